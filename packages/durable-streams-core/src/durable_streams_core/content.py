@@ -1,0 +1,231 @@
+"""Content rules: how messages become stored bytes and stored bytes become pages (§9).
+
+* JSON messages are stored as their own bytes, CR and LF replaced by spaces (they are valid only
+  between tokens), each followed by ``,`` LF. So a position is a message boundary exactly when it
+  is 0, the tail, or the byte before it is LF, and a page is ``[`` + slice without its last two
+  bytes + ``]``: no index of messages, no reframing.
+* A JSON page ends at the last LF within the limit, or at the next one when there is none.
+* UTF-8 text is not cut inside a character at the limit; anything else is cut anywhere.
+"""
+
+import re
+from enum import Enum
+from functools import lru_cache
+from typing import Final
+
+import msgspec
+
+from durable_streams_core.errors import Conflict, InvalidRequest
+
+MAX_JSON_DEPTH: Final = 256
+MAX_CONTENT_TYPE_LENGTH: Final = 255
+
+_SEPARATOR: Final = b",\n"
+_JSON_SPACE: Final = b" \t\r\n"
+_NESTING: Final = bytes.maketrans(b"{}", b"[]")
+_NOT_NESTING: Final = bytes(set(range(256)) - set(b"[]{}"))
+_STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+_ARRAY: Final = msgspec.json.Decoder(list[msgspec.Raw])
+_VALUE: Final = msgspec.json.Decoder(msgspec.Raw)
+_ESCAPE: Final = re.compile(rb"\\(?:u[dD][89a-fA-F][0-9a-fA-F]{2}|.)", re.DOTALL)
+
+_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_CONTENT_TYPE: Final = re.compile(
+    rf"({_TOKEN}/{_TOKEN})((?:[ \t]*;[ \t]*(?:{_TOKEN}=(?:{_TOKEN}|\"(?:[^\"\\\x00-\x1f]|\\.)*\"))?)*)[ \t]*",
+    re.ASCII,
+)
+_CHARSET: Final = re.compile(r';[ \t]*charset="?([^";]*)"?', re.IGNORECASE)
+
+
+class Kind(Enum):
+    """How the bytes of a stream are cut and shown."""
+
+    JSON = "json"
+    TEXT = "text"
+    """UTF-8 text: goes as text through SSE."""
+    BINARY = "binary"
+    """Everything else, text in another charset included: goes as base64 through SSE."""
+
+
+class MediaType(msgspec.Struct, frozen=True):
+    """A content type as far as it decides anything; equal ones accept each other's appends."""
+
+    name: str
+    charset: str
+    kind: Kind
+
+
+@lru_cache(maxsize=1024)
+def media_type(content_type: str) -> MediaType:
+    """What a Content-Type header means; raises :class:`InvalidRequest` for a malformed one.
+
+    Names compare without regard to case. A charset counts only where it changes the bytes: for
+    text and JSON, where UTF-8 is what none means.
+    """
+    match = _CONTENT_TYPE.fullmatch(content_type)
+    if match is None or len(content_type) > MAX_CONTENT_TYPE_LENGTH or not content_type.isascii():
+        raise InvalidRequest(
+            "Content-Type must look like type/subtype, for example application/json.",
+            code="invalid-content-type",
+        )
+    name = match[1].lower()
+    textual = name.startswith("text/")
+    if name != "application/json" and not textual:
+        return MediaType(name, "", Kind.BINARY)
+    found = _CHARSET.search(match[2])
+    charset = found[1].lower() if found else "utf-8"
+    if charset in ("utf8", "us-ascii"):
+        charset = "utf-8"
+    if not textual:
+        return MediaType(name, charset, Kind.JSON)
+    return MediaType(name, charset, Kind.TEXT if charset == "utf-8" else Kind.BINARY)
+
+
+def require_same_type(asked: str, stream: str) -> None:
+    """Raise :class:`Conflict` unless appends of type ``asked`` fit a stream of type ``stream``."""
+    if asked != stream and media_type(asked) != media_type(stream):
+        raise Conflict(
+            f"The stream holds {stream}; send data of that content type.",
+            code="content-type-mismatch",
+        )
+
+
+def to_stored(kind: Kind, body: bytes, *, allow_empty_array: bool = False) -> bytes:
+    """The bytes that a body adds to a stream.
+
+    Raises :class:`InvalidRequest` for JSON that is malformed, no UTF-8, nested deeper than
+    :data:`MAX_JSON_DEPTH`, or an empty array (§9.1.3), which only a creation may hold.
+    """
+    if kind is not Kind.JSON:
+        return body
+    messages = split_json(body)
+    if not messages:
+        if allow_empty_array:
+            return b""
+        raise InvalidRequest(
+            "An empty JSON array appends nothing; send at least one message.", code="empty-array"
+        )
+    messages.append(b"")
+    return _SEPARATOR.join(messages)
+
+
+def split_json(body: bytes) -> list[bytes]:
+    """The messages of a JSON body, one level of array flattened (§9.1.2), each on one line."""
+    text = body.strip(_JSON_SPACE)
+    try:
+        text.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(
+            f"JSON must be UTF-8; byte {error.start} is not.", code="invalid-utf8"
+        ) from None
+    try:
+        messages = _elements(text)
+    except msgspec.DecodeError as error:
+        messages = _split_with_lone_surrogates(text, error)
+    for message in messages:
+        if message.count(b"[") + message.count(b"{") > MAX_JSON_DEPTH:
+            _check_depth(message)
+    if b"\n" in text or b"\r" in text:
+        return [m.replace(b"\r", b" ").replace(b"\n", b" ") for m in messages]
+    return messages
+
+
+def _elements(text: bytes) -> list[bytes]:
+    try:
+        if text.startswith(b"["):
+            return [bytes(raw) for raw in _ARRAY.decode(text)]
+        _VALUE.decode(text)
+    except RecursionError:
+        raise _too_deep() from None
+    return [text]
+
+
+def _split_with_lone_surrogates(text: bytes, error: msgspec.DecodeError) -> list[bytes]:
+    """The grammar allows lone surrogate escapes and JavaScript emits them; msgspec refuses them.
+
+    A stand-in of the same length, with every surrogate escape made harmless, shows the positions.
+    """
+    harmless = _ESCAPE.sub(_without_surrogate, text)
+    try:
+        if harmless == text:
+            raise error
+        shapes = _elements(harmless)
+    except msgspec.DecodeError as reason:
+        raise InvalidRequest(f"The body is not valid JSON: {reason}.", code="invalid-json") from None
+    messages = []
+    position = 0
+    for shape in shapes:
+        position = harmless.index(shape, position)
+        messages.append(text[position : position + len(shape)])
+        position += len(shape)
+    return messages
+
+
+def _without_surrogate(match: re.Match[bytes]) -> bytes:
+    return rb"\u0041" if len(match[0]) > 2 else match[0]
+
+
+def _check_depth(message: bytes) -> None:
+    brackets = _STRING.sub(b"", message).translate(_NESTING, _NOT_NESTING)
+    for _ in range(MAX_JSON_DEPTH):
+        brackets = brackets.replace(b"[]", b"")
+    if brackets:
+        raise _too_deep()
+
+
+def _too_deep() -> InvalidRequest:
+    return InvalidRequest(
+        f"The JSON is nested deeper than {MAX_JSON_DEPTH} levels.", code="json-too-deep"
+    )
+
+
+def to_page(kind: Kind, stored: bytes) -> bytes:
+    """The body of a read: the slice itself, or for JSON an array of its messages (§9.1.5)."""
+    if kind is not Kind.JSON:
+        return stored
+    return b"[%b]" % stored[:-2]
+
+
+def cut(kind: Kind, stored: bytes, at_tail: bool) -> int:
+    """How many bytes of a slice may be served, 0 if it holds no whole message yet.
+
+    ``at_tail`` says that the slice ends at the end of the stream, where text is never cut back:
+    a reader would loop on an empty page.
+    """
+    if at_tail or kind is Kind.BINARY:
+        return len(stored)
+    if kind is Kind.JSON:
+        return stored.rfind(b"\n") + 1
+    return len(stored) - incomplete_suffix(stored)
+
+
+def incomplete_suffix(text: bytes) -> int:
+    """Length, 0 to 3, of a character at the end of UTF-8 ``text`` that more bytes may complete."""
+    for back in range(1, min(3, len(text)) + 1):
+        lead = text[-back]
+        if lead < 0x80:
+            return 0
+        if lead >= 0xC0:
+            needed = 2 if lead < 0xE0 else 3 if lead < 0xF0 else 4
+            if back >= needed:
+                return 0
+            try:
+                text[-back:].decode()
+            except UnicodeDecodeError as error:
+                return back if error.reason == "unexpected end of data" else 0
+    return 0
+
+
+def is_boundary(kind: Kind, before: bytes) -> bool:
+    """Whether a position is one, given the byte before it; the tail and the start always are."""
+    return kind is not Kind.JSON or before == b"\n"
+
+
+def skip_messages(stored: bytes, count: int) -> int:
+    """The length of the first ``count`` JSON messages of a slice, -1 if it holds fewer."""
+    position = 0
+    for _ in range(count):
+        position = stored.find(b"\n", position) + 1
+        if position == 0:
+            return -1
+    return position

@@ -1,0 +1,21 @@
+"""Cursors that keep caches from answering a live reader with the same page for ever (§10.1)."""
+
+from durable_streams_core.protocol import CURSOR_EPOCH_SECONDS, CURSOR_INTERVAL_SECONDS
+
+MAX_JITTER_SECONDS = 3600
+_MAX_DIGITS = 15
+
+
+def live_cursor(now: int, asked: str | None, jitter: int) -> str:
+    """The cursor of a live answer.
+
+    ``now`` is in milliseconds, ``asked`` the client's ``cursor`` parameter, ``jitter`` a random
+    number of seconds from 1 to :data:`MAX_JITTER_SECONDS`, used only when the client's own cursor
+    has to be passed. One that is no number of ours is ignored: it cannot be overtaken.
+    """
+    current = (now // 1000 - CURSOR_EPOCH_SECONDS) // CURSOR_INTERVAL_SECONDS
+    if asked is not None and asked.isascii() and asked.isdigit() and len(asked) <= _MAX_DIGITS:
+        theirs = int(asked)
+        if theirs >= current:
+            return str(theirs + max(1, jitter // CURSOR_INTERVAL_SECONDS))
+    return str(current)

@@ -1,0 +1,164 @@
+"""The error tree of the protocol.
+
+    DurableStreamsError
+    ├── StoreError                 a store cannot be opened or used at all
+    └── ProtocolError              an answer: status, code, a sentence, headers
+        ├── InvalidRequest         400, 405, 412 … what the caller sent is at fault
+        ├── NotFound               404
+        ├── Gone                   410  soft-deleted, or bytes no longer kept
+        ├── Conflict               409  what exists does not allow it
+        │   ├── StreamClosed
+        │   └── SequenceGap
+        ├── Fenced                 403  a newer producer epoch exists
+        ├── TailMoved              412  the extension ``If-Match`` on append
+        └── Unavailable            503, 504, 507 … the server's own trouble
+
+Each carries the HTTP status and a stable ``code``; the message says what to do next. Front ends
+turn them into ``application/problem+json`` (RFC 9457) without knowing the classes.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+from durable_streams_core import protocol
+from durable_streams_core.offsets import format_offset
+
+_NO_HEADERS: Final[Mapping[str, str]] = {}
+
+
+class DurableStreamsError(Exception):
+    """Base of every error that this project raises on purpose."""
+
+
+class StoreError(DurableStreamsError):
+    """A store cannot be opened, or refuses to go on; the message says why and what to do."""
+
+
+class ProtocolError(DurableStreamsError):
+    """An error that is an answer of the protocol.
+
+    ``status`` is the HTTP status, ``code`` a stable machine-readable name, ``headers`` what the
+    answer carries beside them.
+    """
+
+    status: int = 500
+    code: str = "internal-error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        status: int | None = None,
+        headers: Mapping[str, str] = _NO_HEADERS,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.headers = headers
+        if code is not None:
+            self.code = code
+        if status is not None:
+            self.status = status
+
+
+class InvalidRequest(ProtocolError):
+    """The request is malformed; sending it again unchanged cannot help."""
+
+    status = 400
+    code = "invalid-request"
+
+
+class NotFound(ProtocolError):
+    status = 404
+    code = "not-found"
+
+
+class Gone(ProtocolError):
+    """The stream is soft-deleted: its bytes live on for its forks only (§4.2)."""
+
+    status = 410
+    code = "gone"
+
+
+class Conflict(ProtocolError):
+    status = 409
+    code = "conflict"
+
+
+class StreamClosed(Conflict):
+    """An append met a closed stream (§5.2); ``offset`` is its final offset."""
+
+    code = "stream-closed"
+
+    def __init__(self, tail: int) -> None:
+        self.offset = format_offset(tail)
+        super().__init__(
+            "The stream is closed and takes no more data. Read it to its end, or write to another.",
+            headers={protocol.STREAM_NEXT_OFFSET: self.offset, protocol.STREAM_CLOSED: "true"},
+        )
+
+
+class SequenceGap(Conflict):
+    """A producer skipped sequence numbers (§5.2.1)."""
+
+    code = "producer-sequence-gap"
+
+    def __init__(self, expected: int, received: int) -> None:
+        self.expected = expected
+        self.received = received
+        super().__init__(
+            f"The producer's next sequence number is {expected}, not {received}: "
+            "an earlier batch has not arrived. Send it first, then this one again.",
+            headers={
+                protocol.PRODUCER_EXPECTED_SEQ: str(expected),
+                protocol.PRODUCER_RECEIVED_SEQ: str(received),
+            },
+        )
+
+
+class Fenced(ProtocolError):
+    """A producer with a newer epoch took over (§5.2.1)."""
+
+    status = 403
+    code = "producer-fenced"
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+        super().__init__(
+            f"Another producer owns this id with epoch {epoch}. Stop, or claim it with "
+            f"epoch {epoch + 1} and sequence 0.",
+            headers={protocol.PRODUCER_EPOCH: str(epoch)},
+        )
+
+
+class TailMoved(ProtocolError):
+    """``If-Match`` named an offset that is no longer the tail (an extension of ours)."""
+
+    status = 412
+    code = "tail-moved"
+
+    def __init__(self, tail: int) -> None:
+        self.offset = format_offset(tail)
+        super().__init__(
+            f"The tail is {self.offset}, not the offset in If-Match. "
+            "Read on from your offset, decide again, and repeat with the new tail.",
+            headers={protocol.STREAM_NEXT_OFFSET: self.offset},
+        )
+
+
+class Unavailable(ProtocolError):
+    """The server cannot do it now, and nothing was applied; ``Retry-After`` says when to repeat."""
+
+    status = 503
+    code = "unavailable"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        status: int | None = None,
+        retry_after: int | None = 1,
+    ) -> None:
+        headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
+        super().__init__(message, code=code, status=status, headers=headers)

@@ -1,0 +1,76 @@
+"""Lifetimes: ``Stream-TTL`` and ``Stream-Expires-At`` (§4.2, §5.1).
+
+Times are milliseconds since the Unix epoch. A sliding lifetime is stored a tenth longer than asked
+and renewed only once a tenth of it has passed: so a busy reader costs a few writes per lifetime,
+and a restart or another process never shortens a life.
+"""
+
+import re
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Final
+
+from durable_streams_core.errors import InvalidRequest
+
+MAX_TTL_SECONDS: Final = 3_155_760_000
+"""One hundred years."""
+
+_TTL: Final = re.compile(r"0|[1-9][0-9]{0,9}")
+_RFC3339: Final = re.compile(
+    r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:\.(\d{1,9}))?(?:([Zz])|([+-])(\d\d):(\d\d))",
+    re.ASCII,
+)
+
+
+def parse_ttl(value: str) -> int:
+    """Seconds; only plain decimal without sign, point, exponent or leading zeros (§5.1)."""
+    if _TTL.fullmatch(value) is None or int(value) > MAX_TTL_SECONDS:
+        raise InvalidRequest(
+            "Stream-TTL is a whole number of seconds such as 3600, without sign, leading zeros or "
+            f"decimal point, and at most {MAX_TTL_SECONDS}.",
+            code="invalid-ttl",
+        )
+    return int(value)
+
+
+def parse_expires_at(value: str) -> int:
+    """Milliseconds since the epoch of an RFC 3339 timestamp."""
+    match = _RFC3339.fullmatch(value)
+    try:
+        if match is None:
+            raise ValueError
+        year, month, day, hour, minute, second = (int(g) for g in match.groups()[:6])
+        offset = UTC
+        if match[9]:
+            if int(match[11]) > 59:
+                raise ValueError
+            delta = timedelta(hours=int(match[10]), minutes=int(match[11]))
+            offset = timezone(delta if match[9] == "+" else -delta)
+        # A leap second is the same instant as the second after it.
+        moment = datetime(year, month, day, hour, minute, min(second, 59), tzinfo=offset)
+        if second > 60:
+            raise ValueError
+        micros = int((match[7] or "0").ljust(6, "0")[:6])
+        elapsed = moment - datetime(1970, 1, 1, tzinfo=UTC)
+    except (ValueError, OverflowError):
+        raise InvalidRequest(
+            "Stream-Expires-At is an RFC 3339 timestamp such as 2030-01-31T12:00:00Z.",
+            code="invalid-expires-at",
+        ) from None
+    whole = elapsed.days * 86_400_000 + elapsed.seconds * 1000 + (1000 if second == 60 else 0)
+    return whole + micros // 1000
+
+
+def format_expires_at(milliseconds: int) -> str:
+    """The RFC 3339 form, in UTC, with milliseconds."""
+    moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=milliseconds)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def sliding_deadline(ttl: int, now: int) -> int:
+    """The deadline to store for a life of ``ttl`` seconds renewed at ``now``."""
+    return now + ttl * 1100
+
+
+def renewal_due(ttl: int, deadline: int, now: int) -> bool:
+    """Whether more than a tenth of the lifetime has passed since it was last stored."""
+    return deadline < now + ttl * 1000
