@@ -1,0 +1,182 @@
+"""Runs the official server suite against a server that it starts and stops itself.
+
+    python conformance/run.py --store memory: --front-end aiohttp [-- VITEST-ARGUMENT ...]
+
+Run it with the Python that has `durable-streams-server` installed, after `npm ci` in this
+directory. `--front-end reference` starts the protocol's own server from npm instead, as a control:
+what fails there as well is no fault of ours.
+
+It fails when a test does, when the server's log holds a traceback, when the server does not stop
+within five seconds of SIGTERM, and when fewer tests ran than the suite is known to hold.
+"""
+
+import argparse
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+REPORTS = HERE.parent / "build" / "reports"
+FRONT_ENDS = ("standalone", "aiohttp", "asgi-uvicorn", "reference")
+
+LONG_POLL_SECONDS = 0.5
+START_SECONDS = 30
+STOP_SECONDS = 5
+
+# What version 0.3.6 of the suite holds: with fewer, something kept tests from running.
+STREAM_TESTS = 332
+SUBSCRIPTION_TESTS = 6
+
+
+class Fault(Exception):
+    """Something about the server that the suite itself does not look at."""
+
+
+def free_port() -> int:
+    """A port that was free a moment ago: `--public-url` must name it before the server has it."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+def server_command(front_end: str, store: str, port: int) -> list[str]:
+    if front_end == "reference":
+        return ["node", "reference.mjs", "--port", str(port), "--subscriptions"] + [
+            "--long-poll-timeout",
+            str(LONG_POLL_SECONDS),
+        ]
+    if front_end == "asgi-uvicorn":
+        return [sys.executable, "-m", "uvicorn", "asgi_app:app", "--port", str(port)] + [
+            "--no-access-log",
+            "--timeout-graceful-shutdown",
+            "2",
+        ]
+    return [sys.executable, "-m", "durable_streams_server", "--port", str(port)] + [
+        "--front-end",
+        front_end,
+        "--store",
+        store,
+        "--public-url",
+        f"http://127.0.0.1:{port}",
+        "--long-poll-timeout",
+        str(LONG_POLL_SECONDS),
+    ]
+
+
+def wait_until_ready(server: subprocess.Popen[bytes], log: Path, url: str) -> None:
+    """The server names its URL when it accepts connections."""
+    deadline = time.monotonic() + START_SECONDS
+    while url not in log.read_text(errors="replace"):
+        if server.poll() is not None:
+            raise Fault(f"the server ended with status {server.returncode} before it was ready")
+        if time.monotonic() > deadline:
+            raise Fault(f"the server printed no line with {url} within {START_SECONDS} s")
+        time.sleep(0.05)
+
+
+def stop(server: subprocess.Popen[bytes], *, by_signal_is_fine: bool) -> None:
+    if server.poll() is not None:
+        raise Fault(f"the server ended by itself with status {server.returncode}")
+    server.send_signal(signal.SIGTERM)
+    try:
+        status = server.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise Fault(f"the server was still running {STOP_SECONDS} s after SIGTERM") from None
+    if status != 0 and not (by_signal_is_fine and status == -signal.SIGTERM):
+        raise Fault(f"the server ended with status {status} on SIGTERM")
+
+
+@contextmanager
+def serving(front_end: str, store: str, log: Path) -> Iterator[str]:
+    """Start the server, yield its base URL, stop it, and see how it did."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    with log.open("wb") as output:
+        server = subprocess.Popen(
+            server_command(front_end, store, port),
+            cwd=HERE,
+            env={
+                **os.environ,
+                "PYTHONUNBUFFERED": "1",
+                "CONFORMANCE_STORE": store,
+                "CONFORMANCE_LONG_POLL_SECONDS": str(LONG_POLL_SECONDS),
+                "CONFORMANCE_PUBLIC_URL": url,
+            },
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        wait_until_ready(server, log, url)
+        yield url
+        # uvicorn ends by the signal that told it to stop.
+        stop(server, by_signal_is_fine=front_end == "asgi-uvicorn")
+    finally:
+        if server.poll() is None:
+            server.kill()
+            server.wait()
+    if "Traceback (most recent call last)" in log.read_text(errors="replace"):
+        raise Fault("the server logged a traceback")
+
+
+def run_suite(url: str, report: Path, *, subscriptions: bool, arguments: list[str]) -> int:
+    """vitest's exit status."""
+    report.unlink(missing_ok=True)
+    vitest = HERE / "node_modules" / ".bin" / "vitest"
+    if not vitest.exists():
+        raise Fault("the suite is not installed: run `npm ci` in conformance/")
+    return subprocess.run(
+        [vitest, "run", "--reporter=default", "--reporter=json", f"--outputFile.json={report}"]
+        + arguments,
+        cwd=HERE,
+        env={
+            **os.environ,
+            "CONFORMANCE_URL": url,
+            "CONFORMANCE_LONG_POLL_MS": str(int(LONG_POLL_SECONDS * 1000)),
+            "CONFORMANCE_SUBSCRIPTIONS": str(int(subscriptions)),
+        },
+        check=False,
+    ).returncode
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Run the official server suite.")
+    parser.add_argument("--front-end", choices=FRONT_ENDS, default="aiohttp")
+    parser.add_argument("--store", default="memory:", help="a store URL; `file:` makes a directory")
+    parser.add_argument("--subscriptions", action="store_true", help="the optional part as well")
+    parser.add_argument("vitest", nargs="*", help="arguments for vitest, such as `-t NAME`")
+    options = parser.parse_args()
+
+    REPORTS.mkdir(parents=True, exist_ok=True)
+    name = f"conformance-{options.store.partition(':')[0]}-{options.front_end}"
+    log = REPORTS / f"{name}.log"
+    report = REPORTS / f"{name}.json"
+    with tempfile.TemporaryDirectory(prefix="durable-streams-") as directory:
+        store = f"file:{directory}/data" if options.store == "file:" else options.store
+        try:
+            with serving(options.front_end, store, log) as url:
+                status = run_suite(
+                    url, report, subscriptions=options.subscriptions, arguments=options.vitest
+                )
+            result = json.loads(report.read_text())
+            wanted = STREAM_TESTS + SUBSCRIPTION_TESTS * options.subscriptions
+            ran = result["numPassedTests"] + result["numFailedTests"]
+            if ran < wanted and not options.vitest:
+                raise Fault(f"only {ran} of {wanted} tests ran")
+        except Fault as fault:
+            print(log.read_text(errors="replace")[-4000:], file=sys.stderr)
+            print(f"{name}: {fault}", file=sys.stderr)
+            return 1
+    if status != 0:
+        print(f"{name}: the server's log is {log}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
