@@ -47,27 +47,17 @@ def free_port() -> int:
 
 
 def server_command(front_end: str, store: str, port: int) -> list[str]:
+    """A command that prints the server's URL when it accepts connections."""
+    at_port = ["--port", str(port)]
+    long_poll = ["--long-poll-timeout", str(LONG_POLL_SECONDS)]
+    python = [sys.executable, "-m"]
     if front_end == "reference":
-        return ["node", "reference.mjs", "--port", str(port), "--subscriptions"] + [
-            "--long-poll-timeout",
-            str(LONG_POLL_SECONDS),
-        ]
+        return ["node", "reference.mjs", "--subscriptions", *at_port, *long_poll]
     if front_end == "asgi-uvicorn":
-        return [sys.executable, "-m", "uvicorn", "asgi_app:app", "--port", str(port)] + [
-            "--no-access-log",
-            "--timeout-graceful-shutdown",
-            "2",
-        ]
-    return [sys.executable, "-m", "durable_streams_server", "--port", str(port)] + [
-        "--front-end",
-        front_end,
-        "--store",
-        store,
-        "--public-url",
-        f"http://127.0.0.1:{port}",
-        "--long-poll-timeout",
-        str(LONG_POLL_SECONDS),
-    ]
+        patience = ["--timeout-graceful-shutdown", "2"]
+        return [*python, "uvicorn", "asgi_app:app", "--no-access-log", *at_port, *patience]
+    server = [*python, "durable_streams_server", "--front-end", front_end, "--store", store]
+    return [*server, *at_port, *long_poll, "--public-url", f"http://127.0.0.1:{port}"]
 
 
 def wait_until_ready(server: subprocess.Popen[bytes], log: Path, url: str) -> None:
@@ -126,14 +116,14 @@ def serving(front_end: str, store: str, log: Path) -> Iterator[str]:
 
 
 def run_suite(url: str, report: Path, *, subscriptions: bool, arguments: list[str]) -> int:
-    """vitest's exit status."""
+    """Exit status of vitest."""
     report.unlink(missing_ok=True)
     vitest = HERE / "node_modules" / ".bin" / "vitest"
     if not vitest.exists():
         raise Fault("the suite is not installed: run `npm ci` in conformance/")
+    reporters = ["--reporter=default", "--reporter=json", f"--outputFile.json={report}"]
     return subprocess.run(
-        [vitest, "run", "--reporter=default", "--reporter=json", f"--outputFile.json={report}"]
-        + arguments,
+        [vitest, "run", *reporters, *arguments],
         cwd=HERE,
         env={
             **os.environ,

@@ -1,0 +1,257 @@
+"""Everything that is done to this repository, each as a session: `nox -l` lists them.
+
+- `nox` alone is what to run before a push, and what CI runs.
+- Sessions use the Python that runs nox. Other versions have a session of their own, `tests-on`.
+- Packages are tested as users get them: built to `dist/` once a run, and installed from those very
+  files into an environment that has nothing else of ours. The names of the siblings are never
+  looked up on an index, where they could be someone else's.
+- Versions of everything third-party stand in `constraints.txt`; `nox -s lock` renews them.
+"""
+
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import nox
+
+nox.needs_version = ">=2025.11.12"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.download_python = "never"
+nox.options.error_on_missing_interpreters = "CI" in os.environ
+nox.options.stop_on_first_error = False
+
+HERE = Path(__file__).parent
+DIST = HERE / "dist"
+REPORTS = HERE / "build" / "reports"
+CONSTRAINTS = "constraints.txt"
+CONFORMANCE = HERE / "conformance"
+
+PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
+
+# Short name (`nox -s "tests(core)"`) and the least coverage, branches included, that a package
+# reaches with its own tests. Core holds every rule of the protocol: no branch goes unasked.
+COVERAGE = {"core": 100, "server": 90, "client": 90, "redis": 90}
+PACKAGES = list(COVERAGE)
+
+STORES = ["memory"]
+FRONT_ENDS = ["aiohttp", "asgi-uvicorn"]
+
+
+# What the packages say about themselves.
+
+
+def package_directory(package: str) -> Path:
+    return HERE / "packages" / f"durable-streams-{package}"
+
+
+def package_metadata(package: str) -> dict[str, Any]:
+    return nox.project.load_toml(package_directory(package) / "pyproject.toml")
+
+
+def ours(requirements: Iterable[str]) -> list[str]:
+    """Those of the requirements that are packages of this repository, by their short names."""
+    names = (re.split(r"[^\w-]", requirement)[0] for requirement in requirements)
+    return [package for package in PACKAGES if f"durable-streams-{package}" in names]
+
+
+def third_party(requirements: Iterable[str]) -> list[str]:
+    return [each for each in requirements if not each.startswith("durable-streams-")]
+
+
+def closure(packages: Iterable[str]) -> list[str]:
+    """The packages and those of ours that they need, near or far."""
+    found: list[str] = []
+    for package in packages:
+        found += [package, *closure(ours(package_metadata(package)["project"]["dependencies"]))]
+    return list(dict.fromkeys(found))
+
+
+def wheel(package: str) -> Path:
+    version = package_metadata(package)["project"]["version"]
+    return DIST / f"durable_streams_{package}-{version}-py3-none-any.whl"
+
+
+def install(session: nox.Session, *packages: str, extras: str = "") -> None:
+    """Install our packages from their built wheels, the rest at locked versions."""
+    chosen = f"[{extras}]" if extras else ""
+    session.install(
+        *("-c", CONSTRAINTS),
+        *(
+            f"durable-streams-{name}{chosen if name in packages else ''} @ {wheel(name).as_uri()}"
+            for name in closure(packages)
+        ),
+    )
+
+
+def install_group(session: nox.Session, group: str, *, of: str | None = None) -> None:
+    """Install a dependency group of this repository or, with `of`, of one package."""
+    metadata = package_metadata(of) if of else nox.project.load_toml(HERE / "pyproject.toml")
+    requirements = nox.project.dependency_groups(metadata, group)
+    if others := third_party(requirements):
+        session.install("-c", CONSTRAINTS, *others)
+    if siblings := ours(requirements):
+        install(session, *siblings)
+
+
+# Before a push.
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Build sdist and wheel of every package into dist/, each wheel from its sdist."""
+    install_group(session, "build")
+    shutil.rmtree(DIST, ignore_errors=True)
+    for package in PACKAGES:
+        session.run(
+            *("python", "-m", "build", "--no-isolation", "--outdir", str(DIST)),
+            str(package_directory(package)),
+            silent=True,
+        )
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style, formatting and likely mistakes; `nox -s lint -- --fix` mends what it can."""
+    install_group(session, "lint")
+    fix = "--fix" in session.posargs
+    session.run("ruff", "check", *(["--fix"] if fix else []))
+    session.run("ruff", "format", *([] if fix else ["--check"]))
+
+
+@nox.session(requires=["build"])
+def types(session: nox.Session) -> None:
+    """mypy, strict, over the packages and what runs them."""
+    install(session, *PACKAGES, extras="testing")
+    install_group(session, "types")
+    sources = [str(package_directory(package) / "src") for package in PACKAGES]
+    session.run("mypy", *sources)
+    session.run("mypy", "noxfile.py", "conformance", ".ci")
+
+
+def run_tests(session: nox.Session, package: str) -> None:
+    install(session, package)
+    # Its dependencies are all declared: nothing else is there yet.
+    session.run("python", "-W", "error", "-c", f"import durable_streams_{package}")
+
+    install_group(session, "tests")
+    install_group(session, "tests", of=package)
+    data = Path(session.create_tmp()) / "coverage"
+    session.env["COVERAGE_FILE"] = str(data)
+    session.run("coverage", "erase")
+    session.run(
+        *("coverage", "run", f"--source=durable_streams_{package}", "-m", "pytest"),
+        *(f"--junit-xml={REPORTS / session.name}.xml", str(package_directory(package) / "tests")),
+        *session.posargs,
+    )
+    session.run("coverage", "combine", silent=True)
+    if not session.posargs:
+        session.run("coverage", "report", f"--fail-under={COVERAGE[package]}")
+
+
+@nox.session(requires=["build"])
+@nox.parametrize("package", PACKAGES, ids=PACKAGES)
+def tests(session: nox.Session, package: str) -> None:
+    """The tests of one package on its wheel, with coverage of branches."""
+    run_tests(session, package)
+
+
+@nox.session(requires=["build"])
+def project(session: nox.Session) -> None:
+    """What holds between the packages, and that the documentation's examples work."""
+    install(session, "server", "client", extras="uvicorn")
+    install_group(session, "tests")
+    install_group(session, "examples")
+    session.run("pytest", f"--junit-xml={REPORTS}/project.xml", "tests", "docs", *session.posargs)
+
+
+def install_suite(session: nox.Session) -> None:
+    """`npm ci`, unless what is there is what the lock file says."""
+    if shutil.which("npm") is None:
+        session.error("the official suite needs Node.js 20 or newer, with npm")
+    installed = CONFORMANCE / "node_modules" / ".package-lock.json"
+    lock = CONFORMANCE / "package-lock.json"
+    if not installed.exists() or installed.stat().st_mtime < lock.stat().st_mtime:
+        with session.chdir(CONFORMANCE):
+            session.run("npm", "ci", "--no-audit", "--no-fund", external=True)
+
+
+@nox.session(requires=["build"])
+@nox.parametrize("front_end", FRONT_ENDS, ids=FRONT_ENDS)
+@nox.parametrize("store", STORES, ids=STORES)
+def conformance(session: nox.Session, store: str, front_end: str) -> None:
+    """The official suite against our server; arguments go to vitest: `-- -t "SSE Mode"`."""
+    install_suite(session)
+    install(session, "server", extras="uvicorn")
+    session.run(
+        *("python", "conformance/run.py", "--store", f"{store}:", "--front-end", front_end),
+        *("--", *session.posargs),
+    )
+
+
+@nox.session(requires=["build"])
+def docs(session: nox.Session) -> None:
+    """Build the documentation; any warning or dead internal link is an error."""
+    install(session, "server", "client", "redis")
+    install_group(session, "docs")
+    session.run(
+        *("sphinx-build", "--fail-on-warning", "--keep-going", "--nitpicky", "--fresh-env"),
+        *("-b", "html", "docs", "docs/_build/html"),
+        *session.posargs,
+    )
+
+
+# On demand.
+
+
+@nox.session(default=False, requires=["build"])
+def serve(session: nox.Session) -> None:
+    """Start the server; arguments are the command's own: `-- --port 8080`."""
+    install(session, "server")
+    session.run("durable-streams-server", *session.posargs)
+
+
+@nox.session(default=False, requires=["build"], name="tests-on", python=PYTHONS)
+@nox.parametrize("package", PACKAGES, ids=PACKAGES)
+def tests_on(session: nox.Session, package: str) -> None:
+    """The tests of one package on another Python: `nox -s tests-on-3.13`."""
+    run_tests(session, package)
+
+
+@nox.session(default=False)
+def lock(session: nox.Session) -> None:
+    """Renew constraints.txt with the newest versions of everything third-party."""
+    session.install("uv")
+    top = nox.project.load_toml(HERE / "pyproject.toml")
+    wanted = ["nox[uv]", *nox.project.dependency_groups(top, *top["dependency-groups"])]
+    for package in PACKAGES:
+        metadata = package_metadata(package)
+        wanted += metadata["build-system"]["requires"]
+        wanted += metadata["project"]["dependencies"]
+        for extra in metadata["project"].get("optional-dependencies", {}).values():
+            wanted += extra
+        wanted += nox.project.dependency_groups(metadata, *metadata["dependency-groups"])
+    requirements = Path(session.create_tmp()) / "requirements.in"
+    requirements.write_text("\n".join(sorted(set(third_party(wanted)))))
+    session.run(
+        *("uv", "pip", "compile", "--quiet", "--universal", "--python-version", PYTHONS[0]),
+        *("--no-annotate", "--custom-compile-command", "nox -s lock", "--upgrade"),
+        *("--output-file", CONSTRAINTS, str(requirements)),
+    )
+
+
+@nox.session(default=False, venv_backend="none")
+def dev(session: nox.Session) -> None:
+    """Make .venv an environment to work in: every package editable, every tool there."""
+    python = HERE / ".venv" / ("Scripts" if sys.platform == "win32" else "bin") / "python"
+    session.run(sys.executable, "-m", "venv", str(HERE / ".venv"))
+    top = nox.project.load_toml(HERE / "pyproject.toml")
+    editable = [arg for name in PACKAGES for arg in ("-e", str(package_directory(name)))]
+    session.run(
+        *(str(python), "-m", "pip", "install", "-c", CONSTRAINTS, "nox[uv]", *editable),
+        *nox.project.dependency_groups(top, "dev"),
+        external=True,
+    )
