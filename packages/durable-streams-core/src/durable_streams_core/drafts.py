@@ -1,0 +1,182 @@
+"""A draft gathers what several operations on one path decide into one commit.
+
+It shows the facts as they will be after the operations so far, notes which of the stored facts
+those decisions used (the guard) and what they change (the delta). Nothing else may reach the
+facts, so a guard can be neither forgotten nor wider than needed.
+"""
+
+from collections.abc import Callable, Mapping
+
+from durable_streams_core.entities import (
+    NO_COUNTS,
+    NO_FIELDS,
+    Commit,
+    Delta,
+    Facts,
+    Guard,
+    Head,
+)
+
+
+class Draft:
+    """The running state of one path while operations are decided on it."""
+
+    __slots__ = (
+        "_closed", "_counts", "_create", "_data", "_deadline", "_fields", "_guard_deadline",
+        "_guard_fields", "_guard_open", "_guard_state", "_guard_tail", "_known", "_none_of",
+        "_origin", "_remove", "_state", "base", "head", "path", "tail",
+    )  # fmt: skip
+
+    def __init__(self, path: str, facts: Facts | None) -> None:
+        self.path = path
+        head = None if facts is None else facts.head
+        self.head: Head | None = head
+        """The head as stored, or as created in this draft; ask the draft for what changes."""
+        self._origin = head
+        self._known: Mapping[str, bytes | None] = NO_FIELDS if facts is None else facts.fields
+        self._counts: Mapping[str, int] = NO_COUNTS if facts is None else facts.counts
+        self.tail = self.base = 0 if head is None else head.tail
+        self._closed = False if head is None else head.closed
+        self._state: str | None = None
+        self._deadline: int | None = None
+        self._data: list[bytes] = []
+        self._fields: dict[str, bytes | None] = {}
+        self._remove = False
+        self._create: Head | None = None
+        self._guard_open = False
+        self._guard_state: str | None = None
+        self._guard_tail: int | None = None
+        self._guard_deadline: int | None = None
+        self._guard_fields: dict[str, bytes | None] = {}
+        self._none_of = ""
+
+    # What the operations see. Each notes the stored fact that an answer rests on.
+
+    def is_closed(self) -> bool:
+        """Closed for ever, or open so far; no guard: closing is final, and openness is guarded by
+        whatever appends."""
+        return self._closed
+
+    def state(self) -> str:
+        """The state of what is there; guarded."""
+        assert self.head is not None
+        if self._create is None and self._guard_state is None:
+            self._guard_state = self.head.state
+        return self.head.state if self._state is None else self._state
+
+    def deadline(self, *, guarded: bool = False) -> int:
+        assert self.head is not None
+        if self._deadline is not None:
+            return self._deadline
+        if guarded and self._create is None:
+            self._guard_deadline = self.head.deadline
+        return self.head.deadline
+
+    def field(self, key: str) -> bytes | None:
+        """The value of a field that was loaded; guarded."""
+        if key in self._fields:
+            return self._fields[key]
+        if self._create is not None:
+            return None
+        value = self._known[key]
+        self._guard_fields[key] = value
+        return value
+
+    def has_any(self, kind: str) -> bool:
+        """Whether any field of this kind is stored; the absence is guarded, a presence is not."""
+        if self._create is None and self._counts.get(kind, 0):
+            return True
+        if self._create is None and kind not in self._none_of:
+            self._none_of += kind
+        return False
+
+    def require_tail(self) -> int:
+        """The tail, guarded: for those who append only if nobody else has."""
+        if self._create is None and self._guard_tail is None:
+            self._guard_tail = self.base
+        return self.tail
+
+    # What the operations do.
+
+    def append(self, data: bytes) -> int:
+        """Add bytes at the tail; the position after them, as far as this draft knows."""
+        self._guard_open = True
+        self._data.append(data)
+        self.tail += len(data)
+        return self.tail
+
+    def close(self) -> None:
+        self._guard_open = True
+        self._closed = True
+
+    def set_field(self, key: str, value: bytes | None) -> None:
+        self._fields[key] = value
+
+    def set_state(self, state: str) -> None:
+        self._state = state
+
+    def set_deadline(self, deadline: int) -> None:
+        self._deadline = deadline
+
+    def remove(self) -> None:
+        """Drop the entity with everything that earlier operations of this draft did to it."""
+        self._remove = self._origin is not None
+        self.head = self._create = None
+        self.tail = self.base = 0
+        self._closed = False
+        self._state = self._deadline = None
+        self._data = []
+        self._fields = {}
+
+    def create(self, head: Head) -> None:
+        """Put a new entity where nothing is, or where :meth:`remove` left nothing."""
+        self.head = self._create = head
+        self.tail = self.base = head.start
+        self._closed = False
+
+    @property
+    def removed(self) -> Head | None:
+        """The stored head that this draft drops, if it does."""
+        return self._origin if self._remove else None
+
+    @property
+    def changes(self) -> bool:
+        return bool(
+            self._data
+            or self._fields
+            or self._create is not None
+            or self._remove
+            or self._state is not None
+            or self._deadline is not None
+            or (self._closed and (self._origin is None or not self._origin.closed))
+        )
+
+    def commit(self, new_id: Callable[[], str]) -> Commit:
+        """Everything so far as one guarded change."""
+        origin = self._origin
+        create = self._create
+        data = self._data
+        was_closed = create is None and origin is not None and origin.closed
+        return Commit(
+            new_id(),
+            self.path,
+            Guard(
+                None if origin is None else origin.incarnation,
+                self._guard_state,
+                self._guard_open and create is None,
+                self._guard_tail,
+                self._guard_deadline,
+                self._guard_fields,
+                self._none_of,
+            ),
+            Delta(
+                self._remove,
+                create,
+                data[0] if len(data) == 1 else b"".join(data),
+                self._closed and not was_closed,
+                self._state,
+                self._deadline,
+                self._fields,
+            ),
+            self.base,
+        )

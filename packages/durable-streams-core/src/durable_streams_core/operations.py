@@ -1,0 +1,522 @@
+"""Every rule that changes a stream, once, for every store: ``operation.decide(draft, now)``.
+
+A decision sees facts only through the :class:`~durable_streams_core.drafts.Draft`, which turns
+what it used into the commit's guard. It returns an answer or raises a ProtocolError; one that
+raises has changed nothing, but that a stream whose life was over may have been swept.
+
+``now`` is the store's clock in milliseconds. ``fields`` names the fields a decision may look at.
+"""
+
+from collections.abc import Sequence
+from typing import Final, Protocol, TypeVar
+
+import msgspec
+
+from durable_streams_core.content import Kind, media_type, require_same_type, to_stored
+from durable_streams_core.drafts import Draft
+from durable_streams_core.entities import DELETED, FORKING, LIVE, Head
+from durable_streams_core.errors import (
+    Conflict,
+    Fenced,
+    Gone,
+    InvalidRequest,
+    NotFound,
+    SequenceGap,
+    StreamClosed,
+    TailMoved,
+)
+from durable_streams_core.expiry import renewal_due, sliding_deadline
+from durable_streams_core.protocol import DEFAULT_CONTENT_TYPE
+from durable_streams_core.streams import (
+    LINK,
+    PRODUCER,
+    SEQ,
+    Asked,
+    Birth,
+    ForkLink,
+    Origin,
+    ProducerEntry,
+    birth_of,
+    decode_link,
+    decode_producer,
+    encode,
+    expired,
+)
+
+RECHECK_MILLISECONDS: Final = 60_000
+"""How soon the sweeper looks again at a soft-deleted source or an unconfirmed fork."""
+
+NO_DATA: Final = b""
+
+Answer = TypeVar("Answer", covariant=True)
+
+
+class Operation(Protocol[Answer]):
+    """One request to change the stream at a path."""
+
+    @property
+    def fields(self) -> Sequence[str]: ...
+
+    def decide(self, draft: Draft, now: int) -> Answer: ...
+
+
+class Body:
+    """What a caller wants to add, and its stored form, worked out once.
+
+    ``value`` marks bytes that encode exactly one JSON value, which is one message even if it is
+    an array; otherwise an array is flattened (§9.1.2).
+    """
+
+    __slots__ = ("_stored", "raw", "value")
+
+    def __init__(self, raw: bytes, *, value: bool = False) -> None:
+        self.raw = raw
+        self.value = value
+        self._stored: tuple[Kind, bytes] | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.raw)
+
+    def stored(self, kind: Kind, *, creating: bool = False) -> bytes:
+        """Raises :class:`InvalidRequest` where the content rules refuse it."""
+        if self._stored is not None and self._stored[0] is kind:
+            return self._stored[1]
+        if self.value and kind is not Kind.JSON:
+            raise InvalidRequest(
+                "Only application/json streams take values; give bytes or text to this one.",
+                code="not-a-json-stream",
+            )
+        raw = b"[%b]" % self.raw if self.value else self.raw
+        stored = to_stored(kind, raw, allow_empty_array=creating)
+        self._stored = kind, stored
+        return stored
+
+
+EMPTY_BODY: Final = Body(b"")
+
+
+class ProducerClaim(msgspec.Struct, frozen=True, gc=False):
+    """The three producer headers of a request (§5.2.1)."""
+
+    id: str
+    epoch: int
+    seq: int
+
+
+class Appended(msgspec.Struct, frozen=True, gc=False):
+    """``tail`` is the position after the data. With a producer, ``epoch`` and ``seq`` are the
+    newest it has had accepted; ``duplicate`` says that this batch was stored before.
+    """
+
+    tail: int
+    closed: bool
+    duplicate: bool = False
+    epoch: int = -1
+    seq: int = -1
+
+
+class Append(msgspec.Struct, frozen=True, gc=False):
+    """Append and close, alone or in one (§5.2, §5.3).
+
+    ``content_type`` None means the stream's own. ``seq`` is ``Stream-Seq``, compared as bytes and
+    per stream; ``expected`` a tail that must not have moved.
+    """
+
+    body: Body
+    content_type: str | None = None
+    close: bool = False
+    seq: bytes | None = None
+    producer: ProducerClaim | None = None
+    expected: int | None = None
+
+    @property
+    def fields(self) -> Sequence[str]:
+        if self.producer is not None:
+            own = PRODUCER + self.producer.id
+            return (own,) if self.seq is None else (own, SEQ)
+        return () if self.seq is None else (SEQ,)
+
+    def decide(self, draft: Draft, now: int) -> Appended:
+        head = require_live(draft, now)
+        birth = birth_of(head)
+        producer = self.producer
+        if producer is not None:
+            duplicate = self._check_producer(producer, draft)
+            if duplicate is not None:
+                return duplicate
+        if draft.is_closed():
+            if self.body or not self.close or producer is not None:
+                raise StreamClosed(draft.tail)
+            return Appended(draft.tail, True)
+        stored = NO_DATA
+        if self.body:
+            if self.content_type is not None:
+                require_same_type(self.content_type, birth.content_type)
+            stored = self.body.stored(birth.kind)
+        elif not self.close:
+            raise InvalidRequest(
+                "An append needs data; to close the stream without any, send Stream-Closed: true.",
+                code="empty-body",
+            )
+        if self.expected is not None and draft.require_tail() != self.expected:
+            raise TailMoved(draft.tail)
+        if self.seq is not None:
+            last = draft.field(SEQ)
+            if last is not None and self.seq <= last:
+                raise Conflict(
+                    "Stream-Seq must be greater than the last one accepted, compared as bytes.",
+                    code="sequence-regression",
+                )
+            draft.set_field(SEQ, self.seq)
+        if producer is not None:
+            entry = ProducerEntry(producer.epoch, producer.seq, now)
+            draft.set_field(PRODUCER + producer.id, encode(entry))
+        if stored:
+            draft.append(stored)
+        if self.close:
+            draft.close()
+        if birth.ttl is not None and renewal_due(birth.ttl, draft.deadline(), now):
+            draft.set_deadline(sliding_deadline(birth.ttl, now))
+        if producer is not None:
+            return Appended(draft.tail, self.close, False, producer.epoch, producer.seq)
+        return Appended(draft.tail, self.close)
+
+    def _check_producer(self, claim: ProducerClaim, draft: Draft) -> Appended | None:
+        """The table of §5.2.1; an answer if this batch was stored before.
+
+        A batch stored before is answered so on a closed stream too, whichever batch closed it:
+        a pipelining producer that lost two answers must learn of both.
+        """
+        entry = decode_producer(draft.field(PRODUCER + claim.id))
+        if entry is None:
+            if claim.seq != 0 and not draft.is_closed():
+                raise SequenceGap(0, claim.seq)
+            return None
+        if claim.epoch < entry.epoch:
+            raise Fenced(entry.epoch)
+        if claim.epoch == entry.epoch:
+            if claim.seq <= entry.seq:
+                return Appended(draft.tail, draft.is_closed(), True, entry.epoch, entry.seq)
+            if claim.seq > entry.seq + 1 and not draft.is_closed():
+                raise SequenceGap(entry.seq + 1, claim.seq)
+        elif claim.seq != 0 and not draft.is_closed():
+            raise InvalidRequest(
+                "A new producer epoch starts at sequence 0.", code="epoch-starts-at-zero"
+            )
+        return None
+
+
+class Created(msgspec.Struct, frozen=True, gc=False):
+    """``new`` is false when the stream was there already, asked for in the same way."""
+
+    new: bool
+    head: Head
+    tail: int
+    closed: bool
+
+
+class Create(msgspec.Struct, frozen=True, gc=False):
+    """Create or ensure (§5.1), also of a fork whose origin and start are known (§4.2).
+
+    ``incarnation`` is a fresh random id, used if nothing is there. ``content_type``, ``ttl`` and
+    ``expires_at`` are what takes effect, ``asked`` is what was said.
+    """
+
+    incarnation: str
+    asked: Asked
+    content_type: str
+    ttl: int | None = None
+    expires_at: int | None = None
+    closed: bool = False
+    body: Body = EMPTY_BODY
+    origin: Origin | None = None
+    start: int = 0
+
+    @property
+    def fields(self) -> Sequence[str]:
+        return ()
+
+    def decide(self, draft: Draft, now: int) -> Created:
+        if draft.head is not None and expired(draft.head, now):
+            end_life(draft, now)
+        if draft.head is not None:
+            return self._compare(draft, draft.head)
+        kind = media_type(self.content_type).kind
+        stored = self.body.stored(kind, creating=True) if self.body else NO_DATA
+        birth = Birth(
+            self.content_type, now, self.asked, self.ttl, self.expires_at, self.origin
+        )
+        deadline = self.expires_at or 0
+        if self.ttl is not None:
+            deadline = sliding_deadline(self.ttl, now)
+        state = LIVE
+        if self.origin is not None:
+            state, deadline = FORKING, now + RECHECK_MILLISECONDS
+        head = Head(
+            self.incarnation, encode(birth), self.start, self.start, False, state, deadline
+        )
+        draft.create(head)
+        if stored:
+            draft.append(stored)
+        if self.closed:
+            draft.close()
+        return Created(True, head, draft.tail, self.closed)
+
+    def _compare(self, draft: Draft, head: Head) -> Created:
+        if draft.state() == DELETED:
+            raise Conflict(
+                "The path is taken: its stream was deleted, but forks still read its data.",
+                code="soft-deleted",
+            )
+        if not same_request(self.asked, self.closed, head, draft.is_closed()):
+            raise Conflict(
+                "A stream exists here with another configuration; use its own or another path.",
+                code="configuration-mismatch",
+            )
+        return Created(False, head, draft.tail, draft.is_closed())
+
+
+def same_request(asked: Asked, closed: bool, head: Head, is_closed: bool) -> bool:
+    """Whether a creation asks for what is there (§5.1): same type, lifetime, origin, closure."""
+    birth = birth_of(head)
+    before = birth.asked
+    wanted = asked.content_type
+    if wanted is None and asked.forked_from is None:
+        wanted = DEFAULT_CONTENT_TYPE
+    return (
+        closed == is_closed
+        and (wanted is None or media_type(wanted) == media_type(birth.content_type))
+        and asked.ttl == before.ttl
+        and asked.expires_at == before.expires_at
+        and asked.forked_from == before.forked_from
+        and asked.fork_offset == before.fork_offset
+        and asked.fork_sub_offset == before.fork_sub_offset
+    )
+
+
+class Touch(msgspec.Struct, frozen=True, gc=False):
+    """Renew a sliding lifetime for a reader (§5.1); nothing where there is none to renew."""
+
+    @property
+    def fields(self) -> Sequence[str]:
+        return ()
+
+    def decide(self, draft: Draft, now: int) -> None:
+        head = draft.head
+        if head is None or draft.state() != LIVE or expired(head, now):
+            return
+        ttl = birth_of(head).ttl
+        if ttl is not None and renewal_due(ttl, draft.deadline(), now):
+            draft.set_deadline(sliding_deadline(ttl, now))
+
+
+class Removed(msgspec.Struct, frozen=True, gc=False):
+    """``head`` is what was dropped, None if it was kept for its forks or had nothing to drop."""
+
+    head: Head | None
+
+
+class Delete(msgspec.Struct, frozen=True, gc=False):
+    """Delete on request: at once, or softly while forks read its data (§5.4)."""
+
+    @property
+    def fields(self) -> Sequence[str]:
+        return ()
+
+    def decide(self, draft: Draft, now: int) -> Removed:
+        require_live(draft, now)
+        return _drop(draft, now)
+
+
+class Expire(msgspec.Struct, frozen=True, gc=False):
+    """End a life that is over, as the sweeper does; nothing if it was renewed meanwhile."""
+
+    @property
+    def fields(self) -> Sequence[str]:
+        return ()
+
+    def decide(self, draft: Draft, now: int) -> Removed:
+        head = draft.head
+        if head is None or draft.state() != LIVE or not expired(head, now):
+            return Removed(None)
+        return end_life(draft, now)
+
+
+class Reap(msgspec.Struct, frozen=True, gc=False):
+    """Drop a soft-deleted stream that no fork reads any more, or look again later."""
+
+    @property
+    def fields(self) -> Sequence[str]:
+        return ()
+
+    def decide(self, draft: Draft, now: int) -> Removed:
+        head = draft.head
+        if head is None or draft.state() != DELETED:
+            return Removed(None)
+        if draft.has_any(LINK):
+            draft.set_deadline(now + RECHECK_MILLISECONDS)
+            return Removed(None)
+        draft.remove()
+        return Removed(head)
+
+
+class Link(msgspec.Struct, frozen=True, gc=False):
+    """First step of a fork, on its source: note who will read its bytes up to ``position``.
+
+    A link left by an earlier fork of that path is replaced: the caller has seen that no fork is
+    there. Answers whether the source is still the incarnation that was looked at.
+    """
+
+    fork: str
+    source_incarnation: str
+    link: ForkLink
+
+    @property
+    def fields(self) -> Sequence[str]:
+        return (LINK + self.fork,)
+
+    def decide(self, draft: Draft, now: int) -> bool:
+        head = require_live(draft, now)
+        if head.incarnation != self.source_incarnation:
+            return False
+        draft.field(LINK + self.fork)
+        draft.set_field(LINK + self.fork, encode(self.link))
+        return True
+
+
+class Hold(msgspec.Struct, frozen=True, gc=False):
+    """Third step, on the source: confirm the link. False if it was dropped meanwhile."""
+
+    fork: str
+    fork_incarnation: str
+
+    @property
+    def fields(self) -> Sequence[str]:
+        return (LINK + self.fork,)
+
+    def decide(self, draft: Draft, now: int) -> bool:
+        link = _own_link(draft, self.fork, self.fork_incarnation)
+        if link is not None and not link.held:
+            held = ForkLink(link.incarnation, link.position, True)
+            draft.set_field(LINK + self.fork, encode(held))
+        return link is not None
+
+
+class Unlink(msgspec.Struct, frozen=True, gc=False):
+    """Drop the link of a fork that is gone. Answers whether the source may be reaped now."""
+
+    fork: str
+    fork_incarnation: str
+
+    @property
+    def fields(self) -> Sequence[str]:
+        return (LINK + self.fork,)
+
+    def decide(self, draft: Draft, now: int) -> bool:
+        if _own_link(draft, self.fork, self.fork_incarnation) is not None:
+            draft.set_field(LINK + self.fork, None)
+        return draft.head is not None and draft.state() == DELETED
+
+
+class Confirm(msgspec.Struct, frozen=True, gc=False):
+    """Last step, on the fork: its source holds the link, so serve it."""
+
+    incarnation: str
+
+    @property
+    def fields(self) -> Sequence[str]:
+        return ()
+
+    def decide(self, draft: Draft, now: int) -> bool:
+        if not _is_forking(draft, self.incarnation):
+            return False
+        assert draft.head is not None
+        birth = birth_of(draft.head)
+        deadline = birth.expires_at or 0
+        if birth.ttl is not None:
+            deadline = sliding_deadline(birth.ttl, now)
+        draft.set_state(LIVE)
+        draft.set_deadline(deadline)
+        return True
+
+
+class Undo(msgspec.Struct, frozen=True, gc=False):
+    """Drop an unconfirmed fork whose link is lost."""
+
+    incarnation: str
+
+    @property
+    def fields(self) -> Sequence[str]:
+        return ()
+
+    def decide(self, draft: Draft, now: int) -> bool:
+        if not _is_forking(draft, self.incarnation):
+            return False
+        draft.remove()
+        return True
+
+
+class ForgetProducers(msgspec.Struct, frozen=True, gc=False):
+    """Drop entries of producers that were idle longest, unless used since they were looked at."""
+
+    incarnation: str
+    entries: Sequence[tuple[str, bytes]]
+
+    @property
+    def fields(self) -> Sequence[str]:
+        return [key for key, _ in self.entries]
+
+    def decide(self, draft: Draft, now: int) -> None:
+        if draft.head is None or draft.head.incarnation != self.incarnation:
+            return
+        for key, value in self.entries:
+            if draft.field(key) == value:
+                draft.set_field(key, None)
+
+
+def require_live(draft: Draft, now: int) -> Head:
+    """The head of a stream that is served; raises NotFound or Gone."""
+    head = draft.head
+    if head is None:
+        raise no_stream()
+    state = draft.state()
+    if state == DELETED:
+        raise soft_deleted()
+    if state == FORKING or expired(head, now):
+        raise no_stream()
+    return head
+
+
+def no_stream() -> NotFound:
+    return NotFound("There is no stream here; create it with PUT first.")
+
+
+def soft_deleted() -> Gone:
+    return Gone("The stream was deleted; its data is kept for its forks only.")
+
+
+def end_life(draft: Draft, now: int) -> Removed:
+    draft.deadline(guarded=True)
+    return _drop(draft, now)
+
+
+def _drop(draft: Draft, now: int) -> Removed:
+    head = draft.head
+    if draft.has_any(LINK):
+        draft.set_state(DELETED)
+        draft.set_deadline(now + RECHECK_MILLISECONDS)
+        return Removed(None)
+    draft.remove()
+    return Removed(head)
+
+
+def _own_link(draft: Draft, fork: str, incarnation: str) -> ForkLink | None:
+    if draft.head is None:
+        return None
+    link = decode_link(draft.field(LINK + fork))
+    return link if link is not None and link.incarnation == incarnation else None
+
+
+def _is_forking(draft: Draft, incarnation: str) -> bool:
+    head = draft.head
+    return head is not None and head.incarnation == incarnation and draft.state() == FORKING

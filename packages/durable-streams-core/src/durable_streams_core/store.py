@@ -1,0 +1,170 @@
+"""The storage interface: a few verbs, none of which knows a rule of the protocol.
+
+:class:`Store` is what every store implements. :class:`LocalStore` is for one whose facts are in
+this process: it answers without waiting, and the engine then works without a task per request.
+Stores are found by URL scheme through the entry points of group ``durable_streams.stores``.
+"""
+
+from abc import ABC, abstractmethod
+from asyncio import get_running_loop
+from collections.abc import Callable, Sequence
+from importlib.metadata import entry_points
+from typing import Final
+
+from durable_streams_core.entities import Change, Commit, Facts, Head, Outcome, Slice
+from durable_streams_core.errors import StoreError
+
+STORE_API: Final = 1
+"""Version of this interface; the engine refuses a store of another one."""
+
+ENTRY_POINT_GROUP: Final = "durable_streams.stores"
+
+_PACKAGES: Final = {
+    "memory": "durable-streams-server",
+    "file": "durable-streams-server",
+    "redis": "durable-streams-redis",
+    "rediss": "durable-streams-redis",
+    "redis+sentinel": "durable-streams-redis",
+    "redis+cluster": "durable-streams-redis",
+}
+
+Watcher = Callable[[Sequence[Change] | None], None]
+"""Called in the event loop with what was committed, in order per path.
+
+None is a resync: anything may have happened in between.
+"""
+
+
+class Store(ABC):
+    """Keeps entities under paths. All methods are called from one event loop."""
+
+    api: int = STORE_API
+
+    @abstractmethod
+    async def open(self) -> None:
+        """Get ready; raises :class:`StoreError` saying what is wrong and what to do."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Finish what was begun and release everything. Safe to call twice."""
+
+    @abstractmethod
+    def now(self) -> int:
+        """This store's clock: milliseconds since 1970, shared by all who share the store."""
+
+    @abstractmethod
+    async def load(self, path: str, fields: Sequence[str] = ()) -> Facts | None:
+        """Head, named fields and counts, or None where nothing is."""
+
+    @abstractmethod
+    async def commit(self, batch: Sequence[Commit]) -> Sequence[Outcome]:
+        """Try every commit in order, each for itself, in one durable write.
+
+        Durable, by the store's stated promise, before it returns, and visible not before that.
+        """
+
+    @abstractmethod
+    async def read(self, path: str, incarnation: str, start: int, limit: int) -> Slice | None:
+        """At most ``limit`` of the incarnation's own bytes from position ``start``.
+
+        Fewer only at the tail. None where that incarnation is not.
+        """
+
+    @abstractmethod
+    async def scan(
+        self, path: str, incarnation: str, kind: str, after: str, limit: int
+    ) -> Sequence[tuple[str, bytes]]:
+        """A page of the fields whose key begins with ``kind``, in order of keys, from past
+        ``after`` (``""`` to begin). Fewer than ``limit`` only at the end.
+        """
+
+    @abstractmethod
+    async def list(self, prefix: str, after: str, limit: int) -> Sequence[tuple[str, Head]]:
+        """A page of the paths that begin with ``prefix``, in code-point order, from past
+        ``after``. Fewer than ``limit`` only at the end.
+        """
+
+    @abstractmethod
+    async def due(self, before: int, limit: int) -> Sequence[str]:
+        """Some of the paths whose deadline is not 0 and not later than ``before``, earliest first."""
+
+    @abstractmethod
+    def watch(self, watcher: Watcher) -> Callable[[], None]:
+        """Tell ``watcher`` of every commit from now on; call what is returned to stop."""
+
+
+class LocalStore(Store):
+    """A store whose facts are at hand in this process, and that alone writes to its data.
+
+    Implement :meth:`peek`, :meth:`submit` and :meth:`slice`; the waiting verbs follow from them.
+    """
+
+    large_read: int = 128 * 1024
+    """Reads of more than this many bytes are asked for through :meth:`read`, off the loop."""
+
+    @abstractmethod
+    def peek(self, path: str, fields: Sequence[str] = ()) -> Facts | None:
+        """As :meth:`load`."""
+
+    @abstractmethod
+    def submit(
+        self, batch: Sequence[Commit], done: Callable[[Sequence[Outcome]], None]
+    ) -> None:
+        """As :meth:`commit`; calls ``done`` once, in the event loop, at once or later.
+
+        Never answers :class:`Unknown` while the process lives on.
+        """
+
+    @abstractmethod
+    def slice(self, path: str, incarnation: str, start: int, limit: int) -> Slice | None:
+        """As :meth:`read`, at once."""
+
+    async def load(self, path: str, fields: Sequence[str] = ()) -> Facts | None:
+        return self.peek(path, fields)
+
+    async def commit(self, batch: Sequence[Commit]) -> Sequence[Outcome]:
+        future = get_running_loop().create_future()
+
+        def done(outcomes: Sequence[Outcome]) -> None:
+            if not future.done():
+                future.set_result(outcomes)
+
+        self.submit(batch, done)
+        outcomes: Sequence[Outcome] = await future
+        return outcomes
+
+    async def read(self, path: str, incarnation: str, start: int, limit: int) -> Slice | None:
+        return self.slice(path, incarnation, start, limit)
+
+
+def create_store(url: str) -> Store:
+    """The store that a URL such as ``memory:``, ``file:./data`` or ``redis://host`` names, not yet
+    opened. Raises :class:`StoreError` for a URL that names none.
+    """
+    scheme, colon, _ = url.partition(":")
+    if not colon or not scheme:
+        raise StoreError(
+            f"{url!r} is no store URL. Use memory:, file:PATH or redis://HOST, for example file:./data."
+        )
+    scheme = scheme.lower()
+    for point in entry_points(group=ENTRY_POINT_GROUP, name=scheme):
+        store = point.load()(url)
+        if not isinstance(store, Store):
+            raise StoreError(f"{point.value} did not make a store for {scheme}: URLs.")
+        return store
+    package = _PACKAGES.get(scheme)
+    if package is None:
+        raise StoreError(
+            f"No installed package provides a store for {scheme}: URLs. "
+            "Use memory:, file:PATH or redis://HOST, or install the store's package."
+        )
+    raise StoreError(f"The store for {scheme}: URLs is not installed: pip install {package}")
+
+
+def check_api(store: Store) -> None:
+    """Raise :class:`StoreError` unless the store speaks this version of the interface."""
+    if store.api != STORE_API:
+        raise StoreError(
+            f"{type(store).__name__} implements version {store.api} of the store interface and this "
+            f"server needs {STORE_API}: install matching versions of both packages."
+        )

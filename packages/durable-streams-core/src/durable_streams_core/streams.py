@@ -1,0 +1,107 @@
+"""What a stream's head and fields mean: the typed view that the rules use.
+
+Field keys begin with their kind:
+
+| key              | value                                                                |
+|------------------|----------------------------------------------------------------------|
+| ``p<producer>``  | :class:`ProducerEntry`, the last batch accepted (§5.2.1)             |
+| ``f<fork path>`` | :class:`ForkLink`, a fork that reads this stream's bytes (§4.2)      |
+| ``s``            | the last ``Stream-Seq`` (§5.2)                                       |
+"""
+
+from functools import lru_cache
+from typing import Final
+
+import msgspec
+
+from durable_streams_core.content import Kind, media_type
+from durable_streams_core.entities import Head
+
+PRODUCER: Final = "p"
+LINK: Final = "f"
+SEQ: Final = "s"
+
+
+class Asked(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+    """A creation as it was asked for, so that the same PUT compares equal later, whatever its
+    source did since. None: not said. ``expires_at`` is in milliseconds, offsets are positions.
+    """
+
+    content_type: str | None = None
+    ttl: int | None = None
+    expires_at: int | None = None
+    forked_from: str | None = None
+    fork_offset: int | None = None
+    fork_sub_offset: int = 0
+
+
+class Origin(msgspec.Struct, frozen=True, array_like=True):
+    """Whose bytes a fork begins with: those of this incarnation before the fork's ``start``."""
+
+    path: str
+    incarnation: str
+
+
+class Birth(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+    """What is fixed when a stream is created."""
+
+    content_type: str
+    created: int
+    asked: Asked = Asked()
+    ttl: int | None = None
+    expires_at: int | None = None
+    origin: Origin | None = None
+
+    @property
+    def kind(self) -> Kind:
+        return media_type(self.content_type).kind
+
+
+class ProducerEntry(msgspec.Struct, frozen=True, array_like=True):
+    """The newest batch of a producer; ``used`` (milliseconds) tells which were idle longest."""
+
+    epoch: int
+    seq: int
+    used: int
+
+
+class ForkLink(msgspec.Struct, frozen=True, array_like=True):
+    """A source's note of one fork: pending until the source has confirmed it."""
+
+    incarnation: str
+    position: int
+    held: bool = False
+
+
+_encoder: Final = msgspec.msgpack.Encoder()
+_birth: Final = msgspec.msgpack.Decoder(Birth)
+_producer: Final = msgspec.msgpack.Decoder(ProducerEntry)
+_link: Final = msgspec.msgpack.Decoder(ForkLink)
+
+
+def encode(value: Birth | ProducerEntry | ForkLink) -> bytes:
+    """The stored form."""
+    return _encoder.encode(value)
+
+
+@lru_cache(maxsize=8192)
+def _decode_birth(data: bytes) -> Birth:
+    return _birth.decode(data)
+
+
+def birth_of(head: Head) -> Birth:
+    """The decoded birth of a stream's head."""
+    return _decode_birth(head.birth)
+
+
+def decode_producer(data: bytes | None) -> ProducerEntry | None:
+    return None if data is None else _producer.decode(data)
+
+
+def decode_link(data: bytes | None) -> ForkLink | None:
+    return None if data is None else _link.decode(data)
+
+
+def expired(head: Head, now: int) -> bool:
+    """Whether the stream's life is over, swept away or not."""
+    return head.deadline != 0 and now >= head.deadline and head.state != "deleted"
