@@ -1,0 +1,104 @@
+"""Which package may import what: the arrows between packages point one way, and core is pure."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGES = Path(__file__).parent.parent / "packages"
+
+# Of ours, core alone may be imported by the others, and core imports none of them.
+MAY_IMPORT = {
+    "core": set(),
+    "server": {"core"},
+    "client": {"core"},
+    "redis": {"core"},
+}
+
+# What would let core do I/O, read a clock or draw randomness: such things are passed in.
+IMPURE = {
+    "asyncio",
+    "concurrent",
+    "http",
+    "multiprocessing",
+    "os",
+    "pathlib",
+    "random",
+    "secrets",
+    "select",
+    "selectors",
+    "socket",
+    "ssl",
+    "subprocess",
+    "tempfile",
+    "threading",
+    "time",
+    "urllib",
+    "uuid",
+}
+CLOCKS = {"now", "today", "utcnow"}
+
+# A store that answers by callback needs a future to be awaited: that is no I/O.
+PERMITTED = {("store.py", "asyncio")}
+
+
+def sources(package: str) -> list[Path]:
+    return sorted((PACKAGES / f"durable-streams-{package}" / "src").rglob("*.py"))
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Full names of the modules that a file imports, inside functions too."""
+    for node in ast.walk(ast.parse(path.read_text(), path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_siblings_are_imported_in_one_direction_only(package):
+    allowed = {f"durable_streams_{name}" for name in MAY_IMPORT[package] | {package}}
+    wrong = [
+        f"{path.relative_to(PACKAGES)} imports {name}"
+        for path in sources(package)
+        for name in imports(path)
+        if name.startswith("durable_streams") and name.split(".")[0] not in allowed
+    ]
+    assert not wrong
+
+
+def is_rule(path: Path) -> bool:
+    """The contract suite is tests: it waits and draws like any."""
+    return "testing" not in path.with_suffix("").parts
+
+
+def test_core_imports_only_the_standard_library_and_msgspec():
+    allowed = {*sys.stdlib_module_names, "msgspec", "durable_streams_core"}
+    assert not [
+        f"{path.name} imports {name}"
+        for path in filter(is_rule, sources("core"))
+        for name in imports(path)
+        if name.split(".")[0] not in allowed
+    ]
+
+
+def test_core_does_no_io_reads_no_clock_and_draws_no_randomness():
+    wrong = [
+        f"{path.name} imports {name}"
+        for path in filter(is_rule, sources("core"))
+        for name in imports(path)
+        if name.split(".")[0] in IMPURE
+        and name != "urllib.parse"
+        and (path.name, name) not in PERMITTED
+    ]
+    for path in filter(is_rule, sources("core")):
+        for node in ast.walk(ast.parse(path.read_text(), path)):
+            match node:
+                case ast.Call(func=ast.Name(id="open" | "print" | "input" as name)):
+                    wrong.append(f"{path.name}:{node.lineno} calls {name}()")
+                case ast.Attribute(value=ast.Name(id="datetime" | "date"), attr=name):
+                    if name in CLOCKS:
+                        wrong.append(f"{path.name}:{node.lineno} reads the clock")
+    assert not wrong

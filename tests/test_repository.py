@@ -1,0 +1,70 @@
+"""What the files of the repository say to each other has to agree."""
+
+import importlib
+import json
+import re
+import tomllib
+from importlib.metadata import metadata
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ["core", "server", "client", "redis"]
+
+
+def pyproject(package: str) -> dict:
+    path = ROOT / "packages" / f"durable-streams-{package}" / "pyproject.toml"
+    return tomllib.loads(path.read_text())
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_distribution_carries_the_licence(package):
+    copy = ROOT / "packages" / f"durable-streams-{package}" / "LICENSE"
+    assert copy.read_text() == (ROOT / "LICENSE").read_text()
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_module_knows_the_version_that_its_distribution_has(package):
+    module = importlib.import_module(f"durable_streams_{package}")
+    assert module.__version__ == metadata(f"durable-streams-{package}")["Version"]
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_built_package_is_typed(package):
+    module = importlib.import_module(f"durable_streams_{package}")
+    assert Path(module.__file__).with_name("py.typed").exists()
+
+
+@pytest.mark.parametrize("package", ["server", "client", "redis"])
+def test_core_is_wanted_in_a_range_that_holds_the_core_of_this_repository(package):
+    wanted = next(
+        requirement
+        for requirement in pyproject(package)["project"]["dependencies"]
+        if requirement.startswith("durable-streams-core")
+    )
+    low, below = re.fullmatch(r"durable-streams-core>=([\d.]+),<([\d.]+)", wanted).groups()
+    here = pyproject("core")["project"]["version"]
+
+    def numbers(version):
+        return [int(part) for part in version.split(".")]
+
+    assert numbers(low) <= numbers(here) < numbers(below)
+
+
+def test_lock_files_name_no_place_to_download_from():
+    lock = json.loads((ROOT / "conformance" / "package-lock.json").read_text())
+    assert not [name for name, entry in lock["packages"].items() if "resolved" in entry]
+    assert [name for name, entry in lock["packages"].items() if name and "integrity" in entry]
+    assert "://" not in (ROOT / "constraints.txt").read_text()
+
+
+def test_ci_runs_the_command_that_the_readme_gives():
+    command = re.search(r"^python3 -m venv .*/nox$", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
+    assert command[0] in (ROOT / "README.md").read_text()
+
+
+def test_every_local_link_in_the_readme_leads_somewhere():
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", (ROOT / "README.md").read_text())
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
