@@ -1,0 +1,118 @@
+"""The memory store: for tests, for development, and for streams that may be lost with the process.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+
+from durable_streams_core.entities import Applied, Change, Commit, Facts, Head, Outcome, Slice
+from durable_streams_core.errors import StoreError
+from durable_streams_core.store import LocalStore, Watcher
+from durable_streams_server.table import Table
+
+REMEMBERED_COMMITS = 4096
+
+
+class MemoryStore(LocalStore):
+    """Keeps everything in this process and nothing beyond it.
+
+    ``clock`` returns milliseconds since 1970; tests pass their own.
+    """
+
+    def __init__(self, *, clock: Callable[[], int] | None = None) -> None:
+        self._clock = clock or wall_clock
+        self._table = Table()
+        self._bytes: dict[str, bytearray] = {}
+        self._watchers: list[Watcher] = []
+        self._recent: dict[str, Applied] = {}
+
+    async def open(self) -> None:
+        """Nothing to do."""
+
+    async def close(self) -> None:
+        """Nothing to do: what was stored stays as long as the object."""
+
+    def now(self) -> int:
+        return self._clock()
+
+    def peek(self, path: str, fields: Sequence[str] = ()) -> Facts | None:
+        return self._table.facts(path, fields)
+
+    def submit(
+        self, batch: Sequence[Commit], done: Callable[[Sequence[Outcome]], None]
+    ) -> None:
+        changes: list[Change] = []
+        done([self._apply(commit, changes) for commit in batch])
+        if changes:
+            for watcher in tuple(self._watchers):
+                watcher(changes)
+
+    def _apply(self, commit: Commit, changes: list[Change]) -> Outcome:
+        table = self._table
+        recent = self._recent
+        if commit.id in recent:
+            return recent[commit.id]
+        conflict = table.check(commit)
+        if conflict is not None:
+            return conflict
+        path, delta = commit.path, commit.delta
+        entity = table.entities.get(path)
+        before = None if entity is None else entity.head
+        if delta.remove and before is not None:
+            self._bytes.pop(before.incarnation, None)
+        applied = table.apply(path, delta)
+        if delta.data:
+            incarnation = table.entities[path].head.incarnation
+            stored = self._bytes.get(incarnation)
+            if stored is None:
+                stored = self._bytes[incarnation] = bytearray()
+            stored += delta.data
+        if self._watchers:
+            changes.extend(table.changes(path, delta, before))
+        recent[commit.id] = applied
+        if len(recent) > REMEMBERED_COMMITS:
+            del recent[next(iter(recent))]
+        return applied
+
+    def slice(self, path: str, incarnation: str, start: int, limit: int) -> Slice | None:
+        entity = self._table.entities.get(path)
+        if entity is None or entity.head.incarnation != incarnation:
+            return None
+        head = entity.head
+        stored = self._bytes.get(incarnation)
+        if stored is None or start >= head.tail:
+            return Slice(head, b"")
+        begin = start - head.start
+        with memoryview(stored) as view:
+            return Slice(head, bytes(view[begin : begin + limit]))
+
+    async def scan(
+        self, path: str, incarnation: str, kind: str, after: str, limit: int
+    ) -> Sequence[tuple[str, bytes]]:
+        return self._table.scan(path, incarnation, kind, after, limit)
+
+    async def list(self, prefix: str, after: str, limit: int) -> Sequence[tuple[str, Head]]:
+        return self._table.list(prefix, after, limit)
+
+    async def due(self, before: int, limit: int) -> Sequence[str]:
+        return self._table.due(before, limit)
+
+    def watch(self, watcher: Watcher) -> Callable[[], None]:
+        self._watchers.append(watcher)
+
+        def stop() -> None:
+            if watcher in self._watchers:
+                self._watchers.remove(watcher)
+
+        return stop
+
+
+def wall_clock() -> int:
+    """Milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+def open_store(url: str) -> MemoryStore:
+    """The store for ``memory:`` URLs."""
+    if url.lower() != "memory:":
+        raise StoreError(f"{url!r} says more than a memory store can do. Use memory: alone.")
+    return MemoryStore()
