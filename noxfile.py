@@ -75,14 +75,19 @@ def wheel(package: str) -> Path:
     return DIST / f"durable_streams_{package}-{version}-py3-none-any.whl"
 
 
-def install(session: nox.Session, *packages: str, extras: str = "") -> None:
-    """Install our packages from their built wheels, the rest at locked versions."""
-    chosen = f"[{extras}]" if extras else ""
+def install(session: nox.Session, *wanted: str) -> None:
+    """Install our packages, `"server[uvicorn]"` for one with extras, from their built wheels, and
+    everything else at locked versions.
+    """
+    extras = {
+        name: f"[{extra}" for name, _, extra in (each.partition("[") for each in wanted) if extra
+    }
+    names = closure(each.partition("[")[0] for each in wanted)
     session.install(
         *("-c", CONSTRAINTS),
         *(
-            f"durable-streams-{name}{chosen if name in packages else ''} @ {wheel(name).as_uri()}"
-            for name in closure(packages)
+            f"durable-streams-{name}{extras.get(name, '')} @ {wheel(name).as_uri()}"
+            for name in names
         ),
     )
 
@@ -125,11 +130,16 @@ def lint(session: nox.Session) -> None:
 @nox.session(requires=["build"])
 def types(session: nox.Session) -> None:
     """mypy, strict, over the packages and what runs them."""
-    install(session, *PACKAGES, extras="testing")
+    install(session, "core[testing]", "server[uvicorn]", "client", "redis")
     install_group(session, "types")
     sources = [str(package_directory(package) / "src") for package in PACKAGES]
     session.run("mypy", *sources)
     session.run("mypy", "noxfile.py", "conformance", ".ci")
+
+
+def junit(*name: object) -> str:
+    """Where pytest leaves the report that `.ci/count.py` adds up."""
+    return f"--junit-xml={REPORTS / '-'.join(str(part) for part in name if part)}.xml"
 
 
 def run_tests(session: nox.Session, package: str) -> None:
@@ -139,12 +149,11 @@ def run_tests(session: nox.Session, package: str) -> None:
 
     install_group(session, "tests")
     install_group(session, "tests", of=package)
-    data = Path(session.create_tmp()) / "coverage"
-    session.env["COVERAGE_FILE"] = str(data)
+    session.env["COVERAGE_FILE"] = str(Path(session.create_tmp()) / "coverage")
     session.run("coverage", "erase")
     session.run(
         *("coverage", "run", f"--source=durable_streams_{package}", "-m", "pytest"),
-        *(f"--junit-xml={REPORTS / session.name}.xml", str(package_directory(package) / "tests")),
+        *(junit(f"tests-{package}", session.python), str(package_directory(package) / "tests")),
         *session.posargs,
     )
     session.run("coverage", "combine", silent=True)
@@ -162,10 +171,10 @@ def tests(session: nox.Session, package: str) -> None:
 @nox.session(requires=["build"])
 def project(session: nox.Session) -> None:
     """What holds between the packages, and that the documentation's examples work."""
-    install(session, "server", "client", extras="uvicorn")
+    install(session, "server[uvicorn]", "client", "redis")
     install_group(session, "tests")
     install_group(session, "examples")
-    session.run("pytest", f"--junit-xml={REPORTS}/project.xml", "tests", "docs", *session.posargs)
+    session.run("pytest", junit("project"), "tests", "docs/examples", *session.posargs)
 
 
 def install_suite(session: nox.Session) -> None:
@@ -185,7 +194,7 @@ def install_suite(session: nox.Session) -> None:
 def conformance(session: nox.Session, store: str, front_end: str) -> None:
     """The official suite against our server; arguments go to vitest: `-- -t "SSE Mode"`."""
     install_suite(session)
-    install(session, "server", extras="uvicorn")
+    install(session, "server[uvicorn]")
     session.run(
         *("python", "conformance/run.py", "--store", f"{store}:", "--front-end", front_end),
         *("--", *session.posargs),
