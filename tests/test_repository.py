@@ -60,7 +60,9 @@ def test_lock_files_name_no_place_to_download_from():
 
 
 def test_ci_runs_the_command_that_the_readme_gives():
-    command = re.search(r"^python3 -m venv .*/nox$", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
+    command = re.search(
+        r"^python3 -m venv .*/nox$", (ROOT / ".ci" / "run").read_text(), re.MULTILINE
+    )
     assert command[0] in (ROOT / "README.md").read_text()
 
 

@@ -1,0 +1,86 @@
+"""The examples of the documentation, run as a reader of it would run them."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+HERE = Path(__file__).parent
+SECONDS = 20
+READERS = {"python": [sys.executable, "reader.py"], "curl": ["bash", "reader.sh"]}
+ANSWER = ["You", "said", "hello", "and", "I", "am", "thinking", "about", "it"]
+
+
+@contextmanager
+def running(*command):
+    """Start an application and yield its base URL, which it prints."""
+    process = subprocess.Popen(
+        [sys.executable, *command],
+        cwd=HERE,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        printed = []
+        for line in process.stdout:
+            printed.append(line)
+            if found := re.search(r"http://127\.0\.0\.1:\d+", line):
+                yield found[0]
+                break
+        else:
+            pytest.fail("".join(printed))
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=SECONDS)
+
+
+@pytest.fixture(scope="module")
+def fastapi_app():
+    with running("-m", "uvicorn", "fastapi_app:app", "--port", "0") as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def aiohttp_app():
+    with running("aiohttp_app.py", "0") as url:
+        yield url
+
+
+def read(reader, *arguments):
+    return subprocess.run(
+        [*READERS[reader], *arguments], cwd=HERE, check=True, capture_output=True, timeout=SECONDS
+    ).stdout.decode()
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_fastapi_writes_a_stream_that_its_clients_follow(fastapi_app, reader):
+    chat = f"{fastapi_app}/chats/{reader}"
+    answer = httpx.post(chat, params={"prompt": "hello"})
+    assert answer.status_code == 202
+    pages = read(reader, fastapi_app + answer.json()["stream"])
+    messages = httpx.get(fastapi_app + answer.json()["stream"]).json()
+    assert messages == [{"token": word} for word in ANSWER]
+    # A page is an array; one after the other they hold every message once.
+    assert re.findall(r'"token":\s*"(\w+)"', pages) == ANSWER
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_aiohttp_streams_the_output_of_a_job(aiohttp_app, reader, tmp_path):
+    answer = httpx.post(f"{aiohttp_app}/jobs/{reader}")
+    assert answer.status_code == 202
+    url = aiohttp_app + answer.json()["stream"]
+    whole = "step 1 of 3\nstep 2 of 3\nstep 3 of 3\ndone\n"
+    assert read(reader, url) == whole
+
+    kept = tmp_path / "offset"
+    kept.write_text("0000000000000000_0000000000000012")
+    assert read(reader, url, str(kept)) == whole[12:]
+    assert kept.read_text().strip().endswith(f"_{len(whole):016}")

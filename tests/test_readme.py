@@ -1,0 +1,90 @@
+"""What the README shows at a console is what a reader's own console shows."""
+
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).parent.parent / "README.md"
+SECONDS = 20
+ELISION = "…"
+
+
+def transcript(port: str) -> list[tuple[str, list[str]]]:
+    """Each command of the README's console blocks, with the lines that it is said to print."""
+    text = README.read_text().replace("4437", port)
+    steps: list[tuple[str, list[str]]] = []
+    for block in re.findall(r"^```console\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+        for line in block.splitlines():
+            if line.startswith("$ "):
+                steps.append((line[2:], []))
+            elif line and line != ELISION:
+                steps[-1][1].append(line)
+    return steps
+
+
+def shows(line: str, shown: str) -> bool:
+    """Whether a printed line is the shown one, which may leave parts out."""
+    pattern = ".*".join(map(re.escape, shown.split(ELISION)))
+    return re.fullmatch(pattern, line) is not None
+
+
+def run_until_shown(command: str, shown: list[str]) -> None:
+    """Run a command until it has printed the lines, in their order but for HTTP headers."""
+    process = subprocess.Popen(
+        ["bash", "-c", f"exec {command}"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    missing = list(shown)
+    printed = []
+    alarm = threading.Timer(SECONDS, process.kill)
+    alarm.start()
+    try:
+        for line in process.stdout:
+            printed.append(line.rstrip("\r\n"))
+            found = next((each for each in missing if shows(printed[-1], each)), None)
+            if found is not None:
+                missing.remove(found)
+            if not missing:
+                return
+    finally:
+        alarm.cancel()
+        process.kill()
+        process.stdout.close()
+        process.wait()
+    pytest.fail(f"{command}\ndid not print {missing}, but\n" + "\n".join(printed))
+
+
+@pytest.fixture
+def server():
+    """The server that the README starts, at a port of its own; yields that port."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = str(probe.getsockname()[1])
+    process = subprocess.Popen(
+        [sys.executable, "-m", "durable_streams_server", "--store", "memory:", "--port", port],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert f"http://127.0.0.1:{port}" in process.stdout.readline()
+        yield port
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.stdout.close()
+        assert process.wait(SECONDS) == 0
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the README's commands are curl's")
+def test_every_command_prints_what_the_readme_shows(server):
+    steps = transcript(server)
+    assert len(steps) >= 4
+    for command, shown in steps:
+        run_until_shown(command, shown)
