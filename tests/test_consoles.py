@@ -1,4 +1,4 @@
-"""What the README shows at a console is what a reader's own console shows."""
+"""What the README and the guides show at a console is what a reader's own console shows."""
 
 import re
 import shutil
@@ -11,14 +11,15 @@ from pathlib import Path
 
 import pytest
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
+PAGES = ["README.md", "docs/getting-started.md"]
 SECONDS = 20
 ELISION = "…"
 
 
-def transcript(port: str) -> list[tuple[str, list[str]]]:
-    """Each command of the README's console blocks, with the lines that it is said to print."""
-    text = README.read_text().replace("4437", port)
+def transcript(page: str, port: str) -> list[tuple[str, list[str]]]:
+    """Each command of a page's console blocks, with the lines that it is said to print."""
+    text = (ROOT / page).read_text().replace("4437", port)
     steps: list[tuple[str, list[str]]] = []
     for block in re.findall(r"^```console\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
         for line in block.splitlines():
@@ -65,7 +66,7 @@ def run_until_shown(command: str, shown: list[str]) -> None:
 
 @pytest.fixture
 def server():
-    """The server that the README starts, at a port of its own; yields that port."""
+    """The server that the pages start, at a port of its own; yields that port."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = str(probe.getsockname()[1])
     process = subprocess.Popen(
@@ -82,9 +83,10 @@ def server():
         assert process.wait(SECONDS) == 0
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="the README's commands are curl's")
-def test_every_command_prints_what_the_readme_shows(server):
-    steps = transcript(server)
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the pages' commands are curl's")
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_prints_what_the_page_shows(page, server):
+    steps = transcript(page, server)
     assert len(steps) >= 4
     for command, shown in steps:
         run_until_shown(command, shown)
