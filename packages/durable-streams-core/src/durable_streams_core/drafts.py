@@ -151,6 +151,26 @@ class Draft:
             or (self._closed and (self._origin is None or not self._origin.closed))
         )
 
+    def facts_after(self, tail: int) -> Facts | None:
+        """The facts once the commit has been applied with this tail, as far as they are known."""
+        head = self.head
+        if head is None:
+            return None
+        fields = {**self._known, **self._fields} if self._create is None else dict(self._fields)
+        return Facts(
+            Head(
+                head.incarnation,
+                head.birth,
+                head.start,
+                tail,
+                self._closed,
+                head.state if self._state is None else self._state,
+                head.deadline if self._deadline is None else self._deadline,
+            ),
+            fields,
+            self._counts if self._create is None else NO_COUNTS,
+        )
+
     def commit(self, new_id: Callable[[], str]) -> Commit:
         """Everything so far as one guarded change."""
         origin = self._origin

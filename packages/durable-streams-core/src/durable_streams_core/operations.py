@@ -51,6 +51,10 @@ NO_DATA: Final = b""
 Answer = TypeVar("Answer", covariant=True)
 
 
+class Unconfirmed(Exception):  # noqa: N818
+    """The path holds a fork that its source has not confirmed: finish or undo it, then repeat."""
+
+
 class Operation(Protocol[Answer]):
     """One request to change the stream at a path."""
 
@@ -237,7 +241,7 @@ class Create(msgspec.Struct, frozen=True, gc=False):
         return ()
 
     def decide(self, draft: Draft, now: int) -> Created:
-        if draft.head is not None and expired(draft.head, now):
+        if draft.head is not None and draft.state() == LIVE and expired(draft.head, now):
             end_life(draft, now)
         if draft.head is not None:
             return self._compare(draft, draft.head)
@@ -263,7 +267,10 @@ class Create(msgspec.Struct, frozen=True, gc=False):
         return Created(True, head, draft.tail, self.closed)
 
     def _compare(self, draft: Draft, head: Head) -> Created:
-        if draft.state() == DELETED:
+        state = draft.state()
+        if state == FORKING:
+            raise Unconfirmed
+        if state == DELETED:
             raise Conflict(
                 "The path is taken: its stream was deleted, but forks still read its data.",
                 code="soft-deleted",
@@ -475,14 +482,14 @@ class ForgetProducers(msgspec.Struct, frozen=True, gc=False):
 
 
 def require_live(draft: Draft, now: int) -> Head:
-    """The head of a stream that is served; raises NotFound or Gone."""
+    """The head of a stream that is served; raises NotFound, Gone or Unconfirmed."""
     head = draft.head
     if head is None:
         raise no_stream()
     state = draft.state()
-    if state == DELETED:
-        raise soft_deleted()
-    if state == FORKING or expired(head, now):
+    if state != LIVE:
+        raise soft_deleted() if state == DELETED else Unconfirmed
+    if expired(head, now):
         raise no_stream()
     return head
 

@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from durable_streams_core.content import Kind, media_type
-from durable_streams_core.entities import Head
+from durable_streams_core.entities import LIVE, Head
 
 PRODUCER: Final = "p"
 LINK: Final = "f"
@@ -103,5 +103,5 @@ def decode_link(data: bytes | None) -> ForkLink | None:
 
 
 def expired(head: Head, now: int) -> bool:
-    """Whether the stream's life is over, swept away or not."""
-    return head.deadline != 0 and now >= head.deadline and head.state != "deleted"
+    """Whether a live stream's life is over, swept away or not."""
+    return head.deadline != 0 and now >= head.deadline and head.state == LIVE

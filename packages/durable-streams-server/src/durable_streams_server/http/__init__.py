@@ -1,0 +1,1 @@
+"""The protocol over HTTP, with no web framework in it."""

@@ -1,0 +1,155 @@
+"""Reading a request's headers and query: strict, each fault with its own code."""
+
+import re
+from typing import Final
+from urllib.parse import unquote_to_bytes
+
+from durable_streams_core import protocol
+from durable_streams_core.content import media_type
+from durable_streams_core.errors import InvalidRequest, NotFound
+from durable_streams_core.expiry import parse_expires_at, parse_ttl
+from durable_streams_core.offsets import parse_offset
+from durable_streams_core.operations import ProducerClaim
+from durable_streams_core.paths import decode_path
+from durable_streams_core.reads import parse_read_offset
+from durable_streams_core.streams import Asked
+from durable_streams_server.http.messages import RequestHead
+
+MAX_PRODUCER_ID_BYTES: Final = 256
+MAX_SEQ_BYTES: Final = 256
+MAX_QUERY_LENGTH: Final = 8192
+
+_INTEGER: Final = re.compile(r"0|[1-9][0-9]{0,15}", re.ASCII)
+_IF_MATCH: Final = re.compile(r'"([^"]*)"')
+_PARAMETERS: Final = (protocol.OFFSET_PARAM, protocol.LIVE_PARAM, protocol.CURSOR_PARAM)
+
+
+def parse_integer(name: str, value: str) -> int:
+    """A plain non-negative integer up to 2^53-1: no sign, point, exponent or leading zeros."""
+    if _INTEGER.fullmatch(value) is None or int(value) > protocol.MAX_SAFE_INTEGER:
+        raise InvalidRequest(
+            f"{name} is a plain whole number from 0 to 2^53-1, without leading zeros.",
+            code="invalid-number",
+        )
+    return int(value)
+
+
+def parse_query(query: str) -> tuple[str | None, str | None, str | None]:
+    """``offset``, ``live`` and ``cursor``; unknown parameters are ignored, repeated ones refused."""
+    if not query:
+        return None, None, None
+    if len(query) > MAX_QUERY_LENGTH:
+        raise InvalidRequest("The query is too long.", code="query-too-long", status=414)
+    found: dict[str, str] = {}
+    for part in query.split("&"):
+        name, _, value = part.partition("=")
+        if name not in _PARAMETERS:
+            continue
+        if name in found:
+            raise InvalidRequest(
+                f"The query parameter {name} was given twice.", code="repeated-parameter"
+            )
+        if "%" in value or "+" in value:
+            value = unquote_to_bytes(value.replace("+", " ")).decode(errors="replace")
+        found[name] = value
+    return tuple(found.get(name) for name in _PARAMETERS)  # type: ignore[return-value]
+
+
+def parse_producer(head: RequestHead) -> ProducerClaim | None:
+    """The producer headers: all three or none (§5.2.1)."""
+    headers = head.headers
+    present = [
+        name in headers for name in (b"producer-id", b"producer-epoch", b"producer-seq")
+    ]
+    if not any(present):
+        return None
+    if not all(present):
+        raise InvalidRequest(
+            "Producer-Id, Producer-Epoch and Producer-Seq go together: send all three or none.",
+            code="incomplete-producer",
+        )
+    producer = head.text(b"producer-id") or ""
+    if not producer or len(headers[b"producer-id"]) > MAX_PRODUCER_ID_BYTES:
+        raise InvalidRequest(
+            f"Producer-Id is text of 1 to {MAX_PRODUCER_ID_BYTES} bytes.", code="invalid-producer-id"
+        )
+    epoch = parse_integer(protocol.PRODUCER_EPOCH, head.text(b"producer-epoch") or "")
+    seq = parse_integer(protocol.PRODUCER_SEQ, head.text(b"producer-seq") or "")
+    return ProducerClaim(producer, epoch, seq)
+
+
+def parse_closed(head: RequestHead) -> bool:
+    """``Stream-Closed`` counts only when it says ``true``, in any case (§4.1)."""
+    value = head.headers.get(b"stream-closed")
+    return value is not None and value.lower() == b"true"
+
+
+def parse_seq(head: RequestHead) -> bytes | None:
+    value = head.headers.get(b"stream-seq")
+    if value is not None and len(value) > MAX_SEQ_BYTES:
+        raise InvalidRequest(
+            f"Stream-Seq is at most {MAX_SEQ_BYTES} bytes long.", code="invalid-stream-seq"
+        )
+    return value
+
+
+def parse_if_match(head: RequestHead) -> int | None:
+    """The extension of ours: the tail that an append expects, as ``If-Match: "<offset>"``."""
+    value = head.text(b"if-match")
+    if value is None or value.strip() == "*":
+        return None
+    match = _IF_MATCH.fullmatch(value.strip())
+    try:
+        if match is None:
+            raise ValueError
+        return parse_offset(match[1])
+    except ValueError:
+        raise InvalidRequest(
+            'If-Match on an append is one offset of this stream in quotes, or "*".',
+            code="invalid-if-match",
+        ) from None
+
+
+def parse_creation(head: RequestHead, public_root: str | None, max_path: int) -> Asked:
+    """Everything a PUT asks for but its body (§5.1, §4.2)."""
+    content_type = head.text(b"content-type")
+    if content_type is not None:
+        media_type(content_type)
+    ttl = head.text(b"stream-ttl")
+    expires_at = head.text(b"stream-expires-at")
+    if ttl is not None and expires_at is not None:
+        raise InvalidRequest(
+            "Send Stream-TTL or Stream-Expires-At, not both.", code="ttl-and-expires-at"
+        )
+    forked_from = head.text(b"stream-forked-from")
+    offset = head.text(b"stream-fork-offset")
+    sub_offset = head.text(b"stream-fork-sub-offset")
+    if forked_from is None:
+        if offset is not None or sub_offset is not None:
+            raise InvalidRequest(
+                "Stream-Fork-Offset and Stream-Fork-Sub-Offset need Stream-Forked-From.",
+                code="fork-without-source",
+            )
+    else:
+        forked_from = source_path(forked_from, head.root, public_root, max_path)
+    return Asked(
+        content_type,
+        None if ttl is None else parse_ttl(ttl),
+        None if expires_at is None else parse_expires_at(expires_at),
+        forked_from,
+        None if offset is None else parse_read_offset(offset),
+        0 if sub_offset is None else parse_integer(protocol.STREAM_FORK_SUB_OFFSET, sub_offset),
+    )
+
+
+def source_path(value: str, root: str, public_root: str | None, max_path: int) -> str:
+    """The stream that ``Stream-Forked-From`` names: the path of its URL on this server."""
+    for prefix in (root, public_root):
+        if prefix is not None and value.startswith(prefix):
+            return decode_path(value.removeprefix(prefix), max_path)
+    if value.startswith("/"):
+        raise NotFound(
+            f"Stream-Forked-From names no stream of this server; its path begins with {root}.",
+            code="source-not-found",
+        )
+    return decode_path(value, max_path)

@@ -1,0 +1,72 @@
+"""The header pairs of answers: built once where they can be, cheap where they cannot."""
+
+from durable_streams_core.offsets import format_offset
+from durable_streams_core.streams import Birth
+from durable_streams_server.http.messages import Header
+
+NOSNIFF: Header = (b"x-content-type-options", b"nosniff")
+RESOURCE_POLICY: Header = (b"cross-origin-resource-policy", b"cross-origin")
+SECURITY: list[Header] = [NOSNIFF, RESOURCE_POLICY]
+"""On every answer (§12.7)."""
+
+CLOSED: Header = (b"stream-closed", b"true")
+UP_TO_DATE: Header = (b"stream-up-to-date", b"true")
+NO_STORE: Header = (b"cache-control", b"no-store")
+NO_CACHE: Header = (b"cache-control", b"no-cache")
+VARY_ENCODING: Header = (b"vary", b"accept-encoding")
+SSE_TYPE: Header = (b"content-type", b"text/event-stream")
+SSE_BASE64: Header = (b"stream-sse-data-encoding", b"base64")
+
+
+def next_offset(position: int) -> Header:
+    return (b"stream-next-offset", format_offset(position).encode())
+
+
+def content_type(birth: Birth) -> Header:
+    return (b"content-type", birth.content_type.encode())
+
+
+class Cors:
+    """Which browser pages may read answers: every one, or those of listed origins."""
+
+    METHODS = b"GET, HEAD, POST, PUT, DELETE, OPTIONS"
+    REQUEST_HEADERS = (
+        b"content-type, authorization, accept, if-match, if-none-match, last-event-id, "
+        b"stream-seq, stream-ttl, stream-expires-at, stream-closed, stream-forked-from, "
+        b"stream-fork-offset, stream-fork-sub-offset, producer-id, producer-epoch, producer-seq"
+    )
+    EXPOSED = (
+        b"etag, location, retry-after, stream-next-offset, stream-cursor, stream-up-to-date, "
+        b"stream-closed, stream-ttl, stream-expires-at, stream-sse-data-encoding, "
+        b"producer-epoch, producer-seq, producer-expected-seq, producer-received-seq"
+    )
+
+    def __init__(self, origins: tuple[str, ...]) -> None:
+        self._any = "*" in origins
+        self._origins = frozenset(o.encode() for o in origins)
+        self._open: list[Header] = [
+            *SECURITY,
+            (b"access-control-allow-origin", b"*"),
+            (b"access-control-expose-headers", self.EXPOSED),
+        ]
+        self._shut: list[Header] = [*SECURITY, (b"vary", b"origin")] if origins else SECURITY
+
+    def headers(self, origin: bytes | None) -> list[Header]:
+        """What every answer carries, for a request of this ``Origin``."""
+        if self._any:
+            return self._open
+        if origin is not None and origin in self._origins:
+            return [
+                *self._shut,
+                (b"access-control-allow-origin", origin),
+                (b"access-control-expose-headers", self.EXPOSED),
+            ]
+        return self._shut
+
+    def preflight(self) -> list[Header]:
+        return [
+            (b"access-control-allow-methods", self.METHODS),
+            (b"access-control-allow-headers", self.REQUEST_HEADERS),
+            (b"access-control-max-age", b"86400"),
+            (b"allow", self.METHODS),
+        ]

@@ -1,0 +1,194 @@
+"""What goes between the handler and a front end: a request's head, and three kinds of answer.
+
+* :class:`Response` is ready: status, header pairs, body.
+* :class:`Pending` calls back once with a response or a live answer, and can be cancelled.
+* :class:`Live` is a head, then frames that are pushed into a :class:`Sink`.
+
+None of the three needs a task.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from durable_streams_core.errors import InvalidRequest, ProtocolError
+
+Header = tuple[bytes, bytes]
+
+PROBLEM_JSON = b"application/problem+json"
+
+# Sent once or not at all (RFC 9110 §5.3): two of them, or a list, have no meaning to pick from.
+_SINGLE = frozenset(
+    (
+        b"authorization", b"content-length", b"content-type", b"host", b"if-match", b"origin",
+        b"producer-epoch", b"producer-id", b"producer-seq", b"stream-closed",
+        b"stream-expires-at", b"stream-fork-offset", b"stream-fork-sub-offset",
+        b"stream-forked-from", b"stream-seq", b"stream-ttl",
+    )
+)  # fmt: skip
+
+
+class RequestHead:
+    """Everything of a request but its body.
+
+    ``path`` is what follows the stream root in the raw target, still percent-encoded; ``root`` is
+    that root as the client sees it, with both slashes; ``headers`` are by lower-case name.
+    ``native`` is the front end's own request, for the access hook.
+    """
+
+    __slots__ = ("headers", "method", "native", "path", "query", "root", "scheme")
+
+    def __init__(
+        self,
+        method: str,
+        path: str,
+        query: str,
+        headers: dict[bytes, bytes],
+        *,
+        root: str = "/",
+        scheme: str = "http",
+        native: object = None,
+    ) -> None:
+        self.method = method
+        self.path = path
+        self.query = query
+        self.headers = headers
+        self.root = root
+        self.scheme = scheme
+        self.native = native
+
+    def text(self, name: bytes) -> str | None:
+        """A header as text; raises :class:`InvalidRequest` if it is not UTF-8."""
+        value = self.headers.get(name)
+        if value is None:
+            return None
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            raise InvalidRequest(
+                f"The {name.decode()} header is not UTF-8.", code="invalid-header"
+            ) from None
+
+
+def fold_headers(pairs: list[Header]) -> dict[bytes, bytes]:
+    """Headers by lower-case name; raises :class:`InvalidRequest` for a repeated single one."""
+    folded: dict[bytes, bytes] = {}
+    for raw_name, value in pairs:
+        name = raw_name.lower()
+        if name in folded:
+            if name in _SINGLE:
+                raise InvalidRequest(
+                    f"The {name.decode()} header was sent twice; send it once.",
+                    code="repeated-header",
+                )
+            folded[name] = folded[name] + b", " + value
+        else:
+            folded[name] = value
+    return folded
+
+
+class Response:
+    """A complete answer. ``headers`` do not include Content-Length, Date or Connection."""
+
+    __slots__ = ("body", "headers", "status")
+
+    def __init__(self, status: int, headers: list[Header], body: bytes = b"") -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+
+
+class Sink(Protocol):
+    """Where a live answer's frames go."""
+
+    def write(self, frame: bytes) -> bool:
+        """Take a frame; False if no more should come before :meth:`Live.drained` is called."""
+
+    def end(self) -> None:
+        """The answer is complete."""
+
+
+class Live(Protocol):
+    """A live answer. The front end sends the head, then attaches a sink."""
+
+    head: Response
+
+    def attach(self, sink: Sink) -> None:
+        """Begin to push frames. Exactly one of ``Sink.end`` and :meth:`gone` ends it."""
+
+    def drained(self) -> None:
+        """The sink takes frames again."""
+
+    def gone(self) -> None:
+        """The client went away, before or after :meth:`attach`."""
+
+
+class Pending:
+    """An answer that is not there yet."""
+
+    __slots__ = ("_callback", "_cancel", "_result")
+
+    def __init__(self) -> None:
+        self._result: Response | Live | None = None
+        self._callback: Callable[[Response | Live], None] | None = None
+        self._cancel: Callable[[], object] | None = None
+
+    def then(self, callback: Callable[[Response | Live], None]) -> None:
+        """Call back with the answer, at once if it is there."""
+        if self._result is not None:
+            callback(self._result)
+        else:
+            self._callback = callback
+
+    def on_cancel(self, cancel: Callable[[], object]) -> None:
+        self._cancel = cancel
+
+    def resolve(self, result: Response | Live) -> None:
+        """Give the answer; only the first one counts."""
+        if self._result is None:
+            self._result = result
+            callback, self._callback = self._callback, None
+            self._cancel = None
+            if callback is not None:
+                callback(result)
+
+    @property
+    def result(self) -> Response | Live | None:
+        return self._result
+
+    def cancel(self) -> None:
+        """The client went away: stop waiting. What was begun for it is not undone."""
+        self._callback = None
+        cancel, self._cancel = self._cancel, None
+        if cancel is not None:
+            cancel()
+
+
+Answer = Response | Pending | Live
+
+_TITLES = {
+    400: "Bad request", 401: "Not authenticated", 403: "Forbidden", 404: "Not found",
+    405: "Method not allowed", 408: "Request timeout", 409: "Conflict", 410: "Gone",
+    411: "Length required", 412: "Precondition failed", 413: "Body too large",
+    414: "Path too long", 415: "Unsupported media type", 417: "Expectation failed",
+    429: "Too many requests", 431: "Headers too large", 500: "Server error",
+    501: "Not implemented", 503: "Unavailable", 504: "Outcome unknown", 505: "HTTP version",
+    507: "Storage full",
+}  # fmt: skip
+
+
+def problem(error: ProtocolError, extra: list[Header]) -> Response:
+    """An error as ``application/problem+json`` (RFC 9457), with the headers it carries."""
+    body = msgspec.json.encode(
+        {
+            "type": "about:blank",
+            "title": _TITLES.get(error.status, "Error"),
+            "status": error.status,
+            "code": error.code,
+            "detail": error.message,
+        }
+    )
+    headers = [(b"content-type", PROBLEM_JSON), (b"cache-control", b"no-store"), *extra]
+    headers += [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
+    return Response(error.status, headers, body)

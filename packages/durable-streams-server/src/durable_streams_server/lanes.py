@@ -1,0 +1,413 @@
+"""Operations on one stream take their turn in its lane and are committed together.
+
+While a commit is in flight the next operations gather; then they are decided in order on one
+draft and become one commit. A commit belongs to the stream and not to the caller: one that goes
+away only stops waiting. While an outcome is unknown the same commit is sent again and the lane
+waits.
+
+A store with its facts at hand is asked at once and answers through a callback, so an operation
+costs no task. Any other is decided on the facts that were last seen, because the guard catches
+what changed meanwhile; but a refusal is only given on facts that were just loaded.
+"""
+
+import asyncio
+import logging
+import os
+import random
+from collections.abc import Callable, Sequence
+from itertools import count
+from typing import Any
+
+import msgspec
+
+from durable_streams_core.drafts import Draft
+from durable_streams_core.entities import (
+    Applied,
+    Commit,
+    Conflicted,
+    Facts,
+    Outcome,
+    Refused,
+    Unknown,
+)
+from durable_streams_core.errors import ProtocolError, Unavailable
+from durable_streams_core.operations import Append, Appended, Created, Operation, Unconfirmed
+from durable_streams_core.store import LocalStore, Store
+from durable_streams_server.limits import Limits
+
+log = logging.getLogger("durable_streams_server.engine")
+
+MAX_FLIGHT_BYTES = 8 * 1024 * 1024
+MAX_BATCHES = 8
+MAX_REMEMBERED_LANES = 10_000
+MAX_CONFLICTS = 1000
+RESEND_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
+UNKNOWN_SECONDS = 10.0
+"""How long callers wait for an unknown outcome; the lane itself goes on until it knows."""
+
+Done = Callable[[Any], None]
+
+
+class Ticket:
+    """One operation on its way; ``done`` gets its answer or its ProtocolError, once."""
+
+    __slots__ = ("done", "operation", "size")
+
+    def __init__(self, operation: Operation[Any], done: Done, size: int) -> None:
+        self.operation = operation
+        self.done: Done | None = done
+        self.size = size
+
+    def cancel(self) -> None:
+        """Stop waiting; the operation itself goes on."""
+        self.done = None
+
+    def finish(self, answer: object) -> None:
+        done, self.done = self.done, None
+        if done is not None:
+            try:
+                done(answer)
+            except Exception:
+                log.exception("a caller's completion failed")
+
+
+class Lane:
+    """One stream's queue and what is in flight for it."""
+
+    __slots__ = ("busy", "conflicts", "facts", "flight", "fresh", "path", "queue")
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.queue: list[Ticket] = []
+        self.flight: list[Ticket] = []
+        self.busy = False
+        self.facts: Facts | None = None
+        self.fresh = False
+        self.conflicts = 0
+
+    def take(self) -> None:
+        """Move what fits into one commit from the queue into the flight."""
+        queue = self.queue
+        size = 0
+        for position, ticket in enumerate(queue):
+            size += ticket.size
+            if size > MAX_FLIGHT_BYTES and position:
+                self.flight, self.queue = queue[:position], queue[position:]
+                return
+        self.flight, self.queue = queue, []
+
+
+class Lanes:
+    """All lanes of an engine, and the way of their commits to the store.
+
+    ``applied`` is told of each commit with its draft; ``unconfirmed`` gets tickets that met a
+    fork which its source has not confirmed yet.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        limits: Limits,
+        applied: Callable[[Draft, Commit], None],
+        unconfirmed: Callable[[str, Ticket], None],
+    ) -> None:
+        self._store = store
+        self._local = store if isinstance(store, LocalStore) else None
+        self._limits = limits
+        self._applied = applied
+        self._unconfirmed = unconfirmed
+        self._lanes: dict[str, Lane] = {}
+        self._queued_bytes = 0
+        self._ready: list[Lane] = []
+        self._batches: set[asyncio.Task[None]] = set()
+        self._resends: set[asyncio.Task[None]] = set()
+        self._pending = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._next = count(random.getrandbits(32))
+        self._prefix = os.urandom(8).hex()
+
+    def new_id(self) -> str:
+        """A commit id that nobody else makes."""
+        return f"{self._prefix}-{next(self._next):x}"
+
+    async def drained(self) -> None:
+        """Return once nothing is queued or in flight."""
+        await self._idle.wait()
+
+    async def abandon(self) -> None:
+        """Stop asking for outcomes that the store does not tell."""
+        tasks = [*self._batches, *self._resends]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def submit(self, path: str, operation: Operation[Any], done: Done) -> Ticket:
+        """Queue an operation; raises :class:`Unavailable` when too much is queued already.
+
+        ``done`` may be called before this returns.
+        """
+        size = len(operation.body.raw) if type(operation) is Append else 0
+        lane = self._lanes.get(path)
+        if lane is None:
+            lane = self._lanes[path] = Lane(path)
+            if self._local is None and len(self._lanes) > MAX_REMEMBERED_LANES:
+                self._forget()
+        elif len(lane.queue) >= self._limits.max_queued:
+            raise Unavailable("Too many operations wait for this stream.", code="overloaded")
+        if size and self._queued_bytes + size > self._limits.max_queued_bytes + size * (
+            not self._queued_bytes
+        ):
+            raise Unavailable("Too much data waits to be stored.", code="overloaded")
+        self._queued_bytes += size
+        ticket = Ticket(operation, done, size)
+        lane.queue.append(ticket)
+        if not lane.busy:
+            lane.busy = True
+            if not self._pending:
+                self._idle.clear()
+            self._pending += 1
+            self._begin(lane)
+        return ticket
+
+    def _begin(self, lane: Lane) -> None:
+        lane.take()
+        lane.conflicts = 0
+        local = self._local
+        if local is not None:
+            self._decide(lane, local.peek(lane.path, self._fields(lane)), fresh=True)
+            return
+        lane.fresh = False
+        self._enqueue(lane)
+
+    @staticmethod
+    def _fields(lane: Lane) -> Sequence[str]:
+        if len(lane.flight) == 1:
+            return lane.flight[0].operation.fields
+        return list(dict.fromkeys(key for t in lane.flight for key in t.operation.fields))
+
+    def _run(self, lane: Lane, facts: Facts | None) -> tuple[Draft, list[Any]]:
+        draft = Draft(lane.path, facts)
+        now = self._store.now()
+        answers: list[Any] = []
+        for ticket in lane.flight:
+            try:
+                answers.append(ticket.operation.decide(draft, now))
+            except (ProtocolError, Unconfirmed) as error:
+                answers.append(error)
+            except Exception:
+                log.exception("deciding %s failed", type(ticket.operation).__name__)
+                answers.append(ProtocolError("The server failed; see its log."))
+        return draft, answers
+
+    def _decide(self, lane: Lane, facts: Facts | None, *, fresh: bool) -> None:
+        """The local way: decide, and send without a task."""
+        draft, answers = self._run(lane, facts)
+        if not draft.changes:
+            self._finish(lane, answers)
+            return
+        commit = draft.commit(self.new_id)
+        assert self._local is not None
+
+        def done(outcomes: Sequence[Outcome]) -> None:
+            self._settle(lane, draft, answers, commit, outcomes[0])
+
+        self._local.submit((commit,), done)
+
+    def _settle(
+        self, lane: Lane, draft: Draft, answers: list[Any], commit: Commit, outcome: Outcome
+    ) -> bool:
+        """Act on a known outcome; False if the operations have to be decided again."""
+        if type(outcome) is Applied:
+            self._succeed(lane, draft, answers, commit, outcome.tail)
+        elif type(outcome) is Conflicted:
+            lane.conflicts += 1
+            if lane.conflicts > MAX_CONFLICTS:
+                self._fail(lane, Unavailable("The stream is too contended.", code="contended"))
+            elif self._local is not None:
+                facts = self._local.peek(lane.path, self._fields(lane))
+                self._decide(lane, facts, fresh=True)
+            else:
+                lane.facts, lane.fresh = outcome.facts, True
+                return False
+        else:
+            assert isinstance(outcome, Refused)
+            full = outcome.code == "storage-full"
+            self._fail(
+                lane,
+                Unavailable(
+                    outcome.message,
+                    code=outcome.code,
+                    status=507 if full else 503,
+                    retry_after=None if full else 1,
+                ),
+            )
+        return True
+
+    def _succeed(
+        self, lane: Lane, draft: Draft, answers: list[Any], commit: Commit, tail: int
+    ) -> None:
+        shift = tail - draft.tail
+        if shift:
+            # Others appended between: what was decided relative to our tail moves along.
+            for position, answer in enumerate(answers):
+                if isinstance(answer, Appended | Created):
+                    answers[position] = msgspec.structs.replace(answer, tail=answer.tail + shift)
+        if self._local is None:
+            lane.facts = draft.facts_after(tail)
+        try:
+            self._applied(draft, commit)
+        except Exception:
+            log.exception("following up on a commit failed")
+        self._finish(lane, answers)
+
+    def _fail(self, lane: Lane, error: ProtocolError) -> None:
+        lane.facts = None
+        self._finish(lane, [error] * len(lane.flight))
+
+    def _finish(self, lane: Lane, answers: Sequence[Any]) -> None:
+        flight, lane.flight = lane.flight, []
+        for ticket, answer in zip(flight, answers, strict=True):
+            self._queued_bytes -= ticket.size
+            if type(answer) is Unconfirmed:
+                self._unconfirmed(lane.path, ticket)
+            else:
+                ticket.finish(answer)
+        if lane.queue:
+            asyncio.get_running_loop().call_soon(self._begin, lane)
+            return
+        lane.busy = False
+        self._pending -= 1
+        if not self._pending:
+            self._idle.set()
+        if self._local is not None or lane.facts is None:
+            self._lanes.pop(lane.path, None)
+
+    # The way of a store that has to be waited for.
+
+    def _enqueue(self, lane: Lane) -> None:
+        if not self._ready and len(self._batches) < MAX_BATCHES:
+            asyncio.get_running_loop().call_soon(self._launch)
+        self._ready.append(lane)
+
+    def _launch(self) -> None:
+        if self._ready and len(self._batches) < MAX_BATCHES:
+            lanes, self._ready = self._ready, []
+            task = asyncio.create_task(self._work(lanes))
+            self._batches.add(task)
+            task.add_done_callback(self._landed)
+
+    def _landed(self, task: asyncio.Task[None]) -> None:
+        self._batches.discard(task)
+        self._launch()
+
+    async def _work(self, lanes: list[Lane]) -> None:
+        """Decide and commit a batch of lanes until each has its answers."""
+        try:
+            while lanes:
+                lanes = await self._round(lanes)
+        except Exception:
+            log.exception("committing a batch failed")
+            for lane in lanes:
+                if lane.flight:
+                    self._fail(lane, Unavailable("The store failed; see the server's log."))
+
+    async def _round(self, lanes: list[Lane]) -> list[Lane]:
+        """One try; returns the lanes that have to be decided again."""
+        loading = [lane for lane in lanes if not self._known(lane)]
+        if loading:
+            found = await asyncio.gather(
+                *(self._store.load(lane.path, self._fields(lane)) for lane in loading),
+                return_exceptions=True,
+            )
+            for lane, facts in zip(loading, found, strict=True):
+                if isinstance(facts, BaseException):
+                    log.warning("loading a stream failed: %r", facts)
+                    self._fail(lane, Unavailable("The store cannot be reached."))
+                else:
+                    lane.facts, lane.fresh = facts, True
+        again: list[Lane] = []
+        sent: list[tuple[Lane, Draft, list[Any], Commit]] = []
+        for lane in lanes:
+            if not lane.flight:
+                continue
+            draft, answers = self._run(lane, lane.facts)
+            unsure = not lane.fresh and any(not _is_change(a) for a in answers)
+            if unsure:
+                lane.facts = None
+                again.append(lane)
+            elif draft.changes:
+                sent.append((lane, draft, answers, draft.commit(self.new_id)))
+            else:
+                self._finish(lane, answers)
+        if sent:
+            outcomes = await self._commit([commit for *_, commit in sent])
+            for (lane, draft, answers, commit), outcome in zip(sent, outcomes, strict=True):
+                lane.fresh = False
+                if isinstance(outcome, Unknown):
+                    self._find_out(lane, draft, answers, commit)
+                elif not self._settle(lane, draft, answers, commit, outcome):
+                    again.append(lane)
+        return again
+
+    def _known(self, lane: Lane) -> bool:
+        facts = lane.facts
+        if facts is None:
+            return lane.fresh
+        return all(key in facts.fields for key in self._fields(lane))
+
+    async def _commit(self, batch: Sequence[Commit]) -> Sequence[Outcome]:
+        try:
+            return await self._store.commit(batch)
+        except Exception:
+            log.exception("the store failed in a commit")
+            return [Unknown("The store failed.")] * len(batch)
+
+    def _find_out(self, lane: Lane, draft: Draft, answers: list[Any], commit: Commit) -> None:
+        task = asyncio.create_task(self._resend(lane, draft, answers, commit))
+        self._resends.add(task)
+        task.add_done_callback(self._resends.discard)
+
+    async def _resend(
+        self, lane: Lane, draft: Draft, answers: list[Any], commit: Commit
+    ) -> None:
+        """Send the same commit until its outcome is known; callers are told when it takes long."""
+        waiting = asyncio.get_running_loop().time() + UNKNOWN_SECONDS
+        for attempt in count():
+            await asyncio.sleep(
+                RESEND_SECONDS[min(attempt, len(RESEND_SECONDS) - 1)] * random.uniform(0.5, 1.0)
+            )
+            if asyncio.get_running_loop().time() > waiting:
+                for ticket in lane.flight:
+                    ticket.finish(outcome_unknown())
+            (outcome,) = await self._commit([commit])
+            if isinstance(outcome, Unknown) or (
+                isinstance(outcome, Refused) and outcome.code == "unavailable"
+            ):
+                continue
+            if not self._settle(lane, draft, answers, commit, outcome):
+                await self._work([lane])
+            return
+
+    def _forget(self) -> None:
+        for path, lane in list(self._lanes.items())[: MAX_REMEMBERED_LANES // 10]:
+            if not lane.busy:
+                del self._lanes[path]
+
+
+def _is_change(answer: object) -> bool:
+    """Whether an answer can only be true together with the commit, whose guard vouches for it."""
+    if isinstance(answer, Appended):
+        return not answer.duplicate
+    return isinstance(answer, Created) and answer.new
+
+
+def outcome_unknown() -> Unavailable:
+    """504: the operation may or may not have been applied."""
+    return Unavailable(
+        "The store does not say whether this was applied. Repeat it with producer headers, "
+        "or read the stream to find out.",
+        code="outcome-unknown",
+        status=504,
+        retry_after=None,
+    )
