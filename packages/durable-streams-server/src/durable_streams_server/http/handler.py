@@ -19,7 +19,7 @@ import msgspec
 
 from durable_streams_core.content import Kind, to_page
 from durable_streams_core.entities import Head
-from durable_streams_core.errors import InvalidRequest, ProtocolError
+from durable_streams_core.errors import InvalidRequest, NotFound, ProtocolError
 from durable_streams_core.expiry import format_expires_at
 from durable_streams_core.operations import (
     EMPTY_BODY,
@@ -85,6 +85,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     public_url: str | None = None
     """Where clients reach the server, for ``Location``; else the request's own Host is used."""
     compress: bool = True
+    health: bool = False
+    """Answer ``GET /health``, outside of the stream root."""
 
 
 class Handler:
@@ -125,11 +127,19 @@ class Handler:
                 headers={"Allow": Cors.METHODS.decode()},
             )
         path = decode_path(head.path, self.engine.limits.max_path)
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("%s %s", method, path)
         if method in ("POST", "PUT"):
             length = head.headers.get(b"content-length")
             limit = self.engine.limits.max_body
             if length is not None and length.isdigit() and int(length) > limit:
                 raise body_too_large(limit)
+            if head.headers.get(b"content-encoding", b"identity").lower() != b"identity":
+                raise ProtocolError(
+                    "Send the body without Content-Encoding: what is stored is what is read.",
+                    status=415,
+                    code="content-encoding",
+                )
         asked = None
         if method == "PUT":
             asked = parse_creation(
@@ -149,6 +159,15 @@ class Handler:
             and self._token is not None
             and hmac.compare_digest(given.strip(), self._token)
         )
+
+    def outside(self, method: str, path: str, root: str) -> Response:
+        """For a path that is not under the stream root."""
+        base = self._cors.headers(None)
+        if self.options.health and path == "/health" and method in ("GET", "HEAD"):
+            fields = [*base, (b"content-type", b"application/json"), headers.NO_STORE]
+            return Response(200, fields, b'{"status":"ok"}')
+        message = f"There is nothing here; streams live under {root}."
+        return problem(NotFound(message, code="not-a-stream"), base)
 
     def too_large(self, head: RequestHead) -> Response:
         """For a body that turned out to be over the limit."""

@@ -7,7 +7,7 @@
 None of the three needs a task.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 import msgspec
@@ -71,7 +71,7 @@ class RequestHead:
             ) from None
 
 
-def fold_headers(pairs: list[Header]) -> dict[bytes, bytes]:
+def fold_headers(pairs: Iterable[Header]) -> dict[bytes, bytes]:
     """Headers by lower-case name; raises :class:`InvalidRequest` for a repeated single one."""
     folded: dict[bytes, bytes] = {}
     for raw_name, value in pairs:

@@ -1,0 +1,52 @@
+"""A server of durable streams: an engine, stores, and front ends for aiohttp and ASGI."""
+
+from durable_streams_core.errors import (
+    Conflict,
+    DurableStreamsError,
+    Fenced,
+    Gone,
+    InvalidRequest,
+    NotFound,
+    ProtocolError,
+    SequenceGap,
+    StoreError,
+    StreamClosed,
+    TailMoved,
+    Unavailable,
+)
+from durable_streams_core.operations import ProducerClaim
+from durable_streams_core.protocol import NOW, START
+from durable_streams_server.aiohttp_app import create_app
+from durable_streams_server.asgi import create_asgi
+from durable_streams_server.engine import Engine
+from durable_streams_server.limits import Limits
+from durable_streams_server.memory import MemoryStore
+from durable_streams_server.results import AppendResult, Batch, StreamInfo
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "NOW",
+    "START",
+    "AppendResult",
+    "Batch",
+    "Conflict",
+    "DurableStreamsError",
+    "Engine",
+    "Fenced",
+    "Gone",
+    "InvalidRequest",
+    "Limits",
+    "MemoryStore",
+    "NotFound",
+    "ProducerClaim",
+    "ProtocolError",
+    "SequenceGap",
+    "StoreError",
+    "StreamClosed",
+    "StreamInfo",
+    "TailMoved",
+    "Unavailable",
+    "create_app",
+    "create_asgi",
+]

@@ -1,0 +1,176 @@
+"""The command ``durable-streams-server``: one process that serves streams until it is told to stop.
+"""
+
+import asyncio
+import contextlib
+import errno
+import logging
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from durable_streams_core.errors import DurableStreamsError
+from durable_streams_core.protocol import DEFAULT_PORT
+from durable_streams_server import __version__
+from durable_streams_server.engine import Engine
+from durable_streams_server.http.handler import Options
+from durable_streams_server.limits import MIB, Limits
+from durable_streams_server.mounting import Mount, as_root
+from durable_streams_server.serving import FRONT_ENDS, Address
+
+ENVIRONMENT = "DURABLE_STREAMS"
+_DEFAULTS = Limits()
+
+
+@click.group(
+    invoke_without_command=True,
+    context_settings={"auto_envvar_prefix": ENVIRONMENT, "show_default": True},
+    epilog="Every option can also be set in the environment, as DURABLE_STREAMS_PORT for --port.",
+)
+@click.option("--store", default="memory:", metavar="URL", help="memory:, file:PATH or redis://HOST.")
+@click.option("--host", default="127.0.0.1", help="Address to listen on.")
+@click.option("--port", default=DEFAULT_PORT, type=click.IntRange(0, 65535), help="0 picks one.")
+@click.option("--root", default="/v1/stream", help="Path under which streams live.")
+@click.option("--public-url", metavar="URL", help="Where clients reach the server, if elsewhere.")
+@click.option(
+    "--front-end", default="aiohttp", type=click.Choice(sorted(FRONT_ENDS)), help="HTTP server."
+)
+@click.option(
+    "--token",
+    metavar="SECRET",
+    help="Serve only requests with this bearer token. Safer in the environment than here.",
+)
+@click.option(
+    "--cors-origin",
+    "cors_origins",
+    multiple=True,
+    default=("*",),
+    metavar="ORIGIN",
+    help="Browser origin that may use the server; repeat for several.",
+)
+@click.option("--public", is_flag=True, help="Let shared caches keep pages.")
+@click.option("--no-compress", is_flag=True, help="Never compress pages.")
+@click.option(
+    "--long-poll-timeout",
+    default=_DEFAULTS.long_poll_timeout,
+    type=click.FloatRange(min=0, max=3600),
+    metavar="SECONDS",
+    help="How long a long-poll waits.",
+)
+@click.option(
+    "--sse-rotation",
+    default=_DEFAULTS.sse_rotation,
+    type=click.FloatRange(min=1),
+    metavar="SECONDS",
+    help="How long an SSE response lasts.",
+)
+@click.option(
+    "--max-body",
+    default=_DEFAULTS.max_body // MIB,
+    type=click.IntRange(1, 1024),
+    metavar="MIB",
+    help="Largest append.",
+)
+@click.option(
+    "--chunk",
+    default=_DEFAULTS.chunk // 1024,
+    type=click.IntRange(1, 1024 * 1024),
+    metavar="KIB",
+    help="Size of a page of a read.",
+)
+@click.option(
+    "--max-waiting-readers",
+    default=_DEFAULTS.max_waiting_readers,
+    type=click.IntRange(1),
+    help="Live readers of one stream.",
+)
+@click.option(
+    "--max-producers",
+    default=_DEFAULTS.max_producers,
+    type=click.IntRange(1),
+    help="Producers remembered of one stream; the longest idle are forgotten.",
+)
+@click.option(
+    "--log-level",
+    default="info",
+    type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
+    help="Requests are logged at debug only.",
+)
+@click.version_option(__version__, prog_name="durable-streams-server")
+@click.pass_context
+def main(context: click.Context, /, **settings: Any) -> None:
+    """Serve durable streams over HTTP."""
+    if context.invoked_subcommand is not None:
+        return
+    logging.basicConfig(
+        level=settings["log_level"].upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    try:
+        _loop_runner()(serve(settings))
+    except DurableStreamsError as error:
+        raise click.ClickException(str(error)) from error
+    except OSError as error:
+        raise click.ClickException(_listen_problem(error, settings)) from error
+
+
+def _loop_runner() -> Callable[[Any], None]:
+    if sys.platform == "win32":
+        return asyncio.run
+    import uvloop
+
+    return uvloop.run
+
+
+def limits_of(settings: dict[str, Any]) -> Limits:
+    return Limits(
+        max_body=settings["max_body"] * MIB,
+        chunk=settings["chunk"] * 1024,
+        max_waiting_readers=settings["max_waiting_readers"],
+        max_producers=settings["max_producers"],
+        long_poll_timeout=settings["long_poll_timeout"],
+        sse_rotation=settings["sse_rotation"],
+    )
+
+
+async def serve(settings: dict[str, Any]) -> None:
+    """Serve until SIGTERM or SIGINT, then end cleanly."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        with contextlib.suppress(NotImplementedError):
+            loop.add_signal_handler(signum, stop.set)
+    options = Options(
+        token=settings["token"] or None,
+        cors_origins=tuple(settings["cors_origins"]),
+        public=settings["public"],
+        public_url=settings["public_url"],
+        compress=not settings["no_compress"],
+        health=True,
+    )
+    root = as_root(settings["root"])
+    async with Engine(settings["store"], limits=limits_of(settings)) as engine:
+        mount = Mount(engine, options, None)
+        address = Address(settings["host"], settings["port"])
+        async with FRONT_ENDS[settings["front_end"]](mount, root, address) as port:
+            host = settings["host"]
+            shown = f"[{host}]" if ":" in host else host
+            url = settings["public_url"] or f"http://{shown}:{port}"
+            click.echo(
+                f"Serving durable streams from {settings['store'].split('@')[-1]} "
+                f"at {url.rstrip('/')}{root}"
+            )
+            await stop.wait()
+
+
+def _listen_problem(error: OSError, settings: dict[str, Any]) -> str:
+    place = f"{settings['host']}:{settings['port']}"
+    if error.errno == errno.EADDRINUSE:
+        return f"{place} is taken by another program; stop it, or choose another --port (0 picks one)."
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f"This user may not listen on {place}; choose a --port above 1023."
+    return f"Cannot listen on {place}: {error.strerror or error}. Check --host and --port."
+
+
