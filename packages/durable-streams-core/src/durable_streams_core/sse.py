@@ -18,8 +18,8 @@ KEEP_ALIVE: Final = b":\n\n"
 
 BASE64: Final = "base64"
 
-_DATA: Final = b"event: data\ndata: "
-_LINE: Final = b"\ndata: "
+_DATA: Final = b"event: data\ndata:"
+_LINE: Final = b"\ndata:"
 _END: Final = b"\n\n"
 
 
@@ -35,6 +35,9 @@ def encode_data(kind: Kind, stored: bytes, *, base64: bool = False) -> bytes:
         return b"%b[%b]%b" % (_DATA, stored[:-2].replace(b"\n", _LINE), _END)
     if b"\r" in stored:
         stored = stored.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    if stored.startswith(b" ") or b"\n " in stored:
+        # The space that a reader strips from the front of a line must not be one of the data's.
+        return _DATA + b" " + stored.replace(b"\n", _LINE + b" ") + _END
     return _DATA + stored.replace(b"\n", _LINE) + _END
 
 
@@ -42,7 +45,7 @@ def encode_control(
     next_offset: str, *, cursor: str | None, up_to_date: bool, closed: bool
 ) -> bytes:
     """The control event that follows data, or stands alone when there is none."""
-    parts = ['event: control\ndata: {"streamNextOffset":"', next_offset, '"']
+    parts = ['event: control\ndata:{"streamNextOffset":"', next_offset, '"']
     if cursor is not None and not closed:
         parts += [',"streamCursor":"', cursor, '"']
     if up_to_date:

@@ -169,13 +169,15 @@ class Pages:
         self, path: str, head: Head, start: int
     ) -> Generator[Need, Any, list[tuple[str, str, int]]]:
         """Who holds the bytes from ``start`` on, oldest first, each with where its part ends."""
-        owners = [(path, head.incarnation, head.tail)]
+        upto = head.tail
+        owners = [(path, head.incarnation, upto)]
         origin = birth_of(head).origin
         for _ in range(MAX_ANCESTORS):
             if start >= head.start or origin is None:
                 owners.reverse()
                 return owners
-            upto = head.start
+            # A fork of a fork may end before the bytes of the one between begin.
+            upto = min(upto, head.start)
             key = origin.incarnation
             known = self._ancestry.get(key)
             if known is None:
