@@ -148,6 +148,9 @@ class Lanes:
         ``done`` may be called before this returns.
         """
         size = len(operation.body.raw) if type(operation) is Append else 0
+        queued = self._queued_bytes
+        if size and queued and queued + size > self._limits.max_queued_bytes:
+            raise Unavailable("Too much data waits to be stored.", code="overloaded")
         lane = self._lanes.get(path)
         if lane is None:
             lane = self._lanes[path] = Lane(path)
@@ -155,10 +158,6 @@ class Lanes:
                 self._forget()
         elif len(lane.queue) >= self._limits.max_queued:
             raise Unavailable("Too many operations wait for this stream.", code="overloaded")
-        if size and self._queued_bytes + size > self._limits.max_queued_bytes + size * (
-            not self._queued_bytes
-        ):
-            raise Unavailable("Too much data waits to be stored.", code="overloaded")
         self._queued_bytes += size
         ticket = Ticket(operation, done, size)
         lane.queue.append(ticket)
@@ -391,7 +390,7 @@ class Lanes:
 
     def _forget(self) -> None:
         for path, lane in list(self._lanes.items())[: MAX_REMEMBERED_LANES // 10]:
-            if not lane.busy:
+            if not lane.busy and lane.facts is not None:
                 del self._lanes[path]
 
 

@@ -292,6 +292,8 @@ class SseReader(Reader):
             return
         self.enlist()
         self._take(page, first=True)
+        if self._readers.closing:
+            self.farewell()
 
     def drained(self) -> None:
         self._full = False
