@@ -7,26 +7,24 @@ shutdown. What is the same for many readers is made once and shared through the 
 
 import asyncio
 import logging
+from collections import OrderedDict
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from durable_streams_core.content import Kind, incomplete_suffix
+from durable_streams_core.entities import Change, Head
 from durable_streams_core.errors import ProtocolError
 from durable_streams_core.offsets import format_offset
 from durable_streams_core.operations import Touch
 from durable_streams_core.sse import KEEP_ALIVE, encode_control, encode_data
-from durable_streams_core.streams import birth_of
 from durable_streams_server.engine import Engine
 from durable_streams_server.http.messages import Pending, Response, Sink
 from durable_streams_server.pages import Page
 from durable_streams_server.topics import News
 
-if TYPE_CHECKING:
-    from durable_streams_core.entities import Change
-
 log = logging.getLogger("durable_streams_server.http")
 
 SSE_PAGE_BYTES = 256 * 1024
+KEPT_FRAMES = 16
 TICK_SECONDS = 1.0
 
 
@@ -37,6 +35,7 @@ class Readers:
         self.engine = engine
         self._readers: set[Reader] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._frames: OrderedDict[tuple[str, int, int, bool], bytes] = OrderedDict()
         self.closing = False
 
     def __len__(self) -> int:
@@ -52,6 +51,17 @@ class Readers:
         if not self._readers and self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def data_event(self, page: Page, data: bytes, *, base64: bool) -> bytes:
+        """The data event of a page, encoded once for a herd that reads the same bytes."""
+        frames = self._frames
+        key = (page.head.incarnation, page.start, len(data), base64)
+        frame = frames.get(key)
+        if frame is None:
+            frame = frames[key] = encode_data(page.birth.kind, data, base64=base64)
+            if len(frames) > KEPT_FRAMES:
+                frames.popitem(last=False)
+        return frame
 
     def _tick(self) -> None:
         loop = asyncio.get_running_loop()
@@ -74,8 +84,8 @@ class Reader:
     """What long-polls and SSE readers share: a place at a topic, and a life to renew."""
 
     __slots__ = (
-        "_leave", "_readers", "_task", "_touch_at", "engine", "incarnation", "path", "position",
-        "ttl",
+        "_leave", "_readers", "_seen", "_task", "_touch_at", "engine", "incarnation", "path",
+        "position", "ttl",
     )  # fmt: skip
 
     def __init__(self, readers: Readers, path: str) -> None:
@@ -92,6 +102,7 @@ class Reader:
 
     def see(self, page: Page) -> None:
         """Begin from a first page, which renewed the stream's life."""
+        self._seen = page
         self.incarnation = page.head.incarnation
         self.ttl = page.birth.ttl
 
@@ -124,12 +135,25 @@ class Reader:
             self._task.cancel()
             self._task = None
 
-    def concerns(self, change: "Change") -> bool:
+    def concerns(self, change: Change) -> bool:
         """Whether a change is one of the incarnation that is being read."""
         return change.incarnation == self.incarnation
 
-    def read(self, limit: int, then: Callable[[Page | ProtocolError], None]) -> None:
-        """Read a page from where the reader is, at once if possible."""
+    def read(
+        self, limit: int, then: Callable[[Page | ProtocolError], None], news: News | None = None
+    ) -> None:
+        """Read a page from where the reader is, at once if possible.
+
+        Those whom the same news sent to look at the same position share one look.
+        """
+        if news is not None:
+            key = (self.position, limit)
+            look = news.shared.get(key)
+            if isinstance(look, _SharedLook):
+                look.join(then)
+                return
+            news.shared[key] = look = _SharedLook(then)
+            then = look.settle
         try:
             page = self.engine.page_now(self.path, self.position, limit)
         except ProtocolError as error:
@@ -137,6 +161,9 @@ class Reader:
             return
         if page is not None:
             then(page)
+        elif news is not None:
+            # A look that is shared goes on when the reader that began it leaves.
+            _ = self.engine.spawn(self._read_later(limit, then))
         else:
             self._task = asyncio.create_task(self._read_later(limit, then))
 
@@ -151,20 +178,41 @@ class Reader:
         except Exception:
             log.exception("reading for a live reader failed")
             result = ProtocolError("The server failed; see its log.")
-        self._task = None
         then(result)
+
+
+class _SharedLook:
+    """One read on behalf of many readers."""
+
+    __slots__ = ("_result", "_waiting")
+
+    def __init__(self, first: Callable[[Page | ProtocolError], None]) -> None:
+        self._waiting = [first]
+        self._result: Page | ProtocolError | None = None
+
+    def join(self, then: Callable[[Page | ProtocolError], None]) -> None:
+        if self._result is None:
+            self._waiting.append(then)
+        else:
+            then(self._result)
+
+    def settle(self, result: Page | ProtocolError) -> None:
+        self._result = result
+        waiting, self._waiting = self._waiting, []
+        for then in waiting:
+            then(result)
 
 
 class LongPoll(Reader):
     """Waits at the tail for one page (§5.7). Created registered; ``wait`` begins it."""
 
-    __slots__ = ("_answer", "_pending", "_reading", "_timer", "asked")
+    __slots__ = ("_answer", "_pending", "_reading", "_timer", "_told", "asked")
 
     def __init__(self, readers: Readers, path: str, asked: str | None) -> None:
         super().__init__(readers, path)
         self.asked = asked
         self._timer: asyncio.TimerHandle | None = None
-        self._reading = False
+        self._reading = self._told = False
 
     def wait(
         self,
@@ -181,6 +229,9 @@ class LongPoll(Reader):
         self.enlist()
         timeout = self.engine.limits.long_poll_timeout
         self._timer = asyncio.get_running_loop().call_later(timeout, self.farewell)
+        if self._told:
+            # Something came after the page was read and before it arrived here.
+            self._look(News(None))
 
     def leave(self) -> None:
         super().leave()
@@ -190,68 +241,67 @@ class LongPoll(Reader):
 
     def news(self, news: News) -> None:
         change = news.change
-        if self._timer is None:
-            return  # Not waiting yet: the page that is being read will show it.
+        if self._timer is None or self._reading:
+            # The page that is being read may be older than this.
+            self._told = True
+            return
         if (
             change is not None
             and self.concerns(change)
             and not change.gone
+            and change.data is not None
+            and len(change.data) <= self.engine.limits.chunk
             and news.start == self.position
         ):
             if change.tail <= self.position and not change.closed:
                 return
             page = news.shared.get("page")
             if page is None:
-                page = self._page_of(change)
-                if page is None:
-                    self._look()
-                    return
-                news.shared["page"] = page
+                page = news.shared["page"] = self._page_of(change, change.data)
             assert isinstance(page, Page)
             self._finish(page)
             return
-        self._look()
+        self._look(news)
 
-    def _page_of(self, change: "Change") -> Page | None:
-        head = self.engine.head_now(self.path)
-        if head is None or head.incarnation != change.incarnation or change.data is None:
-            return None
-        if len(change.data) > self.engine.limits.chunk:
-            return None
-        birth = birth_of(head)
-        start = change.tail - len(change.data)
-        return Page(head, birth, start, change.tail, change.data, True, change.closed)
+    def _page_of(self, change: Change, data: bytes) -> Page:
+        """The page that a change brought with it, without a look at the store."""
+        birth, old = self._seen.birth, self._seen.head
+        head = Head(old.incarnation, old.birth, old.start, change.tail, change.closed)
+        start = change.tail - len(data)
+        return Page(head, birth, start, change.tail, data, True, change.closed)
 
-    def _look(self) -> None:
-        if not self._reading:
-            self._reading = True
-            self.read(self.engine.limits.chunk, self._looked)
+    def _look(self, news: News) -> None:
+        self._reading = True
+        self._told = False
+        self.read(self.engine.limits.chunk, self._looked, news)
 
     def _looked(self, page: Page | ProtocolError) -> None:
         self._reading = False
-        if isinstance(page, Page):
-            if page.head.incarnation != self.incarnation:
-                self._finish(gone_meanwhile())
-                return
-            if not page.data and not page.closed:
-                return
+        if (
+            isinstance(page, Page)
+            and page.head.incarnation == self.incarnation
+            and not (page.data or page.closed)
+        ):
+            if self._told and self._timer is not None:
+                self._look(News(None))
+            return
         self._finish(page)
 
     def farewell(self) -> None:
         """The time is up: answer with what is there by now, which may be nothing."""
-
-        def last(page: Page | ProtocolError) -> None:
-            self._finish(page)
-
         if self._task is not None:
             self._task.cancel()
             self._task = None
         self._reading = True
-        self.read(self.engine.limits.chunk, last)
+        self.read(self.engine.limits.chunk, self._finish)
 
     def _finish(self, page: Page | ProtocolError) -> None:
+        if self._timer is None:
+            return
         self._task = None
         self.leave()
+        if isinstance(page, Page) and page.head.incarnation != self.incarnation:
+            page = gone_meanwhile()
         self._answer(self._pending, page, self.engine.cursor(self.asked))
 
 
@@ -337,16 +387,16 @@ class SseReader(Reader):
         elif change is not None and news.start == self.position:
             frame = self._frame(news, change)
             if frame is None:
-                self._catch_up()
+                self._catch_up(news)
                 return
             self.position = change.tail
             self._write(frame)
             if change.closed:
                 self.farewell()
         else:
-            self._catch_up()
+            self._catch_up(news)
 
-    def _frame(self, news: News, change: "Change") -> bytes | None:
+    def _frame(self, news: News, change: Change) -> bytes | None:
         """The events of a change, encoded once for all readers at the same position."""
         data = change.data
         assert data is not None
@@ -370,12 +420,13 @@ class SseReader(Reader):
         assert isinstance(whole, bytes)
         return whole
 
-    def _catch_up(self) -> None:
+    def _catch_up(self, news: News | None = None) -> None:
         """Read on until the tail is reached or the sink is full."""
         self._live = False
-        self.read(min(SSE_PAGE_BYTES, self.engine.limits.chunk), self._caught)
+        self.read(min(SSE_PAGE_BYTES, self.engine.limits.chunk), self._caught, news)
 
     def _caught(self, page: Page | ProtocolError) -> None:
+        self._task = None
         if self._ended:
             return
         if isinstance(page, ProtocolError) or page.head.incarnation != self.incarnation:
@@ -405,7 +456,7 @@ class SseReader(Reader):
                 closed=closed,
             )
             if data:
-                frame = encode_data(self._kind, data, base64=self._base64) + frame
+                frame = self._readers.data_event(page, data, base64=self._base64) + frame
             self.position = end
             self._write(frame)
         if closed:
