@@ -1,6 +1,7 @@
 """How Sphinx builds these pages; `nox -s docs` runs it, with every warning an error."""
 
 from importlib.metadata import version as distribution_version
+from typing import Any
 
 project = "Durable Streams for Python"
 author = "The durable-streams-python contributors"
@@ -10,6 +11,7 @@ version = release = distribution_version("durable-streams-core")
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
+    "sphinx_click",
     "sphinx_copybutton",
 ]
 exclude_patterns = ["_build", "examples"]
@@ -20,9 +22,27 @@ html_title = project
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 
+# Links into other projects' documentation would need the network while building.
+nitpick_ignore_regex = [("py:.*", r"(aiohttp|asyncio|collections|contextlib|typing)\..*")]
+
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
 
 copybutton_exclude = ".linenos, .gp, .go"
 copybutton_prompt_text = "$ "
 copybutton_line_continuation_character = "\\"
+
+
+def resolve_bare_name(app: Any, env: Any, node: Any, content: Any) -> Any:
+    """Docstrings say `Store` where the code does, in whichever package it is documented."""
+    if node.get("refdomain") != "py" or node.get("refspecific"):
+        return None
+    node["refspecific"] = True
+    domain = env.get_domain("py")
+    return domain.resolve_xref(
+        env, node["refdoc"], app.builder, node["reftype"], node["reftarget"], node, content
+    )
+
+
+def setup(app: Any) -> None:
+    app.connect("missing-reference", resolve_bare_name)
