@@ -1,10 +1,9 @@
-"""A store for the Durable Streams Protocol on Redis or Valkey.
-
-This release reserves the name: it holds no store yet.
-"""
+"""A store for the Durable Streams Protocol on Redis or Valkey."""
 
 from importlib.metadata import version
 
-__all__ = ["__version__"]
+from durable_streams_redis.store import RedisStore, open_store
+
+__all__ = ["RedisStore", "__version__", "open_store"]
 
 __version__ = version("durable-streams-redis")

