@@ -67,7 +67,7 @@ class Store(ABC):
     async def read(self, path: str, incarnation: str, start: int, limit: int) -> Slice | None:
         """At most ``limit`` of the incarnation's own bytes from position ``start``.
 
-        Fewer only at the tail. None where that incarnation is not.
+        Fewer only at the tail, none from there on. None where that incarnation is not.
         """
 
     @abstractmethod
@@ -75,7 +75,8 @@ class Store(ABC):
         self, path: str, incarnation: str, kind: str, after: str, limit: int
     ) -> Sequence[tuple[str, bytes]]:
         """A page of the fields whose key begins with ``kind``, in order of keys, from past
-        ``after`` (``""`` to begin). Fewer than ``limit`` only at the end.
+        ``after`` (``""`` to begin). Fewer than ``limit`` only at the end; none where that
+        incarnation is not.
         """
 
     @abstractmethod
@@ -86,11 +87,15 @@ class Store(ABC):
 
     @abstractmethod
     async def due(self, before: int, limit: int) -> Sequence[str]:
-        """Some of the paths whose deadline is not 0 and not later than ``before``, earliest first."""
+        """At most ``limit`` of the paths whose deadline is not 0 and not later than ``before``,
+        earliest first. None only if there is none.
+        """
 
     @abstractmethod
     def watch(self, watcher: Watcher) -> Callable[[], None]:
-        """Tell ``watcher`` of every commit from now on; call what is returned to stop."""
+        """Tell ``watcher`` of every commit from now on that changes bytes, closing or state; call
+        what is returned to stop, once or more.
+        """
 
 
 class LocalStore(Store):
