@@ -23,6 +23,8 @@ class MemoryStore(LocalStore):
         self._table = Table()
         self._bytes: dict[str, bytearray] = {}
         self._watchers: list[Watcher] = []
+        self._untold: list[Change] = []
+        self._telling = False
         self._recent: dict[str, Applied] = {}
 
     async def open(self) -> None:
@@ -40,13 +42,26 @@ class MemoryStore(LocalStore):
     def submit(
         self, batch: Sequence[Commit], done: Callable[[Sequence[Outcome]], None]
     ) -> None:
-        changes: list[Change] = []
-        done([self._apply(commit, changes) for commit in batch])
-        if changes:
-            for watcher in tuple(self._watchers):
-                watcher(changes)
+        outcomes = [self._apply(commit) for commit in batch]
+        self._tell()
+        done(outcomes)
 
-    def _apply(self, commit: Commit, changes: list[Change]) -> Outcome:
+    def _tell(self) -> None:
+        """Tell the watchers, before ``done`` and never one change inside another: who is called
+        may submit again, and what that changes must be heard after this.
+        """
+        if self._telling:
+            return
+        self._telling = True
+        try:
+            while self._untold:
+                changes, self._untold = self._untold, []
+                for watcher in tuple(self._watchers):
+                    watcher(changes)
+        finally:
+            self._telling = False
+
+    def _apply(self, commit: Commit) -> Outcome:
         table = self._table
         recent = self._recent
         if commit.id in recent:
@@ -67,7 +82,7 @@ class MemoryStore(LocalStore):
                 stored = self._bytes[incarnation] = bytearray()
             stored += delta.data
         if self._watchers:
-            changes.extend(table.changes(path, delta, before))
+            self._untold.extend(table.changes(path, delta, before))
         recent[commit.id] = applied
         if len(recent) > REMEMBERED_COMMITS:
             del recent[next(iter(recent))]
