@@ -117,7 +117,8 @@ class LocalStore(Store):
     ) -> None:
         """As :meth:`commit`; calls ``done`` once, in the event loop, at once or later.
 
-        Never answers :class:`Unknown` while the process lives on.
+        Answers :class:`Unknown` only for what was under way when its disk failed, and takes nothing
+        more after that: only opening it again finds out.
         """
 
     @abstractmethod

@@ -229,6 +229,9 @@ class Lanes:
             else:
                 lane.facts, lane.fresh = outcome.facts, True
                 return False
+        elif type(outcome) is Unknown:
+            # Only a local store's: its disk failed in the middle, and it will not find out.
+            self._fail(lane, outcome_unknown())
         else:
             assert isinstance(outcome, Refused)
             full = outcome.code == "storage-full"
