@@ -20,8 +20,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+
+from balancer import balancing
 
 HERE = Path(__file__).resolve().parent
 REPORTS = HERE.parent / "build" / "reports"
@@ -46,7 +48,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def server_command(front_end: str, store: str, port: int) -> list[str]:
+def server_command(front_end: str, store: str, port: int, public: str) -> list[str]:
     """A command that prints the server's URL when it accepts connections."""
     at_port = ["--port", str(port)]
     long_poll = ["--long-poll-timeout", str(LONG_POLL_SECONDS)]
@@ -57,7 +59,7 @@ def server_command(front_end: str, store: str, port: int) -> list[str]:
         patience = ["--timeout-graceful-shutdown", "2"]
         return [*python, "uvicorn", "asgi_app:app", "--no-access-log", *at_port, *patience]
     server = [*python, "durable_streams_server", "--front-end", front_end, "--store", store]
-    return [*server, *at_port, *long_poll, "--public-url", f"http://127.0.0.1:{port}"]
+    return [*server, *at_port, *long_poll, "--public-url", public]
 
 
 def wait_until_ready(server: subprocess.Popen[bytes], log: Path, url: str) -> None:
@@ -84,26 +86,29 @@ def stop(server: subprocess.Popen[bytes], *, by_signal_is_fine: bool) -> None:
 
 
 @contextmanager
-def serving(front_end: str, store: str, log: Path) -> Iterator[str]:
-    """Start the server, yield its base URL, stop it, and see how it did."""
+def serving(front_end: str, store: str, log: Path, public: str = "") -> Iterator[str]:
+    """Start the server, yield its base URL, stop it, and see how it did.
+
+    `public` is the URL it is reached under, where that is not its own.
+    """
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     with log.open("wb") as output:
         server = subprocess.Popen(
-            server_command(front_end, store, port),
+            server_command(front_end, store, port, public or url),
             cwd=HERE,
             env={
                 **os.environ,
                 "PYTHONUNBUFFERED": "1",
                 "CONFORMANCE_STORE": store,
                 "CONFORMANCE_LONG_POLL_SECONDS": str(LONG_POLL_SECONDS),
-                "CONFORMANCE_PUBLIC_URL": url,
+                "CONFORMANCE_PUBLIC_URL": public or url,
             },
             stdout=output,
             stderr=subprocess.STDOUT,
         )
     try:
-        wait_until_ready(server, log, url)
+        wait_until_ready(server, log, public or url)
         yield url
         # uvicorn ends by the signal that told it to stop.
         stop(server, by_signal_is_fine=front_end == "asgi-uvicorn")
@@ -113,6 +118,24 @@ def serving(front_end: str, store: str, log: Path) -> Iterator[str]:
             server.wait()
     if "Traceback (most recent call last)" in log.read_text(errors="replace"):
         raise Fault("the server logged a traceback")
+
+
+@contextmanager
+def serving_together(count: int, front_end: str, store: str, log: Path) -> Iterator[str]:
+    """Several processes on one store; each request goes to any of them."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    with ExitStack() as stack:
+        ports = []
+        for number in range(count):
+            own = log.with_suffix(f".{number}.log")
+            served = stack.enter_context(serving(front_end, store, own, url))
+            ports.append(int(served.rpartition(":")[2]))
+        balancer = stack.enter_context(balancing(port, ports))
+        log.write_text(f"each process has a log of its own beside this one: {ports}\n")
+        yield url
+        if not all(balancer.chosen.values()):
+            raise Fault(f"some process was never asked: {balancer.chosen}")
 
 
 def run_suite(url: str, report: Path, *, subscriptions: bool, arguments: list[str]) -> int:
@@ -139,18 +162,26 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Run the official server suite.")
     parser.add_argument("--front-end", choices=FRONT_ENDS, default="aiohttp")
     parser.add_argument("--store", default="memory:", help="a store URL; `file:` makes a directory")
+    parser.add_argument("--processes", type=int, default=1, help="on one store, taking turns")
     parser.add_argument("--subscriptions", action="store_true", help="the optional part as well")
     parser.add_argument("vitest", nargs="*", help="arguments for vitest, such as `-t NAME`")
     options = parser.parse_args()
 
     REPORTS.mkdir(parents=True, exist_ok=True)
     name = f"conformance-{options.store.partition(':')[0]}-{options.front_end}"
+    if options.processes > 1:
+        name += f"-{options.processes}"
     log = REPORTS / f"{name}.log"
     report = REPORTS / f"{name}.json"
     with tempfile.TemporaryDirectory(prefix="durable-streams-") as directory:
         store = f"file:{directory}/data" if options.store == "file:" else options.store
         try:
-            with serving(options.front_end, store, log) as url:
+            served = (
+                serving(options.front_end, store, log)
+                if options.processes == 1
+                else serving_together(options.processes, options.front_end, store, log)
+            )
+            with served as url:
                 status = run_suite(
                     url, report, subscriptions=options.subscriptions, arguments=options.vitest
                 )
@@ -160,7 +191,8 @@ def main() -> int:
             if ran < wanted and not options.vitest:
                 raise Fault(f"only {ran} of {wanted} tests ran")
         except Fault as fault:
-            print(log.read_text(errors="replace")[-4000:], file=sys.stderr)
+            for each in sorted(log.parent.glob(f"{log.stem}*.log")):
+                print(each.read_text(errors="replace")[-4000:], file=sys.stderr)
             print(f"{name}: {fault}", file=sys.stderr)
             return 1
     if status != 0:
