@@ -59,6 +59,19 @@ def test_lock_files_name_no_place_to_download_from():
     assert "://" not in (ROOT / "constraints.txt").read_text()
 
 
+def test_everything_that_a_package_needs_has_a_locked_version():
+    locked = re.findall(r"^([\w.-]+)==", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    wanted = set()
+    for package in PACKAGES:
+        declared = pyproject(package)
+        wanted.update(declared["build-system"]["requires"], declared["project"]["dependencies"])
+        wanted.update(*declared["project"].get("optional-dependencies", {}).values())
+        wanted.update(*declared["dependency-groups"].values())
+    names = {re.match(r"[\w.-]+", requirement)[0] for requirement in wanted}
+    missing = {name for name in names if not name.startswith("durable-streams-")} - {*locked}
+    assert not missing, "run `nox -s lock`"
+
+
 def test_ci_runs_the_command_that_the_readme_gives():
     command = re.search(
         r"^python3 -m venv .*/nox$", (ROOT / ".ci" / "run").read_text(), re.MULTILINE
