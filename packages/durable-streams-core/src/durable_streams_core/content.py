@@ -30,11 +30,12 @@ _VALUE: Final = msgspec.json.Decoder(msgspec.Raw)
 _ESCAPE: Final = re.compile(rb"\\(?:u[dD][89a-fA-F][0-9a-fA-F]{2}|.)", re.DOTALL)
 
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_QUOTED = r"\"((?:[^\"\\\x00-\x1f]|\\.)*+)\""
+_PARAMETER: Final = re.compile(rf"({_TOKEN})=(?:({_TOKEN})|{_QUOTED})")
+# Possessive throughout: what is malformed is found so without trying it in every other way.
 _CONTENT_TYPE: Final = re.compile(
-    rf"({_TOKEN}/{_TOKEN})((?:[ \t]*;[ \t]*(?:{_TOKEN}=(?:{_TOKEN}|\"(?:[^\"\\\x00-\x1f]|\\.)*\"))?)*)[ \t]*",
-    re.ASCII,
+    rf"({_TOKEN}/{_TOKEN})((?:[ \t]*+;[ \t]*+(?:{_PARAMETER.pattern})?+)*+)[ \t]*+"
 )
-_CHARSET: Final = re.compile(r';[ \t]*charset="?([^";]*)"?', re.IGNORECASE)
 
 
 class Kind(Enum):
@@ -62,8 +63,10 @@ def media_type(content_type: str) -> MediaType:
     Names compare without regard to case. A charset counts only where it changes the bytes: for
     text and JSON, where UTF-8 is what none means.
     """
-    match = _CONTENT_TYPE.fullmatch(content_type)
-    if match is None or len(content_type) > MAX_CONTENT_TYPE_LENGTH or not content_type.isascii():
+    match = None
+    if len(content_type) <= MAX_CONTENT_TYPE_LENGTH and content_type.isascii():
+        match = _CONTENT_TYPE.fullmatch(content_type)
+    if match is None:
         raise InvalidRequest(
             "Content-Type must look like type/subtype, for example application/json.",
             code="invalid-content-type",
@@ -72,8 +75,11 @@ def media_type(content_type: str) -> MediaType:
     textual = name.startswith("text/")
     if name != "application/json" and not textual:
         return MediaType(name, "", Kind.BINARY)
-    found = _CHARSET.search(match[2])
-    charset = found[1].lower() if found else "utf-8"
+    charset = "utf-8"
+    for parameter in _PARAMETER.finditer(match[2]):
+        if parameter[1].lower() == "charset":
+            charset = (parameter[2] or parameter[3]).lower()
+            break
     if charset in ("utf8", "us-ascii"):
         charset = "utf-8"
     if not textual:
@@ -151,7 +157,9 @@ def _split_with_lone_surrogates(text: bytes, error: msgspec.DecodeError) -> list
             raise error
         shapes = _elements(harmless)
     except msgspec.DecodeError as reason:
-        raise InvalidRequest(f"The body is not valid JSON: {reason}.", code="invalid-json") from None
+        raise InvalidRequest(
+            f"The body is not valid JSON: {reason}.", code="invalid-json"
+        ) from None
     messages = []
     position = 0
     for shape in shapes:
