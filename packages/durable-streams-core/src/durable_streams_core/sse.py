@@ -112,8 +112,9 @@ class SseDecoder:
             self._after_cr = chunk.endswith(b"\r")
             chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         *lines, rest = chunk.split(b"\n")
+        events = [event for line in lines if (event := self._line(line)) is not None]
         self._hold(rest)
-        return [event for line in lines if (event := self._line(line)) is not None]
+        return events
 
     def _hold(self, rest: bytes) -> None:
         if rest:
