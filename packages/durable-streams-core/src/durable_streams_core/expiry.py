@@ -71,6 +71,19 @@ def sliding_deadline(ttl: int, now: int) -> int:
     return now + ttl * 1100
 
 
+def first_deadline(ttl: int | None, expires_at: int | None, now: int) -> int:
+    """The deadline of a life that begins at ``now``: 0 for one without end."""
+    if ttl is not None:
+        return sliding_deadline(ttl, now)
+    # 0 means never, and 1970 is long over.
+    return 0 if expires_at is None else max(1, expires_at)
+
+
+def is_past(deadline: int, now: int) -> bool:
+    """Whether a deadline has come; 0 never does."""
+    return deadline != 0 and now >= deadline
+
+
 def renewal_due(ttl: int, deadline: int, now: int) -> bool:
     """Whether more than a tenth of the lifetime has passed since it was last stored."""
     return deadline < now + ttl * 1000

@@ -25,7 +25,7 @@ from durable_streams_core.errors import (
     StreamClosed,
     TailMoved,
 )
-from durable_streams_core.expiry import renewal_due, sliding_deadline
+from durable_streams_core.expiry import first_deadline, is_past, renewal_due, sliding_deadline
 from durable_streams_core.protocol import DEFAULT_CONTENT_TYPE
 from durable_streams_core.streams import (
     LINK,
@@ -40,7 +40,6 @@ from durable_streams_core.streams import (
     decode_link,
     decode_producer,
     encode,
-    expired,
 )
 
 RECHECK_MILLISECONDS: Final = 60_000
@@ -51,7 +50,7 @@ NO_DATA: Final = b""
 Answer = TypeVar("Answer", covariant=True)
 
 
-class Unconfirmed(Exception):  # noqa: N818
+class Unconfirmed(Exception):
     """The path holds a fork that its source has not confirmed: finish or undo it, then repeat."""
 
 
@@ -241,24 +240,18 @@ class Create(msgspec.Struct, frozen=True, gc=False):
         return ()
 
     def decide(self, draft: Draft, now: int) -> Created:
-        if draft.head is not None and draft.state() == LIVE and expired(draft.head, now):
+        if draft.head is not None and draft.state() == LIVE and is_past(draft.deadline(), now):
             end_life(draft, now)
         if draft.head is not None:
             return self._compare(draft, draft.head)
         kind = media_type(self.content_type).kind
         stored = self.body.stored(kind, creating=True) if self.body else NO_DATA
-        birth = Birth(
-            self.content_type, now, self.asked, self.ttl, self.expires_at, self.origin
-        )
-        deadline = self.expires_at or 0
-        if self.ttl is not None:
-            deadline = sliding_deadline(self.ttl, now)
+        birth = Birth(self.content_type, now, self.asked, self.ttl, self.expires_at, self.origin)
+        deadline = first_deadline(self.ttl, self.expires_at, now)
         state = LIVE
         if self.origin is not None:
             state, deadline = FORKING, now + RECHECK_MILLISECONDS
-        head = Head(
-            self.incarnation, encode(birth), self.start, self.start, False, state, deadline
-        )
+        head = Head(self.incarnation, encode(birth), self.start, self.start, False, state, deadline)
         draft.create(head)
         if stored:
             draft.append(stored)
@@ -310,7 +303,7 @@ class Touch(msgspec.Struct, frozen=True, gc=False):
 
     def decide(self, draft: Draft, now: int) -> None:
         head = draft.head
-        if head is None or draft.state() != LIVE or expired(head, now):
+        if head is None or draft.state() != LIVE or is_past(draft.deadline(), now):
             return
         ttl = birth_of(head).ttl
         if ttl is not None and renewal_due(ttl, draft.deadline(), now):
@@ -344,7 +337,7 @@ class Expire(msgspec.Struct, frozen=True, gc=False):
 
     def decide(self, draft: Draft, now: int) -> Removed:
         head = draft.head
-        if head is None or draft.state() != LIVE or not expired(head, now):
+        if head is None or draft.state() != LIVE or not is_past(draft.deadline(), now):
             return Removed(None)
         return end_life(draft, now)
 
@@ -439,11 +432,8 @@ class Confirm(msgspec.Struct, frozen=True, gc=False):
             return False
         assert draft.head is not None
         birth = birth_of(draft.head)
-        deadline = birth.expires_at or 0
-        if birth.ttl is not None:
-            deadline = sliding_deadline(birth.ttl, now)
         draft.set_state(LIVE)
-        draft.set_deadline(deadline)
+        draft.set_deadline(first_deadline(birth.ttl, birth.expires_at, now))
         return True
 
 
@@ -489,7 +479,7 @@ def require_live(draft: Draft, now: int) -> Head:
     state = draft.state()
     if state != LIVE:
         raise soft_deleted() if state == DELETED else Unconfirmed
-    if expired(head, now):
+    if is_past(draft.deadline(), now):
         raise no_stream()
     return head
 

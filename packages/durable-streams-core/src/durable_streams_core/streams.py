@@ -16,6 +16,7 @@ import msgspec
 
 from durable_streams_core.content import Kind, media_type
 from durable_streams_core.entities import LIVE, Head
+from durable_streams_core.expiry import is_past
 
 PRODUCER: Final = "p"
 LINK: Final = "f"
@@ -104,4 +105,4 @@ def decode_link(data: bytes | None) -> ForkLink | None:
 
 def expired(head: Head, now: int) -> bool:
     """Whether a live stream's life is over, swept away or not."""
-    return head.deadline != 0 and now >= head.deadline and head.state == LIVE
+    return head.state == LIVE and is_past(head.deadline, now)
