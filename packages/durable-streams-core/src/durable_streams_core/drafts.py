@@ -54,7 +54,8 @@ class Draft:
 
     def is_closed(self) -> bool:
         """Closed for ever, or open so far; no guard: closing is final, and openness is guarded by
-        whatever appends."""
+        whatever appends.
+        """
         return self._closed
 
     def state(self) -> str:
@@ -65,12 +66,11 @@ class Draft:
         return self.head.state if self._state is None else self._state
 
     def deadline(self, *, guarded: bool = False) -> int:
+        """When the life ends, 0 for never; ``guarded`` by those who end it."""
         assert self.head is not None
-        if self._deadline is not None:
-            return self._deadline
         if guarded and self._create is None:
             self._guard_deadline = self.head.deadline
-        return self.head.deadline
+        return self.head.deadline if self._deadline is None else self._deadline
 
     def field(self, key: str) -> bytes | None:
         """The value of a field that was loaded; guarded."""
@@ -83,7 +83,13 @@ class Draft:
         return value
 
     def has_any(self, kind: str) -> bool:
-        """Whether any field of this kind is stored; the absence is guarded, a presence is not."""
+        """Whether there is any field of this kind; the absence is guarded, a presence is not.
+
+        Where this draft removes the last one there is one still: no guard could say that no
+        other came.
+        """
+        if any(key[0] == kind and value is not None for key, value in self._fields.items()):
+            return True
         if self._create is None and self._counts.get(kind, 0):
             return True
         if self._create is None and kind not in self._none_of:
@@ -100,13 +106,13 @@ class Draft:
 
     def append(self, data: bytes) -> int:
         """Add bytes at the tail; the position after them, as far as this draft knows."""
-        self._guard_open = True
+        self._guard_open = self._guard_open or self._create is None
         self._data.append(data)
         self.tail += len(data)
         return self.tail
 
     def close(self) -> None:
-        self._guard_open = True
+        self._guard_open = self._guard_open or self._create is None
         self._closed = True
 
     def set_field(self, key: str, value: bytes | None) -> None:
@@ -183,7 +189,7 @@ class Draft:
             Guard(
                 None if origin is None else origin.incarnation,
                 self._guard_state,
-                self._guard_open and create is None,
+                self._guard_open,
                 self._guard_tail,
                 self._guard_deadline,
                 self._guard_fields,
