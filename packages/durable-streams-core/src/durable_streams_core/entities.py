@@ -96,7 +96,9 @@ class Commit(msgspec.Struct, frozen=True, gc=False):
 
 
 class Applied(msgspec.Struct, frozen=True, gc=False):
-    """Done, durably by the store's stated promise; ``tail`` is the tail after it."""
+    """Done, durably by the store's stated promise; ``tail`` is the tail after it, 0 if nothing is
+    left there.
+    """
 
     tail: int
 

@@ -41,7 +41,9 @@ def decode_path(raw: str, max_bytes: int = MAX_PATH_BYTES) -> str:
 
 def check_path(path: str, max_bytes: int = MAX_PATH_BYTES) -> str:
     """The path itself, if a stream may have it; raises :class:`InvalidRequest`."""
-    if len(path) > max_bytes or (not path.isascii() and len(path.encode(errors="replace")) > max_bytes):
+    if len(path) > max_bytes or (
+        not path.isascii() and len(path.encode(errors="replace")) > max_bytes
+    ):
         raise _too_long(max_bytes)
     if _PLAIN.fullmatch(path) is None:
         if _CONTROL.search(path) or "\\" in path:

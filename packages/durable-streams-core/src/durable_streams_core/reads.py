@@ -1,5 +1,4 @@
-"""The read plan: from which position, how it is labelled, how long it may be cached (§5.6, §8, §10).
-"""
+"""The read plan: from which position, how labelled, how long it may be cached (§5.6, §8, §10)."""
 
 from typing import Final
 

@@ -112,9 +112,7 @@ class LocalStore(Store):
         """As :meth:`load`."""
 
     @abstractmethod
-    def submit(
-        self, batch: Sequence[Commit], done: Callable[[Sequence[Outcome]], None]
-    ) -> None:
+    def submit(self, batch: Sequence[Commit], done: Callable[[Sequence[Outcome]], None]) -> None:
         """As :meth:`commit`; calls ``done`` once, in the event loop, at once or later.
 
         Answers :class:`Unknown` only for what was under way when its disk failed, and takes nothing

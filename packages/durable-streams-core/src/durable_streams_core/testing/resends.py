@@ -97,7 +97,7 @@ class Resends(Stage):
             head = await created(store, PATH, data=b"x")
             one = removal(PATH, head)
             await applied(store, one)
-            assert isinstance(await commit(store, one), Applied)
+            assert await commit(store, one) == Applied(0)
             assert await store.load(PATH) is None
 
     async def test_a_resent_removal_spares_what_was_created_since(self) -> None:
@@ -106,7 +106,7 @@ class Resends(Stage):
             one = removal(PATH, head)
             await applied(store, one)
             new = await created(store, PATH, data=b"new")
-            assert isinstance(await commit(store, one), Applied)
+            assert await commit(store, one) == Applied(0)
             assert await content(store, PATH, new) == b"new"
 
     async def test_a_resent_removal_with_creation_is_answered_with_its_first_tail(self) -> None:
