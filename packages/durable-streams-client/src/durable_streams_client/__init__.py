@@ -1,10 +1,132 @@
-"""A client for servers of the Durable Streams Protocol.
+"""A client for servers of the Durable Streams Protocol, sync and async.
 
-This release reserves the name: it holds no client yet.
+    with Client("http://127.0.0.1:4437/v1/stream/") as client:
+        chat = client.stream("chats/42")
+        chat.create(content_type="application/json", ttl=3600)
+        with chat.producer() as out:
+            out.append({"t": "hello"})
+            out.close_stream()
+        for batch in chat.follow():
+            for item in batch:
+                print(item["t"])
+
+:class:`AsyncClient` is the same with ``await``.
 """
 
 from importlib.metadata import version
 
-__all__ = ["__version__"]
+from durable_streams_client._async.client import AsyncClient
+from durable_streams_client._async.producer import AsyncProducer
+from durable_streams_client._async.reader import AsyncReader
+from durable_streams_client._async.stream import AsyncStream
+from durable_streams_client._sync.client import Client
+from durable_streams_client._sync.producer import Producer
+from durable_streams_client._sync.reader import Reader
+from durable_streams_client._sync.stream import Stream
+from durable_streams_client.batches import Batch
+from durable_streams_client.checkpoints import (
+    AsyncCheckpoint,
+    Checkpoint,
+    FileCheckpoint,
+    MemoryCheckpoint,
+)
+from durable_streams_client.errors import (
+    AccessDenied,
+    AnswerError,
+    Cancelled,
+    ClientClosed,
+    ClientError,
+    Conflict,
+    ConnectFailed,
+    ConnectionLost,
+    Fenced,
+    Gone,
+    InvalidArgument,
+    InvalidRequest,
+    MalformedAnswer,
+    NotFound,
+    NotStored,
+    SequenceConflict,
+    SequenceGap,
+    StreamClosed,
+    StreamExists,
+    TimedOut,
+    TooLarge,
+    TransportError,
+    Unavailable,
+)
+from durable_streams_client.messages import Appended, Created, StreamInfo
+from durable_streams_client.options import Live, Retry, Timeouts
+from durable_streams_client.producing import ProducerLimits
+from durable_streams_client.retry import RetryPolicy
+from durable_streams_client.scripting import (
+    append,
+    close_stream,
+    create,
+    delete,
+    follow,
+    head,
+    read,
+)
+from durable_streams_core.errors import DurableStreamsError
+from durable_streams_core.protocol import NOW, START
+
+__all__ = [
+    "NOW",
+    "START",
+    "AccessDenied",
+    "AnswerError",
+    "Appended",
+    "AsyncCheckpoint",
+    "AsyncClient",
+    "AsyncProducer",
+    "AsyncReader",
+    "AsyncStream",
+    "Batch",
+    "Cancelled",
+    "Checkpoint",
+    "Client",
+    "ClientClosed",
+    "ClientError",
+    "Conflict",
+    "ConnectFailed",
+    "ConnectionLost",
+    "Created",
+    "DurableStreamsError",
+    "Fenced",
+    "FileCheckpoint",
+    "Gone",
+    "InvalidArgument",
+    "InvalidRequest",
+    "Live",
+    "MalformedAnswer",
+    "MemoryCheckpoint",
+    "NotFound",
+    "NotStored",
+    "Producer",
+    "ProducerLimits",
+    "Reader",
+    "Retry",
+    "RetryPolicy",
+    "SequenceConflict",
+    "SequenceGap",
+    "Stream",
+    "StreamClosed",
+    "StreamExists",
+    "StreamInfo",
+    "TimedOut",
+    "Timeouts",
+    "TooLarge",
+    "TransportError",
+    "Unavailable",
+    "__version__",
+    "append",
+    "close_stream",
+    "create",
+    "delete",
+    "follow",
+    "head",
+    "read",
+]
 
 __version__ = version("durable-streams-client")

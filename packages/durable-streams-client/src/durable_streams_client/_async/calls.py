@@ -1,0 +1,146 @@
+"""One operation: a request, sent again where that helps and cannot do harm."""
+
+import logging
+import random
+import time
+from typing import Any
+
+from durable_streams_client._async import runtime
+from durable_streams_client._async.transport import AsyncAnswer, AsyncTransport
+from durable_streams_client.errors import (
+    AnswerError,
+    ClientError,
+    TimedOut,
+    is_retryable,
+    is_unapplied,
+    public_url,
+)
+from durable_streams_client.messages import Head, Reply, Request, error_of
+from durable_streams_client.options import Extra, Options, Retry
+from durable_streams_client.retry import Backoff, parse_retry_after
+
+logger = logging.getLogger("durable_streams_client")
+
+
+class AsyncCalls:
+    """Sends the requests of one client.
+
+    ``headers`` and ``params`` are pairs whose values may be functions; these are asked at every
+    request, repeats included.
+    """
+
+    def __init__(
+        self,
+        transport: AsyncTransport,
+        options: Options,
+        headers: list[tuple[str, Any]],
+        params: list[tuple[str, Any]],
+    ) -> None:
+        self.transport = transport
+        self.options = options
+        self._headers = headers
+        self._params = params
+
+    def backoff(self, attempts: int | None) -> Backoff:
+        return Backoff(self.options.retry, attempts, self.options.random)
+
+    async def open(
+        self,
+        request: Request,
+        *,
+        extra: Extra,
+        read: float | None,
+        compress: bool | None = None,
+    ) -> AsyncAnswer:
+        """Send ``request`` once; ``read`` is the longest silence in seconds."""
+        headers: dict[str, str] = {}
+        for name, value in [*self._headers, *extra.headers]:
+            headers[name] = str(await _ask(value))
+        params = list(request.params)
+        for name, value in [*self._params, *extra.params]:
+            params.append((name, str(await _ask(value))))
+        headers.update(request.headers)
+        limits = self.options.timeouts
+        return await self.transport.open(
+            Request(request.method, request.url, headers, params, request.content),
+            {"connect": limits.connect, "read": read, "write": limits.read, "pool": limits.connect},
+            compress=self.options.compress if compress is None else compress,
+        )
+
+    async def call(
+        self,
+        request: Request,
+        *,
+        extra: Extra,
+        repeatable: bool = True,
+        accept: tuple[int, ...] = (),
+    ) -> Reply:
+        """Send until there is an answer that counts; raises :class:`ClientError`.
+
+        Unless ``repeatable``, it is sent again only when it certainly changed nothing. An answer
+        with a status in ``accept`` counts even if it is an error.
+        """
+        total = self.options.timeouts.total
+        last: ClientError | None = None
+        try:
+            async with runtime.Limit(total, f"The call took longer than {total} seconds."):
+                backoff = self.backoff(self.options.retry.attempts)
+                uncertain = False
+                while True:
+                    try:
+                        head, body = await self.exchange(request, extra=extra)
+                        if 200 <= head.status < 300 or head.status in accept:
+                            return Reply(head, body, uncertain)
+                        raise error_of(request, head, body)
+                    except ClientError as error:
+                        last = error
+                        unapplied = is_unapplied(error)
+                        uncertain = uncertain or not unapplied
+                        if not is_retryable(error) or not (repeatable or unapplied):
+                            raise
+                        delay = backoff.failed(retry_after(error))
+                        if delay is None:
+                            raise
+                        self.note(error, backoff.failures, delay)
+                    await runtime.sleep(delay)
+        except TimedOut as error:
+            if last is None or error is last or total is None:
+                raise
+            raise TimedOut(
+                f"The call took longer than {total} seconds; the last fault was: {last.message}",
+                method=request.method,
+                url=request.url,
+            ) from last
+
+    async def exchange(self, request: Request, *, extra: Extra) -> tuple[Head, bytes]:
+        """Send once and take the whole answer."""
+        answer = await self.open(request, extra=extra, read=self.options.timeouts.read)
+        return answer.head, await answer.read()
+
+    def note(self, error: ClientError, attempt: int, delay: float) -> None:
+        """Tell the log and the hook that a request will be repeated."""
+        logger.warning(
+            "%s %s: %s; trying again in %.3g s (attempt %d)",
+            error.method,
+            public_url(error.url),
+            error.message,
+            delay,
+            attempt + 1,
+        )
+        if self.options.on_retry is not None:
+            self.options.on_retry(Retry(error, attempt, delay))
+
+
+def retry_after(error: ClientError) -> float | None:
+    """Seconds that the server asked to wait."""
+    if isinstance(error, AnswerError):
+        return parse_retry_after(error.retry_after, time.time())
+    return None
+
+
+def default_random() -> float:
+    return random.random()  # noqa: S311 - jitter, no secret
+
+
+async def _ask(value: Any) -> Any:
+    return await runtime.settle(value()) if callable(value) else value

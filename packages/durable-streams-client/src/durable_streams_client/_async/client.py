@@ -1,0 +1,112 @@
+"""The client: what the streams of one program share."""
+
+import ssl
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+from durable_streams_client._async.calls import AsyncCalls, default_random
+from durable_streams_client._async.stream import AsyncStream
+from durable_streams_client._async.transport import AsyncTransport
+from durable_streams_client._async.writing import AsyncAppends
+from durable_streams_client.addresses import stream_url
+from durable_streams_client.options import (
+    AsyncPairs,
+    Extra,
+    Options,
+    Retry,
+    Timeouts,
+    pairs_of,
+)
+from durable_streams_client.pages import PageCache
+from durable_streams_client.retry import RetryPolicy
+
+
+class AsyncClient:
+    """Connections, credentials and limits for any number of streams.
+
+    ``base_url`` is put before relative stream names. ``headers`` and ``params`` go with every
+    request; each value may be a function, also a coroutine function, that is asked at every
+    request, for tokens that expire. ``on_retry`` is called before every repeat. ``http`` is an httpx (or
+    httpx2) client or transport to use instead of one of its own; a client stays the caller's to
+    close. ``safe_append=False`` sends plain appends without producer headers; they are then
+    repeated only if they certainly changed nothing. ``compress`` asks servers to compress what is
+    not live. ``cache_bytes`` bounds the pages kept for ``If-None-Match``.
+
+    Use it in a ``with`` block, or close it. Nothing is opened before the first request.
+    """
+
+    def __init__(
+        self,
+        base_url: str = "",
+        *,
+        headers: AsyncPairs | None = None,
+        params: AsyncPairs | None = None,
+        timeouts: Timeouts | None = None,
+        retry: RetryPolicy | None = None,
+        on_retry: Callable[[Retry], Any] | None = None,
+        http: Any = None,
+        http2: bool = False,
+        verify: ssl.SSLContext | bool = True,
+        compress: bool = True,
+        safe_append: bool = True,
+        cache_bytes: int = 8 * 1024 * 1024,
+        random: Callable[[], float] = default_random,
+    ) -> None:
+        self.base_url = base_url
+        options = Options(
+            timeouts=timeouts or Timeouts(),
+            retry=retry or RetryPolicy(),
+            on_retry=on_retry,
+            compress=compress,
+            safe_append=safe_append,
+            random=random,
+        )
+        self._calls = AsyncCalls(
+            AsyncTransport(http, http2=http2, verify=verify),
+            options,
+            pairs_of(headers, "headers"),
+            pairs_of(params, "params"),
+        )
+        self._appends = AsyncAppends(self._calls)
+        self._cache = PageCache(cache_bytes)
+
+    def stream(
+        self,
+        name: str,
+        *,
+        content_type: str | None = None,
+        headers: AsyncPairs | None = None,
+        params: AsyncPairs | None = None,
+    ) -> AsyncStream:
+        """The handle of a stream, by its URL or its name below ``base_url``.
+
+        Asks the server nothing. ``content_type``, if it is known, saves the first append a request.
+        """
+        return AsyncStream(
+            stream_url(self.base_url, name),
+            self._calls,
+            self._appends,
+            self._cache,
+            Extra(pairs_of(headers, "headers"), pairs_of(params, "params")),
+            content_type=content_type,
+        )
+
+    async def aclose(self) -> None:
+        """Close all connections. What is under way fails."""
+        await self._calls.transport.aclose()
+        self._cache.clear()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.base_url}>"

@@ -1,0 +1,376 @@
+"""Drives a :class:`~durable_streams_client.producing.ProducerMachine` over the network."""
+
+import secrets
+import time
+import warnings
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from durable_streams_client import messages
+from durable_streams_client._async import runtime
+from durable_streams_client._async.calls import AsyncCalls, retry_after
+from durable_streams_client.encoding import encoder_for, join, kind_of
+from durable_streams_client.errors import (
+    Cancelled,
+    ClientError,
+    Fenced,
+    InvalidArgument,
+    SequenceGap,
+    StreamClosed,
+    TooLarge,
+    is_retryable,
+    is_unapplied,
+)
+from durable_streams_client.messages import Producing, error_of
+from durable_streams_client.options import Extra
+from durable_streams_client.producing import (
+    FULL,
+    QUIETLY,
+    Outgoing,
+    ProducerLimits,
+    ProducerMachine,
+    check_producer,
+)
+from durable_streams_core import protocol
+from durable_streams_core.content import Kind
+
+if TYPE_CHECKING:
+    from durable_streams_client._async.stream import AsyncStream
+
+
+class AsyncProducer:
+    """Appends without waiting for each, and stores everything exactly once (§5.2.1).
+
+    ``append`` only waits when the queue is full. :meth:`flush`, :meth:`close_stream` and leaving
+    the ``with`` block wait for the server and raise
+    :class:`~durable_streams_client.NotStored` with everything that was not stored. After such an
+    error the producer takes nothing more. May be shared between tasks and threads.
+    """
+
+    def __init__(
+        self,
+        stream: "AsyncStream",
+        calls: AsyncCalls,
+        extra: Extra,
+        machine: ProducerMachine,
+        producer_id: str,
+    ) -> None:
+        self.id = producer_id
+        self._stream = stream
+        self._calls = calls
+        self._extra = extra
+        self._machine = machine
+        self._mutex = runtime.Mutex()
+        self._changed = runtime.Notifier()
+        self._workers: list[runtime.Worker] = []
+        self._idle_workers = 0
+        self._kind = Kind.BINARY
+        self._encode: Callable[[Any], bytes] | None = None
+        self._stopped = False
+
+    # -- where it stands ---------------------------------------------------------------------------
+
+    @property
+    def epoch(self) -> int:
+        return self._machine.epoch
+
+    @property
+    def pending(self) -> int:
+        """Items accepted and not yet acknowledged."""
+        return self._machine.accepted - self._machine.acknowledged
+
+    @property
+    def acknowledged(self) -> int:
+        """Items that the server has, duplicates included."""
+        return self._machine.acknowledged
+
+    @property
+    def duplicates(self) -> int:
+        """Items that the server had before this producer sent them: its epoch was used before."""
+        return self._machine.duplicates
+
+    @property
+    def offset(self) -> str | None:
+        """The tail after the last acknowledged batch."""
+        return self._machine.offset or None
+
+    @property
+    def last_seq(self) -> int:
+        """The highest acknowledged sequence number, -1 before the first."""
+        return self._machine.last_seq
+
+    # -- appending ---------------------------------------------------------------------------------
+
+    async def append(self, data: Any) -> None:
+        """Accept one piece: bytes or str, or on a JSON stream one value.
+
+        It is encoded now, so it may change afterwards. Raises InvalidArgument for what cannot be
+        encoded, NotStored if an earlier piece could not be stored.
+        """
+        encode = self._encode
+        if encode is None:
+            encode = await self._prepare()
+        part = encode(data)
+        with self._mutex:
+            added = self._machine.add(part) if self._accepts() else FULL
+        if added is not QUIETLY:
+            await self._added(part, full=added is FULL)
+
+    async def append_many(self, items: Any) -> None:
+        """Accept several pieces, one after the other."""
+        for data in items:
+            await self.append(data)
+
+    def _accepts(self) -> bool:
+        machine = self._machine
+        return not (machine.failing or machine.closing or self._stopped)
+
+    async def _added(self, part: bytes, *, full: bool) -> None:
+        """The slow way of an append: wake a sender, or wait for room."""
+        while full:
+            version = self._changed.version
+            with self._mutex:
+                await_failure = self._machine.failing and self._machine.failure is None
+                if not await_failure:
+                    self._check_usable()
+                    full = self._machine.add(part) is FULL
+            if full:
+                await self._changed.wait(version)
+        self._wake()
+
+    def _check_usable(self) -> None:
+        if self._machine.failure is not None:
+            raise self._machine.failure
+        if self._stopped:
+            raise InvalidArgument("the producer is closed", url=self._stream.url)
+        if self._machine.closing:
+            raise StreamClosed(
+                "This producer has closed the stream.", method="POST", url=self._stream.url
+            )
+
+    async def _prepare(self) -> Callable[[Any], bytes]:
+        if self._stream.content_type is None:
+            await self._stream.head()
+        self._kind = kind_of(self._stream.content_type or protocol.DEFAULT_CONTENT_TYPE)
+        self._encode = encoder_for(self._kind)
+        return self._encode
+
+    def _wake(self) -> None:
+        with self._mutex:
+            spawn = not self._idle_workers and len(self._workers) < self._machine.limits.in_flight
+            if spawn:
+                self._workers.append(runtime.Worker(self._work, f"producer {self.id}"))
+        if not spawn:
+            self._changed.notify()
+
+    # -- waiting -----------------------------------------------------------------------------------
+
+    async def flush(self) -> None:
+        """Wait until everything accepted before is stored; raises NotStored."""
+        with self._mutex:
+            if self._machine.failure is not None:
+                raise self._machine.failure
+            target = self._machine.flush()
+        if self._machine.acknowledged < target:
+            self._wake()
+        await self._wait(lambda: self._machine.acknowledged >= target)
+
+    async def close_stream(self, data: Any = None) -> str:
+        """Store everything, then end the stream, with ``data`` as its last piece if given.
+
+        Returns its final offset. Calling it again changes nothing.
+        """
+        encode = self._encode or await self._prepare()
+        parts = [] if data is None else [encode(data)]
+        with self._mutex:
+            if not self._machine.closing:
+                self._check_usable()
+                self._machine.close(parts)
+        self._wake()
+        await self._wait(lambda: self._machine.closed)
+        return self._machine.offset
+
+    async def _wait(self, done: Callable[[], bool]) -> None:
+        while True:
+            version = self._changed.version
+            with self._mutex:
+                if self._machine.failure is not None:
+                    raise self._machine.failure
+                if done():
+                    return
+                if self._stopped:
+                    raise Cancelled("The producer was closed.", url=self._stream.url)
+            await self._changed.wait(version)
+
+    async def aclose(self, *, flush: bool = True) -> None:
+        """Flush, which may raise NotStored, and stop. Does not end the stream.
+
+        Without ``flush`` what is on its way is given up.
+        """
+        try:
+            if flush and not self._stopped:
+                await self.flush()
+        finally:
+            with self._mutex:
+                self._stopped = True
+                if not self._machine.idle:
+                    self._machine.abandon(
+                        Cancelled("The producer was closed.", url=self._stream.url)
+                    )
+                workers, self._workers = self._workers, []
+            self._changed.notify()
+            for worker in workers:
+                await worker.stop()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None:
+            await self.aclose()
+            return
+        # What was accepted before an ordinary error is still to be stored; who is interrupted or
+        # cancelled does not want to wait.
+        try:
+            await self.aclose(flush=isinstance(error, Exception))
+        except ClientError as lost:
+            error.add_note(f"The producer also failed: {lost}")
+
+    def __del__(self) -> None:
+        if getattr(self, "_stopped", True) or self._machine.idle:
+            return
+        warnings.warn(
+            f"{self!r} was let go of with {self.pending} items not stored; "
+            "use it in a `with` block",
+            ResourceWarning,
+            stacklevel=2,
+            source=self,
+        )
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.id!r} of {self._stream.url}>"
+
+    # -- sending -----------------------------------------------------------------------------------
+
+    async def _work(self) -> None:
+        """One sender; there are as many as batches may be in flight."""
+        while True:
+            version = self._changed.version
+            with self._mutex:
+                if self._stopped:
+                    return
+                step = self._machine.next()
+                epoch = self._machine.epoch
+                if not isinstance(step, Outgoing):
+                    self._idle_workers += 1
+            if isinstance(step, Outgoing):
+                await self._send(step, epoch)
+                continue
+            try:
+                await self._changed.wait(version, step)
+            finally:
+                with self._mutex:
+                    self._idle_workers -= 1
+
+    async def _send(self, batch: Outgoing, epoch: int) -> None:
+        """Send one batch until its fate is known."""
+        finished = False
+        try:
+            request = messages.append_request(
+                self._stream.url,
+                join(self._kind, batch.parts) if batch.parts else b"",
+                content_type=self._stream.content_type,
+                close=batch.close,
+                producing=Producing(self.id, epoch, batch.seq),
+            )
+            backoff = self._calls.backoff(self._calls.options.retry.attempts)
+            while True:
+                try:
+                    head, body = await self._calls.exchange(request, extra=self._extra)
+                    if head.status >= 300:
+                        raise error_of(request, head, body)
+                    appended = messages.appended_of(self._stream.url, head, producing=True)
+                except ClientError as error:
+                    if not is_unapplied(error):
+                        batch.uncertain = True
+                    delay = backoff.failed(retry_after(error)) if is_retryable(error) else None
+                    if delay is None or self._machine.failing:
+                        finished = True
+                        self._outcome(batch, error)
+                        return
+                    self._calls.note(error, backoff.failures, delay)
+                    await self._pause(delay)
+                else:
+                    finished = True
+                    with self._mutex:
+                        self._machine.stored(
+                            batch,
+                            # An end without data is answered 204 the first time too (§5.3).
+                            duplicate=appended.duplicate and bool(batch.parts),
+                            seq=_number(head.get(protocol.PRODUCER_SEQ)),
+                            epoch=_number(head.get(protocol.PRODUCER_EPOCH)),
+                            offset=appended.offset,
+                        )
+                    self._changed.notify()
+                    return
+        finally:
+            if not finished:
+                with self._mutex:
+                    self._machine.release(
+                        batch, Cancelled("The producer was stopped.", url=self._stream.url)
+                    )
+                self._changed.notify()
+
+    def _outcome(self, batch: Outgoing, error: ClientError) -> None:
+        with self._mutex:
+            if isinstance(error, SequenceGap):
+                self._machine.gap(batch, error.expected, error)
+            elif isinstance(error, Fenced):
+                self._machine.fenced(batch, error)
+            elif isinstance(error, TooLarge):
+                self._machine.too_large(batch, error)
+            else:
+                self._machine.refused(error)
+        self._changed.notify()
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait before a repeat, but no longer than the producer lives."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            version = self._changed.version
+            if self._machine.failing or self._stopped:
+                return
+            await self._changed.wait(version, left)
+
+
+def new_producer(
+    stream: "AsyncStream",
+    calls: AsyncCalls,
+    extra: Extra,
+    *,
+    producer_id: str | None,
+    epoch: int | None,
+    auto_claim: bool | None,
+    limits: ProducerLimits,
+) -> AsyncProducer:
+    """A producer, with what was left out filled in; raises InvalidArgument."""
+    named = producer_id is not None
+    producer_id = producer_id if producer_id is not None else f"py-{secrets.token_hex(12)}"
+    check_producer(producer_id, epoch)
+    if auto_claim is None:
+        auto_claim = epoch is None
+    if epoch is None:
+        # Microseconds: above every epoch that an earlier run under this name can have used.
+        epoch = time.time_ns() // 1000 if named else 0
+    machine = ProducerMachine(limits, epoch, auto_claim, time.monotonic)
+    return AsyncProducer(stream, calls, extra, machine, producer_id)
+
+
+def _number(value: str | None) -> int | None:
+    return int(value) if value is not None and value.isascii() and value.isdigit() else None

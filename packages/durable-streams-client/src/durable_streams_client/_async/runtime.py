@@ -1,0 +1,170 @@
+"""What async and sync do differently: waiting, spawning, cancelling, time limits.
+
+Written by hand in each flavour, with the same names, so that everything else translates.
+"""
+
+import asyncio
+import inspect
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from durable_streams_client.errors import Cancelled, TimedOut
+
+T = TypeVar("T")
+
+
+async def settle(value: Awaitable[T] | T) -> T:
+    """The value itself, awaited if it has to be."""
+    if inspect.isawaitable(value):
+        return await value
+    return value
+
+
+async def blocking(function: Callable[..., Any], *args: Any) -> Any:
+    """The result of a function that may touch the disk, or of a coroutine function."""
+    if inspect.iscoroutinefunction(function):
+        return await function(*args)
+    return await settle(await asyncio.to_thread(function, *args))
+
+
+class Notifier:
+    """Waits for a change. Read ``version`` before looking at what may change, then wait for it."""
+
+    def __init__(self) -> None:
+        self.version = 0
+        self._event: asyncio.Event | None = None
+
+    def notify(self) -> None:
+        self.version += 1
+        if self._event is not None:
+            self._event.set()
+            self._event = None
+
+    async def wait(self, version: int, seconds: float | None = None) -> None:
+        """Return when :meth:`notify` was called after ``version`` was read, or time is up."""
+        if self.version != version:
+            return
+        if self._event is None:
+            self._event = asyncio.Event()
+        event = self._event
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await event.wait()
+
+
+class Limit:
+    """A time limit on a block; raises :class:`TimedOut`."""
+
+    def __init__(self, seconds: float | None, what: str) -> None:
+        self._what = what
+        self._timeout = asyncio.timeout(seconds)
+
+    async def __aenter__(self) -> Self:
+        await self._timeout.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            await self._timeout.__aexit__(kind, error, trace)
+        except TimeoutError:
+            raise TimedOut(self._what) from error
+
+
+class Scope:
+    """What can be cancelled from elsewhere: the waits of one reader.
+
+    Entered around every wait. ``cancel`` may be called from any task or thread.
+    """
+
+    def __init__(self) -> None:
+        self.cancelled = False
+        self._task: asyncio.Task[Any] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def cancel(self) -> None:
+        self.cancelled = True
+        task, loop = self._task, self._loop
+        if task is None or loop is None:
+            return
+        with suppress(RuntimeError):  # the loop is closed, and nobody waits any more
+            loop.call_soon_threadsafe(self._interrupt, task)
+
+    def _interrupt(self, task: asyncio.Task[Any]) -> None:
+        if self._task is task:
+            task.cancel()
+
+    def check(self) -> None:
+        if self.cancelled:
+            raise Cancelled("The reader was cancelled.")
+
+    async def __aenter__(self) -> Self:
+        self.check()
+        self._loop = asyncio.get_running_loop()
+        self._task = asyncio.current_task()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        task, self._task = self._task, None
+        if not self.cancelled or task is None:
+            return
+        if isinstance(error, asyncio.CancelledError) and task.uncancel() > 0:
+            return  # the task itself is being cancelled as well
+        if error is not None:
+            raise Cancelled("The reader was cancelled.") from None
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+async def sleep(seconds: float) -> None:
+    await asyncio.sleep(seconds)
+
+
+class Worker:
+    """A piece of work that runs beside the caller."""
+
+    def __init__(self, work: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
+        self._task = asyncio.create_task(work(), name=name)
+
+    async def join(self, seconds: float | None = None) -> None:
+        """Wait for its end; after ``seconds`` stop it."""
+        with suppress(TimeoutError, asyncio.CancelledError):
+            async with asyncio.timeout(seconds):
+                await asyncio.shield(self._task)
+        await self.stop()
+
+    async def stop(self) -> None:
+        """End it now."""
+        if self._task is asyncio.current_task():
+            return
+        self._task.cancel()
+        await asyncio.wait([self._task])
+
+
+def release_later(close: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Give back a connection of which nobody is left to wait for it."""
+    try:
+        task = asyncio.get_running_loop().create_task(close())
+    except RuntimeError:
+        return  # no loop runs any more, so its connections are gone with it
+    _releasing.add(task)
+    task.add_done_callback(_releasing.discard)
+
+
+_releasing: set[asyncio.Task[None]] = set()
+
+Mutex = threading.Lock
+"""Guards fields that tasks, or in the sync flavour threads, share. Never held across a wait."""

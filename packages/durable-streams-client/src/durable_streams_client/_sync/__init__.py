@@ -1,0 +1,1 @@
+"""The sync flavour: generated from the async one, except ``runtime`` and ``connections``."""

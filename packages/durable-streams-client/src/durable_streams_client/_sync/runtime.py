@@ -1,0 +1,192 @@
+"""What async and sync do differently: waiting, spawning, cancelling, time limits.
+
+Written by hand in each flavour, with the same names, so that everything else translates.
+"""
+
+import inspect
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from durable_streams_client.errors import Cancelled, InvalidArgument, TimedOut
+
+T = TypeVar("T")
+
+_current = threading.local()
+
+
+def settle(value: T) -> T:
+    """The value itself; a coroutine is refused, for there is no loop to run it."""
+    if inspect.isawaitable(value):
+        if inspect.iscoroutine(value):
+            value.close()
+        raise InvalidArgument(
+            "a coroutine function was given to the sync client",
+            advice="Use AsyncClient, or a plain function.",
+        )
+    return value
+
+
+def blocking(function: Callable[..., Any], *args: Any) -> Any:
+    """The result of a function that may touch the disk."""
+    return settle(function(*args))
+
+
+class Notifier:
+    """Waits for a change. Read ``version`` before looking at what may change, then wait for it."""
+
+    def __init__(self) -> None:
+        self.version = 0
+        self._condition = threading.Condition()
+
+    def notify(self) -> None:
+        with self._condition:
+            self.version += 1
+            self._condition.notify_all()
+
+    def wait(self, version: int, seconds: float | None = None) -> None:
+        """Return when :meth:`notify` was called after ``version`` was read, or time is up."""
+        with self._condition:
+            self._condition.wait_for(lambda: self.version != version, seconds)
+
+
+class Limit:
+    """A time limit on a block; raises :class:`TimedOut`.
+
+    It shortens every wait on a connection of this thread; see ``connections``.
+    """
+
+    def __init__(self, seconds: float | None, what: str) -> None:
+        self._what = what
+        self._until = None if seconds is None else time.monotonic() + seconds
+        self._outer: float | None = None
+
+    def __enter__(self) -> Self:
+        self._outer = getattr(_current, "until", None)
+        if self._until is not None:
+            _current.until = min(self._until, self._outer or self._until)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        _current.until = self._outer
+        late = self._until is not None and time.monotonic() >= self._until
+        if isinstance(error, Exception) and late and not isinstance(error, Cancelled):
+            raise TimedOut(self._what) from error
+
+
+def remaining(seconds: float | None) -> float | None:
+    """A time limit of the transport, shortened to the one of the block around it."""
+    until: float | None = getattr(_current, "until", None)
+    if until is None:
+        return seconds
+    left = max(until - time.monotonic(), 1e-6)
+    return left if seconds is None else min(seconds, left)
+
+
+class Scope:
+    """What can be cancelled from elsewhere: the waits of one reader.
+
+    Entered around every wait. ``cancel`` may be called from any thread: it sets a flag and then
+    shuts down the socket that is being waited on, which therefore never looks like an end.
+    """
+
+    def __init__(self) -> None:
+        self.cancelled = False
+        self._mutex = threading.Lock()
+        self._woken = threading.Event()
+        self._socket: socket.socket | None = None
+        self._outer: Scope | None = None
+
+    def cancel(self) -> None:
+        self.cancelled = True
+        self._woken.set()
+        with self._mutex:
+            if self._socket is not None:
+                with suppress(OSError):
+                    # The method of the plain socket: that of a TLS socket is not for two threads.
+                    socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+
+    def check(self) -> None:
+        if self.cancelled:
+            raise Cancelled("The reader was cancelled.")
+
+    def watch(self, waited_on: socket.socket | None) -> None:
+        """The socket that this thread is about to wait on, or None after the wait."""
+        with self._mutex:
+            self._socket = waited_on
+            if waited_on is not None:
+                self.check()
+
+    def __enter__(self) -> Self:
+        self.check()
+        self._outer = getattr(_current, "scope", None)
+        _current.scope = self
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        _current.scope = self._outer
+        if self.cancelled and isinstance(error, Exception):
+            raise Cancelled("The reader was cancelled.") from None
+
+    def sleep(self, seconds: float) -> None:
+        self._woken.wait(seconds)
+        self.check()
+
+
+def current_scope() -> Scope | None:
+    """The scope that this thread is in."""
+    return getattr(_current, "scope", None)
+
+
+def sleep(seconds: float) -> None:
+    time.sleep(seconds)
+
+
+class Worker:
+    """Work that runs beside the caller, in a thread that does not keep a program alive."""
+
+    def __init__(self, work: Callable[[], None], name: str) -> None:
+        self._scope = Scope()
+        self._work = work
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        with suppress(Cancelled), self._scope:
+            self._work()
+
+    def join(self, seconds: float | None = None) -> None:
+        """Wait for its end; after ``seconds`` stop it."""
+        if self._thread is not threading.current_thread():
+            self._thread.join(seconds)
+            if self._thread.is_alive():
+                self.stop()
+
+    def stop(self) -> None:
+        """End it now."""
+        self._scope.cancel()
+        if self._thread is not threading.current_thread():
+            self._thread.join(5.0)
+
+
+def release_later(close: Callable[[], None]) -> None:
+    """Give back a connection of which nobody is left to wait for it."""
+    close()
+
+
+Mutex = threading.Lock
+"""Guards fields that threads share. Never held across a wait."""

@@ -1,0 +1,48 @@
+"""Faults of the transport library as errors of ours.
+
+The exception classes are told by name, because httpx and its successor httpx2 have the same ones
+in two packages, and a client of either can be handed in.
+"""
+
+from typing import Final
+
+from durable_streams_client.errors import (
+    ClientClosed,
+    ClientError,
+    ConnectFailed,
+    ConnectionLost,
+    InvalidArgument,
+    TimedOut,
+)
+
+_KINDS: Final[tuple[tuple[frozenset[str], type[ClientError], str], ...]] = (
+    (
+        frozenset({"ConnectError", "ConnectTimeout", "ProxyError"}),
+        ConnectFailed,
+        "The server cannot be reached",
+    ),
+    (frozenset({"PoolTimeout"}), ConnectFailed, "No connection of the pool became free in time"),
+    (frozenset({"TimeoutException"}), TimedOut, "The server kept silent for too long"),
+    (
+        frozenset({"InvalidURL", "UnsupportedProtocol", "LocalProtocolError"}),
+        InvalidArgument,
+        "The request cannot be sent",
+    ),
+    (
+        frozenset({"TransportError", "DecodingError", "StreamError", "OSError"}),
+        ConnectionLost,
+        "The connection broke before the answer was complete",
+    ),
+)
+
+
+def fault_of(error: Exception, *, method: str, url: str) -> ClientError | None:
+    """The error that a transport's exception means, or None if it is none of a transport."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    for known, kind, words in _KINDS:
+        if names & known:
+            detail = str(error) or type(error).__name__
+            return kind(f"{words}: {detail}.", method=method, url=url)
+    if isinstance(error, RuntimeError) and "closed" in str(error):
+        return ClientClosed("The client is closed.", method=method, url=url)
+    return None

@@ -1,0 +1,293 @@
+"""Requests and answers of the protocol as values: what to send, and what came back means (§5).
+
+Pure. Each function that makes a request names the § it follows; :func:`error_of` turns a refusing
+answer into the error tree.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from durable_streams_client import errors
+from durable_streams_client.errors import AnswerError, InvalidArgument, MalformedAnswer
+from durable_streams_client.options import is_whole
+from durable_streams_core import protocol
+
+
+@dataclass(slots=True)
+class Request:
+    """One HTTP request, before the client's own headers and parameters are added."""
+
+    method: str
+    url: str
+    headers: dict[str, str] = field(default_factory=dict)
+    params: list[tuple[str, str]] = field(default_factory=list)
+    content: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Status and headers of an answer; names are lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+
+    def get(self, name: str) -> str | None:
+        return self.headers.get(name.lower())
+
+    def flag(self, name: str) -> bool:
+        """Whether a header such as ``Stream-Closed`` says ``true`` (§4.1)."""
+        return (self.get(name) or "").strip().lower() == "true"
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A whole answer. ``uncertain`` says that an earlier try of the same request may have been
+    carried out already.
+    """
+
+    head: Head
+    body: bytes
+    uncertain: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StreamInfo:
+    """What the server says about a stream (§5.5).
+
+    ``offset`` is its tail; ``ttl`` seconds of sliding lifetime; ``expires_at`` an RFC 3339 time.
+    """
+
+    content_type: str
+    offset: str
+    closed: bool
+    ttl: int | None = None
+    expires_at: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """The outcome of a creation (§5.1). ``created`` is False if the stream existed as asked."""
+
+    created: bool
+    offset: str
+    closed: bool
+    content_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """The outcome of an append (§5.2): ``offset`` is the tail after it.
+
+    ``duplicate`` says that the server had it already: an earlier try had come through.
+    """
+
+    offset: str
+    closed: bool
+    duplicate: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Producing:
+    """Identity of one batch of an idempotent producer (§5.2.1)."""
+
+    id: str
+    epoch: int
+    seq: int
+
+    def headers(self) -> dict[str, str]:
+        return {
+            protocol.PRODUCER_ID: self.id,
+            protocol.PRODUCER_EPOCH: str(self.epoch),
+            protocol.PRODUCER_SEQ: str(self.seq),
+        }
+
+
+def lifetime_headers(ttl: int | None, expires_at: datetime | str | None) -> dict[str, str]:
+    """Headers of a lifetime (§5.1): ``ttl`` seconds, or a moment; raises InvalidArgument."""
+    if ttl is not None and expires_at is not None:
+        raise InvalidArgument("give ttl or expires_at, not both")
+    if ttl is not None:
+        if not is_whole(ttl, 0):
+            raise InvalidArgument("ttl must be a whole number of seconds, 0 or more")
+        return {protocol.STREAM_TTL: str(ttl)}
+    if isinstance(expires_at, datetime):
+        if expires_at.tzinfo is None:
+            raise InvalidArgument(
+                "expires_at must have a time zone", advice="Use datetime.now(UTC) + timedelta(…)."
+            )
+        return {protocol.STREAM_EXPIRES_AT: expires_at.isoformat()}
+    return {} if expires_at is None else {protocol.STREAM_EXPIRES_AT: expires_at}
+
+
+def create_request(
+    url: str,
+    *,
+    content_type: str | None,
+    lifetime: dict[str, str],
+    closed: bool,
+    content: bytes | None,
+) -> Request:
+    """``PUT`` of a new stream (§5.1)."""
+    headers = dict(lifetime)
+    if content_type is not None:
+        headers["Content-Type"] = content_type
+    if closed:
+        headers[protocol.STREAM_CLOSED] = "true"
+    return Request("PUT", url, headers, content=content)
+
+
+def fork_request(
+    url: str,
+    *,
+    source: str,
+    offset: str | None,
+    sub_offset: int | None,
+    content_type: str | None,
+    lifetime: dict[str, str],
+) -> Request:
+    """``PUT`` of a fork of ``source``, a path (§4.2)."""
+    headers = {**lifetime, protocol.STREAM_FORKED_FROM: source}
+    if offset is not None:
+        headers[protocol.STREAM_FORK_OFFSET] = offset
+    if sub_offset:
+        if not is_whole(sub_offset, 0):
+            raise InvalidArgument("sub_offset must be a whole number, 0 or more")
+        headers[protocol.STREAM_FORK_SUB_OFFSET] = str(sub_offset)
+    if content_type is not None:
+        headers["Content-Type"] = content_type
+    return Request("PUT", url, headers)
+
+
+def append_request(
+    url: str,
+    content: bytes,
+    *,
+    content_type: str | None,
+    close: bool = False,
+    seq: str | None = None,
+    producing: Producing | None = None,
+) -> Request:
+    """``POST`` of data, of the end, or of both (§5.2, §5.3)."""
+    headers: dict[str, str] = {}
+    if content and content_type is not None:
+        headers["Content-Type"] = content_type
+    if close:
+        headers[protocol.STREAM_CLOSED] = "true"
+    if seq is not None:
+        headers[protocol.STREAM_SEQ] = seq
+    if producing is not None:
+        headers.update(producing.headers())
+    return Request("POST", url, headers, content=content)
+
+
+def info_of(url: str, head: Head) -> StreamInfo:
+    """What a ``HEAD`` answer says (§5.5)."""
+    ttl = head.get(protocol.STREAM_TTL)
+    return StreamInfo(
+        content_type=head.get("content-type") or protocol.DEFAULT_CONTENT_TYPE,
+        offset=next_offset(url, head),
+        closed=head.flag(protocol.STREAM_CLOSED),
+        ttl=int(ttl) if ttl is not None and ttl.isascii() and ttl.isdigit() else None,
+        expires_at=head.get(protocol.STREAM_EXPIRES_AT),
+        headers=head.headers,
+    )
+
+
+def created_of(url: str, reply: Reply, content_type: str | None) -> Created:
+    return Created(
+        created=reply.head.status == 201,
+        offset=next_offset(url, reply.head),
+        closed=reply.head.flag(protocol.STREAM_CLOSED),
+        content_type=reply.head.get("content-type")
+        or content_type
+        or protocol.DEFAULT_CONTENT_TYPE,
+    )
+
+
+def appended_of(url: str, head: Head, *, producing: bool) -> Appended:
+    """What a successful ``POST`` says. With producer headers, 204 is a duplicate (§5.2.1)."""
+    closed = head.flag(protocol.STREAM_CLOSED)
+    offset = head.get(protocol.STREAM_NEXT_OFFSET)
+    duplicate = producing and head.status == 204
+    if offset is None:
+        if duplicate:  # §5.2.1 does not promise it there
+            return Appended("", closed, duplicate)
+        offset = next_offset(url, head)
+    return Appended(offset, closed, duplicate)
+
+
+def next_offset(url: str, head: Head) -> str:
+    """``Stream-Next-Offset``, which every success must carry; raises MalformedAnswer."""
+    offset = head.get(protocol.STREAM_NEXT_OFFSET)
+    if not offset or offset in (protocol.START, protocol.NOW):
+        raise MalformedAnswer(
+            f"The answer lacks the header {protocol.STREAM_NEXT_OFFSET}.",
+            url=url,
+            status=head.status,
+            code="missing-header",
+        )
+    return offset
+
+
+class _Problem(msgspec.Struct):
+    """As much of RFC 9457 as is used."""
+
+    code: str | None = None
+    detail: str | None = None
+    title: str | None = None
+
+
+def _problem_of(head: Head, body: bytes) -> tuple[str | None, str]:
+    """Code and sentence of an error's body, whatever shape it has."""
+    kind = head.get("content-type") or ""
+    if "json" in kind:
+        try:
+            problem = msgspec.json.decode(body, type=_Problem)
+        except msgspec.DecodeError:
+            return None, ""
+        return problem.code, problem.detail or problem.title or ""
+    if "html" in kind:
+        return None, ""
+    return None, " ".join(body[:500].decode("utf-8", "replace").split())[:200]
+
+
+def _integer(value: str | None) -> int | None:
+    return int(value) if value is not None and value.isascii() and value.isdigit() else None
+
+
+def error_of(request: Request, head: Head, body: bytes) -> AnswerError:
+    """The error that a refusing answer means."""
+    closed = head.flag(protocol.STREAM_CLOSED)
+    epoch = head.get(protocol.PRODUCER_EPOCH)
+    expected = head.get(protocol.PRODUCER_EXPECTED_SEQ)
+    code, detail = _problem_of(head, body)
+    facts: dict[str, Any] = {
+        "closed": closed,
+        "producer_epoch": epoch is not None and protocol.PRODUCER_ID in request.headers,
+        "expected_seq": expected is not None,
+        "creating": request.method == "PUT" and protocol.STREAM_FORKED_FROM not in request.headers,
+        "sequenced": protocol.STREAM_SEQ in request.headers
+        and "content" not in f"{code} {detail}".lower(),
+    }
+    kind = errors.kind_of(head.status, **facts)
+    error = kind(
+        errors.describe(kind, detail),
+        method=request.method,
+        url=request.url,
+        status=head.status,
+        code=code,
+    )
+    error.retry_after = head.get("retry-after")
+    if isinstance(error, errors.StreamClosed):
+        error.offset = head.get(protocol.STREAM_NEXT_OFFSET)
+    elif isinstance(error, errors.Fenced):
+        error.epoch = _integer(epoch)
+    elif isinstance(error, errors.SequenceGap):
+        error.expected = _integer(expected)
+        error.received = _integer(head.get(protocol.PRODUCER_RECEIVED_SEQ))
+    return error
