@@ -34,6 +34,7 @@ WORDS = [
     (r"\baread\b", "read"),
     (r"async flavour", "sync flavour"),
     (r", also a coroutine function,", ""),
+    (r" \| AsyncCheckpoint\b", ""),
 ]
 
 

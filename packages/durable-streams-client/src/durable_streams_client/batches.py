@@ -1,6 +1,6 @@
 """What a reader hands out."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar
 
@@ -54,6 +54,8 @@ class Batch(Generic[T]):
     closed: bool
     url: str = field(repr=False)
     decoder: msgspec.json.Decoder[list[Any]] = field(repr=False)
+    spoiled: Callable[[], None] | None = field(default=None, repr=False)
+    """Called when the data turns out to be malformed, so that nobody keeps it."""
     _items: list[Any] | None = field(default=None, init=False, repr=False)
 
     @property
@@ -65,7 +67,12 @@ class Batch(Generic[T]):
         """The items, decoded once; raises :class:`MalformedAnswer` if JSON is none."""
         if self._items is None:
             if self.is_json:
-                self._items = decode_page(self.decoder, self.data, self.url)
+                try:
+                    self._items = decode_page(self.decoder, self.data, self.url)
+                except MalformedAnswer:
+                    if self.spoiled is not None:
+                        self.spoiled()
+                    raise
             else:
                 self._items = [self.data] if self.data else []
         return self._items

@@ -1,7 +1,7 @@
 """Faults of the transport library as errors of ours.
 
 The exception classes are told by name, because httpx and its successor httpx2 have the same ones
-in two packages, and a client of either can be handed in.
+in two packages, and a client of either can be handed in; httpcore below them names alike.
 """
 
 from typing import Final
@@ -29,7 +29,8 @@ _KINDS: Final[tuple[tuple[frozenset[str], type[ClientError], str], ...]] = (
         "The request cannot be sent",
     ),
     (
-        frozenset({"TransportError", "DecodingError", "StreamError", "OSError"}),
+        frozenset({"TransportError", "NetworkError", "ProtocolError"})
+        | frozenset({"DecodingError", "StreamError", "OSError"}),
         ConnectionLost,
         "The connection broke before the answer was complete",
     ),
@@ -41,7 +42,7 @@ def fault_of(error: Exception, *, method: str, url: str) -> ClientError | None:
     names = {kind.__name__ for kind in type(error).__mro__}
     for known, kind, words in _KINDS:
         if names & known:
-            detail = str(error) or type(error).__name__
+            detail = str(error).rstrip(". ") or type(error).__name__
             return kind(f"{words}: {detail}.", method=method, url=url)
     if isinstance(error, RuntimeError) and "closed" in str(error):
         return ClientClosed("The client is closed.", method=method, url=url)

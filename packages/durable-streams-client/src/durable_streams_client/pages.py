@@ -49,6 +49,10 @@ class PageCache:
                 _, out = self._pages.popitem(last=False)
                 self._held -= len(out.body)
 
+    def drop(self, url: str) -> None:
+        """Forget a page that turned out to be malformed."""
+        self.put(url, Head(0, {}), b"")
+
     def clear(self) -> None:
         with self._mutex:
             self._pages.clear()

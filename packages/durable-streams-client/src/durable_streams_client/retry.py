@@ -17,15 +17,16 @@ class RetryPolicy:
     """How a client repeats requests that may succeed later.
 
     Delays are seconds. The n-th delay is drawn from 0 to ``initial * multiplier**n``, capped at
-    ``maximum``. ``attempts`` bounds a write, and a catch-up read without progress: how often one
-    request is sent in all. ``follow_attempts`` does so for a reader that follows a stream; None
-    means for ever.
+    ``maximum``. How often one request is sent in all: ``attempts`` for writes and questions,
+    ``read_attempts`` for a page of a catch-up read, ``follow_attempts`` for a reader that follows
+    a stream, where None means for ever. Progress starts the count anew.
     """
 
     initial: float = 0.1
     maximum: float = 30.0
     multiplier: float = 2.0
-    attempts: int = 8
+    attempts: int = 10
+    read_attempts: int = 6
     follow_attempts: int | None = None
     retry_after_limit: float = 300.0
     """A server's ``Retry-After`` beyond this is taken as this."""
@@ -37,8 +38,9 @@ class RetryPolicy:
             raise InvalidArgument("maximum must not be less than initial")
         if not self.multiplier >= 1:
             raise InvalidArgument("multiplier must be at least 1")
-        if self.attempts < 1:
-            raise InvalidArgument("attempts must be at least 1")
+        for name in ("attempts", "read_attempts"):
+            if not getattr(self, name) >= 1:
+                raise InvalidArgument(f"{name} must be at least 1")
         if self.follow_attempts is not None and self.follow_attempts < 1:
             raise InvalidArgument("follow_attempts must be at least 1, or None for ever")
         if not self.retry_after_limit >= 0:

@@ -48,7 +48,7 @@ class AsyncReader(Generic[T]):
         decoder: msgspec.json.Decoder[list[Any]],
     ) -> None:
         retry = calls.options.retry
-        attempts = retry.attempts if live is None else retry.follow_attempts
+        attempts = retry.read_attempts if live is None else retry.follow_attempts
         self.url = url
         self.offset = offset
         """Where reading would go on if it stopped now."""
@@ -66,6 +66,7 @@ class AsyncReader(Generic[T]):
         self._loaded = checkpoint is None
         self._finished = False
         self._opened_at = 0.0
+        self._key = ""
         self.status: int | None = None
         """HTTP status of the last answer."""
 
@@ -176,6 +177,7 @@ class AsyncReader(Generic[T]):
             await self._drop()
             raise
         page = self._pages.popleft()
+        key = self._key
         return Batch(
             page.data,
             page.offset,
@@ -184,6 +186,7 @@ class AsyncReader(Generic[T]):
             page.closed,
             self.url,
             self._decoder,
+            lambda: self._cache.drop(key),
         )
 
     async def _load(self) -> None:
@@ -218,9 +221,8 @@ class AsyncReader(Generic[T]):
         timeouts = self._calls.options.timeouts
         plain = fetch.mode is Mode.CATCH_UP
         kept = None
-        key = ""
+        key = self._key = with_params(self.url, fetch.params)
         if plain:
-            key = with_params(self.url, fetch.params)
             kept = self._cache.get(key)
             if kept is not None:
                 request.headers["If-None-Match"] = kept.etag
@@ -229,6 +231,7 @@ class AsyncReader(Generic[T]):
         head = answer.head
         if head.status == 304 and kept is not None:
             head, body = kept.head, kept.body
+            self.status = head.status
         elif head.status >= 300:
             raise error_of(request, head, body)
         elif plain:

@@ -158,12 +158,14 @@ class AsyncStream:
         return await self.append_many([data], seq=seq)
 
     async def append_many(self, items: Iterable[Any], *, seq: str | None = None) -> Appended:
-        """Append several pieces in one request: all of them or none. At least one is needed."""
+        """Append several pieces in one request: all of them or none.
+
+        Nothing to append is refused by the server, with
+        :class:`~durable_streams_client.InvalidRequest`.
+        """
         kind = await self._kind()
         parts = encode_all(kind, items)
         content = join(kind, parts) if parts else b""
-        if not content:
-            raise InvalidArgument("there is nothing to append", url=self.url)
         return await self._append(content, close=False, seq=seq)
 
     async def close_stream(self, data: Any = None, *, seq: str | None = None) -> Appended:
@@ -227,7 +229,7 @@ class AsyncStream:
         """Read from ``offset`` to the present tail, page by page (§5.6).
 
         ``decode`` is the type of the messages of a JSON stream. A page that cannot be fetched is
-        tried as often as a write is.
+        tried ``read_attempts`` times.
         """
         return self._reader(offset, None, None, decode)
 

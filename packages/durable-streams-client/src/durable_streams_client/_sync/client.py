@@ -28,11 +28,12 @@ class Client:
 
     ``base_url`` is put before relative stream names. ``headers`` and ``params`` go with every
     request; each value may be a function that is asked at every
-    request, for tokens that expire. ``on_retry`` is called before every repeat. ``http`` is an httpx (or
-    httpx2) client or transport to use instead of one of its own; a client stays the caller's to
-    close. ``safe_append=False`` sends plain appends without producer headers; they are then
-    repeated only if they certainly changed nothing. ``compress`` asks servers to compress what is
-    not live. ``cache_bytes`` bounds the pages kept for ``If-None-Match``.
+    request, for tokens that expire. ``on_retry`` is called before every repeat.
+
+    ``http`` is an httpx (or httpx2) client or transport to use instead of one of its own; a client
+    stays the caller's to close. ``safe_append=False`` sends plain appends without producer headers;
+    they are then repeated only if they certainly changed nothing. ``compress`` asks servers to
+    compress what is not live. ``cache_bytes`` bounds the pages kept for ``If-None-Match``.
 
     Use it in a ``with`` block, or close it. Nothing is opened before the first request.
     """
