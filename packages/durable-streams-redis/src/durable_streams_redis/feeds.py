@@ -91,6 +91,7 @@ class Feed:
         self._timeout = timeout
         self._keep_seconds = keep_seconds
         self._task: Task[None] | None = None
+        self._connection: AbstractConnection | None = None
         self._upkeep_at = 0.0
         self._tried = 0
         self.connections = 0
@@ -108,19 +109,27 @@ class Feed:
             if isinstance(error, (RedisError, OSError, TimeoutError)):
                 raise Unreachable(f"{server.name}: {error}") from error
             raise
-        self._task = asyncio.create_task(self._follow(server, connection))
+        self._connection = connection
+        self._task = asyncio.create_task(self._follow(server))
 
     async def close(self) -> None:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
+            await self._disconnect()
 
-    async def _follow(self, server: Server, connection: AbstractConnection | None) -> None:
+    async def _disconnect(self) -> None:
+        if self._connection is not None:
+            await discard(self._connection)
+            self._connection = None
+
+    async def _follow(self, server: Server) -> None:
         while True:
             try:
+                connection = self._connection
                 if connection is None:
                     server = await self._deployment.server_of(self._slot)
-                    connection = await server.connect()
+                    connection = self._connection = await server.connect()
                     await self._check(connection)
                 self.connections += 1
                 self._upkeep_at = 0.0
@@ -129,11 +138,11 @@ class Feed:
                     self._tried = 0
             except (RedisError, OSError, TimeoutError, Unreachable) as error:
                 logger.info("The feed of %s was cut off: %s", server.name, error)
+                await self._disconnect()
                 await self._pause()
-            finally:
-                if connection is not None:
-                    await discard(connection)
-                    connection = None
+            else:
+                # The slots are elsewhere now.
+                await self._disconnect()
 
     async def _pause(self) -> None:
         await asyncio.sleep(_RETRY[min(self._tried, len(_RETRY) - 1)])

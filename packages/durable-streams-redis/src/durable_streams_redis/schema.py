@@ -71,12 +71,12 @@ class Shard:
     def entity(self, path: str) -> bytes:
         return b"%be:%b" % (self.prefix, path.encode())
 
-    def bytes_of(self, incarnation: str) -> bytes:
-        return b"%bb:%b" % (self.prefix, incarnation.encode())
+    def bytes_of(self, path: str, incarnation: str) -> bytes:
+        return b"%bb:%b:%b" % (self.prefix, incarnation.encode(), path.encode())
 
-    def index_of(self, incarnation: str) -> bytes:
+    def index_of(self, path: str, incarnation: str) -> bytes:
         """The field keys of an entity, in order."""
-        return b"%bk:%b" % (self.prefix, incarnation.encode())
+        return b"%bk:%b:%b" % (self.prefix, incarnation.encode(), path.encode())
 
     def fixed_keys(self) -> Iterator[tuple[bytes, str]]:
         """Each key that every shard may have, and its type."""

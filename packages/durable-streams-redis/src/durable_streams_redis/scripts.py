@@ -104,8 +104,8 @@ def commit_call(
     own = create.incarnation if create is not None and not incarnation else incarnation
     keys = [
         shard.entity(commit.path),
-        shard.bytes_of(own),
-        shard.index_of(own),
+        shard.bytes_of(commit.path, own),
+        shard.index_of(commit.path, own),
         shard.feed,
         shard.deadlines,
         shard.paths,
@@ -115,7 +115,8 @@ def commit_call(
     if create is not None:
         flags += b"N"
         if incarnation:
-            keys += [shard.bytes_of(create.incarnation), shard.index_of(create.incarnation)]
+            new = create.incarnation
+            keys += [shard.bytes_of(commit.path, new), shard.index_of(commit.path, new)]
     arguments = [
         commit.path.encode(),
         mark_of(commit.id),
@@ -177,7 +178,7 @@ def read_call(
 ) -> bytes:
     keys = [shard.entity(path)]
     if limit:
-        keys.append(shard.bytes_of(incarnation))
+        keys.append(shard.bytes_of(path, incarnation))
     return READ.call(
         keys,
         [incarnation.encode(), b"%d" % start, b"%d" % limit, *[field.encode() for field in fields]],

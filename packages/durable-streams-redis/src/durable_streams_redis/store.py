@@ -41,7 +41,8 @@ from durable_streams_redis.servers import Lost, Reply, Unreachable
 from durable_streams_redis.settings import settings_of, split_options
 from durable_streams_redis.startup import agree_on_shards, check_keys, check_servers, unreachable
 
-_REMEMBERED: Final = 100_000
+_DOUBTED: Final = 100_000
+_SENT: Final = 16_384
 _READ_AT_ONCE: Final = 1024 * 1024
 
 
@@ -82,6 +83,7 @@ class RedisStore(Store):
         self._feeds: list[Feed] = []
         self._watchers: list[Watcher] = []
         self._in_doubt: dict[str, None] = {}
+        self._sent: dict[str, None] = {}
         self._offset = time.time() - time.monotonic()
         self._repairs: set[asyncio.Task[None]] = set()
 
@@ -198,7 +200,7 @@ class RedisStore(Store):
         self, path: str, incarnation: str, kind: str, after: str, limit: int
     ) -> Sequence[tuple[str, bytes]]:
         shard = self._schema.shard(path)
-        entity, index = shard.entity(path), shard.index_of(incarnation)
+        entity, index = shard.entity(path), shard.index_of(path, incarnation)
         found: list[tuple[str, bytes]] = []
         while len(found) < limit:
             wanted = limit - len(found)
@@ -313,7 +315,7 @@ class RedisStore(Store):
                 commit,
                 shard,
                 self._feed_length,
-                first=not before,
+                first=not before and self._is_new(commit),
                 probe=probe,
                 confirm=confirm,
             )
@@ -348,9 +350,19 @@ class RedisStore(Store):
             outcomes.append(outcome)
         return outcomes
 
+    def _is_new(self, commit: Commit) -> bool:
+        """Whether this store has not sent it lately."""
+        sent = self._sent
+        before = len(sent)
+        sent[commit.id] = None
+        if len(sent) > _SENT:
+            del sent[next(iter(sent))]
+            return True
+        return len(sent) > before
+
     def _doubt(self, commit: Commit) -> None:
         self._in_doubt[commit.id] = None
-        if len(self._in_doubt) > _REMEMBERED:
+        if len(self._in_doubt) > _DOUBTED:
             del self._in_doubt[next(iter(self._in_doubt))]
 
     # Watching.

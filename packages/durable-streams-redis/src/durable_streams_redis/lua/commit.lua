@@ -64,7 +64,7 @@ for first = 1, #names, SLICE do
   local slice = redis.call('HMGET', entity, unpack(names, first, math.min(first + SLICE - 1, #names)))
   for n = 1, #slice do values[first + n - 1] = slice[n] end
 end
-local incarnation, start, tail, closed, state, deadline, ring, made, counts = unpack(values, 1, HEAD)
+local incarnation, start, tail, closed, state, deadline, ring, made, packed = unpack(values, 1, HEAD)
 
 -- Was it applied before? Marks have 19 digits, positions 16.
 
@@ -89,7 +89,8 @@ local function find_entry()
 end
 
 local function find_removed(of)
-  return find(redis.call('HGET', removals, of)) or find(redis.call('HGET', removals_before, of))
+  local key = of .. ':' .. path
+  return find(redis.call('HGET', removals, key)) or find(redis.call('HGET', removals_before, key))
 end
 
 local function find_resend()
@@ -119,7 +120,7 @@ if has('P') then return {3} end
 local function conflict()
   if not incarnation then return {0} end
   local reply = {0, incarnation, redis.call('HGET', entity, 'b'), start, tail, closed, state,
-                 deadline, counts}
+                 deadline, packed}
   for n = HEAD + 1, #names do reply[#reply + 1] = values[n] end
   return reply
 end
@@ -135,7 +136,7 @@ if incarnation then
     if (value and '+' .. value or '-') ~= ARGV[guards + 2 * n + 1] then return conflict() end
   end
 end
-counts = counts and cmsgpack.unpack(counts) or {}
+local counts = packed and cmsgpack.unpack(packed) or {}
 for n = kinds, kinds + kind_count - 1 do
   if incarnation and counts[ARGV[n]] then return conflict() end
 end
@@ -189,7 +190,7 @@ if removes then
     end
   end
   if redis.call('HLEN', removals) >= REMOVALS then redis.call('RENAME', removals, removals_before) end
-  redis.call('HSET', removals, incarnation, record)
+  redis.call('HSET', removals, incarnation .. ':' .. path, record)
   redis.call('PEXPIRE', removals, REMOVALS_FOR)
   redis.call('UNLINK', entity, bytes, index)
   if not created then
