@@ -40,6 +40,7 @@ from durable_streams_core.streams import (
     decode_link,
     decode_producer,
     encode,
+    link_key,
 )
 
 RECHECK_MILLISECONDS: Final = 60_000
@@ -363,8 +364,8 @@ class Reap(msgspec.Struct, frozen=True, gc=False):
 class Link(msgspec.Struct, frozen=True, gc=False):
     """First step of a fork, on its source: note who will read its bytes up to ``position``.
 
-    A link left by an earlier fork of that path is replaced: the caller has seen that no fork is
-    there. Answers whether the source is still the incarnation that was looked at.
+    Every try has a link of its own. Answers whether the source is still the incarnation that was
+    looked at.
     """
 
     fork: str
@@ -373,14 +374,13 @@ class Link(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def fields(self) -> Sequence[str]:
-        return (LINK + self.fork,)
+        return ()
 
     def decide(self, draft: Draft, now: int) -> bool:
         head = require_live(draft, now)
         if head.incarnation != self.source_incarnation:
             return False
-        draft.field(LINK + self.fork)
-        draft.set_field(LINK + self.fork, encode(self.link))
+        draft.set_field(link_key(self.fork, self.link.incarnation), encode(self.link))
         return True
 
 
@@ -392,13 +392,13 @@ class Hold(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def fields(self) -> Sequence[str]:
-        return (LINK + self.fork,)
+        return (link_key(self.fork, self.fork_incarnation),)
 
     def decide(self, draft: Draft, now: int) -> bool:
         link = _own_link(draft, self.fork, self.fork_incarnation)
         if link is not None and not link.held:
             held = ForkLink(link.incarnation, link.position, True)
-            draft.set_field(LINK + self.fork, encode(held))
+            draft.set_field(link_key(self.fork, self.fork_incarnation), encode(held))
         return link is not None
 
 
@@ -410,11 +410,11 @@ class Unlink(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def fields(self) -> Sequence[str]:
-        return (LINK + self.fork,)
+        return (link_key(self.fork, self.fork_incarnation),)
 
     def decide(self, draft: Draft, now: int) -> bool:
         if _own_link(draft, self.fork, self.fork_incarnation) is not None:
-            draft.set_field(LINK + self.fork, None)
+            draft.set_field(link_key(self.fork, self.fork_incarnation), None)
         return draft.head is not None and draft.state() == DELETED
 
 
@@ -510,8 +510,7 @@ def _drop(draft: Draft, now: int) -> Removed:
 def _own_link(draft: Draft, fork: str, incarnation: str) -> ForkLink | None:
     if draft.head is None:
         return None
-    link = decode_link(draft.field(LINK + fork))
-    return link if link is not None and link.incarnation == incarnation else None
+    return decode_link(draft.field(link_key(fork, incarnation)))
 
 
 def _is_forking(draft: Draft, incarnation: str) -> bool:

@@ -5,7 +5,8 @@ Field keys begin with their kind:
 | key              | value                                                                |
 |------------------|----------------------------------------------------------------------|
 | ``p<producer>``  | :class:`ProducerEntry`, the last batch accepted (§5.2.1)             |
-| ``f<fork path>`` | :class:`ForkLink`, a fork that reads this stream's bytes (§4.2)      |
+| ``f<fork>``      | :class:`ForkLink`, a fork that reads this stream's bytes (§4.2);     |
+|                  | :func:`link_key` spells it                                           |
 | ``s``            | the last ``Stream-Seq`` (§5.2)                                       |
 """
 
@@ -83,6 +84,18 @@ _link: Final = msgspec.msgpack.Decoder(ForkLink)
 def encode(value: Birth | ProducerEntry | ForkLink) -> bytes:
     """The stored form."""
     return _encoder.encode(value)
+
+
+def link_key(fork: str, incarnation: str) -> str:
+    """The field of one fork's link. Two tries to make the same fork have a link each, so that
+    neither can drop the other's.
+    """
+    return f"{LINK}{incarnation}:{fork}"
+
+
+def linked_fork(key: str) -> str:
+    """The path of the fork that a link's key names."""
+    return key.partition(":")[2]
 
 
 @lru_cache(maxsize=8192)

@@ -46,6 +46,8 @@ from durable_streams_core.streams import (
     birth_of,
     decode_link,
     expired,
+    link_key,
+    linked_fork,
 )
 from durable_streams_server.pages import Page, Pages, check_live
 
@@ -196,9 +198,9 @@ class Forks:
         origin = birth_of(facts.head).origin
         assert origin is not None
         incarnation = facts.head.incarnation
-        source = await self._store.load(origin.path, (LINK + path,))
-        link = None if source is None else decode_link(source.fields[LINK + path])
-        if link is not None and link.incarnation == incarnation:
+        key = link_key(path, incarnation)
+        source = await self._store.load(origin.path, (key,))
+        if source is not None and source.fields[key] is not None:
             await self._finish(path, origin, incarnation)
         else:
             await self._perform(path, Undo(incarnation))
@@ -221,11 +223,10 @@ class Forks:
             page = await self._store.scan(path, facts.head.incarnation, LINK, after, _SCAN_PAGE)
             for key, value in page:
                 link = decode_link(value)
-                fork = await self._store.load(key[1:])
-                if link is not None and (
-                    fork is None or fork.head.incarnation != link.incarnation
-                ):
-                    await self._perform(path, Unlink(key[1:], link.incarnation))
+                fork_path = linked_fork(key)
+                fork = await self._store.load(fork_path)
+                if link is not None and (fork is None or fork.head.incarnation != link.incarnation):
+                    await self._perform(path, Unlink(fork_path, link.incarnation))
             if len(page) < _SCAN_PAGE:
                 break
             after = page[-1][0]
@@ -244,5 +245,3 @@ def _overshoot() -> InvalidRequest:
         "Stream-Fork-Sub-Offset goes past the data that follows Stream-Fork-Offset.",
         code="sub-offset-past-data",
     )
-
-
