@@ -158,11 +158,20 @@ class Draft:
         )
 
     def facts_after(self, tail: int) -> Facts | None:
-        """The facts once the commit has been applied with this tail, as far as they are known."""
+        """The facts once the commit has been applied with this tail, as far as they are known.
+
+        Counts are a close guess: others may have changed them, and a field set unseen counts as
+        new.
+        """
         head = self.head
         if head is None:
             return None
-        fields = {**self._known, **self._fields} if self._create is None else dict(self._fields)
+        known = self._known if self._create is None else NO_FIELDS
+        counts = dict(self._counts) if self._create is None else {}
+        for key, value in self._fields.items():
+            if (value is None) != (known.get(key) is None):
+                counts[key[0]] = counts.get(key[0], 0) + (-1 if value is None else 1)
+        fields = {**known, **self._fields}
         return Facts(
             Head(
                 head.incarnation,
@@ -174,7 +183,7 @@ class Draft:
                 head.deadline if self._deadline is None else self._deadline,
             ),
             fields,
-            self._counts if self._create is None else NO_COUNTS,
+            counts,
         )
 
     def commit(self, new_id: Callable[[], str]) -> Commit:

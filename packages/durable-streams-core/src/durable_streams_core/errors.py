@@ -91,6 +91,7 @@ class StreamClosed(Conflict):
     code = "stream-closed"
 
     def __init__(self, tail: int) -> None:
+        self.tail = tail
         self.offset = format_offset(tail)
         super().__init__(
             "The stream is closed and takes no more data. Read it to its end, or write to another.",

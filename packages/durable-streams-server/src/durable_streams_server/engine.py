@@ -24,7 +24,7 @@ from durable_streams_core.content import Kind, media_type
 from durable_streams_core.cursors import MAX_JITTER_SECONDS, live_cursor
 from durable_streams_core.drafts import Draft
 from durable_streams_core.entities import DELETED, FORKING, LIVE, Commit, Facts, Head
-from durable_streams_core.errors import InvalidRequest, ProtocolError, StoreError, Unavailable
+from durable_streams_core.errors import InvalidRequest, ProtocolError, Unavailable
 from durable_streams_core.expiry import parse_expires_at, parse_ttl, renewal_due
 from durable_streams_core.operations import (
     EMPTY_BODY,
@@ -43,7 +43,7 @@ from durable_streams_core.operations import (
     no_stream,
 )
 from durable_streams_core.paths import check_path
-from durable_streams_core.protocol import DEFAULT_CONTENT_TYPE, NOW, RESERVED_SEGMENT, START
+from durable_streams_core.protocol import DEFAULT_CONTENT_TYPE, RESERVED_SEGMENT, START
 from durable_streams_core.reads import parse_read_offset
 from durable_streams_core.store import LocalStore, Store, check_api, create_store
 from durable_streams_core.streams import (
@@ -81,7 +81,7 @@ LARGE_JSON = 64 * 1024
 SWEEP_SECONDS = 1.0
 _SWEEP_PAGE = 200
 _SWEEP_PAGES = 50
-_DRAIN_SECONDS = 10.0
+_STUCK_SECONDS = 0.1
 
 
 class Engine:
@@ -123,6 +123,7 @@ class Engine:
             if self._started:
                 return
             await self.store.open()
+            self._lanes.resume()
             self._stop_watching = self.store.watch(self.topics.publish)
             self._sweeper = asyncio.create_task(self._sweep_for_ever())
             self._started = True
@@ -136,15 +137,19 @@ class Engine:
             self._sweeper.cancel()
             await asyncio.gather(self._sweeper, return_exceptions=True)
         try:
-            async with asyncio.timeout(_DRAIN_SECONDS):
-                await self._lanes.drained()
-                if self._tasks:
-                    await asyncio.gather(*self._tasks, return_exceptions=True)
+            async with asyncio.timeout(self.limits.unknown_outcome):
+                # What finishes may begin more: a deleted fork releases its source, and so on.
+                while self._tasks or not self._lanes.idle:
+                    await self._lanes.drained()
+                    if self._tasks:
+                        await asyncio.wait(self._tasks)
         except TimeoutError:
-            log.warning("some operations did not finish in %s s", _DRAIN_SECONDS)
-        for task in list(self._tasks):
-            task.cancel()
+            log.warning("some operations did not finish in %s s", self.limits.unknown_outcome)
         await self._lanes.abandon()
+        if self._tasks:
+            _, stuck = await asyncio.wait(self._tasks, timeout=_STUCK_SECONDS)
+            for task in stuck:
+                task.cancel()
         if self._stop_watching is not None:
             self._stop_watching()
         await self.store.close()
@@ -268,9 +273,7 @@ class Engine:
         """What is known of a stream, without renewing its life (§5.5)."""
         return stream_info(path, await self.live_head(check_path(path)))
 
-    async def read(
-        self, path: str, offset: str = START, *, limit: int | None = None
-    ) -> Batch:
+    async def read(self, path: str, offset: str = START, *, limit: int | None = None) -> Batch:
         """One page of data from ``offset``; ask again from its ``offset`` for more (§5.6)."""
         page = await self.page(check_path(path), parse_read_offset(offset), limit)
         return batch_of(page)
@@ -287,7 +290,13 @@ class Engine:
         try:
             while True:
                 waiter.clear()
-                page = await self.page(path, position)
+                try:
+                    page = await self.page(path, position)
+                except InvalidRequest:
+                    if incarnation is None:
+                        raise
+                    # What was once a position of the stream is none of the one here now.
+                    raise no_stream() from None
                 if page.head.incarnation != (incarnation or page.head.incarnation):
                     raise no_stream()
                 position, incarnation = page.end, page.head.incarnation
@@ -296,7 +305,7 @@ class Engine:
                 if page.closed:
                     return
                 if page.up_to_date:
-                    await self._until_news(path, waiter)
+                    await self._until_news(path, waiter, page.birth.ttl)
         finally:
             leave()
 
@@ -382,7 +391,7 @@ class Engine:
                 await self._forks.resolve(path)
                 continue
             if self._touch_due(page.head):
-                await self.perform(path, Touch())
+                await self._touch(path)
             return page
 
     def head_now(self, path: str) -> Head | None:
@@ -427,18 +436,28 @@ class Engine:
         ttl = birth_of(head).ttl
         return ttl is not None and renewal_due(ttl, head.deadline, self.store.now())
 
-    async def _until_news(self, path: str, waiter: "Waiter") -> None:
+    async def _touch(self, path: str) -> None:
+        """Renew a life for a reader, who gets the data also where that cannot be stored."""
+        try:
+            await self.perform(path, Touch())
+        except Unavailable as error:
+            log.warning("renewing a stream's life failed: %s", error)
+
+    async def _until_news(self, path: str, waiter: "Waiter", ttl: int | None) -> None:
         """Wait for news, renewing the stream's life meanwhile: who follows it reads it."""
+        look_again = self.limits.long_poll_timeout
+        if ttl is not None:
+            look_again = min(look_again, ttl / 2)
         while not waiter.told():
             try:
-                async with asyncio.timeout(self.limits.long_poll_timeout):
+                async with asyncio.timeout(look_again):
                     await waiter.wait()
             except TimeoutError:
                 head = await self.live_head(path)
                 if self._touch_due(head):
-                    await self.perform(path, Touch())
+                    await self._touch(path)
 
-    def _applied(self, draft: Draft, commit: Commit) -> None:
+    def _applied(self, draft: Draft, commit: Commit, facts: Facts | None) -> None:
         """Follow up on a commit: hooks, the links of what was removed, producers to forget."""
         delta = commit.delta
         removed = draft.removed
@@ -448,21 +467,29 @@ class Engine:
                 self._release(origin, draft.path, removed.incarnation)
         if self._hooks:
             self._tell_hooks(draft, commit)
-        if delta.fields and self._local is not None:
-            facts = self._local.peek(draft.path)
+        if delta.fields:
+            if self._local is not None:
+                facts = self._local.peek(draft.path)
             if facts is not None and facts.counts.get(PRODUCER, 0) > self.limits.max_producers:
                 self._trim(draft.path, facts)
 
     def _tell_hooks(self, draft: Draft, commit: Commit) -> None:
         delta = commit.delta
         events: list[str] = []
-        if delta.remove or delta.state == DELETED:
+        removed = draft.removed
+        # A fork counts from when it is confirmed, and a deleted source not once more when its
+        # last fork is gone.
+        if delta.state == DELETED or (removed is not None and removed.state == LIVE):
             events.append("expired" if commit.guard.deadline is not None else "deleted")
-        if delta.create is not None and delta.create.state == LIVE:
+        created = delta.create
+        confirmed = created is None and delta.state == LIVE
+        if confirmed or (created is not None and created.state == LIVE):
             events.append("created")
-        if delta.state == LIVE:
-            events.append("created")
-        if delta.close:
+        if confirmed:
+            closed = draft.is_closed()
+        else:
+            closed = delta.close and (created is None or created.state == LIVE)
+        if closed:
             events.append("closed")
         for event in events:
             for hook in self._hooks:
@@ -535,17 +562,21 @@ class Engine:
         for _ in range(_SWEEP_PAGES):
             paths = await self.store.due(self.store.now(), _SWEEP_PAGE)
             for path in paths:
-                facts = await self.store.load(path)
-                if facts is None or path.startswith(RESERVED_SEGMENT + "/"):
-                    continue
-                if facts.head.state == LIVE:
-                    await self.perform(path, Expire())
-                elif facts.head.state == FORKING:
-                    await self._forks.resolve(path)
-                else:
-                    await self._forks.examine(path)
+                if not path.startswith(RESERVED_SEGMENT + "/"):
+                    await self._logged(self._sweep_one(path))
             if len(paths) < _SWEEP_PAGE:
                 return
+
+    async def _sweep_one(self, path: str) -> None:
+        facts = await self.store.load(path)
+        if facts is None:
+            return
+        if facts.head.state == LIVE:
+            await self.perform(path, Expire())
+        elif facts.head.state == FORKING:
+            await self._forks.resolve(path)
+        else:
+            await self._forks.examine(path)
 
 
 class Waiter:
@@ -579,9 +610,7 @@ def asked_for(content_type: str | None, ttl: int | None, expires_at: str | None)
     if content_type is not None:
         media_type(content_type)
     if ttl is not None and expires_at is not None:
-        raise InvalidRequest(
-            "Give a TTL or an expiry time, not both.", code="ttl-and-expires-at"
-        )
+        raise InvalidRequest("Give a TTL or an expiry time, not both.", code="ttl-and-expires-at")
     if ttl is not None:
         parse_ttl(str(ttl))
     moment = None if expires_at is None else parse_expires_at(expires_at)
@@ -610,5 +639,3 @@ def _check_stored(body: Body) -> None:
         body.stored(Kind.JSON)
     except ProtocolError:
         pass
-
-

@@ -30,8 +30,15 @@ from durable_streams_core.entities import (
     Refused,
     Unknown,
 )
-from durable_streams_core.errors import ProtocolError, Unavailable
-from durable_streams_core.operations import Append, Appended, Created, Operation, Unconfirmed
+from durable_streams_core.errors import ProtocolError, StreamClosed, Unavailable
+from durable_streams_core.operations import (
+    Append,
+    Appended,
+    Create,
+    Created,
+    Operation,
+    Unconfirmed,
+)
 from durable_streams_core.store import LocalStore, Store
 from durable_streams_server.limits import Limits
 
@@ -42,8 +49,6 @@ MAX_BATCHES = 8
 MAX_REMEMBERED_LANES = 10_000
 MAX_CONFLICTS = 1000
 RESEND_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
-UNKNOWN_SECONDS = 10.0
-"""How long callers wait for an unknown outcome; the lane itself goes on until it knows."""
 
 Done = Callable[[Any], None]
 
@@ -100,15 +105,16 @@ class Lane:
 class Lanes:
     """All lanes of an engine, and the way of their commits to the store.
 
-    ``applied`` is told of each commit with its draft; ``unconfirmed`` gets tickets that met a
-    fork which its source has not confirmed yet.
+    ``applied`` is told of each commit with its draft and, where the store's facts are not at hand,
+    the facts after it; ``unconfirmed`` gets tickets that met a fork which its source has not
+    confirmed yet.
     """
 
     def __init__(
         self,
         store: Store,
         limits: Limits,
-        applied: Callable[[Draft, Commit], None],
+        applied: Callable[[Draft, Commit, Facts | None], None],
         unconfirmed: Callable[[str, Ticket], None],
     ) -> None:
         self._store = store
@@ -126,28 +132,52 @@ class Lanes:
         self._idle.set()
         self._next = count(random.getrandbits(32))
         self._prefix = os.urandom(8).hex()
+        self._abandoned = False
 
     def new_id(self) -> str:
         """A commit id that nobody else makes."""
         return f"{self._prefix}-{next(self._next):x}"
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is queued or in flight."""
+        return self._idle.is_set()
 
     async def drained(self) -> None:
         """Return once nothing is queued or in flight."""
         await self._idle.wait()
 
     async def abandon(self) -> None:
-        """Stop asking for outcomes that the store does not tell."""
+        """Stop asking for outcomes that the store does not tell, and tell whoever still waits."""
+        self._abandoned = True
         tasks = [*self._batches, *self._resends]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for lane in self._lanes.values():
+            for ticket in lane.flight:
+                ticket.finish(outcome_unknown())
+            queue, lane.queue = lane.queue, []
+            for ticket in queue:
+                ticket.finish(stopped())
+        self._lanes.clear()
+        self._ready.clear()
+
+    def resume(self) -> None:
+        """Take operations, at first or again after :meth:`abandon`."""
+        self._abandoned = False
+        self._pending = self._queued_bytes = 0
+        self._idle.set()
 
     def submit(self, path: str, operation: Operation[Any], done: Done) -> Ticket:
         """Queue an operation; raises :class:`Unavailable` when too much is queued already.
 
         ``done`` may be called before this returns.
         """
-        size = len(operation.body.raw) if type(operation) is Append else 0
+        if self._abandoned:
+            raise stopped()
+        kind = type(operation)
+        size = len(operation.body.raw) if kind is Append or kind is Create else 0
         queued = self._queued_bytes
         if size and queued and queued + size > self._limits.max_queued_bytes:
             raise Unavailable("Too much data waits to be stored.", code="overloaded")
@@ -255,10 +285,12 @@ class Lanes:
             for position, answer in enumerate(answers):
                 if isinstance(answer, Appended | Created):
                     answers[position] = msgspec.structs.replace(answer, tail=answer.tail + shift)
+                elif isinstance(answer, StreamClosed):
+                    answers[position] = StreamClosed(answer.tail + shift)
         if self._local is None:
             lane.facts = draft.facts_after(tail)
         try:
-            self._applied(draft, commit)
+            self._applied(draft, commit, lane.facts)
         except Exception:
             log.exception("following up on a commit failed")
         self._finish(lane, answers)
@@ -370,26 +402,37 @@ class Lanes:
         self._resends.add(task)
         task.add_done_callback(self._resends.discard)
 
-    async def _resend(
-        self, lane: Lane, draft: Draft, answers: list[Any], commit: Commit
-    ) -> None:
+    async def _resend(self, lane: Lane, draft: Draft, answers: list[Any], commit: Commit) -> None:
         """Send the same commit until its outcome is known; callers are told when it takes long."""
-        waiting = asyncio.get_running_loop().time() + UNKNOWN_SECONDS
-        for attempt in count():
-            await asyncio.sleep(
-                RESEND_SECONDS[min(attempt, len(RESEND_SECONDS) - 1)] * random.uniform(0.5, 1.0)
-            )
-            if asyncio.get_running_loop().time() > waiting:
-                for ticket in lane.flight:
-                    ticket.finish(outcome_unknown())
-            (outcome,) = await self._commit([commit])
-            if isinstance(outcome, Unknown) or (
-                isinstance(outcome, Refused) and outcome.code == "unavailable"
-            ):
-                continue
-            if not self._settle(lane, draft, answers, commit, outcome):
-                await self._work([lane])
-            return
+        told = False
+
+        def tell() -> None:
+            nonlocal told
+            told = True
+            for ticket in lane.flight:
+                ticket.finish(outcome_unknown())
+
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(self._limits.unknown_outcome, tell)
+        try:
+            for attempt in count():
+                await asyncio.sleep(
+                    RESEND_SECONDS[min(attempt, len(RESEND_SECONDS) - 1)] * random.uniform(0.5, 1.0)
+                )
+                (outcome,) = await self._commit([commit])
+                if not isinstance(outcome, Unknown) and not (
+                    isinstance(outcome, Refused) and outcome.code == "unavailable"
+                ):
+                    break
+        finally:
+            timer.cancel()
+        if told and isinstance(outcome, Conflicted):
+            # It was not applied, and must not be any more: its callers may have looked and, finding
+            # nothing, may have sent it anew.
+            lane.facts = None
+            self._finish(lane, [None] * len(lane.flight))
+        elif not self._settle(lane, draft, answers, commit, outcome):
+            await self._work([lane])
 
     def _forget(self) -> None:
         for path, lane in list(self._lanes.items())[: MAX_REMEMBERED_LANES // 10]:
@@ -402,6 +445,11 @@ def _is_change(answer: object) -> bool:
     if isinstance(answer, Appended):
         return not answer.duplicate
     return isinstance(answer, Created) and answer.new
+
+
+def stopped() -> Unavailable:
+    """503: the engine has stopped, or has not started."""
+    return Unavailable("The streams engine is not running.", code="not-started")
 
 
 def outcome_unknown() -> Unavailable:
