@@ -92,7 +92,9 @@ class Races(Stage):
             outcomes = await asyncio.gather(
                 *(commit(stores[n % 2], creation(PATH, head)) for n, head in enumerate(heads))
             )
-            (winner,) = (n for n, outcome in enumerate(outcomes) if isinstance(outcome, Applied))
+            winners = [n for n, outcome in enumerate(outcomes) if isinstance(outcome, Applied)]
+            assert len(winners) == 1
+            (winner,) = winners
             for outcome in outcomes[:winner] + outcomes[winner + 1 :]:
                 assert isinstance(outcome, Conflicted)
                 assert outcome.facts is not None
@@ -100,33 +102,8 @@ class Races(Stage):
 
     async def test_nothing_follows_an_acknowledged_close(self) -> None:
         async with self.handles() as stores:
-            head = await created(stores[0], PATH)
-            kept: dict[int, bytes] = {}
-
-            async def write(writer: int) -> None:
-                for turn in range(TURNS):
-                    data = b"<%d:%d>" % (writer, turn)
-                    outcome = await commit(stores[writer % 2], append(PATH, head, data))
-                    if isinstance(outcome, Applied):
-                        kept[outcome.tail] = data
-                    else:
-                        assert isinstance(outcome, Conflicted)
-                        assert outcome.facts is not None
-                        assert outcome.facts.head.closed
-
-            async def close() -> int:
-                for _ in range(TURNS):
-                    await asyncio.sleep(0)
-                return await applied(stores[1], append(PATH, head, b"end", close=True))
-
-            end, *_ = await asyncio.gather(close(), *map(write, range(WRITERS)))
-            found = (await loaded(stores[0], PATH)).head
-            assert found.closed
-            assert found.tail == end
-            assert all(tail < end for tail in kept)
-            kept[end] = b"end"
-            whole = b"".join(kept[tail] for tail in sorted(kept))
-            assert await content(stores[0], PATH, head) == whole
+            for delay in range(6):
+                await _close_among_appends(stores, f"raced/{delay}", delay)
 
     async def test_a_removal_takes_what_came_before_and_stops_what_comes_after(self) -> None:
         async with self.handles() as stores:
@@ -152,6 +129,36 @@ class Races(Stage):
 
             await asyncio.gather(*map(live, range(40)))
             assert len(await stores[1].list("raced/", "", 100)) == 40
+
+
+async def _close_among_appends(stores: tuple[Store, Store], path: str, delay: int) -> None:
+    head = await created(stores[0], path)
+    kept: dict[int, bytes] = {}
+
+    async def write(writer: int) -> None:
+        for turn in range(TURNS):
+            data = b"<%d:%d>" % (writer, turn)
+            outcome = await commit(stores[writer % 2], append(path, head, data))
+            if isinstance(outcome, Conflicted):
+                assert outcome.facts is not None
+                assert outcome.facts.head.closed
+                return
+            assert isinstance(outcome, Applied)
+            kept[outcome.tail] = data
+
+    async def close() -> int:
+        for _ in range(delay):
+            await asyncio.sleep(0)
+        return await applied(stores[1], append(path, head, b"end", close=True))
+
+    end, *_ = await asyncio.gather(close(), *map(write, range(WRITERS)))
+    found = (await loaded(stores[0], path)).head
+    assert found.closed
+    assert found.tail == end
+    assert all(tail < end for tail in kept)
+    kept[end] = b"end"
+    whole = b"".join(kept[tail] for tail in sorted(kept))
+    assert await content(stores[0], path, head) == whole
 
 
 async def _append_until_gone(store: Store, head: Head) -> None:

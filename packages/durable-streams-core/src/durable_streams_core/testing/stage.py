@@ -40,6 +40,7 @@ PATHS = (
     "zürich",
     "zu\u0308rich",
     "\u20ac/\uffee",
+    "\uff21/\ufffd",
     "\U0001f600/\U0001f9d1\u200d\U0001f680",
     "~",
     "p" * 1024,

@@ -167,7 +167,7 @@ class Watching(Stage):
             looks: list[tuple[Heard, int]] = []
             async with AsyncExitStack() as stack:
                 guide = await stack.enter_async_context(self.watched(other))
-                for goal in range(0, total, 8):
+                for goal in range(0, total + 1, 8):
                     if goal:
                         await guide.until_tail(head, goal)
                     heard = await stack.enter_async_context(self.watched(other))
