@@ -403,17 +403,23 @@ class Hold(msgspec.Struct, frozen=True, gc=False):
 
 
 class Unlink(msgspec.Struct, frozen=True, gc=False):
-    """Drop the link of a fork that is gone. Answers whether the source may be reaped now."""
+    """Drop the link of a fork that is gone. Answers whether the source may be reaped now.
+
+    Who only saw that no fork is there says with ``seen`` which link it met: a pending one may
+    have been held meanwhile, by a fork that was on its way, and is then kept.
+    """
 
     fork: str
     fork_incarnation: str
+    seen: ForkLink | None = None
 
     @property
     def fields(self) -> Sequence[str]:
         return (link_key(self.fork, self.fork_incarnation),)
 
     def decide(self, draft: Draft, now: int) -> bool:
-        if _own_link(draft, self.fork, self.fork_incarnation) is not None:
+        link = _own_link(draft, self.fork, self.fork_incarnation)
+        if link is not None and self.seen in (None, link):
             draft.set_field(link_key(self.fork, self.fork_incarnation), None)
         return draft.head is not None and draft.state() == DELETED
 

@@ -226,7 +226,7 @@ class Forks:
                 fork_path = linked_fork(key)
                 fork = await self._store.load(fork_path)
                 if link is not None and (fork is None or fork.head.incarnation != link.incarnation):
-                    await self._perform(path, Unlink(fork_path, link.incarnation))
+                    await self._perform(path, Unlink(fork_path, link.incarnation, link))
             if len(page) < _SCAN_PAGE:
                 break
             after = page[-1][0]
