@@ -132,7 +132,7 @@ class Lanes:
         self._idle.set()
         self._next = count(random.getrandbits(32))
         self._prefix = os.urandom(8).hex()
-        self._abandoned = False
+        self._running = False
 
     def new_id(self) -> str:
         """A commit id that nobody else makes."""
@@ -149,7 +149,7 @@ class Lanes:
 
     async def abandon(self) -> None:
         """Stop asking for outcomes that the store does not tell, and tell whoever still waits."""
-        self._abandoned = True
+        self._running = False
         tasks = [*self._batches, *self._resends]
         for task in tasks:
             task.cancel()
@@ -165,7 +165,7 @@ class Lanes:
 
     def resume(self) -> None:
         """Take operations, at first or again after :meth:`abandon`."""
-        self._abandoned = False
+        self._running = True
         self._pending = self._queued_bytes = 0
         self._idle.set()
 
@@ -174,7 +174,7 @@ class Lanes:
 
         ``done`` may be called before this returns.
         """
-        if self._abandoned:
+        if not self._running:
             raise stopped()
         kind = type(operation)
         size = len(operation.body.raw) if kind is Append or kind is Create else 0

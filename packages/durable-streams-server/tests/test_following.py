@@ -1,0 +1,213 @@
+"""Following a stream in the process: everything once, in order, until it is closed or gone."""
+
+import asyncio
+
+import pytest
+from remote import RemoteStore
+
+from durable_streams_server import NOW, Conflict, Engine, NotFound, ProtocolError
+
+JSON = "application/json"
+
+
+async def collected(streams, path, offset="-1"):
+    return [item async for batch in streams.follow(path, offset) for item in batch]
+
+
+async def until(condition):
+    """Let the loop turn until something holds; a hang is caught by the test's time limit."""
+    while not condition():
+        await asyncio.sleep(0)
+
+
+async def test_a_follower_gets_what_was_there_and_what_comes(streams):
+    await streams.create("a", content_type=JSON)
+    await streams.append("a", 1)
+    seen = []
+    waiting = asyncio.Event()
+
+    async def follow():
+        async for batch in streams.follow("a"):
+            seen.extend(batch)
+            waiting.set()
+
+    task = asyncio.create_task(follow())
+    await waiting.wait()
+    await streams.append("a", 2)
+    await streams.append("a", 3)
+    await streams.close_stream("a")
+    await task
+    assert seen == [1, 2, 3]
+
+
+async def test_the_last_batch_of_a_closed_stream_says_so(streams):
+    await streams.create("a", data="x", closed=True)
+    batches = [batch async for batch in streams.follow("a")]
+    assert [(batch.data, batch.closed) for batch in batches] == [(b"x", True)]
+    at_end = [batch async for batch in streams.follow("a", batches[-1].offset)]
+    assert [(batch.data, batch.closed) for batch in at_end] == [(b"", True)]
+
+
+async def test_following_from_now_skips_what_was_there(streams):
+    await streams.create("a", data="old")
+    task = asyncio.create_task(collected(streams, "a", NOW))
+    await until(lambda: len(streams.topics))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    await streams.append("a", "new", close=True)
+    assert await task == [b"new"]
+
+
+async def test_a_saved_offset_goes_on_where_the_batch_ended(engines, memory):
+    streams = await engines(memory, chunk=4)
+    await streams.create("a", data="abcdefgh", closed=True)
+    seen = []
+    async for batch in streams.follow("a"):
+        seen.append(batch.data)
+        offset = batch.offset
+        break
+    assert seen == [b"abcd"]
+    assert await collected(streams, "a", offset) == [b"efgh"]
+
+
+async def test_a_follower_learns_that_its_stream_was_deleted(streams):
+    await streams.create("a")
+    task = asyncio.create_task(collected(streams, "a"))
+    await until(lambda: len(streams.topics))
+    await streams.delete("a")
+    with pytest.raises(NotFound):
+        await task
+
+
+@pytest.mark.parametrize("data", ["", "longer than the old one was"])
+async def test_a_follower_is_not_led_on_into_a_stream_made_anew_at_its_path(streams, data):
+    await streams.create("a", data="0123456789")
+    seen = []
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def follow():
+        async for batch in streams.follow("a"):
+            seen.append(batch.data)
+            begun.set()
+            await go_on.wait()
+
+    task = asyncio.create_task(follow())
+    await begun.wait()
+    await streams.delete("a")
+    await streams.create("a", data=data or None)
+    go_on.set()
+    with pytest.raises(NotFound):
+        await task
+    assert seen == [b"0123456789"]
+
+
+async def test_an_append_between_looking_and_waiting_wakes_the_follower(engines, memory):
+    store = RemoteStore(memory)
+    streams = await engines(store)
+    await streams.create("a")
+    store.loading.shut()
+    task = asyncio.create_task(collected(streams, "a"))
+    await store.loading.reached.wait()
+    # Another process appends while the follower's first look is on its way.
+    other = await engines(memory)
+    await other.append("a", "x", close=True)
+    store.loading.open()
+    assert await task == [b"x"]
+
+
+async def test_followers_that_leave_are_not_kept(streams):
+    await streams.create("a")
+    task = asyncio.create_task(collected(streams, "a"))
+    await until(lambda: len(streams.topics))
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert len(streams.topics) == 0
+
+
+async def test_followers_of_one_stream_are_bounded(engines, store):
+    streams = await engines(store, max_waiting_readers=1)
+    await streams.create("a")
+    first = asyncio.create_task(collected(streams, "a"))
+    await until(lambda: len(streams.topics))
+    with pytest.raises(ProtocolError) as caught:
+        await collected(streams, "a")
+    assert (caught.value.status, caught.value.code) == (429, "too-many-readers")
+    await streams.close_stream("a")
+    assert await first == []
+
+
+async def test_a_store_that_may_have_missed_something_makes_everybody_look(engines, memory):
+    store = RemoteStore(memory)
+    deaf: list = []
+    store.watch = lambda watcher: deaf.append(watcher) or (lambda: None)  # type: ignore[method-assign]
+    streams = await engines(store)
+    await streams.create("a")
+    task = asyncio.create_task(collected(streams, "a"))
+    await until(lambda: len(streams.topics))
+    await streams.append("a", "x", close=True)
+    deaf[0](None)
+    assert await task == [b"x"]
+
+
+async def test_two_hundred_appenders_lose_nothing_and_double_nothing(streams):
+    """Offsets are unique and strictly rising under any concurrency, and readers see each once."""
+    await streams.create("a", content_type=JSON)
+    reader = asyncio.create_task(collected(streams, "a"))
+    offsets: dict[int, str] = {}
+
+    async def appender(number):
+        offsets[number] = (await streams.append("a", number)).offset
+
+    await asyncio.gather(*(appender(number) for number in range(200)))
+    await streams.close_stream("a")
+    seen = await reader
+    assert sorted(seen) == list(range(200))
+    assert len(set(offsets.values())) == 200
+    assert sorted(offsets, key=offsets.__getitem__) == seen
+
+
+async def test_appenders_of_two_processes_get_offsets_that_never_meet(engines, memory):
+    first = await engines(RemoteStore(memory))
+    second = await engines(RemoteStore(memory))
+    await first.create("a", content_type=JSON)
+    reader = asyncio.create_task(collected(first, "a"))
+    results = await asyncio.gather(
+        *((first, second)[number % 2].append("a", number) for number in range(200))
+    )
+    await second.close_stream("a")
+    seen = await reader
+    assert sorted(seen) == list(range(200))
+    order = sorted(range(200), key=lambda number: results[number].offset)
+    assert order == seen
+    assert len({result.offset for result in results}) == 200
+
+
+async def test_narrow_guards_let_the_appends_of_two_processes_pass(engines, memory):
+    """Plain appends depend on nobody else's: none is sent twice."""
+    stores = [RemoteStore(memory), RemoteStore(memory)]
+    first, second = [await engines(store) for store in stores]
+    await first.create("a")
+    await asyncio.gather(*((first, second)[n % 2].append("a", b"x") for n in range(100)))
+    assert sum(len(store.sent) for store in stores) == len(
+        {commit.id for store in stores for commit in store.sent}
+    )
+    with pytest.raises(Conflict):
+        await second.create("a", content_type=JSON)
+
+
+async def test_a_racing_close_is_lost_to_nobody(engines, memory):
+    first = await engines(RemoteStore(memory))
+    second = await engines(RemoteStore(memory))
+    for number in range(20):
+        path = f"race/{number}"
+        await first.create(path)
+        await first.append(path, "1")
+        await second.append(path, "2")
+        appended, closed = await asyncio.gather(
+            first.append(path, "3"), second.close_stream(path), return_exceptions=True
+        )
+        batch = await second.read(path)
+        assert batch.closed
+        assert not isinstance(closed, BaseException)
+        assert batch.data == (b"12" if isinstance(appended, Conflict) else b"123")
