@@ -38,7 +38,7 @@ COVERAGE = {"core": 100, "server": 90, "client": 90, "redis": 90}
 PACKAGES = list(COVERAGE)
 
 STORES = ["memory"]
-FRONT_ENDS = ["aiohttp", "asgi-uvicorn"]
+FRONT_ENDS = ["standalone", "aiohttp", "asgi-uvicorn"]
 
 
 # What the packages say about themselves.

@@ -1,5 +1,4 @@
-"""The command ``durable-streams-server``: one process that serves streams until it is told to stop.
-"""
+"""The command ``durable-streams-server``: one process that serves until it is told to stop."""
 
 import asyncio
 import contextlib
@@ -19,10 +18,12 @@ from durable_streams_server.engine import Engine
 from durable_streams_server.http.handler import Options
 from durable_streams_server.limits import MIB, Limits
 from durable_streams_server.mounting import Mount, as_root
-from durable_streams_server.serving import FRONT_ENDS, Address
+from durable_streams_server.serving import FRONT_ENDS, Address, tls_context
+from durable_streams_server.standalone import Bounds
 
 ENVIRONMENT = "DURABLE_STREAMS"
 _DEFAULTS = Limits()
+_BOUNDS = Bounds()
 
 
 @click.group(
@@ -30,13 +31,30 @@ _DEFAULTS = Limits()
     context_settings={"auto_envvar_prefix": ENVIRONMENT, "show_default": True},
     epilog="Every option can also be set in the environment, as DURABLE_STREAMS_PORT for --port.",
 )
-@click.option("--store", default="memory:", metavar="URL", help="memory:, file:PATH or redis://HOST.")
+@click.option(
+    "--store", default="memory:", metavar="URL", help="memory:, file:PATH or redis://HOST."
+)
 @click.option("--host", default="127.0.0.1", help="Address to listen on.")
 @click.option("--port", default=DEFAULT_PORT, type=click.IntRange(0, 65535), help="0 picks one.")
+@click.option(
+    "--uds", metavar="PATH", help="Listen on this Unix socket instead of an address and port."
+)
+@click.option(
+    "--tls-cert",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False),
+    help="Serve HTTPS with this certificate chain (PEM).",
+)
+@click.option(
+    "--tls-key",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False),
+    help="The certificate's key (PEM), if it is in a file of its own.",
+)
 @click.option("--root", default="/v1/stream", help="Path under which streams live.")
 @click.option("--public-url", metavar="URL", help="Where clients reach the server, if elsewhere.")
 @click.option(
-    "--front-end", default="aiohttp", type=click.Choice(sorted(FRONT_ENDS)), help="HTTP server."
+    "--front-end", default="standalone", type=click.Choice(sorted(FRONT_ENDS)), help="HTTP server."
 )
 @click.option(
     "--token",
@@ -94,6 +112,19 @@ _DEFAULTS = Limits()
     help="Producers remembered of one stream; the longest idle are forgotten.",
 )
 @click.option(
+    "--max-connections",
+    default=_BOUNDS.max_connections,
+    type=click.IntRange(1),
+    help="Clients at once; more are told to come again.",
+)
+@click.option(
+    "--idle-timeout",
+    default=_BOUNDS.idle_timeout,
+    type=click.FloatRange(min=1),
+    metavar="SECONDS",
+    help="How long a connection may be quiet between two requests.",
+)
+@click.option(
     "--log-level",
     default="info",
     type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
@@ -106,8 +137,10 @@ def main(context: click.Context, /, **settings: Any) -> None:
     if context.invoked_subcommand is not None:
         return
     logging.basicConfig(
-        level=settings["log_level"].upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+        level=settings["log_level"].upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
+    _allow_many_files()
     try:
         _loop_runner()(serve(settings))
     except DurableStreamsError as error:
@@ -153,24 +186,60 @@ async def serve(settings: dict[str, Any]) -> None:
     root = as_root(settings["root"])
     async with Engine(settings["store"], limits=limits_of(settings)) as engine:
         mount = Mount(engine, options, None)
-        address = Address(settings["host"], settings["port"])
+        address = address_of(settings)
         async with FRONT_ENDS[settings["front_end"]](mount, root, address) as port:
-            host = settings["host"]
-            shown = f"[{host}]" if ":" in host else host
-            url = settings["public_url"] or f"http://{shown}:{port}"
             click.echo(
                 f"Serving durable streams from {settings['store'].split('@')[-1]} "
-                f"at {url.rstrip('/')}{root}"
+                f"at {_shown_url(address, port, settings['public_url'])}{root}"
             )
             await stop.wait()
 
 
+def address_of(settings: dict[str, Any]) -> Address:
+    """Where to listen; raises :class:`click.ClickException` for a certificate that is none."""
+    tls = None
+    certificate, key = settings["tls_cert"], settings["tls_key"]
+    if certificate is not None:
+        try:
+            tls = tls_context(certificate, key)
+        except OSError as error:
+            raise click.ClickException(
+                f"{key or certificate} does not hold the certificate's key, or not in PEM: {error}"
+            ) from error
+    elif key is not None:
+        raise click.ClickException("--tls-key needs --tls-cert, the certificate that it is of.")
+    bounds = Bounds(
+        max_connections=settings["max_connections"], idle_timeout=settings["idle_timeout"]
+    )
+    return Address(settings["host"], settings["port"], settings["uds"], tls, bounds)
+
+
+def _shown_url(address: Address, port: int, public_url: str | None) -> str:
+    if public_url is not None:
+        return public_url.rstrip("/")
+    if address.unix is not None:
+        return f"unix:{address.unix} "
+    host = f"[{address.host}]" if ":" in address.host else address.host
+    return f"{'http' if address.tls is None else 'https'}://{host}:{port}"
+
+
+def _allow_many_files() -> None:
+    """A connection is a file: ask for as many as the system lets this user have."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def _listen_problem(error: OSError, settings: dict[str, Any]) -> str:
-    place = f"{settings['host']}:{settings['port']}"
+    place = settings["uds"] or f"{settings['host']}:{settings['port']}"
     if error.errno == errno.EADDRINUSE:
-        return f"{place} is taken by another program; stop it, or choose another --port (0 picks one)."
+        return (
+            f"{place} is taken by another program; stop it, or choose another --port (0 picks one)."
+        )
     if error.errno in (errno.EACCES, errno.EPERM):
         return f"This user may not listen on {place}; choose a --port above 1023."
     return f"Cannot listen on {place}: {error.strerror or error}. Check --host and --port."
-
-

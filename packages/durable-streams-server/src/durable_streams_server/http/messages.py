@@ -77,15 +77,19 @@ def fold_headers(pairs: Iterable[Header]) -> dict[bytes, bytes]:
     for raw_name, value in pairs:
         name = raw_name.lower()
         if name in folded:
-            if name in _SINGLE:
-                raise InvalidRequest(
-                    f"The {name.decode()} header was sent twice; send it once.",
-                    code="repeated-header",
-                )
-            folded[name] = folded[name] + b", " + value
+            fold_into(folded, name, value)
         else:
             folded[name] = value
     return folded
+
+
+def fold_into(folded: dict[bytes, bytes], name: bytes, value: bytes) -> None:
+    """Add a header to those that hold one of its name; raises for a repeated single one."""
+    if name in _SINGLE:
+        raise InvalidRequest(
+            f"The {name.decode()} header was sent twice; send it once.", code="repeated-header"
+        )
+    folded[name] = folded[name] + b", " + value
 
 
 class Response:

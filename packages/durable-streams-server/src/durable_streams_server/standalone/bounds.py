@@ -1,0 +1,29 @@
+"""What one client is given, and how long the server waits for it."""
+
+import msgspec
+
+
+class Bounds(msgspec.Struct, frozen=True, kw_only=True):
+    """Bounds of connections with safe defaults. Sizes are bytes, times seconds.
+
+    The body's size is the engine's to bound.
+    """
+
+    max_connections: int = 20_000
+    """More are answered 503 and closed."""
+    max_header: int = 32 * 1024
+    """A request's head: target, names and values together (431)."""
+    max_target: int = 12 * 1024
+    """A request's target: path and query as they are sent (414)."""
+    header_timeout: float = 15.0
+    """From the first byte of a head, or from connecting, to its end (408)."""
+    body_timeout: float = 30.0
+    """Patience with a body (408), beyond what its bytes take at ``body_rate``."""
+    body_rate: int = 16 * 1024
+    """Bytes a second at which a body may trickle in."""
+    idle_timeout: float = 75.0
+    """Between two requests."""
+    write_timeout: float = 60.0
+    """How long a client may take nothing of an answer that waits for it."""
+    shutdown_timeout: float = 3.0
+    """For answers under way when the server stops."""

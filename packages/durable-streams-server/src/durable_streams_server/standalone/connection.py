@@ -1,0 +1,591 @@
+"""One client's connection.
+
+* Requests are answered in order, one at a time. What arrives behind an answer that is not there
+  yet is held unparsed, and beyond a bound not read, so a flood of pipelined requests costs no more
+  than one slice of it.
+* Every byte that llhttp is given is counted until it shows progress, because it collects a header
+  in memory and tells of it only at its end.
+* A plain request costs one parse and one write: no task, no timer, no future. Time limits are
+  deadlines that the server looks at once a second.
+* An answer to a request that was not read to its end is followed by a half-close and a moment of
+  reading on, or the client would lose the answer to a reset.
+"""
+
+import asyncio
+import logging
+from enum import Enum
+from math import inf
+from typing import TYPE_CHECKING, cast
+
+import httptools
+
+from durable_streams_core.errors import ProtocolError
+from durable_streams_server.http.handler import Exchange, internal_error
+from durable_streams_server.http.messages import (
+    Live,
+    Pending,
+    RequestHead,
+    Response,
+    fold_into,
+)
+from durable_streams_server.mounting import split_target
+from durable_streams_server.standalone import wire
+from durable_streams_server.standalone.strictness import (
+    bad_syntax,
+    check_head,
+    header_too_large,
+    target_too_long,
+    too_slow,
+    wants_continue,
+)
+
+if TYPE_CHECKING:
+    from durable_streams_server.standalone.server import StandaloneServer
+
+log = logging.getLogger("durable_streams_server.standalone")
+
+SLICE = 8 * 1024
+"""Bytes given to the parser at once where they may hold many requests."""
+MAX_HELD = 64 * 1024
+"""Bytes held unparsed behind an answer before reading stops."""
+MAX_DRAINED = 64 * 1024
+"""A body of up to this size is read to its end, though not wanted, to keep the connection."""
+JOINED = 64 * 1024
+"""Answers up to this size are joined into one write."""
+LINGER_SECONDS = 1.0
+
+
+class State(Enum):
+    OPEN = "open"
+    LAST = "last"
+    """What comes in is ignored; the connection closes after the answers that are due."""
+    LINGERING = "lingering"
+    """Everything was sent; reading on for a moment so that it arrives."""
+    LOST = "lost"
+
+
+class Request:
+    """A request whose head is complete."""
+
+    __slots__ = (
+        "begun", "bodiless", "chunks", "due", "expects", "head", "keep_alive", "length", "limit",
+        "old", "size",
+    )  # fmt: skip
+
+    def __init__(self, begun: Response | Exchange, *, keep_alive: bool) -> None:
+        self.begun = begun
+        self.keep_alive = keep_alive
+        self.head: RequestHead | None = None
+        self.old = self.bodiless = self.expects = False
+        self.due = False
+        """Something is to be said before the body is read, once it is this request's turn."""
+        self.chunks: list[bytes] = []
+        self.length = self.size = self.limit = 0
+
+
+class Connection(asyncio.Protocol):
+    """Parses requests, has them answered, and writes the answers. Also a live answer's sink."""
+
+    __slots__ = (
+        "_asking", "_busy", "_chunked", "_ending", "_eof", "_feeding", "_handler", "_head_size",
+        "_headers", "_held", "_in_head", "_keep", "_linger", "_live", "_out", "_parser", "_paused",
+        "_pending", "_queue", "_quiet", "_request", "_secure", "_server", "_state", "_target",
+        "_transport", "_unread", "deadline",
+    )  # fmt: skip
+
+    _transport: asyncio.Transport
+    _parser: httptools.HttpRequestParser
+
+    def __init__(self, server: "StandaloneServer", *, secure: bool) -> None:
+        self._server = server
+        self._handler = server.handler
+        self._secure = secure
+        self._state = State.OPEN
+        self.deadline = server.now + server.bounds.header_timeout
+        # The head that is being received. No headers means that trailers are.
+        self._target = b""
+        self._headers: dict[bytes, bytes] | None = {}
+        self._head_size = 0
+        self._in_head = False
+        self._quiet = 0
+        # The request whose body is being received, and those received before their turn.
+        self._request: Request | None = None
+        self._queue: list[Request] = []
+        self._held = b""
+        # The request that is being answered.
+        self._busy = False
+        self._pending: tuple[Request, Pending] | None = None
+        self._asking: asyncio.Task[None] | None = None
+        self._live: Live | None = None
+        self._chunked = self._keep = False
+        # What goes out.
+        self._out: list[bytes] = []
+        self._paused = self._feeding = self._eof = False
+        self._ending = self._unread = False
+        self._linger: asyncio.TimerHandle | None = None
+
+    # What the event loop says.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's transports are no subclasses of asyncio's.
+        self._transport = cast(asyncio.Transport, transport)
+        self._parser = httptools.HttpRequestParser(self)
+        refusal = self._server.welcome(self)
+        if refusal is not None:
+            self._refuse(refusal)
+            self._flush()
+
+    def data_received(self, data: bytes) -> None:
+        if self._state is not State.OPEN:
+            return
+        if self._busy or self._paused or self._held:
+            self._held += data
+            if len(self._held) > MAX_HELD:
+                self._transport.pause_reading()
+            return
+        self._feed(data)
+        self._flush()
+        self._wait()
+
+    def eof_received(self) -> bool:
+        """The client sends no more: it may still be waiting for answers, but not for live ones."""
+        if self._state is State.LINGERING or self._live is not None or self._secure:
+            return False
+        if self._pending is not None and _is_live_read(self._pending[0]):
+            return False
+        self._eof = True
+        return self._busy or bool(self._queue)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._state = State.LOST
+        self._server.forget(self)
+        pending, self._pending = self._pending, None
+        live, self._live = self._live, None
+        if self._linger is not None:
+            self._linger.cancel()
+        if self._asking is not None:
+            self._asking.cancel()
+        if pending is not None:
+            pending[1].cancel()
+        if live is not None:
+            live.gone()
+        self._queue.clear()
+        self._out.clear()
+        self._request = None
+        # The parser holds this object's methods.
+        del self._parser
+
+    def pause_writing(self) -> None:
+        self._paused = True
+        self.deadline = self._server.now + self._server.bounds.write_timeout
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        bounds = self._server.bounds
+        self.deadline = inf if self._busy else self._server.now + bounds.body_timeout
+        if self._live is not None:
+            self._live.drained()
+        elif not self._feeding:
+            self._next()
+        self._wait()
+
+    # What the server says.
+
+    def expire(self) -> None:
+        """The deadline has passed."""
+        if self._paused or self._state is not State.OPEN:
+            self._transport.abort()
+        elif self._request is not None:
+            self._refuse(too_slow("body"))
+            self._flush()
+        elif self._in_head:
+            self._refuse(too_slow("head"))
+            self._flush()
+        else:
+            self._transport.close()
+
+    def shut(self) -> None:
+        """The server stops: answer what is under way, then close."""
+        if not (self._busy or self._in_head or self._queue or self._request is not None):
+            self._transport.close()
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    # What the parser says.
+
+    def on_url(self, piece: bytes) -> None:
+        self._target = target = self._target + piece if self._target else piece
+        if len(target) > self._server.bounds.max_target:
+            raise target_too_long(self._server.bounds.max_target)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        headers = self._headers
+        if headers is None:
+            return  # A trailer: nothing of it counts.
+        self._head_size += len(name) + len(value) + 4
+        if self._head_size > self._server.bounds.max_header:
+            raise header_too_large(self._server.bounds.max_header)
+        name = name.lower()
+        if name in headers:
+            fold_into(headers, name, value)
+        else:
+            headers[name] = value
+
+    def on_headers_complete(self) -> None:
+        if self._state is not State.OPEN:
+            raise _Ignored
+        headers, self._headers = self._headers, None
+        assert headers is not None
+        self._quiet = 0
+        self._in_head = False
+        parser = self._parser
+        method = parser.get_method()
+        version = parser.get_http_version()
+        check_head(method, version, headers)
+        self._request = request = self._begin(method.decode(), headers)
+        if version != "1.1" or b"connection" in headers:
+            request.keep_alive = parser.should_keep_alive()
+            request.old = version != "1.1"
+        length = headers.get(b"content-length")
+        if length is None and b"transfer-encoding" not in headers:
+            return
+        if length is not None:
+            request.length = int(length)
+        begun = request.begun
+        if type(begun) is not Exchange or not begun.takes_body:
+            request.limit = MAX_DRAINED
+        else:
+            request.limit = begun.max_body
+        bounds = self._server.bounds
+        self.deadline = self._server.now + bounds.body_timeout
+        request.due = True
+        if not (self._busy or self._paused or self._queue):
+            self._take_turn(request)
+
+    def on_body(self, piece: bytes) -> None:
+        self._quiet = 0
+        request = self._request
+        if request is None:
+            return
+        request.size += len(piece)
+        if request.size > request.limit:
+            self._overflow(request)
+            return
+        request.chunks.append(piece)
+        self.deadline += len(piece) / self._server.bounds.body_rate
+
+    def on_message_complete(self) -> None:
+        request = self._request
+        if request is None:
+            raise _Ignored
+        self._request = None
+        self._headers = {}
+        self._target = b""
+        self._head_size = self._quiet = 0
+        request.due = False
+        if not request.keep_alive:
+            self._state = State.LAST
+        if self._busy or self._paused or self._queue:
+            self._queue.append(request)
+        else:
+            self._answer(request)
+
+    # Receiving.
+
+    def _feed(self, data: bytes) -> None:
+        """Parse as much as may be parsed now and hold the rest."""
+        self._feeding = True
+        size = len(data)
+        if size <= SLICE:
+            self._parse(data)
+        else:
+            view = memoryview(data)
+            position = 0
+            while position < size and self._state is State.OPEN:
+                if self._busy or self._paused:
+                    self._held = bytes(view[position:])
+                    break
+                request = self._request
+                step = SLICE if request is None else max(SLICE, request.length - request.size)
+                self._parse(view[position : position + step])
+                position += step
+        self._feeding = False
+
+    def _parse(self, data: bytes | memoryview) -> None:
+        self._quiet += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            if self._state is not State.OPEN:
+                return  # Bytes behind the last request.
+            reason = error.__context__
+            if not isinstance(error, httptools.HttpParserCallbackError):
+                self._refuse(bad_syntax(str(error)))
+            elif isinstance(reason, ProtocolError):
+                self._refuse(reason)
+            else:
+                log.exception("receiving a request failed", exc_info=reason)
+                self._refuse(internal_error())
+        except httptools.HttpParserUpgrade:
+            self._refuse(bad_syntax("it asks for an upgrade"))
+        else:
+            if self._quiet > self._server.bounds.max_header and self._state is State.OPEN:
+                self._refuse(header_too_large(self._server.bounds.max_header))
+
+    def _begin(self, method: str, headers: dict[bytes, bytes]) -> Request:
+        server = self._server
+        root = server.root
+        expects = False
+        head: RequestHead | None = None
+        begun: Response | Exchange
+        try:
+            expects = wants_continue(headers)
+            path, query = split_target(self._target.decode("latin-1"))
+            if path.startswith(root):
+                head = RequestHead(
+                    method,
+                    path[len(root) :],
+                    query,
+                    headers,
+                    root=root,
+                    scheme="https" if self._secure else "http",
+                )
+                if server.asks:
+                    head.native = head
+                begun = self._handler.begin(head)
+            else:
+                begun = self._handler.outside(method, path, root)
+        except ProtocolError as error:
+            begun = self._handler.refuse(error)
+        request = Request(begun, keep_alive=True)
+        request.head = head
+        request.bodiless = method == "HEAD"
+        request.expects = expects
+        return request
+
+    def _take_turn(self, request: Request) -> None:
+        """Say what is to be said before the body: go on, or not."""
+        request.due = False
+        begun = request.begun
+        if type(begun) is Exchange and begun.permission is not None:
+            request.due = True
+            self._ask(begun)
+        elif type(begun) is not Exchange or begun.verdict is not None or not begun.takes_body:
+            # It is not wanted. A short one is read all the same, which keeps the connection.
+            if request.expects or request.length > MAX_DRAINED:
+                self._answer_early(request)
+        elif request.expects and not request.size and not request.old:
+            self._out.append(wire.CONTINUE)
+
+    def _overflow(self, request: Request) -> None:
+        """The body is larger than it may be: the rest of it is not read."""
+        begun = request.begun
+        if type(begun) is Exchange and begun.takes_body and begun.verdict is None:
+            request.begun = self._handler.too_large(begun.head)
+        self._answer_early(request)
+
+    def _answer_early(self, request: Request) -> None:
+        """Answer before the body has been read; then nothing after it can be."""
+        self._request = None
+        request.keep_alive = False
+        request.chunks = []
+        self._state = State.LAST
+        self._unread = True
+        if self._busy or self._paused or self._queue:
+            self._queue.append(request)
+        else:
+            self._answer(request)
+
+    def _refuse(self, error: ProtocolError) -> None:
+        """Answer something that is no request, after those before it, and close."""
+        request = Request(self._handler.refuse(error), keep_alive=False)
+        self._held = b""
+        self._answer_early(request)
+
+    # Answering.
+
+    def _answer(self, request: Request) -> None:
+        begun = request.begun
+        if type(begun) is Response:
+            self._respond(request, begun)
+            return
+        assert type(begun) is Exchange
+        if begun.permission is not None:
+            self._queue.insert(0, request)
+            self._ask(begun)
+            return
+        if begun.verdict is not None:
+            self._respond(request, begun.verdict)
+            return
+        chunks = request.chunks
+        answer = begun.run(chunks[0] if len(chunks) == 1 else b"".join(chunks))
+        if type(answer) is Response:
+            self._respond(request, answer)
+        elif type(answer) is Pending:
+            request.chunks = []
+            self._busy = True
+            self.deadline = inf
+            self._pending = request, answer
+            answer.then(self._settled)
+        else:
+            self._go_live(request, answer)  # type: ignore[arg-type]
+
+    def _settled(self, result: Response | Live) -> None:
+        assert self._pending is not None
+        request, _ = self._pending
+        self._pending = None
+        if type(result) is Response:
+            self._busy = False
+            self._respond(request, result)
+        else:
+            self._go_live(request, result)  # type: ignore[arg-type]
+        if not self._feeding:
+            self._next()
+
+    def _ask(self, exchange: Exchange) -> None:
+        """Wait for an access hook that is async; the request then takes its turn again."""
+        self._busy = True
+        self.deadline = inf
+        self._asking = asyncio.get_running_loop().create_task(self._permission(exchange))
+
+    async def _permission(self, exchange: Exchange) -> None:
+        permission, exchange.permission = exchange.permission, None
+        assert permission is not None
+        exchange.permitted(await permission)
+        self._asking = None
+        self._busy = False
+        self.deadline = self._server.now + self._server.bounds.body_timeout
+        self._next()
+
+    def _respond(self, request: Request, response: Response) -> None:
+        framing = b""
+        status = response.status
+        body = b"" if request.bodiless else response.body
+        if status not in wire.BODILESS and not request.bodiless:
+            framing = b"content-length: %d\r\n" % len(body)
+        if not request.keep_alive or self._server.closing:
+            framing += wire.CLOSE
+            self._state = State.LAST
+            self._ending = True
+        elif request.old:
+            framing += wire.KEEP_ALIVE
+        head = wire.head(response, framing, self._server.date)
+        if len(body) <= JOINED:
+            self._out.append(head + body)
+        else:
+            self._out.append(head)
+            self._push()
+            self._transport.write(body)
+
+    def _go_live(self, request: Request, live: Live) -> None:
+        self._busy = True
+        self.deadline = inf
+        self._live = live
+        self._chunked = not request.old
+        self._keep = request.keep_alive and self._chunked
+        framing = wire.CHUNKED if self._chunked else b""
+        if not self._keep:
+            framing += wire.CLOSE
+        self._out.append(wire.head(live.head, framing, self._server.date))
+        live.attach(self)
+        self._push()
+
+    def write(self, frame: bytes) -> bool:
+        """A live answer's frame; False if no more should come until it is drained."""
+        if self._state is State.LOST or self._transport.is_closing():
+            return False
+        if self._chunked:
+            frame = self._server.framed(frame)
+        if self._out:
+            self._out.append(frame)
+            self._push()
+        else:
+            self._transport.write(frame)
+        return not self._paused
+
+    def end(self) -> None:
+        """The live answer is complete."""
+        if self._live is None:
+            return
+        self._live = None
+        self._busy = False
+        if self._chunked:
+            self._out.append(wire.LAST_CHUNK)
+        if not self._keep or self._server.closing:
+            self._state = State.LAST
+            self._ending = True
+        if not self._feeding:
+            self._next()
+
+    def _next(self) -> None:
+        """An answer is done: go on with what came meanwhile."""
+        while not (self._busy or self._paused or self._ending or self._state is State.LOST):
+            request = self._request
+            if self._queue:
+                self._answer(self._queue.pop(0))
+            elif request is not None and request.due:
+                self._take_turn(request)
+            elif self._held and self._state is State.OPEN:
+                held, self._held = self._held, b""
+                self._feed(held)
+                if not self._held:
+                    self._transport.resume_reading()
+            else:
+                break
+        self._flush()
+        self._wait()
+
+    def _push(self) -> None:
+        """Write what has gathered."""
+        out = self._out
+        if out:
+            data = out[0] if len(out) == 1 else b"".join(out)
+            out.clear()
+            if not self._transport.is_closing():
+                self._transport.write(data)
+
+    def _flush(self) -> None:
+        """Write what has gathered, and close if that was the last of it."""
+        self._push()
+        if self._ending:
+            self._end()
+        elif self._eof and not (self._busy or self._queue or self._state is State.LOST):
+            self._transport.close()
+
+    def _end(self) -> None:
+        self._ending = False
+        if self._state is State.LOST or self._transport.is_closing():
+            return
+        self.deadline = self._server.now + self._server.bounds.write_timeout
+        if not self._unread or self._eof:
+            self._transport.close()
+            return
+        self._state = State.LINGERING
+        self._held = b""
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        self._transport.resume_reading()
+        loop = asyncio.get_running_loop()
+        self._linger = loop.call_later(LINGER_SECONDS, self._transport.close)
+
+    def _wait(self) -> None:
+        """Set the deadline for what is to come next."""
+        if self._busy or self._paused or self._request is not None:
+            return
+        if self._state is State.OPEN:
+            server = self._server
+            if not self._quiet:
+                self.deadline = server.now + server.bounds.idle_timeout
+            elif not self._in_head:
+                self._in_head = True
+                self.deadline = server.now + server.bounds.header_timeout
+
+
+class _Ignored(Exception):
+    """Bytes behind the last request: stop parsing them."""
+
+
+def _is_live_read(request: Request) -> bool:
+    head = request.head
+    return head is not None and head.method == "GET" and "live=" in head.query

@@ -1,0 +1,38 @@
+"""The bytes of an answer."""
+
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import Final
+
+from durable_streams_server.http.messages import Response
+
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+LAST_CHUNK: Final = b"0\r\n\r\n"
+CLOSE: Final = b"connection: close\r\n"
+KEEP_ALIVE: Final = b"connection: keep-alive\r\n"
+CHUNKED: Final = b"transfer-encoding: chunked\r\n"
+
+STATUS_LINES: Final = {
+    status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
+}
+BODILESS: Final = frozenset((204, 304))
+"""Statuses whose answers have neither a body nor a length (RFC 9110 §8.6, RFC 9112 §6.3)."""
+
+
+def date_line(now: float) -> bytes:
+    """The Date header of a moment in seconds since 1970."""
+    return b"date: " + formatdate(now, usegmt=True).encode() + b"\r\n"
+
+
+def head(response: Response, framing: bytes, date: bytes) -> bytes:
+    """Status line and headers, up to and including the empty line."""
+    parts = [STATUS_LINES[response.status], date]
+    for name, value in response.headers:
+        parts += (name, b": ", value, b"\r\n")
+    parts += (framing, b"\r\n")
+    return b"".join(parts)
+
+
+def chunk(frame: bytes) -> bytes:
+    """A frame as one chunk (RFC 9112 §7.1)."""
+    return b"%x\r\n%b\r\n" % (len(frame), frame)
