@@ -40,7 +40,7 @@ WORDS = [
 
 def translate(text: str, source: Path) -> str:
     for pattern, replacement in WORDS:
-        text = re.sub(pattern, replacement, text)
+        text = re.sub(pattern, replacement, text, flags=re.MULTILINE)
     name = source.relative_to(PACKAGE).as_posix()
     return NOTICE.format(source=name) + text
 

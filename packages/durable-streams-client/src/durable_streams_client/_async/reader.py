@@ -3,6 +3,7 @@
 import time
 from collections import deque
 from collections.abc import AsyncIterator
+from functools import partial
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
@@ -177,7 +178,6 @@ class AsyncReader(Generic[T]):
             await self._drop()
             raise
         page = self._pages.popleft()
-        key = self._key
         return Batch(
             page.data,
             page.offset,
@@ -186,7 +186,8 @@ class AsyncReader(Generic[T]):
             page.closed,
             self.url,
             self._decoder,
-            lambda: self._cache.drop(key),
+            # Not a method of ours: who keeps a batch must not keep the reader.
+            partial(self._cache.drop, self._key),
         )
 
     async def _load(self) -> None:

@@ -4,6 +4,7 @@
 import time
 from collections import deque
 from collections.abc import Iterator
+from functools import partial
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
@@ -45,7 +46,7 @@ class Reader(Generic[T]):
         *,
         offset: str,
         live: Live | None,
-        checkpoint: Checkpoint | None,
+        checkpoint: Checkpoint | Checkpoint | None,
         decoder: msgspec.json.Decoder[list[Any]],
     ) -> None:
         retry = calls.options.retry
@@ -177,7 +178,6 @@ class Reader(Generic[T]):
             self._drop()
             raise
         page = self._pages.popleft()
-        key = self._key
         return Batch(
             page.data,
             page.offset,
@@ -186,7 +186,8 @@ class Reader(Generic[T]):
             page.closed,
             self.url,
             self._decoder,
-            lambda: self._cache.drop(key),
+            # Not a method of ours: who keeps a batch must not keep the reader.
+            partial(self._cache.drop, self._key),
         )
 
     def _load(self) -> None:

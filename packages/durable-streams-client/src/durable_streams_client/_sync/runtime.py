@@ -143,8 +143,9 @@ class Scope:
             raise Cancelled("The reader was cancelled.") from None
 
     def sleep(self, seconds: float) -> None:
-        self._woken.wait(seconds)
+        self._woken.wait(remaining(seconds))
         self.check()
+        _check_limit()
 
 
 def current_scope() -> Scope | None:
@@ -153,7 +154,14 @@ def current_scope() -> Scope | None:
 
 
 def sleep(seconds: float) -> None:
-    time.sleep(seconds)
+    time.sleep(remaining(seconds) or 0)
+    _check_limit()
+
+
+def _check_limit() -> None:
+    until: float | None = getattr(_current, "until", None)
+    if until is not None and time.monotonic() >= until:
+        raise TimedOut("Time is up.")
 
 
 class Worker:
