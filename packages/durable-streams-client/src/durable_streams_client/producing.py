@@ -13,8 +13,8 @@ Rules:
   server has lost data, and the producer stops.
 * An epoch is claimed only while nothing of this session has been acknowledged. Later, being
   fenced means that a newer instance took over, and the producer stops.
-* A batch that is too large for the server (413) was not stored, so none after it was either: they
-  are numbered anew, in halves.
+* A batch that is too large for the server (413) was not stored by any try, so none after it was
+  either: they are numbered anew, in halves.
 * A producer that cannot store a batch stores none after it: what it accepted stays in order.
 
 The caller passes in a clock (seconds, monotonic), and sends what :meth:`ProducerMachine.next`
@@ -301,7 +301,7 @@ class ProducerMachine:
     def too_large(self, batch: Outgoing, error: ClientError) -> None:
         """The server does not take bodies of this size."""
         self._active -= 1
-        if len(batch.parts) < 2 or batch.uncertain or batch.close:
+        if len(batch.parts) < 2:
             self._fail(error)
         elif self._split is None or batch.seq < self._split.seq:
             self._split = batch

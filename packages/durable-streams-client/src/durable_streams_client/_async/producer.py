@@ -240,7 +240,8 @@ class AsyncProducer:
         try:
             await self.aclose(flush=isinstance(error, Exception))
         except ClientError as lost:
-            error.add_note(f"The producer also failed: {lost}")
+            if lost is not error:
+                error.add_note(f"The producer also failed: {lost}")
 
     def __del__(self) -> None:
         if getattr(self, "_stopped", True) or self._machine.idle:
