@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from remote import RemoteStore
 
-from durable_streams_server import NOW, Conflict, Engine, NotFound, ProtocolError
+from durable_streams_server import NOW, Conflict, NotFound, ProtocolError
 
 JSON = "application/json"
 

@@ -213,7 +213,7 @@ async def test_now_is_the_tail(streams):
 
 
 @pytest.mark.parametrize(
-    ("offset", "code"),
+    "offset, code",
     [
         ("rubbish", "invalid-offset"),
         (format_offset(99), "offset-past-tail"),
@@ -256,7 +256,7 @@ async def test_a_hostile_path_is_refused(streams, path):
 
 
 @pytest.mark.parametrize(
-    ("lifetime", "code"),
+    "lifetime, code",
     [
         ({"ttl": 1, "expires_at": "2040-01-01T00:00:00Z"}, "ttl-and-expires-at"),
         ({"ttl": -1}, "invalid-ttl"),
@@ -274,7 +274,7 @@ async def test_a_value_without_a_json_form_is_the_callers_error(streams):
     with pytest.raises(TypeError):
         await streams.append("a", object())
     await streams.append("a", {"x": 1.5})
-    assert math.isclose(list(await streams.read("a"))[0]["x"], 1.5)
+    assert math.isclose(next(iter(await streams.read("a")))["x"], 1.5)
 
 
 async def test_an_engine_may_be_named_by_a_url_and_used_as_a_context():
