@@ -4,12 +4,10 @@
 import time
 from collections.abc import Callable, Sequence
 
-from durable_streams_core.entities import Applied, Change, Commit, Facts, Head, Outcome, Slice
+from durable_streams_core.entities import Change, Commit, Facts, Head, Outcome, Slice
 from durable_streams_core.errors import StoreError
 from durable_streams_core.store import LocalStore, Watcher
-from durable_streams_server.table import Table
-
-REMEMBERED_COMMITS = 4096
+from durable_streams_server.table import Entity, Recent, Table
 
 
 class MemoryStore(LocalStore):
@@ -20,12 +18,12 @@ class MemoryStore(LocalStore):
 
     def __init__(self, *, clock: Callable[[], int] | None = None) -> None:
         self._clock = clock or wall_clock
-        self._table = Table()
+        self._table = Table(Entity)
         self._bytes: dict[str, bytearray] = {}
         self._watchers: list[Watcher] = []
         self._untold: list[Change] = []
         self._telling = False
-        self._recent: dict[str, Applied] = {}
+        self._recent = Recent()
 
     async def open(self) -> None:
         """Nothing to do."""
@@ -63,9 +61,9 @@ class MemoryStore(LocalStore):
 
     def _apply(self, commit: Commit) -> Outcome:
         table = self._table
-        recent = self._recent
-        if commit.id in recent:
-            return recent[commit.id]
+        repeated = self._recent.get(commit.id)
+        if repeated is not None:
+            return repeated
         conflict = table.check(commit)
         if conflict is not None:
             return conflict
@@ -83,9 +81,7 @@ class MemoryStore(LocalStore):
             stored += delta.data
         if self._watchers:
             self._untold.extend(table.changes(path, delta, before))
-        recent[commit.id] = applied
-        if len(recent) > REMEMBERED_COMMITS:
-            del recent[next(iter(recent))]
+        self._recent.add(commit.id, applied)
         return applied
 
     def slice(self, path: str, incarnation: str, start: int, limit: int) -> Slice | None:

@@ -6,7 +6,8 @@ table keeps the bytes themselves.
 
 import heapq
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Generic, TypeVar
 
 from durable_streams_core.entities import (
     NO_COUNTS,
@@ -23,6 +24,8 @@ from durable_streams_core.entities import (
 
 SMALL_CHANGE = 64 * 1024
 """Bytes of a commit up to this size ride along with the change that watchers see."""
+
+REMEMBERED_COMMITS = 4096
 
 
 class Entity:
@@ -77,14 +80,52 @@ class Entity:
             self.counts = moved
 
 
-class Table:
-    """All entities of one store, by path."""
+AnyEntity = TypeVar("AnyEntity", bound=Entity)
+
+
+class Recent:
+    """What the latest commits came to, by their ids, so that a resend is answered and not redone.
+
+    Remembers at least ``REMEMBERED_COMMITS`` and at most twice as many.
+    """
 
     def __init__(self) -> None:
-        self.entities: dict[str, Entity] = {}
+        self._newer: dict[str, Applied] = {}
+        self._older: dict[str, Applied] = {}
+
+    def get(self, commit_id: str) -> Applied | None:
+        return self._newer.get(commit_id) or self._older.get(commit_id)
+
+    def add(self, commit_id: str, applied: Applied) -> None:
+        newer = self._newer
+        newer[commit_id] = applied
+        if len(newer) >= REMEMBERED_COMMITS:
+            self._older = newer
+            self._newer = {}
+
+    def items(self) -> Iterator[tuple[str, Applied]]:
+        """Oldest first."""
+        yield from self._older.items()
+        yield from self._newer.items()
+
+
+class Table(Generic[AnyEntity]):
+    """All entities of one store, by path; ``make`` makes the entity of a new head."""
+
+    def __init__(self, make: Callable[[Head], AnyEntity]) -> None:
+        self.entities: dict[str, AnyEntity] = {}
+        self._make = make
         self._sorted: list[str] = []
         self._unsorted: list[str] = []
         self._deadlines: list[tuple[int, str]] = []
+
+    def put(self, path: str, entity: AnyEntity) -> AnyEntity:
+        """Place an entity where nothing is."""
+        self.entities[path] = entity
+        self._unsorted.append(path)
+        if entity.head.deadline:
+            heapq.heappush(self._deadlines, (entity.head.deadline, path))
+        return entity
 
     def facts(self, path: str, fields: Sequence[str]) -> Facts | None:
         entity = self.entities.get(path)
@@ -107,10 +148,7 @@ class Table:
             del self.entities[path]
             entity = None
         if delta.create is not None:
-            entity = self.entities[path] = Entity(delta.create)
-            self._unsorted.append(path)
-            if delta.create.deadline:
-                heapq.heappush(self._deadlines, (delta.create.deadline, path))
+            entity = self.put(path, self._make(delta.create))
         if entity is None:
             return Applied(0)
         head = entity.head
