@@ -1,0 +1,198 @@
+"""The file layer: every touch of the disk that the file store makes goes through a :class:`Disk`.
+
+It is small so that a test can put a disk in its place that forgets, tears and reorders whatever was
+not synced. Names are relative to the store's directory. Errors are ``OSError``, as the system gives
+them.
+"""
+
+import ctypes
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+Buffer = bytes | bytearray | memoryview
+
+_MAX_PIECES: Final = 1024  # IOV_MAX of Linux and macOS
+
+
+class Disk(ABC):
+    """What the store needs of a directory on a disk."""
+
+    @abstractmethod
+    def open(self, name: str, *, create: bool = False, write: bool = False) -> int:
+        """A descriptor of a file. ``create`` makes it if it is not there."""
+
+    @abstractmethod
+    def close(self, fd: int) -> None: ...
+
+    @abstractmethod
+    def size(self, fd: int) -> int: ...
+
+    @abstractmethod
+    def read(self, fd: int, position: int, limit: int) -> bytes:
+        """At most ``limit`` bytes, fewer only at the end of the file."""
+
+    @abstractmethod
+    def write(self, fd: int, pieces: Sequence[Buffer], position: int) -> None:
+        """Write all the pieces one after another; an error may leave any part of them."""
+
+    @abstractmethod
+    def truncate(self, fd: int, length: int) -> None: ...
+
+    @abstractmethod
+    def sync(self, fd: int) -> None:
+        """Make a file's bytes and length survive a loss of power. Never call again after an error:
+        the system forgets what it could not write, and a second success means nothing.
+        """
+
+    @abstractmethod
+    def sync_directory(self, name: str) -> None:
+        """Make the names in a directory survive a loss of power."""
+
+    @abstractmethod
+    def sync_everything(self) -> bool:
+        """Sync all files and names at once; False where the system has no such call."""
+
+    @abstractmethod
+    def rename(self, old: str, new: str) -> None:
+        """Put a file in the place of another, at once."""
+
+    @abstractmethod
+    def unlink(self, name: str) -> None: ...
+
+    @abstractmethod
+    def make_directory(self, name: str) -> None:
+        """Make a directory, unless it is there."""
+
+    @abstractmethod
+    def names(self, directory: str) -> list[str]:
+        """What is in a directory, in any order; nothing if there is no such directory."""
+
+    @abstractmethod
+    def file_size(self, name: str) -> int | None:
+        """The length of a file, None where there is none."""
+
+    @abstractmethod
+    def lock(self, name: str) -> Callable[[], None] | None:
+        """Lock a file against other processes and return what unlocks it, None if it is locked."""
+
+
+class LocalDisk(Disk):
+    """A directory of this machine. Needs a POSIX system."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = os.fspath(root)
+        self._syncfs = _syncfs()
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self.root, name) if name else self.root  # noqa: PTH118 - called often
+
+    def open(self, name: str, *, create: bool = False, write: bool = False) -> int:
+        flags = (os.O_RDWR if write else os.O_RDONLY) | os.O_CLOEXEC
+        return os.open(self._path(name), flags | os.O_CREAT if create else flags, 0o640)
+
+    def close(self, fd: int) -> None:
+        os.close(fd)
+
+    def size(self, fd: int) -> int:
+        return os.fstat(fd).st_size
+
+    def read(self, fd: int, position: int, limit: int) -> bytes:
+        data = os.pread(fd, limit, position)
+        if len(data) == limit or not data:
+            return data
+        parts = [data]
+        done = len(data)
+        while done < limit and data:
+            data = os.pread(fd, limit - done, position + done)
+            parts.append(data)
+            done += len(data)
+        return b"".join(parts)
+
+    def write(self, fd: int, pieces: Sequence[Buffer], position: int) -> None:
+        for begin in range(0, len(pieces), _MAX_PIECES):
+            some = pieces[begin : begin + _MAX_PIECES]
+            wanted = sum(map(len, some))
+            written = os.pwritev(fd, some, position)
+            if written < wanted:
+                rest = memoryview(b"".join(some))
+                while written < wanted:
+                    written += os.pwrite(fd, rest[written:], position + written)
+            position += wanted
+
+    def truncate(self, fd: int, length: int) -> None:
+        os.ftruncate(fd, length)
+
+    def sync(self, fd: int) -> None:
+        _fdatasync(fd)
+
+    def sync_directory(self, name: str) -> None:
+        fd = os.open(self._path(name), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def sync_everything(self) -> bool:
+        if self._syncfs is None:
+            return False
+        fd = os.open(self.root, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if self._syncfs(fd) != 0:
+                number = ctypes.get_errno()
+                raise OSError(number, os.strerror(number), self.root)
+        finally:
+            os.close(fd)
+        return True
+
+    def rename(self, old: str, new: str) -> None:
+        os.replace(self._path(old), self._path(new))  # noqa: PTH105
+
+    def unlink(self, name: str) -> None:
+        os.unlink(self._path(name))  # noqa: PTH108
+
+    def make_directory(self, name: str) -> None:
+        os.makedirs(self._path(name), 0o750, exist_ok=True)  # noqa: PTH103
+
+    def names(self, directory: str) -> list[str]:
+        try:
+            return os.listdir(self._path(directory))  # noqa: PTH208
+        except FileNotFoundError:
+            return []
+
+    def file_size(self, name: str) -> int | None:
+        try:
+            return os.stat(self._path(name)).st_size  # noqa: PTH116
+        except FileNotFoundError:
+            return None
+
+    def lock(self, name: str) -> Callable[[], None] | None:
+        import fcntl  # noqa: PLC0415 - not on Windows, where `open_store` says so
+
+        fd = os.open(self._path(name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            return None
+        except OSError:
+            os.close(fd)
+            raise
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+        return lambda: os.close(fd)
+
+
+# macOS has no fdatasync, and its fsync syncs the data too.
+_fdatasync: Final[Callable[[int], None]] = getattr(os, "fdatasync", os.fsync)
+
+
+def _syncfs() -> Callable[[int], int] | None:
+    """The system's ``syncfs``, which reports failed writes since Linux 5.8."""
+    try:
+        function: Callable[[int], int] = ctypes.CDLL(None, use_errno=True).syncfs
+    except (OSError, AttributeError, TypeError):
+        return None
+    return function

@@ -1,0 +1,88 @@
+"""How commits stand in the journal: msgpack, one array a commit, short for what is frequent.
+
+A batch is ``[now, [entry, …]]``, and an entry one of
+
+    [number, id, position, data]
+    [number, id, position, data, fields]
+    [number, id, position, data, fields, close, state, deadline, path, removed, created]
+
+``number`` is the entity's own, given once and never again; ``position`` its tail before the commit,
+where ``data`` goes. ``removed`` is the number of the entity that the commit drops, or 0;
+``created`` the head of the one it makes, or null. Data of more than ``LARGE`` bytes stands behind
+the array, uncopied, and the entry has its length instead. Guards are not kept: what stands here was
+let through.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+
+from durable_streams_core.entities import Commit, Head
+
+LARGE: Final = 16 * 1024
+
+Entry = tuple[Any, ...]
+
+_encoder: Final = msgspec.msgpack.Encoder()
+_batch: Final = msgspec.msgpack.Decoder(tuple[int, list[list[Any]]])
+
+
+def entry_of(commit: Commit, number: int, position: int, removed: int, large: list[bytes]) -> Entry:
+    """What the journal says of a commit; adds its data to ``large`` if it is."""
+    delta = commit.delta
+    data: bytes | int = delta.data
+    if len(delta.data) > LARGE:
+        large.append(delta.data)
+        data = len(delta.data)
+    create = delta.create
+    if (
+        create is None
+        and not delta.close
+        and not delta.remove
+        and delta.deadline is None
+        and delta.state is None
+    ):
+        if delta.fields:
+            return (number, commit.id, position, data, dict(delta.fields))
+        return (number, commit.id, position, data)
+    return (
+        number,
+        commit.id,
+        position,
+        data,
+        dict(delta.fields),
+        delta.close,
+        delta.state,
+        delta.deadline,
+        commit.path,
+        removed,
+        None if create is None else pack_head(create),
+    )
+
+
+def pack_head(head: Head) -> tuple[Any, ...]:
+    return (
+        head.incarnation, head.birth, head.start, head.tail, head.closed, head.state, head.deadline,
+    )  # fmt: skip
+
+
+def unpack_head(packed: Sequence[Any]) -> Head:
+    return Head(*packed)
+
+
+def encode_batch(now: int, entries: Sequence[Entry]) -> bytes:
+    return _encoder.encode((now, entries))
+
+
+def decode_batch(body: bytes | memoryview, large: memoryview) -> tuple[int, list[list[Any]]]:
+    """The time and the entries of a batch, each with its data in place."""
+    now, entries = _batch.decode(body)
+    if large:
+        begin = 0
+        for entry in entries:
+            if type(entry[3]) is int:
+                end = begin + entry[3]
+                entry[3] = bytes(large[begin:end])
+                begin = end
+    return now, entries

@@ -1,0 +1,474 @@
+"""What the directory holds after a crash, or after anything: snapshot, then journal, then proof
+that the stream files have every byte of it.
+
+:meth:`Recovery.load` only reads. :meth:`Recovery.settle` then makes the directory hold exactly what
+was loaded: a torn tail is cut, batches that nothing vouches for yet are written again (a sync that
+failed before a crash may have left them in the system's cache only), stream files are cut or
+rewritten to what is proven. Damage is refused with its position unless it is to be set aside.
+"""
+
+import time
+import zlib
+from collections.abc import Iterator
+from typing import Any, Final
+
+import msgspec
+
+from durable_streams_core.entities import Applied, Head
+from durable_streams_server.file.contents import Stored
+from durable_streams_server.file.directory import (
+    FORMAT,
+    JOURNAL,
+    SET_ASIDE,
+    UNFINISHED,
+    read_whole,
+)
+from durable_streams_server.file.disk import Disk
+from durable_streams_server.file.records import unpack_head
+from durable_streams_server.file.segments import Batch, CorruptionError, JournalReader
+from durable_streams_server.file.snapshot import SnapshotReader, snapshot_names
+from durable_streams_server.file.streamfiles import (
+    FileWriter,
+    Write,
+    file_name,
+    file_numbers,
+)
+from durable_streams_server.table import REMEMBERED_COMMITS, Recent, Table
+
+_PIECE: Final = 1024 * 1024
+_REWRITE_AT_ONCE: Final = 64 * 1024 * 1024
+
+
+class Report(msgspec.Struct):
+    """What a start found and did."""
+
+    streams: int = 0
+    batches: int = 0
+    commits: int = 0
+    torn_bytes: int = 0
+    rewritten_files: int = 0
+    cut_files: int = 0
+    removed_files: int = 0
+    set_aside: list[str] = msgspec.field(default_factory=list)
+    clock_behind: int = 0
+    """Milliseconds by which the clock was behind the time last recorded."""
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        parts = [
+            f"{self.streams:,} streams recovered in {self.seconds:.2f} s",
+            f"{self.commits:,} commits in {self.batches:,} batches replayed",
+            f"{self.torn_bytes:,} bytes of a torn tail cut",
+        ]
+        if self.rewritten_files:
+            parts.append(f"{self.rewritten_files:,} data files completed from the journal")
+        if self.cut_files or self.removed_files:
+            parts.append(
+                f"{self.cut_files:,} data files cut and {self.removed_files:,} removed that nothing holds"
+            )
+        if self.clock_behind:
+            parts.append(
+                f"the clock is {self.clock_behind / 1000:,.1f} s behind the time last recorded; "
+                "going on from there"
+            )
+        parts.extend(f"set aside: {each}" for each in self.set_aside)
+        return "; ".join(parts)
+
+
+class Span:
+    """What the journal holds of one entity's bytes, past what a snapshot proves."""
+
+    __slots__ = ("begin", "begin_crc", "crc", "end")
+
+    def __init__(self, begin: int, crc: int) -> None:
+        self.begin = self.end = begin
+        self.begin_crc = self.crc = crc
+
+
+class Recovery:
+    """One look at a directory."""
+
+    def __init__(self, disk: Disk, store: str, *, set_aside: bool = False) -> None:
+        self._disk = disk
+        self._store = store
+        self._set_aside = set_aside
+        self._aside = ""
+        self.report = Report()
+        self.table: Table[Stored] = Table(Stored)
+        self.recent = Recent()
+        self.files = FileWriter(disk)
+        self.through = 0
+        """The last batch that the snapshot holds."""
+        self.numbers = 1
+        self.floor = 0
+        """The time last recorded."""
+        self.by_number: dict[int, tuple[str, Stored]] = {}
+        self._paths: dict[str, Stored] = {}
+        self._spans: dict[int, Span] = {}
+        self._tails: dict[int, int] = {}
+        self._seen: dict[int, int] = {}
+        self._last_seen = 0
+        self._strays: set[int] = set()
+        self._latest: list[list[list[Any]]] = []
+        self._rewrite: set[int] = set()
+        self._cut: dict[int, int] = {}
+        self._remove: list[int] = []
+
+    # Reading.
+
+    def load(self) -> None:
+        """Work out what there is; raises :class:`CorruptionError`, having changed nothing, or sets
+        damage aside.
+        """
+        started = time.monotonic()
+        try:
+            self._load_snapshot()
+            self.journal = JournalReader(self._disk, bytes.fromhex(self._store))
+        except CorruptionError as error:
+            if not self._set_aside:
+                raise
+            self._put_everything_aside(error)
+        try:
+            for batch in self._batches():
+                self._replay(batch)
+        except CorruptionError as error:
+            if not self._set_aside:
+                raise
+            self._put_journal_aside(error)
+        self._finish_entities()
+        self._prove_files()
+        for path, entity in self._paths.items():
+            self.table.put(path, entity)
+        self._remember()
+        self.report.streams = len(self._paths)
+        self.report.torn_bytes += self.journal.tail.torn if self.journal.tail else 0
+        self.report.seconds = time.monotonic() - started
+
+    @property
+    def sequence(self) -> int:
+        """The number of the next batch."""
+        return max(self.through, self.journal.last) + 1
+
+    def _batches(self) -> Iterator[Batch]:
+        return self.journal.batches(self.through)
+
+    def _load_snapshot(self) -> None:
+        names = snapshot_names(self._disk)
+        if not names:
+            return
+        reader = SnapshotReader(self._disk, names[-1], self._store)
+        cover = reader.cover
+        self.through, self.numbers, self.floor = cover.through, cover.numbers, cover.now
+        for seen, slice_ in reader.slices():
+            self._last_seen = max(self._last_seen, seen)
+            for kept in slice_:
+                head = kept.head
+                if kept.proven != kept.tail:
+                    # What the journal holds of it is added from here.
+                    self._tails[kept.number] = kept.tail
+                    head = _with_tail(head, kept.proven)
+                entity = Stored(head, kept.number, kept.crc)
+                if kept.fields:
+                    entity.set_fields(kept.fields)
+                if seen > self.through:
+                    self._seen[kept.number] = seen
+                self._add(kept.path, entity)
+        for commit_id, tail in reader.recent:
+            self.recent.add(commit_id, Applied(tail))
+
+    def _add(self, path: str, entity: Stored) -> None:
+        self._paths[path] = entity
+        self.by_number[entity.number] = (path, entity)
+        self.numbers = max(self.numbers, entity.number + 1)
+
+    def _replay(self, batch: Batch) -> None:
+        sequence = batch.sequence
+        by_number, spans = self.by_number, self._spans
+        self.floor = max(self.floor, batch.now)
+        self.report.batches += 1
+        self.report.commits += len(batch.entries)
+        may_be_seen = sequence <= self._last_seen
+        for entry in batch.entries:
+            length = len(entry)
+            if length > 5:
+                self._replay_change(entry, batch)
+                continue
+            number = entry[0]
+            found = by_number.get(number)
+            if found is None:
+                self._strays.add(number)
+                continue
+            data = entry[3]
+            if data:
+                span = spans.get(number)
+                if span is not None and span.end == entry[2]:
+                    span.end += len(data)
+                    span.crc = zlib.crc32(data, span.crc)
+                else:
+                    self._cover(found[1], entry[2], data, batch)
+            if length == 5 and not (may_be_seen and sequence <= self._seen.get(number, 0)):
+                found[1].set_fields(entry[4])
+        latest = self._latest
+        latest.append(batch.entries)
+        if len(latest) > 2 * REMEMBERED_COMMITS:
+            del latest[:REMEMBERED_COMMITS]
+
+    def _replay_change(self, entry: list[Any], batch: Batch) -> None:
+        number, _, position, data, fields, close, state, deadline, path, removed, created = entry
+        if removed:
+            gone = self.by_number.pop(removed, None)
+            self._strays.discard(removed)
+            self._spans.pop(removed, None)
+            self._tails.pop(removed, None)
+            if gone is not None and self._paths.get(path) is gone[1]:
+                del self._paths[path]
+        if created is not None:
+            if path in self._paths:
+                raise CorruptionError(batch.name, batch.begin, f"it creates {path!r} twice")
+            self._add(path, Stored(unpack_head(created), number))
+        found = self.by_number.get(number)
+        if found is None:
+            if number != removed:
+                self._strays.add(number)
+            return
+        entity = found[1]
+        if data:
+            self._cover(entity, position, data, batch)
+        if batch.sequence <= self._seen.get(number, 0):
+            return
+        head = entity.head
+        if close or state is not None or deadline is not None:
+            entity.head = Head(
+                head.incarnation,
+                head.birth,
+                head.start,
+                head.tail,
+                head.closed or close,
+                head.state if state is None else state,
+                head.deadline if deadline is None else deadline,
+            )
+        if fields:
+            entity.set_fields(fields)
+
+    def _cover(self, entity: Stored, position: int, data: bytes, batch: Batch) -> None:
+        span = self._spans.get(entity.number)
+        end = entity.head.tail if span is None else span.end
+        if position + len(data) <= end:
+            return
+        if position != end:
+            raise CorruptionError(
+                batch.name,
+                batch.begin,
+                f"it goes on at byte {position} of a stream that has {end}",
+            )
+        if span is None:
+            span = self._spans[entity.number] = Span(end, entity.crc)
+        span.end += len(data)
+        span.crc = zlib.crc32(data, span.crc)
+
+    def _finish_entities(self) -> None:
+        for number, span in self._spans.items():
+            _, entity = self.by_number[number]
+            entity.head = _with_tail(entity.head, span.end)
+            entity.crc = span.crc
+        for number, tail in self._tails.items():
+            path, entity = self.by_number[number]
+            if entity.head.tail < tail:
+                problem = (
+                    f"the journal has no bytes {entity.head.tail} to {tail} of the stream {path!r}"
+                )
+                if not self._set_aside:
+                    raise CorruptionError(JOURNAL, 0, problem)
+                self.report.set_aside.append(problem)
+        if self._strays and not self._set_aside:
+            raise CorruptionError(
+                JOURNAL,
+                0,
+                f"it changes the stream number {min(self._strays)}, which nothing created",
+            )
+
+    def _remember(self) -> None:
+        count = 0
+        first = len(self._latest)
+        while first and count < REMEMBERED_COMMITS:
+            first -= 1
+            count += len(self._latest[first])
+        for entries in self._latest[first:]:
+            for entry in entries:
+                if len(entry) > 5 and entry[9] == entry[0]:
+                    self.recent.add(entry[1], Applied(0))
+                else:
+                    self.recent.add(entry[1], Applied(entry[2] + len(entry[3])))
+        self._latest = []
+
+    # Proving.
+
+    def _prove_files(self) -> None:
+        """Compare the stream files with what the snapshot proves and the journal holds."""
+        damaged = []
+        for number, (path, entity) in self.by_number.items():
+            span = self._spans.get(number)
+            head = entity.head
+            proven = head.tail if span is None else span.begin
+            size = self._disk.file_size(file_name(number)) if head.tail > head.start else None
+            if proven > head.start and (size is None or size < proven - head.start):
+                name = file_name(number)
+                is_there = f"it has {size} of {proven - head.start} bytes"
+                problem = "it is missing" if size is None else is_there
+                error = CorruptionError(
+                    name, size or 0, f"{problem}; it holds the stream {path!r}", number=number
+                )
+                if not self._set_aside:
+                    raise error
+                damaged.append(error)
+                continue
+            if size is not None and size > head.tail - head.start:
+                self._cut[number] = head.tail - head.start
+            if span is not None and not self._holds(entity, span, size):
+                self._rewrite.add(number)
+        for error in damaged:
+            self._put_stream_aside(error)
+        for number in file_numbers(self._disk):
+            found = self.by_number.get(number)
+            if found is None or found[1].head.tail == found[1].head.start:
+                self._remove.append(number)
+
+    def _holds(self, entity: Stored, span: Span, size: int | None) -> bool:
+        start = entity.head.start
+        if size is None or size < span.end - start:
+            return False
+        begin, end = span.begin - start, span.end - start
+        return self.file_crc(entity.number, begin, end, span.begin_crc) == span.crc
+
+    def file_crc(self, number: int, begin: int, end: int, crc: int = 0) -> int:
+        """The CRC of a part of a file, going on from ``crc``."""
+        fd = self._disk.open(file_name(number))
+        try:
+            while begin < end:
+                data = self._disk.read(fd, begin, min(_PIECE, end - begin))
+                if not data:
+                    return -1
+                crc = zlib.crc32(data, crc)
+                begin += len(data)
+        finally:
+            self._disk.close(fd)
+        return crc
+
+    # Making it so.
+
+    def settle(self) -> None:
+        """Make the directory hold what was loaded, and no more."""
+        disk, journal = self._disk, self.journal
+        for batch in journal.unsure:
+            self._write_again(batch)
+        if journal.tail is not None and journal.tail.name not in journal.unused:
+            fd = disk.open(journal.tail.name, write=True)
+            try:
+                disk.truncate(fd, journal.tail.position)
+                disk.sync(fd)
+            finally:
+                disk.close(fd)
+        self._complete_files()
+        for number, length in self._cut.items():
+            self.files.cut(number, length)
+        self.files.changed(number for number in self._spans if number in self.by_number)
+        self.files.remove(self._remove)
+        for name in disk.names(""):
+            if name.endswith(UNFINISHED) and name != FORMAT + UNFINISHED:
+                disk.unlink(name)
+        self.report.rewritten_files = len(self._rewrite)
+        self.report.cut_files = len(self._cut)
+        self.report.removed_files = len(self._remove)
+        self._spans = {}
+
+    def _write_again(self, batch: Batch) -> None:
+        fd = self._disk.open(batch.name, write=True)
+        try:
+            content = self._disk.read(fd, batch.begin, batch.end - batch.begin)
+            self._disk.write(fd, [content], batch.begin)
+            self._disk.sync(fd)
+        finally:
+            self._disk.close(fd)
+
+    def _complete_files(self) -> None:
+        """Write from the journal what the stream files lack."""
+        if not self._rewrite:
+            return
+        gathered: dict[int, Write] = {}
+        held = 0
+        ends = {number: self._spans[number].begin for number in self._rewrite}
+        for batch in self._batches():
+            for entry in batch.entries:
+                number, position, data = entry[0], entry[2], entry[3]
+                if not data or ends.get(number) != position:
+                    continue
+                ends[number] = position + len(data)
+                write = gathered.get(number)
+                if write is None:
+                    start = self.by_number[number][1].head.start
+                    write = gathered[number] = Write(number, position - start, bytearray(), 0)
+                write.data.extend(data)
+                held += len(data)
+            if held > _REWRITE_AT_ONCE:
+                self._write(gathered)
+                gathered, held = {}, 0
+        self._write(gathered)
+
+    def _write(self, gathered: dict[int, Write]) -> None:
+        written = self.files.write(list(gathered.values()))
+        if written.error is not None:
+            raise written.error
+
+    # Setting aside.
+
+    def _put_aside(self, name: str, *, copy: bool = False) -> str:
+        disk = self._disk
+        if not self._aside:
+            taken = len(disk.names(SET_ASIDE))
+            self._aside = f"{SET_ASIDE}/{taken + 1:04d}"
+            disk.make_directory(self._aside)
+            disk.sync_directory("")
+            disk.sync_directory(SET_ASIDE)
+        target = f"{self._aside}/{name.replace('/', '-')}"
+        if copy:
+            fd = disk.open(target, create=True, write=True)
+            try:
+                disk.write(fd, [read_whole(disk, name) or b""], 0)
+                disk.sync(fd)
+            finally:
+                disk.close(fd)
+        else:
+            disk.rename(name, target)
+        disk.sync_directory(self._aside)
+        return target
+
+    def _put_everything_aside(self, error: CorruptionError) -> None:
+        """Without its snapshot nothing of a store is proven."""
+        self.__init__(self._disk, self._store, set_aside=True)  # type: ignore[misc]
+        for name in snapshot_names(self._disk):
+            self._put_aside(name)
+        for name in self._disk.names(JOURNAL):
+            self._put_aside(f"{JOURNAL}/{name}")
+        for number in list(file_numbers(self._disk)):
+            self._put_aside(file_name(number))
+        self.journal = JournalReader(self._disk, bytes.fromhex(self._store))
+        self.report.set_aside.append(f"everything, to {self._aside}, because {error.problem}")
+
+    def _put_journal_aside(self, error: CorruptionError) -> None:
+        """Go on with what stood in the journal before the damage."""
+        raise NotImplementedError
+
+    def _put_stream_aside(self, error: CorruptionError) -> None:
+        path, _ = self.by_number.pop(error.number)
+        del self._paths[path]
+        self._spans.pop(error.number, None)
+        where = "nothing was left of its file"
+        if self._disk.file_size(error.name) is not None:
+            where = f"its file, to {self._put_aside(error.name)}"
+        self.report.set_aside.append(f"the stream {path!r} ({error.problem}): {where}")
+
+
+def _with_tail(head: Head, tail: int) -> Head:
+    return Head(
+        head.incarnation, head.birth, head.start, tail, head.closed, head.state, head.deadline
+    )
