@@ -21,10 +21,8 @@ from durable_streams_server.table import Recent, Table
 
 _log: Final = logging.getLogger(__name__)
 
-SAVE_AT: Final = 8 * 1024 * 1024
-"""Unsaved bytes in memory at which they go to the stream files."""
-HOLD_AT: Final = 8 * SAVE_AT
-"""Unsaved bytes at which commits wait for that."""
+HOLD_AT: Final = 8
+"""At so many times the unsaved bytes that are wanted in memory, commits wait for the files."""
 
 CLOSED: Final = "The store is closed."
 _DISK_FULL: Final = Refused(
@@ -52,6 +50,7 @@ class Pipeline:
         reader: FileReader,
         now: Callable[[], int],
         numbers: int,
+        save_bytes: int,
         written: Callable[[], None],
     ) -> None:
         self._table = table
@@ -62,6 +61,7 @@ class Pipeline:
         self._files_worker = files_worker
         self._reader = reader
         self._now = now
+        self._save_bytes = save_bytes
         self._written = written
         self.contents = Contents(files_worker, files, self._saved)
         self.watchers: list[Watcher] = []
@@ -104,7 +104,7 @@ class Pipeline:
             _tell(submission, [refused] * len(submission.commits))
 
     def _begin(self) -> None:
-        if self.contents.held >= HOLD_AT and self._queue and self.failure is None:
+        if self.contents.held >= HOLD_AT * self._save_bytes and self._queue and self.failure is None:
             # Written on when the files have caught up.
             self._held_back = True
             if not self.contents.busy:
@@ -169,7 +169,7 @@ class Pipeline:
         batch.settle_repeated()
         if removed:
             self._remove_files(removed)
-        if contents.held >= SAVE_AT and not contents.busy:
+        if contents.held >= self._save_bytes and not contents.busy:
             contents.save()
         # The next batch is on its way while the answers go out.
         self._begin()

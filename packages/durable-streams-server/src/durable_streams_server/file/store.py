@@ -41,7 +41,8 @@ class FileStore(LocalStore):
     the end of this process and may be lost with the machine. ``corruption`` says what to do with
     damage found at the start: refuse to open, or set it aside and go on without it. The journal
     is cut into segments of about ``segment_bytes`` and brought to a checkpoint every
-    ``checkpoint_bytes``. ``disk``, ``worker``, ``clock`` and ``draw`` (random bytes) are for tests.
+    ``checkpoint_bytes``; when about ``save_bytes`` of the streams' newest bytes are in memory, they go
+    to the stream files. ``disk``, ``worker``, ``clock`` and ``draw`` (random bytes) are for tests.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class FileStore(LocalStore):
         corruption: Corruption = "refuse",
         segment_bytes: int = 32 * 1024 * 1024,
         checkpoint_bytes: int = 256 * 1024 * 1024,
+        save_bytes: int = 8 * 1024 * 1024,
         disk: Disk | None = None,
         worker: Callable[[str], Worker] = ThreadWorker,
         clock: Callable[[], int] = wall_clock,
@@ -64,6 +66,7 @@ class FileStore(LocalStore):
         self._corruption = corruption
         self._segment_bytes = segment_bytes
         self._checkpoint_bytes = checkpoint_bytes
+        self._save_bytes = save_bytes
         self._disk = disk
         self._make_worker = worker
         self._wall = clock
@@ -115,6 +118,7 @@ class FileStore(LocalStore):
             reader=self._reader,
             now=self._clock.now,
             numbers=recovery.numbers,
+            save_bytes=self._save_bytes,
             written=self._after_batch,
         )
         self._pipeline.watchers = self._watchers
