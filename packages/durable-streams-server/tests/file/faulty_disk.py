@@ -24,12 +24,17 @@ class File:
 
     def __init__(self) -> None:
         self.content = bytearray()
-        self.durable = b""
+        self.durable = bytearray()
         self.pending: list[tuple[int, bytes] | int] = []
         """Writes (position, data) and truncations (length) since the last sync."""
 
     def sync(self) -> None:
-        self.durable = bytes(self.content)
+        # Only what the system knows to be unwritten: see `forget`.
+        for change in self.pending:
+            if isinstance(change, int):
+                _resize(self.durable, change)
+            else:
+                _put(self.durable, *change)
         self.pending = []
 
     def forget(self) -> None:
@@ -53,7 +58,7 @@ class File:
                     elif luck < 0.5:
                         _put(content, position, piece[: rng.randrange(len(piece) + 1)])
         self.content = content
-        self.durable = bytes(content)
+        self.durable = content[:]
         self.pending = []
 
 

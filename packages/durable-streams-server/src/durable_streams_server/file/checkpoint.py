@@ -68,7 +68,7 @@ class Checkpoint:
             recent = [(commit_id, applied.tail) for commit_id, applied in self._recent.items()]
             await worker.run(lambda: writer.finish(recent))
         except BaseException:
-            await worker.run(writer.abandon)
+            worker.put(writer.abandon, lambda _, __: None)
             raise
 
     def _slice(self, begin: int) -> list[Kept]:

@@ -104,7 +104,11 @@ class Pipeline:
             _tell(submission, [refused] * len(submission.commits))
 
     def _begin(self) -> None:
-        if self.contents.held >= HOLD_AT * self._save_bytes and self._queue and self.failure is None:
+        if (
+            self.contents.held >= HOLD_AT * self._save_bytes
+            and self._queue
+            and self.failure is None
+        ):
             # Written on when the files have caught up.
             self._held_back = True
             if not self.contents.busy:
@@ -173,10 +177,10 @@ class Pipeline:
             contents.save()
         # The next batch is on its way while the answers go out.
         self._begin()
-        self._finish(batch)
         if changes:
             for watcher in tuple(self.watchers):
                 watcher(changes)
+        self._finish(batch)
         self._written()
 
     def _refuse(self, batch: Batch, error: BaseException) -> None:

@@ -92,7 +92,7 @@ class JournalReader:
         self.next_ordinal = names[-1][0] + 1 if names else 1
         for ordinal, short in names:
             name = f"{JOURNAL}/{short}"
-            header = self._header(name, ordinal, is_last=ordinal == names[-1][0])
+            header = self._header(name, ordinal)
             if header is None:
                 self._headless.append(name)
             else:
@@ -122,9 +122,9 @@ class JournalReader:
         expected = after + 1
         for index, segment in enumerate(opened):
             vouched = max((each.durable for each in opened[index + 1 :]), default=0)
-            for batch in self._segment(segment, expected, vouched):
+            ends = opened[index + 1].first if index + 1 < len(opened) else None
+            for batch in self._segment(segment, expected, vouched, ends):
                 expected = batch.sequence + 1
-                self.last = max(self.last, batch.sequence)
                 yield batch
         if self.last < after:
             name = opened[-1].name if opened else JOURNAL
@@ -132,7 +132,7 @@ class JournalReader:
                 name, 0, f"batches {self.last + 1} to {after} were written after it and are missing"
             )
 
-    def _header(self, name: str, ordinal: int, *, is_last: bool) -> _Opened | None:
+    def _header(self, name: str, ordinal: int) -> _Opened | None:
         size = SEGMENT_HEADER.size
         fd = self._disk.open(name)
         try:
@@ -142,8 +142,8 @@ class JournalReader:
             )
             if not whole:
                 rest = self._disk.read(fd, size, self._disk.size(fd))
-                if is_last and not rest.strip(b"\0"):
-                    return None
+                if not rest.strip(b"\0"):
+                    return None  # torn while it was begun, and never used
         finally:
             self._disk.close(fd)
         if not whole:
@@ -153,7 +153,10 @@ class JournalReader:
             raise CorruptionError(name, 0, "it belongs to another store")
         return _Opened(name, ordinal, salt, first, durable)
 
-    def _segment(self, segment: _Opened, expected: int, vouched: int) -> Iterator[Batch]:
+    def _segment(
+        self, segment: _Opened, expected: int, vouched: int, ends: int | None
+    ) -> Iterator[Batch]:
+        """The batches of a segment from ``expected`` on; the next segment begins with ``ends``."""
         content = read_whole(self._disk, segment.name) or b""
         view = memoryview(content)
         position = SEGMENT_HEADER.size
@@ -166,7 +169,9 @@ class JournalReader:
                     # Damage in what a snapshot holds as well: go on behind it.
                     position, sequence = later[0].begin, later[0].sequence
                     continue
-                if sequence <= max(vouched, *(each.durable for each in later), 0):
+                if sequence != ends and sequence <= max(
+                    vouched, *(each.durable for each in later), 0
+                ):
                     if sequence >= expected:
                         raise CorruptionError(
                             segment.name,
@@ -183,6 +188,7 @@ class JournalReader:
                 raise CorruptionError(
                     segment.name, position, f"batch {expected} should be there, not {sequence}"
                 )
+            self.last = max(self.last, sequence)
             if sequence == expected:
                 yield self._decoded(segment, found, view)
                 expected += 1

@@ -77,6 +77,7 @@ class FileStore(LocalStore):
         self._pipeline: Pipeline | None = None
         self._checkpointing: asyncio.Task[None] | None = None
         self._checkpointed_at = 0
+        self._one_checkpoint = asyncio.Lock()
 
     # Opening and closing.
 
@@ -200,6 +201,10 @@ class FileStore(LocalStore):
 
     async def checkpoint(self) -> None:
         """Bring files and snapshot up to date, and give back the journal's room."""
+        async with self._one_checkpoint:
+            await self._checkpoint()
+
+    async def _checkpoint(self) -> None:
         pipeline = self._pipeline
         if pipeline is None or pipeline.failure is not None:
             return
