@@ -1,0 +1,84 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from durable_streams_core.entities import Head
+from durable_streams_core.errors import InvalidRequest
+from durable_streams_core.offsets import format_offset
+from durable_streams_core.reads import (
+    check_in_range,
+    etag,
+    etag_matches,
+    inside_message,
+    page_cache_control,
+    parse_read_offset,
+)
+
+HEAD = Head("c0ffee", b"")
+
+
+def test_offsets_that_a_read_may_start_from():
+    assert parse_read_offset("-1") == 0
+    assert parse_read_offset("now") is None
+    assert parse_read_offset(format_offset(77)) == 77
+
+
+@pytest.mark.parametrize("token", ["", "0", "-2", "NOW", "77", "\n", "../etc", "0" * 33])
+def test_other_offsets_are_refused_with_a_reason(token):
+    with pytest.raises(InvalidRequest, match="Stream-Next-Offset") as caught:
+        parse_read_offset(token)
+    assert caught.value.code == "invalid-offset"
+
+
+def test_an_offset_past_the_tail_is_refused_with_a_reason():
+    check_in_range(5, 5)
+    with pytest.raises(InvalidRequest) as caught:
+        check_in_range(6, 5)
+    assert caught.value.code == "offset-past-tail"
+
+
+def test_an_offset_inside_a_message_gives_a_reason_and_not_500():
+    error = inside_message()
+    assert (error.status, error.code) == (400, "offset-inside-message")
+
+
+def test_a_path_created_again_never_answers_304_for_its_old_bytes():
+    assert etag(HEAD, 0, 5, False) == '"c0ffee:0:5"'
+    assert etag(HEAD, 0, 5, False) != etag(Head("beef", b""), 0, 5, False)
+
+
+pages = st.tuples(
+    st.text("ab", min_size=1), st.integers(0, 20), st.integers(0, 20), st.booleans(),
+    st.sampled_from(["", "gzip", "br"]),
+)  # fmt: skip
+
+
+@given(pages, pages)
+def test_different_pages_have_different_tags(one, other):
+    tags = [etag(Head(name, b""), *rest) for name, *rest in (one, other)]
+    assert (tags[0] == tags[1]) == (one == other)
+
+
+@pytest.mark.parametrize(
+    "header, matches",
+    [
+        ("*", True),
+        (" * ", True),
+        ('"c0ffee:0:5"', True),
+        ('W/"c0ffee:0:5"', True),
+        ('"other", "c0ffee:0:5"', True),
+        ('"other" ,W/"c0ffee:0:5" ', True),
+        ('"c0ffee:0:5:c"', False),
+        ('"c0ffee:0:5-gzip"', False),
+        ("c0ffee:0:5", False),
+        ("", False),
+        (",", False),
+    ],
+)
+def test_if_none_match_is_compared_weakly(header, matches):
+    assert etag_matches(header, etag(HEAD, 0, 5, False)) is matches
+
+
+def test_pages_are_cached_by_all_or_by_the_reader_alone():
+    assert page_cache_control(public=True) == "public, max-age=60, stale-while-revalidate=300"
+    assert page_cache_control(public=False).startswith("private, ")

@@ -1,0 +1,111 @@
+"""Finding a store by its URL, and what a local store gets for nothing."""
+
+import asyncio
+
+import pytest
+
+from durable_streams_core import store as stores
+from durable_streams_core.entities import Applied, Commit, Delta, Guard, Head
+from durable_streams_core.errors import StoreError
+from durable_streams_core.store import ENTRY_POINT_GROUP, STORE_API, check_api, create_store
+
+CREATE = Commit("id", "path", Guard(None), Delta(create=Head("i", b"")))
+
+
+class EntryPoint:
+    def __init__(self, made):
+        self.made = made
+        self.value = "somewhere:open_store"
+
+    def load(self):
+        return self.made
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    points = {}
+
+    def entry_points(*, group, name):
+        assert group == ENTRY_POINT_GROUP
+        return [points[name]] if name in points else []
+
+    monkeypatch.setattr(stores, "entry_points", entry_points)
+    return points
+
+
+def test_a_store_is_found_by_its_scheme_and_gets_the_whole_url(installed, tiny_store):
+    urls = []
+
+    def open_store(url):
+        urls.append(url)
+        return tiny_store()
+
+    installed["rocks"] = EntryPoint(open_store)
+    assert isinstance(create_store("rocks:./Data"), tiny_store)
+    create_store("ROCKS://Host/1")
+    assert urls == ["rocks:./Data", "ROCKS://Host/1"]
+
+
+@pytest.mark.parametrize("url", ["", "memory", "./data", "/data", ":memory:", ":"])
+def test_what_is_no_url_is_refused_with_examples(installed, url):
+    with pytest.raises(StoreError, match="no store URL. Use memory:, file:PATH or redis://HOST"):
+        create_store(url)
+
+
+@pytest.mark.parametrize(
+    "url, package",
+    [
+        ("memory:", "durable-streams-server"),
+        ("file:./data", "durable-streams-server"),
+        ("redis://host", "durable-streams-redis"),
+        ("rediss://host", "durable-streams-redis"),
+        ("redis+cluster://host", "durable-streams-redis"),
+        ("redis+sentinel://host", "durable-streams-redis"),
+    ],
+)
+def test_a_store_that_is_not_installed_is_answered_with_its_package(installed, url, package):
+    with pytest.raises(StoreError, match=f"pip install {package}$"):
+        create_store(url)
+
+
+def test_a_scheme_that_nobody_knows(installed):
+    with pytest.raises(StoreError, match="No installed package provides a store for nats: URLs"):
+        create_store("nats://host")
+
+
+def test_an_entry_point_that_makes_no_store(installed):
+    installed["odd"] = EntryPoint(lambda url: object())
+    with pytest.raises(StoreError, match="somewhere:open_store did not make a store"):
+        create_store("odd:")
+
+
+def test_a_store_of_another_version_is_refused_in_one_sentence(tiny_store):
+    store = tiny_store()
+    check_api(store)
+    store.api = STORE_API + 1
+    with pytest.raises(StoreError, match=f"version {STORE_API + 1} .* needs {STORE_API}"):
+        check_api(store)
+
+
+async def test_a_local_store_may_call_back_later(tiny_store):
+    class Later(tiny_store):
+        def submit(self, batch, done):
+            asyncio.get_running_loop().call_soon(super().submit, batch, done)
+
+    assert await Later().commit([CREATE]) == [Applied(0)]
+
+
+async def test_a_caller_that_went_away_does_not_disturb_the_callback(tiny_store):
+    called = []
+
+    class Later(tiny_store):
+        def submit(self, batch, done):
+            called.append(done)
+
+    task = asyncio.ensure_future(Later().commit([CREATE]))
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    (done,) = called
+    done([Applied(0)])
+    assert task.cancelled()
