@@ -18,7 +18,7 @@ from faulty_disk import FaultyDisk
 from inline_worker import InlineWorker
 
 from durable_streams_core.drafts import Draft
-from durable_streams_core.entities import DELETED, Applied, Commit, Conflicted, Refused, Unknown
+from durable_streams_core.entities import DELETED, Applied, Commit, Refused, Unknown
 from durable_streams_core.errors import ProtocolError
 from durable_streams_core.operations import (
     Append,
@@ -41,9 +41,10 @@ from durable_streams_core.streams import (
     ForkLink,
     Origin,
     birth_of,
+    decode_link,
     decode_producer,
 )
-from durable_streams_server.file import FileStore
+from durable_streams_server.file import FileStore, streamfiles
 from durable_streams_server.memory import MemoryStore
 
 GENERATIONS = 5
@@ -65,11 +66,13 @@ class Life:
         self.segment_bytes = self.rng.choice([600, 3000, 20_000, 1_000_000])
         self.checkpoint_bytes = self.rng.choice([1000, 10_000, 100_000])
         self.save_bytes = self.rng.choice([300, 2000, 100_000])
-        self.sync = "commit"
+        self.sync = "off" if self.rng.random() < 0.15 else "commit"
         self.dead = asyncio.Event()
         self.commits = 0
         self.crashes = 0
         self.workers: list[InlineWorker] = []
+        # Often enough many files are synced in one call.
+        streamfiles.ONE_BY_ONE = self.rng.choice([0, 3, 64])
         self.disk.on_death = self.stop_everything
 
     def draw(self, count: int) -> bytes:
@@ -103,7 +106,7 @@ class Life:
             await self.generation()
         store = self.new_store()
         await store.open()
-        await self.compare_all(store)
+        await self.settle(store)
         await store.close()
 
     async def generation(self) -> None:
@@ -163,7 +166,7 @@ class Life:
         self.crashes += 1
         self.stop_everything()
         self.workers = []
-        if self.rng.random() < 0.7:
+        if self.rng.random() < 0.7 and self.sync == "commit":
             self.disk.power_off()
         else:
             self.disk.restart()
@@ -183,7 +186,7 @@ class Life:
         for path, commits in flying.items():
             there = self.state(store, path)
             while self.state(self.model, path) != there:
-                assert commits, f"{path} is {there}, not {self.state(self.model, path)}"
+                assert commits, difference(path, there, self.state(self.model, path))
                 await self.model.commit([commits.pop(0)])
         again = list(self.flying.values())
         for commit in again:
@@ -212,7 +215,7 @@ class Life:
     async def compare_all(self, store: FileStore) -> None:
         for path in self.paths:
             mine, theirs = self.state(store, path), self.state(self.model, path)
-            assert mine == theirs, f"{path} is {mine}, not {theirs}"
+            assert mine == theirs, difference(path, mine, theirs)
         assert await store.list("", "", 1000) == await self.model.list("", "", 1000)
         far = self.time + 10**12
         assert sorted(await store.due(far, 1000)) == sorted(await self.model.due(far, 1000))
@@ -329,8 +332,6 @@ class Life:
                     await self.apply(store, path, Unlink(key[1:], link))
 
     async def link_of(self, store: FileStore, path: str, key: str) -> str | None:
-        from durable_streams_core.streams import decode_link
-
         facts = store.peek(path, (key,))
         link = None if facts is None else decode_link(facts.fields[key])
         return None if link is None else link.incarnation
@@ -379,11 +380,22 @@ class Life:
         if any(commit.path == other.path for other in self.flying.values()):
             return  # the store may have more of this path already
         mine, theirs = self.state(store, commit.path), self.state(self.model, commit.path)
-        assert mine == theirs, f"{commit.path} is {mine}, not {theirs}"
+        assert mine == theirs, difference(commit.path, mine, theirs)
 
 
 def store_failed(store: FileStore) -> bool:
     return store._pipeline is None or store._pipeline.failure is not None
+
+
+def difference(path: str, mine: Any, theirs: Any) -> str:
+    """What differs between two states, without all their bytes."""
+    if mine is None or theirs is None:
+        shown = mine or theirs
+        return f"{path} is {'there' if mine else 'not there'}: {shown[0]}"
+    parts = [f"{a} and not {b}" for a, b in zip(mine[:3], theirs[:3], strict=True) if a != b]
+    if mine[3] != theirs[3]:
+        parts.append(f"{len(mine[3])} bytes, not {len(theirs[3])}, or others")
+    return f"{path} has {'; '.join(parts)}"
 
 
 def simulate(seed: int) -> Life:

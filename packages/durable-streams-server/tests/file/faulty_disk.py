@@ -2,8 +2,8 @@
 
 What was not synced may be lost in any part when the power goes: any subset of the sectors of a
 write, torn at any byte, any length of a file between the old and the new, and any subset of the
-names made, changed or removed in a directory. It can also fail: be full in the middle of a write, or
-fail to sync, after which the system believes the bytes to be on the disk and they are not.
+names made, changed or removed in a directory. It can also fail: be full in the middle of a write,
+or fail to sync, after which the system believes the bytes to be on the disk and they are not.
 """
 
 import errno
@@ -93,6 +93,13 @@ class Directory:
                 entry.sync_all()
             else:
                 entry.sync()
+
+    def forget_all(self) -> None:
+        for entry in self.entries.values():
+            if isinstance(entry, Directory):
+                entry.forget_all()
+            else:
+                entry.forget()
 
 
 class FaultyDisk(Disk):
@@ -243,6 +250,12 @@ class FaultyDisk(Disk):
     def sync_everything(self) -> bool:
         if self._step():
             self._die()
+        if self.failing_in is not None:
+            self.failing_in -= 1
+            if self.failing_in < 0:
+                self.failing_in = None
+                self.root.forget_all()
+                raise OSError(errno.EIO, "input/output error")
         self.root.sync_all()
         return True
 

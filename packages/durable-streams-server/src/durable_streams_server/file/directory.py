@@ -1,11 +1,14 @@
 """The store's directory: what is in it, whose it is, and who may use it now.
 
-FORMAT                  what this directory is, in which version, and the store's id
-lock                    held by the process that has the store open
-journal/00000001.log    segments of the journal, numbered as they were begun
-snapshot-0000000000ff   everything up to that batch, but for the streams' bytes
-streams/000/0000a3      the bytes of one incarnation, named by its number
-set-aside/              what was found broken and was asked to be set aside
+| name                    | what it is                                                          |
+|-------------------------|---------------------------------------------------------------------|
+| `FORMAT`                | what this directory is, in which version, and the store's id        |
+| `lock`                  | held by the process that has the store open                         |
+| `journal/00000001.log`  | segments of the journal, numbered as they were begun                |
+| `snapshot-00000000000f` | everything up to that batch, but for the streams' bytes             |
+| `streams/0/a3`          | the bytes of one incarnation, named by its number                   |
+| `unsynced`              | a sync of such files failed: see `streamfiles`                      |
+| `set-aside/`            | what was found damaged and was asked to be set aside                |
 """
 
 import os
@@ -23,12 +26,13 @@ LOCK: Final = "lock"
 JOURNAL: Final = "journal"
 STREAMS: Final = "streams"
 SET_ASIDE: Final = "set-aside"
+UNSYNCED: Final = "unsynced"
 SNAPSHOT: Final = "snapshot-"
 UNFINISHED: Final = ".new"
 """Ends the name of a file that is not yet what its name will say."""
 
 _NAME: Final = "durable-streams file store"
-_OURS: Final = {FORMAT, FORMAT + UNFINISHED, LOCK, JOURNAL, STREAMS, SET_ASIDE}
+_OURS: Final = {UNSYNCED, FORMAT, FORMAT + UNFINISHED, LOCK, JOURNAL, STREAMS, SET_ASIDE}
 # What file systems and desktops put into an empty directory.
 _IGNORED: Final = {"lost+found", ".DS_Store", ".gitignore", ".gitkeep"}
 
@@ -153,9 +157,6 @@ def _begin(disk: Disk, store_id: str) -> str:
     salt_of(store_id)
     document = msgspec.json.encode(Format(_NAME, FORMAT_VERSION, store_id))
     write_whole(disk, FORMAT, msgspec.json.format(document) + b"\n")
-    disk.make_directory(JOURNAL)
-    disk.make_directory(STREAMS)
-    disk.sync_directory("")
     return store_id
 
 

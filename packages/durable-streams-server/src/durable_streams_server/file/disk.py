@@ -169,7 +169,7 @@ class LocalDisk(Disk):
             return None
 
     def lock(self, name: str) -> Callable[[], None] | None:
-        import fcntl  # noqa: PLC0415 - not on Windows, where `open_store` says so
+        import fcntl
 
         fd = os.open(self._path(name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
         try:

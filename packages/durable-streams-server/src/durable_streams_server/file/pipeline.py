@@ -65,7 +65,9 @@ class Pipeline:
         self._written = written
         self.contents = Contents(files_worker, files, self._saved)
         self.watchers: list[Watcher] = []
+        self._numbers = numbers
         self.numbers = numbers
+        """What the next entity's number would be after the last batch that the table holds."""
         self.sequence = journal.sequence - 1
         """The last batch that the table holds."""
         self.failure: str | None = None
@@ -120,9 +122,9 @@ class Pipeline:
         if self.failure is not None:
             self.fail(self.failure)
         while self._queue:
-            batch = Batch(self._table, self._recent, self.numbers)
+            batch = Batch(self._table, self._recent, self._numbers)
             batch.gather(self._queue)
-            self.numbers = batch.numbers
+            self._numbers = batch.numbers
             if batch.staged and (not full or batch.keep_freeing(_DISK_FULL)):
                 self._write(batch)
                 return
@@ -151,6 +153,7 @@ class Pipeline:
         changes: list[Change] = []
         removed: list[int] = []
         self.sequence = sequence
+        self.numbers = batch.numbers
         for outcomes, index, commit, number in batch.staged:
             path, delta = commit.path, commit.delta
             entity = entities.get(path)

@@ -20,6 +20,7 @@ from durable_streams_server.file.directory import (
     FORMAT,
     JOURNAL,
     SET_ASIDE,
+    STREAMS,
     UNFINISHED,
     read_whole,
 )
@@ -335,7 +336,7 @@ class Recovery:
 
     def _holds(self, entity: Stored, span: Span, size: int | None) -> bool:
         start = entity.head.start
-        if size is None or size < span.end - start:
+        if self.files.distrusted or size is None or size < span.end - start:
             return False
         begin, end = span.begin - start, span.end - start
         return self.file_crc(entity.number, begin, end, span.begin_crc) == span.crc
@@ -359,6 +360,9 @@ class Recovery:
     def settle(self) -> None:
         """Make the directory hold what was loaded, and no more."""
         disk, journal = self._disk, self.journal
+        for name in JOURNAL, STREAMS:
+            disk.make_directory(name)
+        disk.sync_directory("")
         for batch in journal.unsure:
             self._write_again(batch)
         if journal.tail is not None and journal.tail.name not in journal.unused:

@@ -41,8 +41,10 @@ class FileStore(LocalStore):
     the end of this process and may be lost with the machine. ``corruption`` says what to do with
     damage found at the start: refuse to open, or set it aside and go on without it. The journal
     is cut into segments of about ``segment_bytes`` and brought to a checkpoint every
-    ``checkpoint_bytes``; when about ``save_bytes`` of the streams' newest bytes are in memory, they go
-    to the stream files. ``disk``, ``worker``, ``clock`` and ``draw`` (random bytes) are for tests.
+    ``checkpoint_bytes``; the streams' newest bytes go to their files when about ``save_bytes`` of
+    them are in memory.
+
+    ``disk``, ``worker``, ``clock`` and ``draw`` (random bytes) are for tests.
     """
 
     def __init__(

@@ -11,12 +11,12 @@ from contextlib import suppress
 from typing import Final, NamedTuple
 
 from durable_streams_core.errors import StoreError
-from durable_streams_server.file.directory import STREAMS
+from durable_streams_server.file.directory import STREAMS, UNSYNCED
 from durable_streams_server.file.disk import Disk
 
 OPEN_FILES: Final = 256
 _PER_DIRECTORY: Final = 4096
-_ONE_BY_ONE: Final = 64
+ONE_BY_ONE: Final = 64
 """Up to so many files are synced one by one."""
 
 
@@ -59,6 +59,8 @@ class FileWriter:
         self._disk = disk
         self._directories: set[str] = set()
         self._changed: set[int] = set()
+        self.distrusted = disk.file_size(UNSYNCED) is not None
+        """A sync failed, and what the files seem to hold may not be on the disk."""
 
     def write(self, writes: Sequence[Write]) -> Written:
         """Make some writes, in order, up to one that fails."""
@@ -92,9 +94,23 @@ class FileWriter:
         self._changed.add(number)
 
     def sync(self) -> None:
-        """Make everything written so far durable; never to be repeated after an error."""
+        """Make everything written so far durable; never to be repeated after an error.
+
+        After one, the system shows as written what is not on the disk, for as long as it runs: a
+        mark says so to the next start, which then trusts the journal and not what it reads.
+        """
+        try:
+            self._sync()
+        except OSError:
+            self._disk.close(self._disk.open(UNSYNCED, create=True, write=True))
+            raise
+        if self.distrusted:
+            self._disk.unlink(UNSYNCED)
+            self.distrusted = False
+
+    def _sync(self) -> None:
         changed, self._changed = self._changed, set()
-        if not changed or (len(changed) > _ONE_BY_ONE and self._disk.sync_everything()):
+        if not changed or (len(changed) > ONE_BY_ONE and self._disk.sync_everything()):
             return
         for number in changed:
             fd = self._disk.open(file_name(number))
