@@ -11,6 +11,7 @@
         │   └── SequenceGap
         ├── Fenced                 403  a newer producer epoch exists
         ├── TailMoved              412  the extension ``If-Match`` on append
+        ├── SubscriptionError      400, 401, 404, 409  with the codes of §6 and §7
         └── Unavailable            503, 504, 507 … the server's own trouble
 
 Each carries the HTTP status and a stable ``code``; the message says what to do next. Front ends
@@ -145,6 +146,30 @@ class TailMoved(ProtocolError):
             "Read on from your offset, decide again, and repeat with the new tail.",
             headers={protocol.STREAM_NEXT_OFFSET: self.offset},
         )
+
+
+class SubscriptionError(ProtocolError):
+    """An answer of the subscription API, whose errors have codes and a body of their own (§7).
+
+    ``details`` are what the error object holds beside code and message.
+    """
+
+    STATUS: Final[Mapping[str, int]] = {
+        "INVALID_REQUEST": 400,
+        "WEBHOOK_URL_REJECTED": 400,
+        "TOKEN_INVALID": 401,
+        "TOKEN_EXPIRED": 401,
+        "SUBSCRIPTION_NOT_FOUND": 404,
+        "SUBSCRIPTION_ALREADY_EXISTS": 409,
+        "FENCED": 409,
+        "ALREADY_CLAIMED": 409,
+        "NO_PENDING_WORK": 409,
+        "INVALID_OFFSET": 409,
+    }
+
+    def __init__(self, code: str, message: str, **details: object) -> None:
+        super().__init__(message, code=code, status=self.STATUS[code])
+        self.details = details
 
 
 class Unavailable(ProtocolError):

@@ -1,0 +1,293 @@
+"""What is kept of a subscription, and what a request asks for.
+
+| field key  | value                                                                       |
+|------------|-----------------------------------------------------------------------------|
+| ``l``      | :class:`~durable_streams_core.subscriptions.leases.Lease`                   |
+| ``u``      | :class:`Place`, where the server was reached when it was created (§7.1)     |
+| ``c<path>``| :class:`Cursor` of one stream (§6.1)                                        |
+
+A stream that a pattern means and that has no cursor counts from before its first byte, so an
+append never writes one.
+"""
+
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from hashlib import sha256
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from durable_streams_core.entities import Head
+from durable_streams_core.errors import InvalidRequest, SubscriptionError
+from durable_streams_core.offsets import format_offset, parse_offset
+from durable_streams_core.paths import check_path
+from durable_streams_core.protocol import RESERVED_SEGMENT, START
+from durable_streams_core.subscriptions.globs import glob_matches, literal_prefix, parse_glob
+
+PREFIX: Final = RESERVED_SEGMENT + "/subscriptions/"
+LEASE: Final = "l"
+PLACE: Final = "u"
+CURSOR: Final = "c"
+LINKING: Final = "linking"
+"""The state of a subscription whose first cursors are not all written: known to nobody yet."""
+
+WEBHOOK: Final = "webhook"
+PULL_WAKE: Final = "pull-wake"
+
+DEFAULT_LEASE_MS: Final = 30_000
+MIN_LEASE_MS: Final = 1_000
+MAX_LEASE_MS: Final = 600_000
+MAX_ID_BYTES: Final = 256
+MAX_DESCRIPTION: Final = 4096
+MAX_URL: Final = 2048
+MAX_SEGMENTS: Final = 64
+MAX_EXPLICIT: Final = 10_000
+
+_ID: Final = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029/\\]+")
+
+
+class Config(msgspec.Struct, frozen=True, array_like=True):
+    """A subscription as it was asked for, normalised: the same wish always compares equal."""
+
+    type: str
+    pattern: str | None
+    streams: tuple[str, ...]
+    webhook: str | None
+    wake_stream: str | None
+    lease_ttl_ms: int
+    description: str | None
+
+    @property
+    def glob(self) -> tuple[str, ...] | None:
+        return None if self.pattern is None else _glob(self.pattern)
+
+    def hash(self) -> str:
+        """What idempotent re-confirmation compares (§6.2)."""
+        return sha256(msgspec.json.encode(self)).hexdigest()
+
+    def means(self, path: str) -> bool:
+        """Whether the pattern links this stream. It never links the subscription's own wake
+        stream, whose every event would call for the next one.
+        """
+        glob = self.glob
+        return (
+            glob is not None
+            and path != self.wake_stream
+            and not path.startswith(RESERVED_SEGMENT + "/")
+            and glob_matches(glob, path)
+        )
+
+    @property
+    def prefix(self) -> str:
+        """What all paths begin with that the pattern means."""
+        return "" if self.pattern is None else literal_prefix(_glob(self.pattern))
+
+
+@lru_cache(maxsize=4096)
+def _glob(pattern: str) -> tuple[str, ...]:
+    return parse_glob(pattern)
+
+
+class Birth(msgspec.Struct, frozen=True, array_like=True):
+    """What is fixed when a subscription is created; ``created`` in milliseconds."""
+
+    config: Config
+    hash: str
+    created: int
+
+
+class Place(msgspec.Struct, frozen=True, array_like=True):
+    """Where clients reach the server: an origin without a slash, and the root with both slashes."""
+
+    origin: str
+    root: str
+
+
+class Cursor(msgspec.Struct, frozen=True, array_like=True):
+    """How far one incarnation of a stream is done with; "" is none, and counts from the start."""
+
+    incarnation: str = ""
+    position: int = 0
+    explicit: bool = False
+
+
+NO_CURSOR: Final = Cursor()
+
+_encoder: Final = msgspec.msgpack.Encoder()
+_births: Final = msgspec.msgpack.Decoder(Birth)
+_places: Final = msgspec.msgpack.Decoder(Place)
+_cursors: Final = msgspec.msgpack.Decoder(Cursor)
+
+Record = TypeVar("Record", Birth, Place, Cursor)
+
+
+def encode(value: Birth | Place | Cursor) -> bytes:
+    """The stored form."""
+    return _encoder.encode(value)
+
+
+@lru_cache(maxsize=8192)
+def _decode_birth(data: bytes) -> Birth:
+    return _births.decode(data)
+
+
+def birth_of(head: Head) -> Birth:
+    """The decoded birth of a subscription's head."""
+    return _decode_birth(head.birth)
+
+
+def decode_cursor(data: bytes | None) -> Cursor | None:
+    return None if data is None else _cursors.decode(data)
+
+
+def decode_place(data: bytes | None) -> Place | None:
+    return None if data is None else _places.decode(data)
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """One linked stream as it stands: its cursor, if written, and its head, if it is there."""
+
+    path: str
+    cursor: Cursor | None
+    head: Head | None
+
+    @property
+    def acked(self) -> int | None:
+        """The position up to which it is done with; None for before the first byte."""
+        cursor, head = self.cursor, self.head
+        if cursor is None or head is None or cursor.incarnation != head.incarnation:
+            return None
+        return cursor.position
+
+    @property
+    def pending(self) -> bool:
+        return self.head is not None and self.head.tail > (self.acked or 0)
+
+    @property
+    def explicit(self) -> bool:
+        return self.cursor is not None and self.cursor.explicit
+
+    def described(self, *, tail: bool) -> dict[str, Any]:
+        """As requests and answers tell it (§6.1), with its tail for a wake (§7.1)."""
+        acked = self.acked
+        link: dict[str, Any] = {
+            "path": self.path,
+            "link_type": "explicit" if self.explicit else "glob",
+            "acked_offset": START if acked is None else format_offset(acked),
+        }
+        if tail:
+            link["tail_offset"] = format_offset(0 if self.head is None else self.head.tail)
+            link["has_pending"] = self.pending
+        return link
+
+
+# What requests ask for.
+
+
+def subscription_path(subscription: str) -> str:
+    """Where a subscription is kept; raises :class:`SubscriptionError` for an id that none has."""
+    if _ID.fullmatch(subscription) is None or subscription in (".", ".."):
+        raise invalid(
+            "A subscription id is text without slashes, backslashes and control characters."
+        )
+    if len(subscription.encode()) > MAX_ID_BYTES:
+        raise invalid(f"A subscription id is at most {MAX_ID_BYTES} bytes long.")
+    return PREFIX + subscription
+
+
+def invalid(message: str) -> SubscriptionError:
+    return SubscriptionError("INVALID_REQUEST", message)
+
+
+def parse_config(body: object) -> Config:
+    """The wish in the body of a PUT (§6.2), normalised. The webhook's URL is not judged here."""
+    asked = parse_object(body)
+    kind = asked.get("type")
+    if kind not in (WEBHOOK, PULL_WAKE):
+        raise invalid('type is "webhook" or "pull-wake".')
+    pattern = _pattern(asked.get("pattern"))
+    streams = () if asked.get("streams") is None else parse_streams(asked, empty=True)
+    if pattern is None and not streams:
+        raise invalid("Give a pattern, streams, or both.")
+    webhook = wake_stream = None
+    if kind == WEBHOOK:
+        webhook = _webhook(asked.get("webhook"))
+    else:
+        name = asked.get("wake_stream")
+        if not isinstance(name, str) or not name:
+            raise invalid("A pull-wake subscription needs a wake_stream: a stream's path.")
+        wake_stream = parse_stream(name)
+        if wake_stream in streams:
+            raise invalid("A subscription cannot be woken by its own wake stream.")
+    description = asked.get("description")
+    if description is not None and (
+        not isinstance(description, str) or len(description) > MAX_DESCRIPTION
+    ):
+        raise invalid(f"description is text of at most {MAX_DESCRIPTION} characters.")
+    lease = _lease(asked.get("lease_ttl_ms", DEFAULT_LEASE_MS))
+    return Config(kind, pattern, streams, webhook, wake_stream, lease, description)
+
+
+def parse_object(body: object) -> Mapping[str, Any]:
+    if not isinstance(body, dict):
+        raise invalid("The body is a JSON object.")
+    return body
+
+
+def parse_streams(asked: Mapping[str, Any], *, empty: bool = False) -> tuple[str, ...]:
+    """The explicit streams that a body names, each once, in order of paths."""
+    names = asked.get("streams")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise invalid("streams is an array of stream paths.")
+    if len(names) > MAX_EXPLICIT or not (names or empty):
+        raise invalid(f"streams holds 1 to {MAX_EXPLICIT} stream paths.")
+    return tuple(sorted({parse_stream(name) for name in names}))
+
+
+def parse_stream(name: str) -> str:
+    """A stream's path as requests write it: slashes around it do not count."""
+    try:
+        return check_path(name.strip("/"))
+    except InvalidRequest as error:
+        raise invalid(f"{name[:100]!r} is no stream path. {error.message}") from None
+
+
+def parse_position(offset: object) -> int:
+    """The position that an ack names."""
+    if isinstance(offset, str):
+        try:
+            return parse_offset(offset)
+        except ValueError:
+            pass
+    raise SubscriptionError(
+        "INVALID_OFFSET", "An ack's offset is one that this server gave out for the stream."
+    )
+
+
+def _pattern(asked: object) -> str | None:
+    if asked is None:
+        return None
+    text = asked.strip("/") if isinstance(asked, str) else ""
+    if not text:
+        raise invalid("pattern is a glob over stream paths, such as events/* or events/**.")
+    # Its wildcards are names like any other here: this is about dots, slashes and the like.
+    checked = parse_glob(parse_stream(text))
+    if len(checked) > MAX_SEGMENTS:
+        raise invalid(f"A pattern has at most {MAX_SEGMENTS} segments.")
+    return "/".join(checked)
+
+
+def _webhook(asked: object) -> str:
+    url = asked.get("url") if isinstance(asked, dict) else None
+    if not isinstance(url, str) or not 0 < len(url) <= MAX_URL:
+        raise invalid("A webhook subscription needs webhook.url.")
+    return url
+
+
+def _lease(asked: object) -> int:
+    if isinstance(asked, float) and asked.is_integer():
+        asked = int(asked)
+    if type(asked) is not int or not MIN_LEASE_MS <= asked <= MAX_LEASE_MS:
+        raise invalid(f"lease_ttl_ms is a whole number from {MIN_LEASE_MS} to {MAX_LEASE_MS}.")
+    return asked
