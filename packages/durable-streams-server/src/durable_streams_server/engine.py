@@ -67,6 +67,7 @@ from durable_streams_server.results import (
     created_info,
     stream_info,
 )
+from durable_streams_server.subscriptions import SubscriptionOptions, Subscriptions
 from durable_streams_server.topics import News, Topics
 
 log = logging.getLogger("durable_streams_server.engine")
@@ -80,6 +81,7 @@ LARGE_JSON = 64 * 1024
 
 SWEEP_SECONDS = 1.0
 _SWEEP_PAGE = 200
+_RESERVED = RESERVED_SEGMENT + "/"
 _SWEEP_PAGES = 50
 _STUCK_SECONDS = 0.1
 
@@ -92,7 +94,12 @@ class Engine:
     """
 
     def __init__(
-        self, store: Store | str, *, limits: Limits | None = None, hooks: Sequence[Hook] = ()
+        self,
+        store: Store | str,
+        *,
+        limits: Limits | None = None,
+        hooks: Sequence[Hook] = (),
+        subscriptions: SubscriptionOptions | None = None,
     ) -> None:
         self.limits = limits or Limits()
         self.store = create_store(store) if isinstance(store, str) else store
@@ -104,6 +111,9 @@ class Engine:
         self.topics = Topics(self.limits.max_waiting_readers)
         self._forks = Forks(
             self.store, self._pages, self.perform, new_incarnation, self.limits.chunk
+        )
+        self.subscriptions = Subscriptions(
+            self.store, self.perform, self._check_boundary, subscriptions
         )
         self._tasks: set[asyncio.Task[Any]] = set()
         self._releases: dict[str, asyncio.Task[None]] = {}
@@ -125,6 +135,7 @@ class Engine:
             await self.store.open()
             self._lanes.resume()
             self._stop_watching = self.store.watch(self.topics.publish)
+            await self.subscriptions.start()
             self._sweeper = asyncio.create_task(self._sweep_for_ever())
             self._started = True
 
@@ -136,6 +147,7 @@ class Engine:
         if self._sweeper is not None:
             self._sweeper.cancel()
             await asyncio.gather(self._sweeper, return_exceptions=True)
+        await self.subscriptions.stop()
         try:
             async with asyncio.timeout(self.limits.unknown_outcome):
                 # What finishes may begin more: a deleted fork releases its source, and so on.
@@ -319,7 +331,7 @@ class Engine:
             wanted = limit - len(found)
             rows = await self.store.list(prefix, after, wanted)
             for path, head in rows:
-                reserved = path.startswith(RESERVED_SEGMENT + "/")
+                reserved = path.startswith(_RESERVED)
                 if head.state == LIVE and not expired(head, now) and not reserved:
                     found.append(stream_info(path, head))
             if len(rows) < wanted:
@@ -430,6 +442,13 @@ class Engine:
             await self.prepare(body, content_type)
         return body
 
+    async def _check_boundary(self, path: str, position: int) -> None:
+        """Raise :class:`InvalidRequest` unless the stream can be read from this position."""
+        try:
+            await self._pages.page(path, position, 1)
+        except Unconfirmed:
+            raise no_stream() from None
+
     def _touch_due(self, head: Head) -> bool:
         if not head.deadline:
             return False
@@ -461,12 +480,12 @@ class Engine:
         """Follow up on a commit: hooks, the links of what was removed, producers to forget."""
         delta = commit.delta
         removed = draft.removed
-        if removed is not None:
-            origin = birth_of(removed).origin
-            if origin is not None:
+        if (removed is not None or self._hooks) and not draft.path.startswith(_RESERVED):
+            origin = None if removed is None else birth_of(removed).origin
+            if removed is not None and origin is not None:
                 self._release(origin, draft.path, removed.incarnation)
-        if self._hooks:
-            self._tell_hooks(draft, commit)
+            if self._hooks:
+                self._tell_hooks(draft, commit)
         if delta.fields:
             if self._local is not None:
                 facts = self._local.peek(draft.path)
@@ -561,10 +580,13 @@ class Engine:
         """End every life that is over and tidy up after forks that were interrupted."""
         for _ in range(_SWEEP_PAGES):
             paths = await self.store.due(self.store.now(), _SWEEP_PAGE)
+            streams = [path for path in paths if not path.startswith(_RESERVED)]
+            for path in streams:
+                await self._logged(self._sweep_one(path))
             for path in paths:
-                if not path.startswith(RESERVED_SEGMENT + "/"):
-                    await self._logged(self._sweep_one(path))
-            if len(paths) < _SWEEP_PAGE:
+                if path.startswith(_RESERVED):
+                    self.subscriptions.due(path)
+            if len(paths) < _SWEEP_PAGE or not streams:
                 return
 
     async def _sweep_one(self, path: str) -> None:

@@ -17,7 +17,7 @@ from urllib.parse import quote, urlsplit
 
 import msgspec
 
-from durable_streams_core.content import Kind, to_page
+from durable_streams_core.content import to_page
 from durable_streams_core.entities import Head
 from durable_streams_core.errors import InvalidRequest, NotFound, ProtocolError
 from durable_streams_core.expiry import format_expires_at
@@ -34,8 +34,20 @@ from durable_streams_core.paths import decode_path
 from durable_streams_core.protocol import LIVE_LONG_POLL, LIVE_SSE, NOW, START
 from durable_streams_core.reads import etag, etag_matches, page_cache_control, parse_read_offset
 from durable_streams_core.streams import Asked, birth_of
+from durable_streams_core.subscriptions.records import Place
 from durable_streams_server.engine import Engine, is_large_json
 from durable_streams_server.http import compression, headers
+from durable_streams_server.http.control import (
+    MAX_CONTROL_BODY,
+    OPEN,
+    Route,
+    answer,
+    check_method,
+    error_response,
+    is_control,
+    parse_body,
+    parse_route,
+)
 from durable_streams_server.http.fields import (
     parse_closed,
     parse_creation,
@@ -63,8 +75,11 @@ Authorize = Callable[[str, str, object], Any]
 """``authorize(action, path, request)``: asked before anything is read or told.
 
 ``action`` is ``create``, ``append``, ``read``, ``head`` or ``delete``; a fork also asks for
-``read`` of its source. ``request`` is the front end's own request object. It returns true to
-permit, false to refuse (403), or a status of 401 or 403; it may be async.
+``read`` of its source. For subscriptions it is ``subscribe`` or ``claim``, with the path
+``__ds/subscriptions/<id>``; one that is created asks also for ``subscribe`` of each of its streams
+and of its pattern, and for ``append`` to its wake stream. ``request`` is the front end's own
+request object. It returns true to permit, false to refuse (403), or a status of 401 or 403; it may
+be async.
 """
 
 _ACTIONS = {
@@ -105,6 +120,8 @@ class Handler:
         )
         self._public_url = None if options.public_url is None else options.public_url.rstrip("/")
         self._public_path = urlsplit(self._public_url or "").path
+        if self._public_url is not None:
+            engine.subscriptions.driver.public_url = self._public_url
 
     def begin(self, head: RequestHead) -> "Response | Exchange":
         """The first step: an answer that needs no more, or the exchange to go on with."""
@@ -126,6 +143,8 @@ class Handler:
                 code="method-not-allowed",
                 headers={"Allow": Cors.METHODS.decode()},
             )
+        if is_control(head.path):
+            return self._begin_control(head, base)
         path = decode_path(head.path, self.engine.limits.max_path)
         if log.isEnabledFor(logging.DEBUG):
             log.debug("%s %s", method, path)
@@ -152,6 +171,24 @@ class Handler:
             exchange.ask(self._authorize, action)
         return exchange
 
+    def _begin_control(self, head: RequestHead, base: list[Header]) -> "Response | Exchange":
+        """A request under the reserved ``__ds`` prefix (§6)."""
+        try:
+            route = parse_route(head.path)
+            check_method(route, head.method)
+        except ProtocolError as error:
+            return error_response(error, base)
+        length = head.headers.get(b"content-length")
+        if length is not None and length.isdigit() and int(length) > MAX_CONTROL_BODY:
+            raise body_too_large(MAX_CONTROL_BODY)
+        exchange = ControlExchange(self, head, route, base)
+        if route.name not in OPEN:
+            if self._token is not None and not self._has_token(head):
+                raise not_authenticated()
+            if self._authorize is not None:
+                exchange.ask(self._authorize, route.action)
+        return exchange
+
     def _has_token(self, head: RequestHead) -> bool:
         scheme, _, given = head.headers.get(b"authorization", b"").partition(b" ")
         return (
@@ -172,7 +209,9 @@ class Handler:
     def too_large(self, head: RequestHead) -> Response:
         """For a body that turned out to be over the limit."""
         base = self._cors.headers(head.headers.get(b"origin"))
-        return problem(body_too_large(self.engine.limits.max_body), base)
+        control = is_control(head.path)
+        limit = MAX_CONTROL_BODY if control else self.engine.limits.max_body
+        return problem(body_too_large(limit), base)
 
     def refuse(self, error: ProtocolError) -> Response:
         """A problem that a front end found itself."""
@@ -185,12 +224,14 @@ class Handler:
     def location(self, head: RequestHead, path: str) -> bytes:
         """The URL of a stream: absolute where the host is known."""
         target = head.root + quote(path, safe="/~!$&'()*+,;=:@")
+        return (self.origin(head) + target).encode()
+
+    def origin(self, head: RequestHead) -> str:
+        """Where the client reached the server, up to the root; empty where that is not known."""
         if self._public_url is not None:
-            return (self._public_url + target).encode()
+            return self._public_url
         host = head.headers.get(b"host", b"")
-        if _HOST.fullmatch(host) is None:
-            return target.encode()
-        return head.scheme.encode() + b"://" + host + target.encode()
+        return "" if _HOST.fullmatch(host) is None else f"{head.scheme}://{host.decode()}"
 
     @property
     def cache(self) -> Header:
@@ -273,7 +314,8 @@ class Exchange:
             for action, path in rest:
                 if permitted is not True:
                     break
-                permitted = await authorize(action, path, self.head.native)
+                asked = authorize(action, path, self.head.native)
+                permitted = await asked if isawaitable(asked) else asked
         except Exception:
             log.exception("the authorize hook failed; access is refused")
             return False
@@ -635,6 +677,63 @@ class Exchange:
             answer.then(pending.resolve)
         else:
             pending.resolve(answer)
+
+
+class ControlExchange(Exchange):
+    """One request to a control route: its questions of access depend on its body too."""
+
+    __slots__ = ("route",)
+
+    def __init__(
+        self, handler: Handler, head: RequestHead, route: Route, base: list[Header]
+    ) -> None:
+        super().__init__(handler, head, route.path, base, None)
+        self.route = route
+
+    @property
+    def max_body(self) -> int:
+        return MAX_CONTROL_BODY
+
+    def run(self, body: bytes) -> Answer:
+        pending = Pending()
+
+        async def work() -> None:
+            try:
+                response = await self._control(body)
+            except ProtocolError as error:
+                response = error_response(error, self._base)
+            except Exception:
+                log.exception("answering a control request failed")
+                response = error_response(internal_error(), self._base)
+            pending.resolve(response)
+
+        # What was begun is finished, also when the client goes away.
+        _ = self._engine.spawn(work())
+        return pending
+
+    async def _control(self, body: bytes) -> Response:
+        wanted = parse_body(self.route, self.head.method, body)
+        authorize = self._handler.options.authorize
+        if authorize is not None and wanted.questions:
+            (action, path), *rest = wanted.questions
+            try:
+                permitted = authorize(action, path, self.head.native)
+                first = permitted if isawaitable(permitted) else _given(permitted)
+            except Exception:
+                log.exception("the authorize hook failed; access is refused")
+                first = _given(False)
+            refusal = self.permitted(await self._ask_on(authorize, first, rest))
+            if refusal is not None:
+                return refusal
+        place = Place(self._handler.origin(self.head), self.head.root)
+        subscriptions = self._engine.subscriptions
+        return await answer(
+            subscriptions, self.route, self.head, wanted, place=place, base=self._base
+        )
+
+
+async def _given(value: object) -> object:
+    return value
 
 
 async def _awaited(pending: Pending) -> Response | Live:

@@ -1,0 +1,143 @@
+"""Which receivers may be told (§12.8): a URL is judged when it is given and when it is used, and
+every address once more at the moment of connecting, so that no name can resolve to one thing when
+it is looked at and to another when it counts.
+"""
+
+import re
+import socket
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Final
+from urllib.parse import urlsplit
+
+from durable_streams_core.errors import SubscriptionError
+
+Address = IPv4Address | IPv6Address
+
+_NAT64: Final = IPv6Network("64:ff9b::/96")
+_METADATA: Final = frozenset((ip_address("168.63.129.16"),))
+"""Metadata services at addresses that look public."""
+_HOST: Final = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?", re.ASCII)
+_PRINTABLE: Final = re.compile(r"[!-~]+", re.ASCII)
+
+PUBLIC: Final = "public"
+LOOPBACK: Final = "loopback"
+TRUSTED: Final = "trusted"
+
+
+def rejected(reason: str) -> SubscriptionError:
+    return SubscriptionError("WEBHOOK_URL_REJECTED", f"webhook.url {reason}")
+
+
+class Receivers:
+    """Judges URLs and addresses by one server's options."""
+
+    def __init__(self, allow: tuple[str, ...], *, localhost: bool) -> None:
+        self._localhost = localhost
+        self._hosts: set[str] = set()
+        self._suffixes: list[str] = []
+        self._networks = []
+        for entry in allow:
+            try:
+                self._networks.append(ip_network(entry, strict=False))
+            except ValueError:
+                name = entry.lower().rstrip(".")
+                if name.startswith("*."):
+                    self._suffixes.append(name[1:])
+                else:
+                    self._hosts.add(name)
+
+    def judge(self, url: str) -> str:
+        """Through which door a URL may be reached: PUBLIC, LOOPBACK or TRUSTED.
+
+        Raises :class:`SubscriptionError` for one that may not.
+        """
+        if _PRINTABLE.fullmatch(url) is None or "\\" in url:
+            raise rejected("is no URL: percent-encode what is not printable ASCII.")
+        try:
+            parts = urlsplit(url)
+            host, port = parts.hostname, parts.port
+        except ValueError:
+            raise rejected("is no URL.") from None
+        if parts.scheme not in ("https", "http") or not host or port == 0:
+            raise rejected("is an https URL.")
+        if parts.username is not None or parts.password is not None or "#" in url:
+            raise rejected("holds no credentials and no fragment.")
+        address = literal_address(host)
+        name = host.rstrip(".")
+        if self._trusts(name, address):
+            return TRUSTED
+        local = name == "localhost" or (isinstance(address, IPv4Address) and address.is_loopback)
+        if parts.scheme == "http":
+            if local and self._localhost:
+                return LOOPBACK
+            raise rejected("uses https; http is for localhost in development only.")
+        if address is not None and not is_public(address):
+            raise rejected("names a private, local or otherwise special address.")
+        if name == "localhost" or name.endswith(".localhost"):
+            raise rejected("names this machine.")
+        return PUBLIC
+
+    def _trusts(self, name: str, address: Address | None) -> bool:
+        if name in self._hosts or any(name.endswith(suffix) for suffix in self._suffixes):
+            return True
+        return address is not None and self._in_networks(address)
+
+    def _in_networks(self, address: Address) -> bool:
+        return any(address in network for network in self._networks)
+
+    def admits(self, door: str, address: str) -> bool:
+        """Whether a connection to this address may be made through that door."""
+        found = _embedded(ip_address(address.partition("%")[0]))
+        if door == TRUSTED or self._in_networks(found):
+            return True
+        return found.is_loopback if door == LOOPBACK else is_public(found)
+
+
+def literal_address(host: str) -> Address | None:
+    """The address that a URL's host spells, None for a name.
+
+    Raises :class:`SubscriptionError` for the spellings that only resolvers understand: decimal,
+    octal, hexadecimal and shortened ones.
+    """
+    if ":" in host:
+        if "%" in host:
+            raise rejected("names an address of this machine's own networks.")
+        try:
+            return _embedded(IPv6Address(host))
+        except ValueError:
+            raise rejected("is no URL: its address is none.") from None
+    if _HOST.fullmatch(host) is None:
+        raise rejected("is no URL: its host is no name.")
+    try:
+        return IPv4Address(host)
+    except ValueError:
+        pass
+    try:
+        socket.inet_aton(host.rstrip("."))
+    except OSError:
+        return None
+    raise rejected("spells its address in an unusual way; write four decimal numbers.")
+
+
+def _embedded(address: Address) -> Address:
+    """The IPv4 address that an IPv6 one stands for, where it does."""
+    if isinstance(address, IPv6Address):
+        if address.ipv4_mapped is not None:
+            return address.ipv4_mapped
+        if address in _NAT64:
+            return IPv4Address(int(address) & 0xFFFFFFFF)
+    return address
+
+
+def is_public(address: Address) -> bool:
+    """Whether it belongs to the internet at large: not private, link-local, loopback, shared,
+    multicast, reserved, a tunnel to something else, or a metadata service.
+    """
+    if isinstance(address, IPv6Address) and (address.sixtofour or address.teredo):
+        return False
+    return (
+        address.is_global
+        and not address.is_multicast
+        and not address.is_reserved
+        and address not in _METADATA
+    )

@@ -1,0 +1,54 @@
+"""Whom an append concerns: subscriptions by the streams that they name and by their patterns.
+
+What was found for a path is remembered until a subscription comes or goes, so that one more append
+to a busy stream costs one look-up, however many subscriptions there are.
+"""
+
+from collections.abc import Hashable
+from typing import Final, Generic, TypeVar
+
+from durable_streams_core.protocol import RESERVED_SEGMENT
+from durable_streams_core.subscriptions.globs import Globs
+
+Item = TypeVar("Item", bound=Hashable)
+
+MAX_REMEMBERED: Final = 100_000
+_RESERVED: Final = RESERVED_SEGMENT + "/"
+
+
+class Index(Generic[Item]):
+    def __init__(self) -> None:
+        self._globs: Globs[Item] = Globs()
+        self._streams: dict[str, set[Item]] = {}
+        self._found: dict[str, tuple[Item, ...]] = {}
+
+    def add_glob(self, segments: tuple[str, ...], item: Item) -> None:
+        self._globs.add(segments, item)
+        self._found.clear()
+
+    def remove_glob(self, segments: tuple[str, ...], item: Item) -> None:
+        self._globs.remove(segments, item)
+        self._found.clear()
+
+    def add_stream(self, path: str, item: Item) -> None:
+        self._streams.setdefault(path, set()).add(item)
+        self._found.pop(path, None)
+
+    def remove_stream(self, path: str, item: Item) -> None:
+        items = self._streams.get(path)
+        if items is not None:
+            items.discard(item)
+            if not items:
+                del self._streams[path]
+        self._found.pop(path, None)
+
+    def find(self, path: str) -> tuple[Item, ...]:
+        found = self._found.get(path)
+        if found is None:
+            if path.startswith(_RESERVED):
+                return ()
+            if len(self._found) >= MAX_REMEMBERED:
+                self._found.clear()
+            found = tuple(self._globs.match(path) | self._streams.get(path, set()))
+            self._found[path] = found
+        return found

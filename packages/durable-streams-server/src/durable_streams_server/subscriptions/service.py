@@ -1,0 +1,360 @@
+"""What requests and applications do with subscriptions: the engine's ``subscriptions``.
+
+Requests of workers are answered by any process, from the store; the driver of the subscription
+hears of what they changed.
+"""
+
+import logging
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from durable_streams_core.entities import LIVE, Facts, Head
+from durable_streams_core.errors import InvalidRequest, SubscriptionError
+from durable_streams_core.operations import Operation
+from durable_streams_core.store import Store
+from durable_streams_core.subscriptions.leases import (
+    ACK,
+    DONE,
+    DROP,
+    HELD,
+    IDLE,
+    RELEASE,
+    WAITING,
+    Lease,
+    decode_lease,
+)
+from durable_streams_core.subscriptions.operations import (
+    AckedStream,
+    AddStreams,
+    Claim,
+    Finish,
+    LinkMore,
+    RemoveStream,
+    Step,
+    Subscribe,
+    Subscribed,
+    Unsubscribe,
+    WakeRef,
+    already_claimed,
+    no_subscription,
+    require_type,
+)
+from durable_streams_core.subscriptions.records import (
+    LEASE,
+    PLACE,
+    PULL_WAKE,
+    WEBHOOK,
+    Config,
+    Place,
+    Standing,
+    birth_of,
+    decode_place,
+    invalid,
+    parse_object,
+    parse_position,
+    parse_stream,
+    subscription_path,
+)
+from durable_streams_server.subscriptions.addresses import Receivers
+from durable_streams_server.subscriptions.driver import SNAPSHOT, Driver, new_wake_id
+from durable_streams_server.subscriptions.keyring import Keyring
+from durable_streams_server.subscriptions.options import SubscriptionOptions
+from durable_streams_server.subscriptions.places import control_url
+from durable_streams_server.subscriptions.standings import tail_of
+from durable_streams_server.subscriptions.webhooks import Webhooks
+
+log = logging.getLogger("durable_streams_server.subscriptions")
+
+MAX_LISTED: Final = 10_000
+"""Streams that one answer lists of a subscription."""
+MAX_ACKS: Final = 10_000
+MAX_WORKER: Final = 256
+_LINKS: Final = 500
+
+IsBoundary = Callable[[str, int], Awaitable[None]]
+"""Raises :class:`InvalidRequest` unless a stream can be read from a position."""
+
+
+class Subscriptions:
+    """The subscriptions of one engine."""
+
+    def __init__(
+        self,
+        store: Store,
+        perform: Callable[[str, Operation[Any]], Awaitable[Any]],
+        check_boundary: IsBoundary,
+        options: SubscriptionOptions | None,
+    ) -> None:
+        self.options = options or SubscriptionOptions()
+        self._store = store
+        self._perform = perform
+        self._check_boundary = check_boundary
+        self._receivers = Receivers(
+            self.options.webhook_allow, localhost=self.options.webhook_localhost
+        )
+        self.keyring = Keyring(store, perform, self.options.key_days)
+        self.driver = Driver(
+            store,
+            perform,
+            self.options,
+            self.keyring,
+            Webhooks(self._receivers, self.options.max_deliveries),
+        )
+        self._standings = self.driver.standings
+
+    async def start(self) -> None:
+        """Drive what is to be driven."""
+        await self.driver.start()
+
+    async def stop(self) -> None:
+        await self.driver.stop()
+
+    def due(self, path: str) -> None:
+        """The sweeper met a control entity whose deadline is over."""
+        self.driver.due(path)
+
+    async def rotate_keys(self) -> str:
+        """Sign webhooks with a new key from now on; answers its id (§6.5)."""
+        return await self.keyring.rotate()
+
+    # Managing (§6.2 to §6.5).
+
+    async def create(
+        self, subscription: str, config: Config, place: Place
+    ) -> tuple[bool, dict[str, Any]]:
+        """Create or re-confirm: whether it is new, and its description."""
+        path = subscription_path(subscription)
+        if config.webhook is not None:
+            self._receivers.judge(config.webhook)
+        await self.driver.take_part()
+        incarnation = secrets.token_hex(8)
+        while True:
+            facts = await self._store.load(path)
+            tails = await self._standings.tails(config) if facts is None else []
+            operation = Subscribe(
+                incarnation,
+                config,
+                place,
+                tails[:_LINKS],
+                linking=len(tails) > _LINKS,
+                confirm=facts is not None,
+            )
+            done: Subscribed | None = await self._perform(path, operation)
+            if done is not None:
+                break
+        if done.linking:
+            await self._link(path, done, tails[_LINKS:] if done.new else None)
+        self.driver.adopt(path, await self._head(path))
+        return done.new, await self.describe(subscription, place)
+
+    async def _link(self, path: str, done: Subscribed, tails: Sequence[Any] | None) -> None:
+        """Write the cursors that did not fit, or all, for a creation that stopped half-way."""
+        if tails is None:
+            tails = await self._standings.tails(birth_of(done.head).config)
+        for begin in range(0, len(tails), _LINKS):
+            await self._perform(
+                path, LinkMore(done.head.incarnation, tails[begin : begin + _LINKS])
+            )
+        await self._perform(path, LinkMore(done.head.incarnation, ()))
+
+    async def _facts(self, path: str) -> Facts:
+        facts = await self._store.load(path, (LEASE, PLACE))
+        if facts is None or facts.head.state != LIVE:
+            raise no_subscription()
+        return facts
+
+    async def _head(self, path: str) -> Head:
+        return (await self._facts(path)).head
+
+    async def describe(self, subscription: str, place: Place | None = None) -> dict[str, Any]:
+        """A subscription as it is answered (§6.3)."""
+        path = subscription_path(subscription)
+        facts = await self._facts(path)
+        birth, lease = birth_of(facts.head), decode_lease(facts.fields[LEASE])
+        config = birth.config
+        streams: list[dict[str, Any]] = []
+        incarnation = facts.head.incarnation
+        async for standing in self._standings.all(path, incarnation, config):
+            if standing.head is not None or standing.explicit:
+                streams.append(standing.described(tail=False))
+            if len(streams) >= MAX_LISTED:
+                break
+        webhook = None
+        if config.webhook is not None:
+            await self.keyring.ready()
+            place = place or decode_place(facts.fields[PLACE]) or Place("", "/")
+            webhook = {
+                "url": config.webhook,
+                "signing": {
+                    "alg": "ed25519",
+                    "kid": self.keyring.kid,
+                    "jwks_url": control_url(self.driver.public_url, place, "jwks.json"),
+                },
+            }
+        described = {
+            "id": subscription,
+            "subscription_id": subscription,
+            "type": config.type,
+            "pattern": config.pattern,
+            "streams": streams,
+            "webhook": webhook,
+            "wake_stream": config.wake_stream,
+            "lease_ttl_ms": config.lease_ttl_ms,
+            "created_at": _moment(birth.created),
+            "status": "failed" if lease.failing else "active",
+            "description": config.description,
+        }
+        if lease.failing and lease.until:
+            described["next_attempt_at"] = _moment(lease.until)
+        return described
+
+    async def delete(self, subscription: str) -> None:
+        """Delete; what is in flight for it is refused from now on (§6.3)."""
+        await self._perform(subscription_path(subscription), Unsubscribe())
+
+    async def add_streams(self, subscription: str, streams: Sequence[str]) -> None:
+        """Link streams explicitly, at their tails (§6.4)."""
+        path = subscription_path(subscription)
+        heads = await self._standings.heads(streams)
+        tails = [tail_of(stream, head) for stream, head in zip(streams, heads, strict=True)]
+        for begin in range(0, len(tails), _LINKS):
+            await self._perform(path, AddStreams(tails[begin : begin + _LINKS]))
+
+    async def remove_stream(self, subscription: str, stream: str) -> None:
+        """Drop an explicit link (§6.4)."""
+        await self._perform(subscription_path(subscription), RemoveStream(parse_stream(stream)))
+
+    async def jwks(self) -> dict[str, Any]:
+        """The public keys that verify webhooks (§6.5)."""
+        await self.keyring.ready()
+        return self.keyring.jwks()
+
+    # Working (§7).
+
+    async def claim(self, subscription: str, worker: str) -> dict[str, Any]:
+        """Take what is pending, for one worker alone (§7.2)."""
+        path = subscription_path(subscription)
+        facts = await self._facts(path)
+        require_type(birth_of(facts.head).config, PULL_WAKE)
+        lease = decode_lease(facts.fields[LEASE])
+        if lease.phase == HELD and not lease.expired(self._store.now()):
+            raise already_claimed(lease)
+        await self.keyring.ready()
+        incarnation = facts.head.incarnation
+        pending = await self._pending(path, facts.head)
+        if not pending:
+            if lease.phase == WAITING:
+                await self._perform(path, Step(incarnation, DROP, lease.wake_id, nudge=True))
+            raise nothing_pending()
+        nudge = self.driver.get(path) is None
+        claimed: Lease = await self._perform(
+            path, Claim(worker, new_wake_id(), pending[0].path, nudge)
+        )
+        self.driver.stepped(path, claimed)
+        return {
+            "wake_id": claimed.wake_id,
+            "generation": claimed.generation,
+            "token": self.keyring.token(subscription, incarnation, claimed.generation),
+            "streams": [standing.described(tail=True) for standing in pending],
+            "lease_ttl_ms": birth_of(facts.head).config.lease_ttl_ms,
+        }
+
+    async def _pending(self, path: str, head: Head) -> list[Standing]:
+        """What is pending, from the store: first where its driver has heard of something."""
+        driven = self.driver.get(path)
+        if driven is not None and driven.incarnation == head.incarnation:
+            pending = await self.driver.pending(driven)
+            if pending:
+                return pending
+        pending = []
+        stands = self._standings.all(path, head.incarnation, birth_of(head).config)
+        async for standing in stands:
+            if standing.pending:
+                pending.append(standing)
+                if len(pending) >= SNAPSHOT:
+                    break
+        return pending
+
+    async def callback(self, subscription: str, token: str, body: object) -> dict[str, Any]:
+        """A webhook's receiver acks, goes on, or is done (§7.1)."""
+        return await self._finish(WEBHOOK, subscription, token, body)
+
+    async def ack(self, subscription: str, token: str, body: object) -> dict[str, Any]:
+        """A pull-wake worker does the same (§7.2)."""
+        return await self._finish(PULL_WAKE, subscription, token, body)
+
+    async def release(self, subscription: str, token: str, body: object) -> None:
+        """A pull-wake worker gives its claim back (§7.2)."""
+        await self._finish(PULL_WAKE, subscription, token, body, release=True)
+
+    async def _finish(
+        self, kind: str, subscription: str, token: str, body: object, *, release: bool = False
+    ) -> dict[str, Any]:
+        path = subscription_path(subscription)
+        facts = await self._facts(path)
+        require_type(birth_of(facts.head).config, kind)
+        await self.keyring.ready()
+        claims = self.keyring.check(token, subscription)
+        asked = parse_object(body)
+        generation, wake_id = asked.get("generation"), asked.get("wake_id")
+        if type(generation) is not int or not isinstance(wake_id, str):
+            raise invalid("Send the wake_id and the generation of the wake.")
+        done = asked.get("done", False)
+        if type(done) is not bool:
+            raise invalid("done is true or false.")
+        acks = [] if release else await self._acks(asked.get("acks"))
+        step = RELEASE if release else DONE if done else ACK
+        driven = self.driver.get(path)
+        ref = WakeRef(claims.inc, claims.gen, generation, wake_id)
+        lease: Lease = await self._perform(path, Finish(ref, step, acks, nudge=driven is None))
+        self.driver.stepped(path, lease)
+        next_wake = False
+        if lease.phase == IDLE:
+            if driven is not None:
+                next_wake = await self.driver.wake(driven, decode_place(facts.fields[PLACE]))
+            elif not release:
+                next_wake = bool(await self._pending(path, facts.head))
+        return {"ok": True, "next_wake": next_wake}
+
+    async def _acks(self, asked: object) -> list[AckedStream]:
+        if asked is None:
+            return []
+        if not isinstance(asked, list) or len(asked) > MAX_ACKS:
+            raise invalid(f"acks is an array of at most {MAX_ACKS} acks.")
+        wanted: list[tuple[str, int]] = []
+        for ack in asked:
+            named = parse_object(ack)
+            stream = named.get("stream", named.get("path"))
+            if not isinstance(stream, str):
+                raise invalid("An ack names its stream.")
+            wanted.append((parse_stream(stream), parse_position(named.get("offset"))))
+        heads = await self._standings.heads([stream for stream, _ in wanted])
+        acks: list[AckedStream] = []
+        for (stream, position), head in zip(wanted, heads, strict=True):
+            if head is None:
+                acks.append(AckedStream(stream, position))
+                continue
+            acks.append(AckedStream(stream, position, head.incarnation, head.tail))
+            if 0 < position < head.tail:
+                await self._check_readable(stream, position)
+        return acks
+
+    async def _check_readable(self, stream: str, position: int) -> None:
+        """A cursor inside a message could never be read from."""
+        try:
+            await self._check_boundary(stream, position)
+        except InvalidRequest as error:
+            raise SubscriptionError("INVALID_OFFSET", f"{stream}: {error.message}") from None
+
+
+def nothing_pending() -> SubscriptionError:
+    return SubscriptionError(
+        "NO_PENDING_WORK", "No stream of the subscription has anything new; wait for a wake."
+    )
+
+
+def _moment(milliseconds: int) -> str:
+    moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
