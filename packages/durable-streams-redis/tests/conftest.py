@@ -7,7 +7,7 @@ import pytest
 # The helpers beside the tests.
 sys.path.insert(0, str(Path(__file__).parent))
 
-from servers import BINARIES, RedisServer, cluster  # noqa: E402
+from servers import BINARIES, RedisServer, cluster
 
 _prefixes = count()
 

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Self
 
 import redis
@@ -50,13 +51,20 @@ class RedisServer:
         return f"redis://127.0.0.1:{self.port}"
 
     def start(self, *more: str) -> Self:
+        return self._run(
+            *("--port", str(self.port), "--bind", "127.0.0.1", "--save", ""),
+            *("--dir", self.directory, "--enable-debug-command", "yes"),
+            *self.options,
+            *more,
+            ready="Ready to accept connections",
+        )
+
+    def start_sentinel(self, configuration: Path) -> Self:
+        return self._run(str(configuration), "--sentinel", ready="Sentinel ID is")
+
+    def _run(self, *arguments: str, ready: str) -> Self:
         self.process = subprocess.Popen(
-            [
-                *(self.binary, "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""),
-                *("--dir", self.directory, "--enable-debug-command", "yes"),
-                *self.options,
-                *more,
-            ],
+            [self.binary, *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -64,7 +72,7 @@ class RedisServer:
         said = []
         for line in self.process.stdout:
             said.append(line)
-            if "Ready to accept connections" in line:
+            if ready in line:
                 break
         else:
             raise AssertionError("".join(said))
@@ -169,3 +177,32 @@ def cluster(
     finally:
         for node in nodes:
             node.stop()
+
+
+@contextmanager
+def sentinels(master: RedisServer, count: int) -> Iterator[list[RedisServer]]:
+    """Sentinels that watch a master under the name `main`."""
+    started = []
+    try:
+        for _ in range(count):
+            sentinel = RedisServer()
+            configuration = Path(sentinel.directory) / "sentinel.conf"
+            configuration.write_text(
+                f"port {sentinel.port}\n"
+                f"sentinel monitor main 127.0.0.1 {master.port} {count // 2 + 1}\n"
+                "sentinel down-after-milliseconds main 1000\n"
+                "sentinel failover-timeout main 5000\n"
+            )
+            started.append(sentinel)
+            sentinel.start_sentinel(configuration)
+
+        def acquainted() -> bool:
+            return all(
+                len(each.do("SENTINEL", "SENTINELS", "main")) == count - 1 for each in started
+            )
+
+        eventually(acquainted)
+        yield started
+    finally:
+        for sentinel in started:
+            sentinel.stop()

@@ -22,7 +22,7 @@ from durable_streams_core.entities import (
     Slice,
     Unknown,
 )
-from durable_streams_core.errors import StoreError
+from durable_streams_core.errors import StoreError, Unavailable
 from durable_streams_core.store import Store, Watcher
 from durable_streams_redis.deployments import Deployment, Request, deploy
 from durable_streams_redis.durability import parse_durability
@@ -163,9 +163,13 @@ class RedisStore(Store):
         return self._deployment
 
     async def _ask(self, slot: int, command: bytes) -> Any:
+        """The reply to a question; raises :class:`Unavailable`."""
         reply = await self._opened().ask(slot, command)
+        if isinstance(reply, Lost):
+            # A question does no harm twice, and the connection may just have been an old one.
+            reply = await self._opened().ask(slot, command)
         if isinstance(reply, Exception):
-            raise _unusable(reply)
+            raise _unavailable(reply)
         return reply
 
     async def load(self, path: str, fields: Sequence[str] = ()) -> Facts | None:
@@ -282,9 +286,11 @@ class RedisStore(Store):
         if not requests:
             return []
         replies, _ = await self._opened().run(requests)
+        if any(isinstance(reply, Lost) for reply in replies):
+            replies, _ = await self._opened().run(requests)
         for reply in replies:
             if isinstance(reply, Exception):
-                raise _unusable(reply)
+                raise _unavailable(reply)
         return replies
 
     # Changing.
@@ -398,17 +404,22 @@ def _outcome(commit: Commit, reply: Reply) -> Outcome:
         return Unknown(str(reply))
     if isinstance(reply, OutOfMemoryError):
         return Refused("storage-full", "Redis has reached its memory limit.")
-    return Refused("unavailable", str(_unusable(reply)))
+    return Refused("unavailable", _unavailable(reply).message)
 
 
-def _unusable(reply: Exception) -> StoreError:
-    """Why a server did not do what it was asked, in a sentence."""
-    text = str(reply)
+def _unavailable(reply: Exception) -> Unavailable:
+    """Why a server did not do what it was asked."""
+    text = str(reply) or type(reply).__name__
     if "WRONGTYPE" in text:
-        return StoreError("A key under the prefix holds a value of another program.")
+        return Unavailable(
+            "A key of this stream holds a value of another program: remove it.",
+            code="foreign-value",
+            status=500,
+            retry_after=None,
+        )
     if isinstance(reply, Unreachable | Lost):
-        return StoreError(f"Redis cannot be reached ({text}).")
-    return StoreError(f"Redis did not do it ({text or type(reply).__name__}).")
+        return Unavailable(f"Redis cannot be reached ({text}).")
+    return Unavailable(f"Redis did not do it ({text}).")
 
 
 def open_store(url: str) -> RedisStore:

@@ -3,6 +3,7 @@
 -- No rule of the protocol is here. Everything that can fail is checked before the first write, and
 -- the bytes are the first write, because an error leaves earlier writes of a script in place.
 -- Positions and deadlines are below 2^53, so Lua's numbers hold them exactly, but never `tostring`.
+-- Functions are made where they are needed, because each call of the script makes them anew.
 --
 -- KEYS  1 entity  2 bytes  3 field keys  4 feed  5 deadlines  6 paths  7, 8 removals, new and old
 --       9 bytes  10 field keys, of the entity created where one is removed
@@ -18,10 +19,6 @@
 -- Returns {1, tail}, {0} or {0, head…, values…} for a guard that does not hold,
 --         {2, code, message}, or {3} from a probe that does not know the commit.
 
-local entity, bytes, index, feed, deadlines = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local paths, removals, removals_before = KEYS[6], KEYS[7], KEYS[8]
-local path, mark, base, wanted, flags = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-
 local SLICE = 4000        -- `unpack` fails past about 8,000
 local PAGE = 32           -- entries looked at together for a resend
 local RING = 8            -- commits without data that an entity remembers
@@ -30,251 +27,255 @@ local REMOVALS_FOR = 600000
 local SMALL = 1024        -- bytes that ride along in the feed
 local LAST_POSITION = 9007199254740991
 
-local function has(flag) return string.find(flags, flag, 1, true) ~= nil end
-local function fixed(position) return string.format('%016.0f', position) end
+local call, find, sub, format = redis.call, string.find, string.sub, string.format
+local entity, bytes, feed = KEYS[1], KEYS[2], KEYS[4]
+local path, mark, base, wanted, flags = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local closes, has_data = find(flags, 'C', 1, true), find(flags, 'D', 1, true)
 
 local at = 12
 local created
-if has('N') then
+if find(flags, 'N', 1, true) then
   created = {incarnation = ARGV[12], birth = ARGV[13], start = ARGV[14], closed = ARGV[15],
              state = ARGV[16], deadline = ARGV[17]}
   at = 18
 end
-local function list(width)
-  local first, count = at + 1, tonumber(ARGV[at])
-  at = first + count * width
-  return first, count
-end
-local guards, guard_count = list(2)
-local kinds, kind_count = list(1)
-local sets, set_count = list(2)
-local chunks, chunk_count = list(1)
-
-local size = 0
-for n = chunks, chunks + chunk_count - 1 do size = size + #ARGV[n] end
+local guards, guard_count = at + 1, tonumber(ARGV[at])
+at = guards + 2 * guard_count
+local kinds, kind_count = at + 1, tonumber(ARGV[at])
+at = kinds + kind_count
+local sets, set_count = at + 1, tonumber(ARGV[at])
+at = sets + 2 * set_count
+local chunks, chunk_count = at + 1, tonumber(ARGV[at])
 
 -- What is there.
 
-local names = {'i', 's', 't', 'c', 'x', 'd', 'r', 'm', 'n'}
-local HEAD = #names
-for n = 0, guard_count - 1 do names[#names + 1] = '.' .. ARGV[guards + 2 * n] end
-for n = 0, set_count - 1 do names[#names + 1] = '.' .. ARGV[sets + 2 * n] end
-local values = {}
-for first = 1, #names, SLICE do
-  local slice = redis.call('HMGET', entity, unpack(names, first, math.min(first + SLICE - 1, #names)))
-  for n = 1, #slice do values[first + n - 1] = slice[n] end
+local HEAD = 9
+local values
+if guard_count + set_count == 0 then
+  values = call('HMGET', entity, 'i', 's', 't', 'c', 'x', 'd', 'r', 'm', 'n')
+else
+  local names = {'i', 's', 't', 'c', 'x', 'd', 'r', 'm', 'n'}
+  for n = 0, guard_count - 1 do names[HEAD + 1 + n] = '.' .. ARGV[guards + 2 * n] end
+  for n = 0, set_count - 1 do names[#names + 1] = '.' .. ARGV[sets + 2 * n] end
+  if #names <= SLICE then
+    values = call('HMGET', entity, unpack(names))
+  else
+    values = {}
+    for first = 1, #names, SLICE do
+      local last = math.min(first + SLICE - 1, #names)
+      local slice = call('HMGET', entity, unpack(names, first, last))
+      for n = 1, #slice do values[first + n - 1] = slice[n] end
+    end
+  end
 end
 local incarnation, start, tail, closed, state, deadline, ring, made, packed = unpack(values, 1, HEAD)
 
--- Was it applied before? Marks have 19 digits, positions 16.
+-- Was it applied before? Marks have 19 digits and positions 16, in records of ';' mark position.
 
-local function find(record)
-  if not record then return nil end
-  local found = string.find(record, ';' .. mark, 1, true)
-  return found and string.sub(record, found + 20, found + 35)
-end
-
-local function find_entry()
-  local oldest = string.format('%.0f-0', tonumber(base) + 1)
-  local from = '+'
-  repeat
-    local page = redis.call('XREVRANGE', bytes, from, oldest, 'COUNT', PAGE)
-    for n = 1, #page do
-      local dash = string.find(page[n][1], '-', 1, true)
-      -- Of a commit in several chunks the newest comes first, and ends at its tail.
-      if string.sub(page[n][1], dash + 1) == mark then return string.sub(page[n][1], 1, dash - 1) end
-    end
-    from = #page == PAGE and '(' .. page[PAGE][1]
-  until not from or not has('A')
-end
-
-local function find_removed(of)
-  local key = of .. ':' .. path
-  return find(redis.call('HGET', removals, key)) or find(redis.call('HGET', removals_before, key))
-end
-
-local function find_resend()
-  if created then
-    if incarnation == created.incarnation then return find(made) end
-    local found = find_removed(created.incarnation)
-    if found then return found end
+local before
+if has_data and not created and incarnation == wanted then
+  if tail ~= base then
+    local oldest, from = format('%.0f-0', tonumber(base) + 1), '+'
+    repeat
+      local page = call('XREVRANGE', bytes, from, oldest, 'COUNT', PAGE)
+      for n = 1, #page do
+        local dash = find(page[n][1], '-', 1, true)
+        -- Of a commit in several chunks the newest comes first, and ends at its tail.
+        if sub(page[n][1], dash + 1) == mark then
+          before = sub(page[n][1], 1, dash - 1)
+          break
+        end
+      end
+      from = #page == PAGE and '(' .. page[PAGE][1]
+    until before or not from or not find(flags, 'A', 1, true)
   end
-  if wanted == '' then return nil end
-  if incarnation ~= wanted then return find_removed(wanted) end
-  if has('D') and not created then return tonumber(tail) > tonumber(base) and find_entry() or nil end
-  return find(ring)
+else
+  local function find_in(record)
+    local found = record and find(record, ';' .. mark, 1, true)
+    return found and sub(record, found + 20, found + 35)
+  end
+  local function find_removed(of)
+    local key = of .. ':' .. path
+    return find_in(call('HGET', KEYS[7], key)) or find_in(call('HGET', KEYS[8], key))
+  end
+  if created and incarnation == created.incarnation then
+    before = find_in(made)
+  else
+    before = created and find_removed(created.incarnation)
+    if not before and wanted ~= '' then
+      if incarnation == wanted then before = find_in(ring) else before = find_removed(wanted) end
+    end
+  end
 end
-
-local before = find_resend()
 if before then
-  if has('W') then
-    redis.call('HSET', removals, '', '')
-    redis.call('PEXPIRE', removals, REMOVALS_FOR)
+  if find(flags, 'W', 1, true) then
+    call('HSET', KEYS[7], '', '')
+    call('PEXPIRE', KEYS[7], REMOVALS_FOR)
   end
   return {1, before}
 end
-if has('P') then return {3} end
+if find(flags, 'P', 1, true) then return {3} end
 
 -- Does the guard hold?
 
-local function conflict()
-  if not incarnation then return {0} end
-  local reply = {0, incarnation, redis.call('HGET', entity, 'b'), start, tail, closed, state,
-                 deadline, packed}
-  for n = HEAD + 1, #names do reply[#reply + 1] = values[n] end
-  return reply
-end
-
-if (incarnation or '') ~= wanted then return conflict() end
-if incarnation then
-  if (ARGV[6] ~= '' and ARGV[6] ~= state) or (ARGV[7] ~= '' and ARGV[7] ~= tail)
-    or (ARGV[8] ~= '' and ARGV[8] ~= deadline) or (closed == '1' and has('o')) then
-    return conflict()
-  end
+local holds = (incarnation or '') == wanted
+if holds and incarnation then
+  holds = (ARGV[6] == '' or ARGV[6] == state) and (ARGV[7] == '' or ARGV[7] == tail)
+    and (ARGV[8] == '' or ARGV[8] == deadline) and (closed == '0' or not find(flags, 'o', 1, true))
   for n = 0, guard_count - 1 do
     local value = values[HEAD + 1 + n]
-    if (value and '+' .. value or '-') ~= ARGV[guards + 2 * n + 1] then return conflict() end
+    holds = holds and (value and '+' .. value or '-') == ARGV[guards + 2 * n + 1]
   end
 end
-local counts = packed and cmsgpack.unpack(packed) or {}
-for n = kinds, kinds + kind_count - 1 do
-  if incarnation and counts[ARGV[n]] then return conflict() end
+local counts = (kind_count > 0 or set_count > 0) and packed and cmsgpack.unpack(packed) or {}
+if incarnation then
+  for n = kinds, kinds + kind_count - 1 do holds = holds and not counts[ARGV[n]] end
+end
+if not holds then
+  if not incarnation then return {0} end
+  local reply = {0, incarnation, call('HGET', entity, 'b'), start, tail, closed, state, deadline,
+                 packed}
+  for n = HEAD + 1, HEAD + guard_count + set_count do reply[n + 1 - HEAD + 8] = values[n] end
+  return reply
 end
 
 -- Can it be written?
 
-local removes = has('R') and incarnation
-if not created and (removes or not incarnation) then size, chunk_count, set_count = 0, 0, 0 end
-local first_position = tonumber(created and created.start or tail or 0)
-if first_position + size > LAST_POSITION then
+local removes = incarnation and find(flags, 'R', 1, true)
+if not created and (removes or not incarnation) then chunk_count, set_count = 0, 0 end
+local size = 0
+for n = chunks, chunks + chunk_count - 1 do size = size + #ARGV[n] end
+local position = tonumber(created and created.start or tail or 0)
+if position + size > LAST_POSITION then
   return {2, 'storage-full', 'The stream has reached the last position there is.'}
 end
-if created and not incarnation and redis.call('EXISTS', entity) == 1 then
+if created and not incarnation and call('EXISTS', entity) == 1 then
   return redis.error_reply('WRONGTYPE the hash holds no entity')
 end
-redis.call('XLEN', feed)
+call('XLEN', feed)
 if created or removes then
-  redis.call('ZCARD', paths)
-  redis.call('HLEN', removals)
-  redis.call('HLEN', removals_before)
+  call('ZCARD', KEYS[6])
+  call('HLEN', KEYS[7])
+  call('HLEN', KEYS[8])
 end
-if created or removes or ARGV[10] ~= '' then redis.call('ZCARD', deadlines) end
-if set_count > 0 then redis.call('ZCARD', index) end
+if created or removes or ARGV[10] ~= '' then call('ZCARD', KEYS[5]) end
+if set_count > 0 then call('ZCARD', KEYS[3]) end
 
 -- Nothing can fail from here on but the first XADD, which then has changed nothing.
 
-local new_bytes, new_index = bytes, index
-if removes and created then new_bytes, new_index = KEYS[9], KEYS[10] end
-local position = first_position
+local new_bytes, index = bytes, KEYS[3]
+if removes and created then new_bytes, index = KEYS[9], KEYS[10] end
 for n = chunks, chunks + chunk_count - 1 do
   position = position + #ARGV[n]
-  redis.call('XADD', new_bytes, string.format('%.0f', position) .. '-' .. mark, 'b', ARGV[n])
+  call('XADD', new_bytes, format('%.0f-', position) .. mark, 'b', ARGV[n])
 end
-local new_tail = fixed(position)
-
-local function tell(of, at_tail, flags, data)
-  redis.call('XADD', feed, 'MAXLEN', '~', ARGV[11], '1-*',
-             'p', path, 'i', of, 't', at_tail, 'c', flags, 'd', data)
-end
+local new_tail = format('%016.0f', position)
 
 if removes then
-  tell(incarnation, tail, closed == '1' and '3' or '2', '')
-  local record = ';' .. mark .. (created and new_tail or fixed(0)) .. (ring or '') .. made
+  call('XADD', feed, 'MAXLEN', '~', ARGV[11], '1-*', 'p', path, 'i', incarnation, 't', tail,
+       'c', closed == '1' and '3' or '2', 'd', '')
+  local record = ';' .. mark .. (created and new_tail or '0000000000000000') .. (ring or '') .. made
   local seen = ''
-  for _, entry in ipairs(redis.call('XREVRANGE', bytes, '+', '-', 'COUNT', RING)) do
-    local dash = string.find(entry[1], '-', 1, true)
-    local of = string.sub(entry[1], dash + 1)
+  for _, entry in ipairs(call('XREVRANGE', bytes, '+', '-', 'COUNT', RING)) do
+    local dash = find(entry[1], '-', 1, true)
+    local of = sub(entry[1], dash + 1)
     if of ~= seen then
-      record = record .. ';' .. of .. fixed(tonumber(string.sub(entry[1], 1, dash - 1)))
+      record = record .. ';' .. of .. format('%016.0f', tonumber(sub(entry[1], 1, dash - 1)))
       seen = of
     end
   end
-  if redis.call('HLEN', removals) >= REMOVALS then redis.call('RENAME', removals, removals_before) end
-  redis.call('HSET', removals, incarnation .. ':' .. path, record)
-  redis.call('PEXPIRE', removals, REMOVALS_FOR)
-  redis.call('UNLINK', entity, bytes, index)
+  if call('HLEN', KEYS[7]) >= REMOVALS then call('RENAME', KEYS[7], KEYS[8]) end
+  call('HSET', KEYS[7], incarnation .. ':' .. path, record)
+  call('PEXPIRE', KEYS[7], REMOVALS_FOR)
+  call('UNLINK', entity, bytes, KEYS[3])
   if not created then
-    redis.call('ZREM', paths, path)
-    redis.call('ZREM', deadlines, path)
-    return {1, fixed(0)}
+    call('ZREM', KEYS[6], path)
+    call('ZREM', KEYS[5], path)
   end
 end
-if not created and not incarnation then return {1, fixed(0)} end
+if not created and (removes or not incarnation) then return {1, '0'} end
 
 local writes = {}
-local function set(name, value)
-  writes[#writes + 1] = name
-  writes[#writes + 1] = value
-end
-
 local new_deadline
 if created then
   incarnation, closed, state = created.incarnation, created.closed, created.state
   new_deadline, counts = created.deadline, {}
-  set('i', incarnation)
-  set('b', created.birth)
-  set('s', created.start)
-  set('m', ';' .. mark .. new_tail)
-  redis.call('ZADD', paths, 0, path)
+  writes = {'i', incarnation, 'b', created.birth, 's', created.start,
+            'm', ';' .. mark .. new_tail}
+  call('ZADD', KEYS[6], 0, path)
+elseif size == 0 then
+  writes = {'r', sub(';' .. mark .. new_tail .. (ring or ''), 1, 36 * RING)}
 end
-if created or size > 0 then set('t', new_tail) end
-if has('C') then closed = '1' end
+if created or size > 0 then
+  writes[#writes + 1] = 't'
+  writes[#writes + 1] = new_tail
+end
+if closes then closed = '1' end
+if created or closes then
+  writes[#writes + 1] = 'c'
+  writes[#writes + 1] = closed
+end
 if ARGV[9] ~= '' then state = ARGV[9] end
-if ARGV[10] ~= '' then new_deadline = ARGV[10] end
-if created or has('C') then set('c', closed) end
-if created or ARGV[9] ~= '' then set('x', state) end
-if new_deadline then
-  set('d', new_deadline)
-  if new_deadline ~= '0' then
-    redis.call('ZADD', deadlines, new_deadline, path)
-  elseif not created or removes then
-    redis.call('ZREM', deadlines, path)
-  end
+if created or ARGV[9] ~= '' then
+  writes[#writes + 1] = 'x'
+  writes[#writes + 1] = state
 end
-if size == 0 and not created then
-  set('r', string.sub(';' .. mark .. new_tail .. (ring or ''), 1, 36 * RING))
+if ARGV[10] ~= '' then new_deadline = ARGV[10] end
+if new_deadline then
+  writes[#writes + 1] = 'd'
+  writes[#writes + 1] = new_deadline
+  if new_deadline ~= '0' then
+    call('ZADD', KEYS[5], new_deadline, path)
+  elseif not created or removes then
+    call('ZREM', KEYS[5], path)
+  end
 end
 
-if set_count > 0 then
-  local counted = false
-  for n = 0, set_count - 1 do
-    local key, value = ARGV[sets + 2 * n], ARGV[sets + 2 * n + 1]
-    local there = not created and values[HEAD + 1 + guard_count + n]
-    local kind = string.match(key, '^[%z\1-\127\194-\244][\128-\191]*')
-    if value == '-' then
-      if there then
-        redis.call('HDEL', entity, '.' .. key)
-        redis.call('ZREM', new_index, key)
-        counts[kind] = (counts[kind] or 0) - 1
-        if counts[kind] <= 0 then counts[kind] = nil end
-        counted = true
-      end
-    else
-      set('.' .. key, string.sub(value, 2))
-      if not there then
-        redis.call('ZADD', new_index, 0, key)
-        counts[kind] = (counts[kind] or 0) + 1
-        counted = true
-      end
+local counted = false
+for n = 0, set_count - 1 do
+  local key, value = ARGV[sets + 2 * n], ARGV[sets + 2 * n + 1]
+  local there = not created and values[HEAD + 1 + guard_count + n]
+  local more = 0
+  if value ~= '-' then
+    writes[#writes + 1] = '.' .. key
+    writes[#writes + 1] = sub(value, 2)
+    if not there then
+      call('ZADD', index, 0, key)
+      more = 1
     end
+  elseif there then
+    call('HDEL', entity, '.' .. key)
+    call('ZREM', index, key)
+    more = -1
   end
-  if counted then
-    if next(counts) then set('n', cmsgpack.pack(counts)) else redis.call('HDEL', entity, 'n') end
+  if more ~= 0 then
+    local kind = string.match(key, '^[%z\1-\127\194-\244][\128-\191]*')
+    counts[kind] = (counts[kind] or 0) + more
+    if counts[kind] == 0 then counts[kind] = nil end
+    counted = true
+  end
+end
+if counted then
+  if next(counts) then
+    writes[#writes + 1] = 'n'
+    writes[#writes + 1] = cmsgpack.pack(counts)
+  else
+    call('HDEL', entity, 'n')
   end
 end
 
 for first = 1, #writes, SLICE do
-  redis.call('HSET', entity, unpack(writes, first, math.min(first + SLICE - 1, #writes)))
+  call('HSET', entity, unpack(writes, first, math.min(first + SLICE - 1, #writes)))
 end
 
-if created or size > 0 or has('C') or ARGV[9] ~= '' then
-  local told = (closed == '1' and 1 or 0) + (state ~= 'live' and 2 or 0)
-  local data = ''
-  if chunk_count == 0 then
+if created or size > 0 or closes or ARGV[9] ~= '' then
+  local told, data = closed == '1' and 1 or 0, ''
+  if state ~= 'live' then told = told + 2 end
+  if size <= SMALL then
     told = told + 4
-  elseif size <= SMALL then
-    told, data = told + 4, ARGV[chunks]
+    if size > 0 then data = ARGV[chunks] end
   end
-  tell(incarnation, new_tail, string.format('%d', told), data)
+  call('XADD', feed, 'MAXLEN', '~', ARGV[11], '1-*', 'p', path, 'i', incarnation, 't', new_tail,
+       'c', told, 'd', data)
 end
 return {1, new_tail}

@@ -1,0 +1,432 @@
+"""Servers that restart, fill up, fall behind or forget, each a real process."""
+
+import asyncio
+import time
+from contextlib import asynccontextmanager
+
+import pytest
+from servers import BINARIES, RedisServer, eventually
+
+from durable_streams_core.entities import (
+    Applied,
+    Commit,
+    Conflicted,
+    Delta,
+    Guard,
+    Head,
+    Refused,
+    Unknown,
+)
+from durable_streams_core.errors import ProtocolError, Unavailable
+from durable_streams_core.protocol import START
+from durable_streams_redis import RedisStore
+from durable_streams_redis.schema import Schema
+from durable_streams_server import Engine
+
+KINDS = pytest.mark.parametrize("kind", list(BINARIES))
+AOF = ("--appendonly", "yes", "--appendfsync", "always")
+
+
+@asynccontextmanager
+async def opened(source, prefix, **options):
+    store = RedisStore(source, prefix=prefix, **options)
+    await store.open()
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+def creation(path="p", **delta):
+    head = Head("one", b"birth")
+    return Commit(f"create {path}", path, Guard(None), Delta(create=head, **delta))
+
+
+def append(data, commit_id, base=0, path="p"):
+    return Commit(commit_id, path, Guard("one", open=True), Delta(data=data), base)
+
+
+class Told:
+    """A watcher that keeps what it hears, None for a resync."""
+
+    def __init__(self, store):
+        self.heard = []
+        self._news = asyncio.Event()
+        store.watch(self)
+
+    def __call__(self, changes):
+        self.heard += [None] if changes is None else changes
+        self._news.set()
+
+    async def until(self, enough):
+        while not enough(self.heard):
+            self._news.clear()
+            await self._news.wait()
+
+
+# Restarts.
+
+
+@KINDS
+async def test_a_restart_under_load(kind, prefix):
+    """What was acknowledged is there once and in order, what was refused is not there, everybody
+    goes on, and who waits is woken.
+    """
+    server = RedisServer(*AOF, binary=BINARIES[kind])
+    outcomes = {}
+    acknowledged = asyncio.Event()
+
+    async def write(engine, writer):
+        for n in range(60):
+            item = f"{writer}:{n};"
+            try:
+                await engine.append(f"s{writer % 4}", item)
+            except ProtocolError as error:
+                outcomes[item] = error.status
+                if error.status == 503:
+                    assert error.code == "unavailable"
+                    assert error.headers["Retry-After"]
+                    await asyncio.sleep(0.05)
+            else:
+                outcomes[item] = 200
+            if len(outcomes) == 200:
+                acknowledged.set()
+
+    async def follow(engine, path):
+        found, offset = b"", START
+        while True:
+            try:
+                async for batch in engine.follow(path, offset):
+                    found, offset = found + batch.data, batch.offset
+                return found
+            except Unavailable as error:
+                # As a client would, which got a 503 or lost its connection.
+                assert error.status == 503
+                await asyncio.sleep(0.02)
+
+    with server:
+        store = RedisStore(server.url, prefix=prefix, durability="always", timeout=2.0)
+        async with Engine(store) as engine:
+            for n in range(4):
+                await engine.create(f"s{n}", content_type="text/plain")
+            readers = [asyncio.ensure_future(follow(engine, f"s{n}")) for n in range(4)]
+            writers = [asyncio.ensure_future(write(engine, n)) for n in range(16)]
+            await acknowledged.wait()
+            await asyncio.to_thread(server.kill)
+            await asyncio.sleep(0.2)
+            await asyncio.to_thread(server.start)
+            await asyncio.gather(*writers)
+            assert len(outcomes) == 16 * 60
+            for n in range(4):
+                await engine.close_stream(f"s{n}")
+            found = b"".join([await reader for reader in readers]).decode().split(";")[:-1]
+    assert len(found) == len(set(found))
+    for item, status in outcomes.items():
+        if status == 200:
+            assert item[:-1] in found
+        elif status == 503:
+            assert item[:-1] not in found
+    for writer in range(16):
+        mine = [int(item.partition(":")[2]) for item in found if item.startswith(f"{writer}:")]
+        assert mine == sorted(mine)
+    assert sum(status == 200 for status in outcomes.values()) > 500
+
+
+@KINDS
+async def test_an_append_after_a_restart_wakes_who_waited_before(kind, prefix):
+    server = RedisServer(*AOF, binary=BINARIES[kind])
+    with server:
+        async with (
+            Engine(RedisStore(server.url, prefix=prefix)) as reading,
+            Engine(RedisStore(server.url, prefix=prefix)) as writing,
+        ):
+            await writing.create("p", content_type="text/plain")
+            follower = aiter(reading.follow("p"))
+            waiting = asyncio.ensure_future(anext(follower))
+            while not len(reading.topics):
+                await asyncio.sleep(0)
+            # It has looked once these have: they were sent later.
+            for _ in range(3):
+                await reading.head("p")
+            await asyncio.to_thread(server.kill)
+            await asyncio.to_thread(server.start)
+            while True:
+                try:
+                    await writing.append("p", "hello")
+                    break
+                except ProtocolError as error:
+                    assert error.status == 503
+            assert (await waiting).data == b"hello"
+            await follower.aclose()
+
+
+async def test_a_restart_that_loses_everything_is_a_resync(prefix):
+    with RedisServer() as server:
+        async with opened(server.url, prefix) as store:
+            told = Told(store)
+            await store.commit([creation()])
+            await told.until(len)
+            await asyncio.to_thread(server.kill)
+            await asyncio.to_thread(server.start)
+            await told.until(lambda heard: None in heard)
+            assert await store.load("p") is None
+            assert await store.commit([creation()]) == [Applied(0)]
+            await told.until(lambda heard: heard[-1] is not None)
+        # The record of the schema was written again.
+        eventually(lambda: server.do("GET", f"{prefix}:schema"))
+
+
+async def test_flushing_the_database_is_a_resync(server, prefix):
+    with RedisServer(binary=server.binary) as own:
+        async with opened(own.url, prefix) as store:
+            told = Told(store)
+            await store.commit([creation()])
+            await told.until(len)
+            own.do("FLUSHALL")
+            await told.until(lambda heard: None in heard)
+
+
+async def test_a_restart_that_keeps_everything_is_no_resync(prefix):
+    with RedisServer(*AOF) as server:
+        async with opened(server.url, prefix) as store:
+            told = Told(store)
+            await store.commit([creation()])
+            await told.until(len)
+            await asyncio.to_thread(server.kill)
+            await asyncio.to_thread(server.start)
+            commit = append(b"x", "after")
+            outcome = Unknown("not sent")
+            while not isinstance(outcome, Applied):
+                (outcome,) = await store.commit([commit])
+            await told.until(lambda heard: len(heard) == 2)
+            assert [change.tail for change in told.heard] == [0, 1]
+
+
+async def test_a_server_that_hangs_is_outcome_unknown(prefix):
+    with RedisServer() as server:
+        async with opened(server.url, prefix, timeout=0.3) as store:
+            await store.commit([creation()])
+            server.pause()
+            began = time.monotonic()
+            assert isinstance((await store.commit([append(b"x", "a")]))[0], Unknown)
+            with pytest.raises(Unavailable, match="cannot be reached"):
+                await store.load("p")
+            assert time.monotonic() - began < 2
+            server.resume()
+            outcome = Unknown("not sent")
+            while isinstance(outcome, Unknown):
+                (outcome,) = await store.commit([append(b"x", "a")])
+            assert outcome == Applied(1)
+
+
+async def test_scripts_survive_being_flushed(server, prefix):
+    async with opened(server.url, prefix) as store:
+        await store.commit([creation()])
+        for n in range(3):
+            server.do("SCRIPT", "FLUSH")
+            batch = [append(b"x", f"{n}")] + [creation(f"{n}/{m}") for m in range(20)]
+            assert await store.commit(batch) == [Applied(n + 1)] + [Applied(0)] * 20
+            server.do("SCRIPT", "FLUSH")
+            assert (await store.load("p")).head.tail == n + 1
+
+
+# Memory.
+
+
+@KINDS
+async def test_a_full_server_refuses_and_nothing_is_half_written(kind, prefix):
+    with RedisServer(binary=BINARIES[kind]) as server:
+        store = RedisStore(server.url, prefix=prefix)
+        async with Engine(store) as engine:
+            await engine.create("p", content_type="application/octet-stream")
+            await engine.create("other", content_type="application/octet-stream")
+            client = server.client()
+            used = client.info("memory")["used_memory"]
+            client.config_set("maxmemory", used + 3 * 1024 * 1024)
+            stored = 0
+            with pytest.raises(ProtocolError) as caught:
+                while True:
+                    await engine.append("p", bytes(200_000))
+                    stored += 200_000
+            assert caught.value.status == 507
+            assert caught.value.code == "storage-full"
+            head = await engine.head("p")
+            assert int(head.offset[17:]) == stored
+            shard = Schema(prefix, 16).shard("p")
+            here = (await store.load("p")).head.incarnation
+            assert len((await store.read("p", here, 0, 1 << 30)).data) == stored
+            assert client.xlen(shard.bytes_of("p", here)) == stored // 200_000 * 4
+            client.config_set("maxmemory", used)
+            with pytest.raises(ProtocolError) as caught:
+                await engine.create("more", content_type="text/plain")
+            assert caught.value.status == 507
+            # Reading, closing and deleting go on, and make room.
+            await engine.close_stream("other")
+            assert (await engine.read("p")).data
+            await engine.delete("p")
+            assert client.exists(shard.bytes_of("p", here)) == 0
+            client.config_set("maxmemory", used + 3 * 1024 * 1024)
+            await engine.create("p", content_type="text/plain")
+            await engine.append("p", "again")
+            client.close()
+
+
+async def test_a_commit_in_doubt_is_looked_for_when_there_is_no_room(prefix):
+    with RedisServer() as server:
+        async with opened(server.url, prefix) as store:
+            await store.commit([creation(), append(b"done", "done")])
+            for commit_id in ("done", "not done"):
+                store._in_doubt[commit_id] = None
+            server.do("CONFIG", "SET", "maxmemory", 1)
+            outcomes = await store.commit(
+                [append(b"done", "done"), append(b"not", "not done"), append(b"new", "new")]
+            )
+            # The second may still be on its way in a connection that was given up.
+            assert outcomes[0] == Applied(4)
+            assert isinstance(outcomes[1], Unknown)
+            assert isinstance(outcomes[2], Refused)
+            server.do("CONFIG", "SET", "maxmemory", 0)
+            assert (await store.commit([append(b"not", "not done")]))[0] == Applied(7)
+
+
+async def test_a_foreign_value_met_later_is_refused_and_nothing_is_half_written(server, prefix):
+    async with opened(server.url, prefix, shards=1) as store:
+        await store.commit([creation()])
+        shard = Schema(prefix, 1).shards[0]
+        server.do("SET", shard.entity("q"), "foreign")
+        with pytest.raises(Unavailable, match="another program"):
+            await store.load("q")
+        (outcome,) = await store.commit([creation("q")])
+        assert isinstance(outcome, Refused)
+        assert "another program" in outcome.message
+        server.do("HSET", shard.entity("h"), "foreign", "1")
+        assert isinstance((await store.commit([creation("h")]))[0], Refused)
+
+        server.do("DEL", shard.feed)
+        server.do("SET", shard.feed, "foreign")
+        (outcome,) = await store.commit([append(b"x", "x")])
+        assert isinstance(outcome, Refused)
+        assert server.do("EXISTS", shard.bytes_of("p", "one")) == 0
+        assert (await store.load("p")).head.tail == 0
+        server.do("DEL", shard.feed)
+        assert (await store.commit([append(b"x", "x")]))[0] == Applied(1)
+
+
+# Feeds.
+
+
+async def test_a_feed_trimmed_past_a_slow_process_is_a_resync(server, prefix):
+    async with (
+        opened(server.url, prefix, shards=1) as slow,
+        opened(server.url, prefix, feed_length=4) as fast,
+    ):
+        told = Told(slow)
+        await fast.commit([creation()])
+        await told.until(len)
+        # It reads nothing while this holds its loop; far more than one node of a stream.
+        with server.client() as client:
+            feed = Schema(prefix, 1).shards[0].feed
+            with client.pipeline(transaction=False) as pipe:
+                for n in range(500):
+                    pipe.execute_command(
+                        *("XADD", feed, "MAXLEN", "4", "1-*"),
+                        *("p", "p", "i", "one", "t", n, "c", 0, "d", ""),
+                    )
+                pipe.execute()
+        await told.until(lambda heard: None in heard)
+        await fast.commit([append(b"x", "x")])
+        await told.until(lambda heard: heard[-1] is not None and heard[-1].data == b"x")
+
+
+async def test_a_feed_is_trimmed_by_length_and_by_age(server, prefix, monkeypatch):
+    monkeypatch.setattr("durable_streams_redis.feeds._UPKEEP_SECONDS", 0.01)
+    shard = Schema(prefix, 1).shards[0]
+    async with opened(server.url, prefix, shards=1, feed_length=200, feed_seconds=3600) as store:
+        told = Told(store)
+        await store.commit([creation()])
+        for n in range(20):
+            await store.commit([append(b"x", f"{n} {m}") for m in range(50)])
+        # A stream gives up whole nodes only, of 100 entries.
+        assert server.do("XLEN", shard.feed) <= 300
+        await told.until(lambda heard: len(heard) == 1001)
+    async with opened(server.url, prefix, feed_seconds=0) as store:
+        told = Told(store)
+        # Its keeper looks after each thing it hears.
+        n = 0
+        while server.do("XLEN", shard.feed) > 20:
+            await store.commit([append(b"y", f"again {n}")])
+            n += 1
+            await told.until(lambda heard, n=n: len(heard) == n)
+        assert server.do("XLEN", shard.feed) >= 1
+        assert None not in told.heard
+
+
+# Confirmations.
+
+
+async def test_wait_does_not_confirm_without_replicas(server, prefix):
+    async with opened(server.url, prefix, durability="wait:1", timeout=0.2) as store:
+        assert isinstance((await store.commit([creation()]))[0], Unknown)
+        # And a resend is no confirmation either.
+        assert isinstance((await store.commit([creation()]))[0], Unknown)
+        assert (await store.load("p")).head.incarnation == "one"
+
+
+@KINDS
+async def test_a_resend_waits_for_replicas_too(kind, prefix):
+    binary = BINARIES[kind]
+    with (
+        RedisServer("--repl-diskless-sync-delay", "0", binary=binary) as master,
+        RedisServer("--replicaof", f"127.0.0.1 {master.port}", binary=binary) as replica,
+    ):
+        eventually(lambda: replica.client().info("replication")["master_link_status"] == "up")
+        async with opened(master.url, prefix, durability="wait:1", timeout=0.4) as store:
+            (outcome,) = await store.commit([creation()])
+            while isinstance(outcome, Unknown):
+                (outcome,) = await store.commit([creation()])
+            assert outcome == Applied(0)
+            replica.pause()
+            for _ in range(3):
+                assert isinstance((await store.commit([append(b"x", "x")]))[0], Unknown)
+            # A conflict needs no confirmation.
+            stale = Commit("stale", "p", Guard("two"), Delta(close=True))
+            assert isinstance((await store.commit([stale]))[0], Conflicted)
+            replica.resume()
+            outcome = Unknown("not sent")
+            while isinstance(outcome, Unknown):
+                (outcome,) = await store.commit([append(b"x", "x")])
+            assert outcome == Applied(1)
+            key = Schema(prefix, 16).shard("p").entity("p")
+            assert replica.do("HGET", key, "t") == b"%016d" % 1
+
+
+async def test_waitaof_confirms_what_is_on_disk(prefix):
+    with RedisServer("--appendonly", "yes") as server:
+        async with opened(server.url, prefix, durability="waitaof:1,0") as store:
+            assert await store.commit([creation(), append(b"x", "x")]) == [Applied(0), Applied(1)]
+            await asyncio.to_thread(server.kill)
+            await asyncio.to_thread(server.start)
+        async with opened(server.url, prefix, durability="waitaof:0,1", timeout=0.2) as store:
+            assert (await store.load("p")).head.tail == 1
+            assert isinstance((await store.commit([append(b"y", "y")]))[0], Unknown)
+
+
+async def test_a_master_that_is_made_a_replica_refuses(prefix):
+    with RedisServer() as server, RedisServer() as other:
+        async with opened(server.url, prefix) as store:
+            await store.commit([creation()])
+            server.do("REPLICAOF", "127.0.0.1", other.port)
+            (outcome,) = await store.commit([append(b"x", "x")])
+            assert isinstance(outcome, Refused)
+            assert outcome.code == "unavailable"
+            with pytest.raises(Unavailable):
+                await store.load("p")
+
+
+async def test_its_clock_is_the_server_s(server, prefix):
+    async with opened(server.url, prefix) as store:
+        store._offset += 1000
+        seconds, micros = server.do("TIME")
+        assert store.now() - (seconds * 1000 + micros // 1000) > 900_000
+        store._measure([b"%d" % seconds, b"%d" % micros], time.monotonic())
+        assert abs(store.now() - (seconds * 1000 + micros // 1000)) < 500

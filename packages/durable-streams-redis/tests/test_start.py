@@ -1,0 +1,215 @@
+"""What keeps a store from starting, each told in one clear sentence."""
+
+import pytest
+from servers import REDIS, RedisServer
+
+from durable_streams_core.errors import StoreError
+from durable_streams_core.store import create_store
+from durable_streams_redis import RedisStore
+
+
+async def refusal(store) -> str:
+    with pytest.raises(StoreError) as caught:
+        await store.open()
+    await store.close()
+    message = str(caught.value)
+    assert message.endswith(".")
+    assert "\n" not in message
+    return message
+
+
+async def started(store):
+    await store.open()
+    await store.close()
+
+
+async def test_where_nothing_listens(valkey):
+    store = RedisStore("redis://127.0.0.1:1")
+    assert "cannot be reached (127.0.0.1:1" in await refusal(store)
+
+
+@pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl", "allkeys-random"])
+async def test_a_server_that_evicts(server, prefix, policy):
+    client = server.client()
+    client.config_set("maxmemory-policy", policy)
+    try:
+        said = await refusal(RedisStore(server.url, prefix=prefix))
+        assert policy in said
+        assert "noeviction" in said
+    finally:
+        client.config_set("maxmemory-policy", "noeviction")
+        client.close()
+    await started(RedisStore(server.url, prefix=prefix))
+
+
+async def test_a_read_only_replica(server, prefix):
+    with RedisServer("--replicaof", f"127.0.0.1 {server.port}", binary=server.binary) as replica:
+        said = await refusal(RedisStore(replica.url, prefix=prefix))
+        assert "read-only replica" in said
+        assert str(server.port) in said
+
+
+async def test_a_wrong_password(prefix):
+    with RedisServer("--requirepass", "right") as server:
+        for url in (
+            f"redis://:wrong@127.0.0.1:{server.port}",
+            f"redis://somebody:right@127.0.0.1:{server.port}",
+            f"redis://127.0.0.1:{server.port}",
+        ):
+            said = await refusal(RedisStore(url, prefix=prefix))
+            assert "refuses the user or password" in said
+            assert "wrong" not in said.replace("WRONGPASS", "")
+        await started(RedisStore(f"redis://:right@127.0.0.1:{server.port}", prefix=prefix))
+
+
+async def test_a_user_who_may_not_do_enough(prefix):
+    with RedisServer() as server:
+        server.do("ACL", "SETUSER", "reader", "on", ">pw", "~*", "+@read", "+ping", "+info")
+        said = await refusal(RedisStore(f"redis://reader:pw@127.0.0.1:{server.port}"))
+        assert "does not allow this user" in said
+
+
+@pytest.mark.parametrize("value", [b"hello", b"", b"durable-streams", b"durable-streams schema=1"])
+async def test_a_foreign_record(server, prefix, value):
+    server.do("SET", f"{prefix}:schema", value)
+    assert "value of another program" in await refusal(RedisStore(server.url, prefix=prefix))
+
+
+async def test_a_foreign_record_of_another_type(server, prefix):
+    server.do("LPUSH", f"{prefix}:schema", "x")
+    assert "value of another program" in await refusal(RedisStore(server.url, prefix=prefix))
+
+
+@pytest.mark.parametrize("name", ["feed", "paths", "deadlines", "removed"])
+async def test_a_foreign_key_of_a_shard(server, prefix, name):
+    await started(RedisStore(server.url, prefix=prefix, shards=1))
+    key = f"{prefix}:{{0}}:{name}"
+    server.do("SET", key, "x")
+    said = await refusal(RedisStore(server.url, prefix=prefix))
+    assert f"{key} is a string of another program" in said
+
+
+async def test_a_newer_schema(server, prefix):
+    server.do("SET", f"{prefix}:schema", "durable-streams schema=2 shards=16 more=1")
+    said = await refusal(RedisStore(server.url, prefix=prefix))
+    assert "schema version 2" in said
+    assert "upgrade" in said
+
+
+async def test_another_number_of_shards(server, prefix):
+    await started(RedisStore(server.url, prefix=prefix, shards=4))
+    await started(RedisStore(server.url, prefix=prefix))
+    said = await refusal(RedisStore(server.url, prefix=prefix, shards=5))
+    assert "has 4 shards" in said
+
+
+async def test_one_shard_and_many(server, prefix):
+    for shards in (1, 64):
+        await started(RedisStore(server.url, prefix=f"{prefix}-{shards}", shards=shards))
+
+
+@pytest.mark.parametrize("durability", ["everysec", "always", "waitaof:1,0"])
+async def test_a_durability_that_needs_an_append_only_file(server, prefix, durability):
+    said = await refusal(RedisStore(server.url, prefix=prefix, durability=durability))
+    assert "append-only file" in said
+
+
+async def test_a_durability_that_needs_another_fsync_policy(prefix):
+    with RedisServer("--appendonly", "yes", "--appendfsync", "everysec") as server:
+        said = await refusal(RedisStore(server.url, prefix=prefix, durability="always"))
+        assert "appendfsync everysec" in said
+        await started(RedisStore(server.url, prefix=prefix, durability="everysec"))
+        server.do("CONFIG", "SET", "appendfsync", "always")
+        await started(RedisStore(server.url, prefix=prefix, durability="always"))
+        await started(RedisStore(server.url, prefix=prefix, durability="everysec"))
+
+
+@pytest.mark.skipif(REDIS is None, reason="only where redis-server is on PATH")
+async def test_a_server_without_waitaof(prefix):
+    with RedisServer("--appendonly", "yes", binary=REDIS) as server:
+        info = server.client().info("server")
+        if info["redis_version"] >= "7.2":
+            pytest.skip("this redis-server has WAITAOF")
+        said = await refusal(RedisStore(server.url, prefix=prefix, durability="waitaof:1,0"))
+        assert "has no WAITAOF" in said
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://h?shards=x",
+        "redis://h?shards=0",
+        "redis://h?prefix=",
+        "redis://h?prefix={a}",
+        "redis://h?durability=maybe",
+        "redis://h?durability=wait:0",
+        "redis://h?timeout=soon",
+        "redis://h:port",
+        "redis+sentinel://h",
+        "redis+sentinel:///service",
+        "redis+cluster://",
+        "redis+cluster://:x",
+    ],
+)
+def test_urls_that_cannot_be(url):
+    with pytest.raises(StoreError) as caught:
+        create_store(url)
+    assert str(caught.value).endswith(".")
+
+
+def test_sources_that_cannot_be():
+    with pytest.raises(StoreError, match="no source of connections"):
+        RedisStore(object())
+    with pytest.raises(StoreError, match="no scheme of Redis"):
+        RedisStore("http://localhost")
+
+
+def test_a_url_is_read_as_written():
+    store = create_store(
+        "redis://me:p%40ss@h:1234/3?prefix=x&shards=4&durability=wait:2&timeout=1.5&connections=9"
+    )
+    settings = store._settings
+    arguments = dict(settings.address.arguments)
+    assert arguments == {
+        "host": "h",
+        "port": 1234,
+        "db": 3,
+        "username": "me",
+        "password": "p@ss",
+    }
+    assert store._prefix == "x"
+    assert store._wanted_shards == 4
+    assert store._durability.wanted == (2,)
+    assert create_store("rediss://h")._settings.address.tls
+
+    sentinel = create_store(
+        "redis+sentinel://me:pw@a:1,b/main/2?sentinel_password=other&tls=true"
+    )._settings
+    assert [seed.name for seed in sentinel.seeds] == ["a:1", "b:26379"]
+    assert sentinel.seeds[0].arguments["password"] == "other"
+    assert sentinel.service == "main"
+    assert sentinel.address.arguments["db"] == 2
+    assert sentinel.address.tls
+
+    many = create_store("redis+cluster://a:1,b:2,[::1]:3")._settings
+    assert [seed.name for seed in many.seeds] == ["a:1", "b:2", "::1:3"]
+
+
+async def test_a_cluster_has_one_database():
+    with pytest.raises(StoreError, match="only database 0"):
+        await create_store("redis+cluster://h?db=1").open()
+
+
+async def test_a_store_that_is_not_open(valkey):
+    store = RedisStore(valkey.url)
+    with pytest.raises(StoreError, match="not open"):
+        await store.load("x")
+    await store.close()
+
+
+async def test_it_opens_again_after_it_could_not(prefix):
+    server = RedisServer()
+    store = RedisStore(server.url, prefix=prefix)
+    await refusal(store)
+    with server:
+        await started(store)
