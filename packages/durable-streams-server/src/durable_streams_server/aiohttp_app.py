@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from email.utils import formatdate
 from http import HTTPStatus
 from time import time
+from typing import Any
 
 from aiohttp import HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
@@ -30,6 +31,10 @@ from durable_streams_server.limits import Limits
 from durable_streams_server.mounting import Mount, Streams, as_root, split_target
 
 _TAIL = "{path}"
+
+_BEGUN_NAME = "durable_streams_begun"
+_BEGUN: Any = web.RequestKey(_BEGUN_NAME, object) if hasattr(web, "RequestKey") else _BEGUN_NAME
+"""What :meth:`_Front.expect` began, so that access is not asked for twice."""
 _SERVER = b"server: " + SERVER_SOFTWARE.encode() + b"\r\n"
 
 MOUNT: web.AppKey[Mount] = web.AppKey("durable_streams_mount", Mount)
@@ -70,7 +75,8 @@ def application(mount: Mount, root: str) -> web.Application:
     app[MOUNT] = mount
     app.cleanup_ctx.append(front.lifetime)
     app.on_shutdown.append(front.shutdown)
-    app.router.add_route("*", "/{path:.*}", front.handle, expect_handler=front.expect)
+    # `.` alone would leave paths with an encoded line end to the router's own 404.
+    app.router.add_route("*", "/{path:(?s:.*)}", front.handle, expect_handler=front.expect)
     return app
 
 
@@ -93,7 +99,7 @@ class _Front:
 
     async def expect(self, request: web.Request) -> web.StreamResponse | None:
         """Answer ``Expect: 100-continue`` only where the body will be read."""
-        begun = await self._begin(request)
+        begun = request[_BEGUN] = await self._begin(request)
         if isinstance(begun, Response):
             return _final(begun)
         if request.version == HttpVersion11 and request.transport is not None:
@@ -101,7 +107,7 @@ class _Front:
         return None
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        begun = await self._begin(request)
+        begun = request.get(_BEGUN) or await self._begin(request)
         if isinstance(begun, Response):
             return _final(begun) if request.can_read_body else Prepared(begun)
         body = b""
@@ -356,4 +362,3 @@ class _TransportSink:
     def end(self) -> None:
         self.ended = True
         self.changed.set()
-

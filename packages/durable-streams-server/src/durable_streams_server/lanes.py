@@ -176,8 +176,9 @@ class Lanes:
         """
         if not self._running:
             raise stopped()
-        kind = type(operation)
-        size = len(operation.body.raw) if kind is Append or kind is Create else 0
+        size = 0
+        if type(operation) is Append or type(operation) is Create:
+            size = len(operation.body.raw)
         queued = self._queued_bytes
         if size and queued and queued + size > self._limits.max_queued_bytes:
             raise Unavailable("Too much data waits to be stored.", code="overloaded")

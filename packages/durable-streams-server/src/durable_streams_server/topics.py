@@ -49,6 +49,10 @@ class Topics:
     def __len__(self) -> int:
         return len(self._topics)
 
+    def listeners(self, path: str) -> int:
+        """How many wait for news of a stream."""
+        return len(self._topics.get(path, ()))
+
     def join(self, path: str, listener: Listener) -> Callable[[], None]:
         """Register before looking at the stream. Call what is returned to leave."""
         topic = self._topics.get(path)

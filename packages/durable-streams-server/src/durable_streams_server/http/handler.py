@@ -629,7 +629,13 @@ class Exchange:
                 pending.resolve(problem(internal_error(), self._base))
 
         task = self._engine.spawn(look())
-        pending.on_cancel(task.cancel)
+
+        def cancel() -> None:
+            # A task that has not begun yet ends without a word.
+            task.cancel()
+            reader.leave()
+
+        pending.on_cancel(cancel)
 
     # Ways to an answer.
 

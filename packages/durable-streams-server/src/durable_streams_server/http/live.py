@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from durable_streams_core.content import Kind, incomplete_suffix
 from durable_streams_core.entities import Change, Head
-from durable_streams_core.errors import ProtocolError
+from durable_streams_core.errors import InvalidRequest, ProtocolError
 from durable_streams_core.offsets import format_offset
 from durable_streams_core.operations import Touch
 from durable_streams_core.sse import KEEP_ALIVE, encode_control, encode_data
@@ -300,7 +300,10 @@ class LongPoll(Reader):
             return
         self._task = None
         self.leave()
-        if isinstance(page, Page) and page.head.incarnation != self.incarnation:
+        if isinstance(page, InvalidRequest) or (
+            isinstance(page, Page) and page.head.incarnation != self.incarnation
+        ):
+            # Another stream is here now; what was an offset of the old one may be none of its.
             page = gone_meanwhile()
         self._answer(self._pending, page, self.engine.cursor(self.asked))
 
