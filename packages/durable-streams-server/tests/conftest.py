@@ -1,12 +1,17 @@
-"""What the tests of the server share: a clock that stands still, stores near and far, engines."""
+"""What the tests of the server share: a clock, stores near and far, engines, front ends."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
 
 import pytest
 from remote import RemoteStore
+from servers import SERVERS, Serve
+from wire import Client
 
 from durable_streams_core.store import Store
 from durable_streams_server import Engine, Limits, MemoryStore
+from durable_streams_server.http.handler import Options
+from durable_streams_server.mounting import Mount
 
 
 class Clock:
@@ -67,3 +72,46 @@ async def streams(store: Store) -> AsyncIterator[Engine]:
     """A running engine over each kind of store."""
     async with Engine(store) as engine:
         yield engine
+
+
+@pytest.fixture(params=SERVERS)
+def front_end(request: pytest.FixtureRequest) -> Serve:
+    """Each front end, as something that serves a mount."""
+    return SERVERS[request.param]
+
+
+@pytest.fixture
+async def serving() -> AsyncIterator[AsyncExitStack]:
+    """Whatever a test serves; ends after its clients."""
+    async with AsyncExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def serve(
+    front_end: Serve, serving: AsyncExitStack, memory: MemoryStore
+) -> Callable[..., Awaitable[Client]]:
+    """Serves a store through each front end; gives a client to talk to it.
+
+    Takes a store, a root, and the fields of :class:`Options` and :class:`Limits`.
+    """
+
+    async def serve(
+        store: Store | None = None, *, root: str = "/v1/stream/", **settings: object
+    ) -> Client:
+        limits = {k: settings.pop(k) for k in list(settings) if k in Limits.__struct_fields__}
+        engine = Engine(store or memory, limits=Limits(**limits))  # type: ignore[arg-type]
+        await serving.enter_async_context(engine)
+        mount = Mount(engine, Options(**settings), None)  # type: ignore[arg-type]
+        port = await serving.enter_async_context(front_end(mount, root))
+        client = Client(port, root, mount)
+        serving.push_async_callback(client.close)
+        return client
+
+    return serve
+
+
+@pytest.fixture
+async def client(serve: Callable[..., Awaitable[Client]]) -> Client:
+    """A client of each front end, over a memory store and with defaults."""
+    return await serve()

@@ -1,0 +1,51 @@
+"""The front ends as servers to be tested, each on a real socket.
+
+A new one is a line in ``SERVERS``: it serves a mount under a root and yields its port.
+"""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+import uvicorn
+
+from durable_streams_server.asgi import AsgiApp
+from durable_streams_server.mounting import Mount
+from durable_streams_server.serving import Address, aiohttp_server, standalone_server
+
+Serve = Callable[[Mount, str], AbstractAsyncContextManager[int]]
+
+ANY = Address("127.0.0.1", 0)
+
+
+@asynccontextmanager
+async def on_uvicorn(app: object, farewell: Callable[[], None]) -> AsyncIterator[int]:
+    """Run an ASGI app on uvicorn without its signal handlers and its main loop's sleep."""
+    config = uvicorn.Config(app, log_level="warning", lifespan="on")  # type: ignore[arg-type]
+    config.load()
+    server = uvicorn.Server(config)
+    server.lifespan = config.lifespan_class(config)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        await server.startup(sockets=[listener])
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            farewell()
+            for _ in range(100):  # turns of the loop, in which it sees that its clients left
+                if server.server_state.connections:
+                    await asyncio.sleep(0)
+            await server.shutdown(sockets=[listener])
+
+
+@asynccontextmanager
+async def asgi(mount: Mount, root: str) -> AsyncIterator[int]:
+    async with on_uvicorn(AsgiApp(mount, root), mount.handler.close) as port:
+        yield port
+
+
+SERVERS: dict[str, Serve] = {
+    "aiohttp": lambda mount, root: aiohttp_server(mount, root, ANY),
+    "asgi": asgi,
+    "standalone": lambda mount, root: standalone_server(mount, root, ANY),
+}

@@ -1,0 +1,97 @@
+"""Caching and compression: what may be kept, and how it is told apart (§10)."""
+
+import gzip
+
+import pytest
+
+PAGE = "max-age=60, stale-while-revalidate=300"
+
+
+async def test_pages_are_kept_by_private_caches_unless_said_otherwise(serve):
+    client = await serve()
+    await client.put("a", body=b"x")
+    assert (await client.get("a"))["cache-control"] == f"private, {PAGE}"
+    public = await serve(public=True)
+    assert (await public.get("a"))["cache-control"] == f"public, {PAGE}"
+
+
+async def test_an_empty_page_at_an_open_tail_is_not_kept(client):
+    await client.put("a")
+    assert (await client.get("a"))["cache-control"] == "no-cache"
+
+
+async def test_an_etag_answers_304_for_the_same_page(client):
+    await client.put("a", body=b"x")
+    first = await client.get("a")
+    again = await client.get("a", if_none_match=first["etag"])
+    assert (again.status, again.body, again["etag"]) == (304, b"", first["etag"])
+    assert again["stream-next-offset"] == first["stream-next-offset"]
+    for tags in (f'"other", {first["etag"]}', f"W/{first['etag']}", "*"):
+        assert (await client.get("a", if_none_match=tags)).status == 304
+    assert (await client.get("a", if_none_match='"other"')).status == 200
+
+
+async def test_an_etag_changes_with_data_and_with_closure(client):
+    await client.put("a", body=b"x")
+    tags = [(await client.get("a"))["etag"]]
+    await client.post("a", b"y")
+    tags.append((await client.get("a"))["etag"])
+    await client.post("a", b"", stream_closed="true")
+    closed = await client.get("a", if_none_match=tags[-1])
+    assert (closed.status, closed["stream-closed"]) == (200, "true")
+    tags.append(closed["etag"])
+    assert len(set(tags)) == 3
+
+
+async def test_a_path_made_anew_never_answers_304_for_the_old(client):
+    await client.put("a", body=b"x")
+    old = await client.get("a")
+    await client.delete("a")
+    await client.put("a", body=b"x")
+    assert (await client.get("a", if_none_match=old["etag"])).status == 200
+
+
+async def test_a_compressed_page_is_another_representation(client):
+    text = b"the same again and again " * 100
+    await client.put("a", body=text)
+    plain = await client.get("a")
+    packed = await client.get("a", accept_encoding="br, gzip;q=0.8")
+    assert plain["vary"] == packed["vary"] == "accept-encoding"
+    assert packed["content-encoding"] == "gzip"
+    assert gzip.decompress(packed.body) == text
+    assert packed["etag"].removesuffix('-gzip"') == plain["etag"].removesuffix('"')
+    same = await client.get("a", accept_encoding="gzip", if_none_match=packed["etag"])
+    assert same.status == 304
+    other = await client.get("a", if_none_match=packed["etag"])
+    assert (other.status, other.body) == (200, text)
+
+
+@pytest.mark.parametrize("accepted", ["identity", "gzip;q=0", "br", "x-gzip-not"])
+async def test_a_page_is_not_compressed_for_who_cannot_read_it(client, accepted):
+    await client.put("a", body=b"x" * 5000)
+    answer = await client.get("a", accept_encoding=accepted)
+    assert "content-encoding" not in answer
+    assert answer.body == b"x" * 5000
+
+
+async def test_what_does_not_gain_is_not_compressed(serve):
+    client = await serve()
+    await client.put("small", body=b"x" * 100)
+    await client.put("image", "image/png", b"x" * 5000)
+    for path in ("small", "image"):
+        assert "content-encoding" not in await client.get(path, accept_encoding="gzip")
+    never = await serve(compress=False)
+    await never.put("large", body=b"x" * 5000)
+    assert "content-encoding" not in await never.get("large", accept_encoding="gzip")
+
+
+async def test_a_large_page_is_compressed_off_the_loop_for_a_long_poll_too(client):
+    text = b"0123456789" * 20_000
+    await client.put("a")
+    connection, answer = await client.waiting("a?offset=-1&live=long-poll")
+    await connection.close()
+    answer.cancel()
+    await client.post("a", text)
+    packed = await client.get("a?offset=-1&live=long-poll", accept_encoding="gzip")
+    assert gzip.decompress(packed.body) == text
+    assert packed["stream-cursor"]
