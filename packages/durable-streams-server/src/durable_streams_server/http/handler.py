@@ -673,6 +673,8 @@ class Exchange:
                 pending.resolve(problem(internal_error(), self._base))
 
         task = self._engine.spawn(run())
+        # One that is cancelled before it began would leave its work behind, never awaited.
+        task.add_done_callback(lambda _: work.close())
         pending.on_cancel(task.cancel)
         return pending
 
