@@ -253,7 +253,7 @@ class Connection(asyncio.Protocol):
         if length is not None:
             request.length = int(length)
         begun = request.begun
-        if type(begun) is not Exchange or not begun.takes_body:
+        if not isinstance(begun, Exchange) or not begun.takes_body:
             request.limit = MAX_DRAINED
         else:
             request.limit = begun.max_body
@@ -368,10 +368,10 @@ class Connection(asyncio.Protocol):
         """Say what is to be said before the body: go on, or not."""
         request.due = False
         begun = request.begun
-        if type(begun) is Exchange and begun.permission is not None:
+        if isinstance(begun, Exchange) and begun.permission is not None:
             request.due = True
             self._ask(begun)
-        elif type(begun) is not Exchange or begun.verdict is not None or not begun.takes_body:
+        elif not isinstance(begun, Exchange) or begun.verdict is not None or not begun.takes_body:
             # It is not wanted. A short one is read all the same, which keeps the connection.
             if request.expects or request.length > MAX_DRAINED:
                 self._answer_early(request)
@@ -381,7 +381,7 @@ class Connection(asyncio.Protocol):
     def _overflow(self, request: Request) -> None:
         """The body is larger than it may be: the rest of it is not read."""
         begun = request.begun
-        if type(begun) is Exchange and begun.takes_body and begun.verdict is None:
+        if isinstance(begun, Exchange) and begun.takes_body and begun.verdict is None:
             request.begun = self._handler.too_large(begun.head)
         self._answer_early(request)
 
@@ -410,7 +410,7 @@ class Connection(asyncio.Protocol):
         if type(begun) is Response:
             self._respond(request, begun)
             return
-        assert type(begun) is Exchange
+        assert isinstance(begun, Exchange)
         if begun.permission is not None:
             self._queue.insert(0, request)
             self._ask(begun)
