@@ -311,7 +311,7 @@ class FaultyDisk(Disk):
         except FileNotFoundError:
             return None
 
-    def lock(self, name: str) -> Callable[[], None] | None:
+    def lock(self, name: str, *, write: bool = True) -> Callable[[], None] | None:
         if self.locked:
             return None
         self.locked = True

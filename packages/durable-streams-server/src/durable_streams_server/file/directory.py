@@ -62,8 +62,12 @@ def make_root(path: str) -> LocalDisk:
 
 
 def take(disk: Disk, where: str) -> Callable[[], None]:
-    """Lock the directory for this process; returns what gives it back."""
+    """Lock the directory for this process, unless it is someone else's; returns what gives it
+    back.
+    """
     try:
+        if disk.file_size(FORMAT) is None:
+            _require_empty(disk, where)
         unlock = disk.lock(LOCK)
     except OSError as error:
         raise StoreError(
@@ -75,6 +79,17 @@ def take(disk: Disk, where: str) -> Callable[[], None]:
             f"The store in {where} is in use by another process; a file store has one at a time. "
             "Stop that one, or give this one a directory of its own."
         )
+    return unlock
+
+
+def lock_to_read(disk: Disk, where: str) -> Callable[[], None]:
+    """See that no other process writes to the directory; returns what gives it back."""
+    try:
+        unlock = disk.lock(LOCK, write=False)
+    except OSError as error:
+        raise StoreError(f"The store in {where} cannot be read: {_reason(error)}.") from error
+    if unlock is None:
+        raise StoreError(f"The store in {where} is in use; stop its server first.")
     return unlock
 
 

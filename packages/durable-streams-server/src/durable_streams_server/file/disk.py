@@ -75,8 +75,11 @@ class Disk(ABC):
         """The length of a file, None where there is none."""
 
     @abstractmethod
-    def lock(self, name: str) -> Callable[[], None] | None:
-        """Lock a file against other processes and return what unlocks it, None if it is locked."""
+    def lock(self, name: str, *, write: bool = True) -> Callable[[], None] | None:
+        """Lock a file against other processes and return what unlocks it, None if it is locked.
+
+        To read only, against those that write.
+        """
 
 
 class LocalDisk(Disk):
@@ -168,20 +171,19 @@ class LocalDisk(Disk):
         except FileNotFoundError:
             return None
 
-    def lock(self, name: str) -> Callable[[], None] | None:
+    def lock(self, name: str, *, write: bool = True) -> Callable[[], None] | None:
         import fcntl
 
-        fd = os.open(self._path(name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        flags = os.O_RDWR | os.O_CREAT if write else os.O_RDONLY
+        fd = os.open(self._path(name), flags | os.O_CLOEXEC, 0o640)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(fd, (fcntl.LOCK_EX if write else fcntl.LOCK_SH) | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(fd)
             return None
         except OSError:
             os.close(fd)
             raise
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, b"%d\n" % os.getpid(), 0)
         return lambda: os.close(fd)
 
 

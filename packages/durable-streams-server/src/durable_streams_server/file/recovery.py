@@ -15,14 +15,13 @@ from typing import Any, Final
 import msgspec
 
 from durable_streams_core.entities import Applied, Head
+from durable_streams_server.file.aside import Aside
 from durable_streams_server.file.contents import Stored
 from durable_streams_server.file.directory import (
     FORMAT,
     JOURNAL,
-    SET_ASIDE,
     STREAMS,
     UNFINISHED,
-    read_whole,
 )
 from durable_streams_server.file.disk import Disk
 from durable_streams_server.file.records import unpack_head
@@ -93,11 +92,17 @@ class Recovery:
         self._disk = disk
         self._store = store
         self._set_aside = set_aside
-        self._aside = ""
+        self._aside = Aside(disk)
         self.report = Report()
+        self.damaged: list[CorruptionError] = []
+        """Stream files that do not hold what is proven."""
+        self.files = FileWriter(disk)
+        self._dropped: set[int] = set()
+        self._reset()
+
+    def _reset(self) -> None:
         self.table: Table[Stored] = Table(Stored)
         self.recent = Recent()
-        self.files = FileWriter(disk)
         self.through = 0
         """The last batch that the snapshot holds."""
         self.numbers = 1
@@ -114,36 +119,40 @@ class Recovery:
         self._rewrite: set[int] = set()
         self._cut: dict[int, int] = {}
         self._remove: list[int] = []
+        self.report.batches = self.report.commits = 0
 
     # Reading.
 
     def load(self) -> None:
         """Work out what there is; raises :class:`CorruptionError`, having changed nothing, or sets
-        damage aside.
+        damage aside. Damaged stream files are only listed.
         """
         started = time.monotonic()
-        try:
-            self._load_snapshot()
-            self.journal = JournalReader(self._disk, bytes.fromhex(self._store))
-        except CorruptionError as error:
-            if not self._set_aside:
-                raise
-            self._put_everything_aside(error)
-        try:
-            for batch in self._batches():
-                self._replay(batch)
-        except CorruptionError as error:
-            if not self._set_aside:
-                raise
-            self._put_journal_aside(error)
-        self._finish_entities()
-        self._prove_files()
+        while True:
+            try:
+                self._load()
+                break
+            except CorruptionError as error:
+                if not self._set_aside:
+                    raise
+                self._put_aside(error)
+                self._reset()
         for path, entity in self._paths.items():
             self.table.put(path, entity)
         self._remember()
         self.report.streams = len(self._paths)
-        self.report.torn_bytes += self.journal.tail.torn if self.journal.tail else 0
+        self.report.torn_bytes = self.journal.tail.torn if self.journal.tail else 0
         self.report.seconds = time.monotonic() - started
+
+    def _load(self) -> None:
+        self._load_snapshot()
+        self.journal = JournalReader(self._disk, bytes.fromhex(self._store))
+        for batch in self._batches():
+            self._replay(batch)
+        self._finish_entities()
+        self.damaged = self._prove_files()
+        if self._set_aside and self.damaged:
+            raise self.damaged[0]
 
     @property
     def sequence(self) -> int:
@@ -151,7 +160,7 @@ class Recovery:
         return max(self.through, self.journal.last) + 1
 
     def _batches(self) -> Iterator[Batch]:
-        return self.journal.batches(self.through)
+        return self.journal.batches(self.through, may_end_early=self._set_aside)
 
     def _load_snapshot(self) -> None:
         names = snapshot_names(self._disk)
@@ -268,6 +277,12 @@ class Recovery:
         span.crc = zlib.crc32(data, span.crc)
 
     def _finish_entities(self) -> None:
+        for number in self._dropped:
+            found = self.by_number.pop(number, None)
+            if found is not None:
+                del self._paths[found[0]]
+                self._spans.pop(number, None)
+                self._tails.pop(number, None)
         for number, span in self._spans.items():
             _, entity = self.by_number[number]
             entity.head = _with_tail(entity.head, span.end)
@@ -304,8 +319,10 @@ class Recovery:
 
     # Proving.
 
-    def _prove_files(self) -> None:
-        """Compare the stream files with what the snapshot proves and the journal holds."""
+    def _prove_files(self) -> list[CorruptionError]:
+        """Compare the stream files with what the snapshot proves and the journal holds; what is
+        not there as proven.
+        """
         damaged = []
         for number, (path, entity) in self.by_number.items():
             span = self._spans.get(number)
@@ -316,23 +333,21 @@ class Recovery:
                 name = file_name(number)
                 is_there = f"it has {size} of {proven - head.start} bytes"
                 problem = "it is missing" if size is None else is_there
-                error = CorruptionError(
-                    name, size or 0, f"{problem}; it holds the stream {path!r}", number=number
+                damaged.append(
+                    CorruptionError(
+                        name, size or 0, f"{problem}; it holds the stream {path!r}", number=number
+                    )
                 )
-                if not self._set_aside:
-                    raise error
-                damaged.append(error)
                 continue
             if size is not None and size > head.tail - head.start:
                 self._cut[number] = head.tail - head.start
             if span is not None and not self._holds(entity, span, size):
                 self._rewrite.add(number)
-        for error in damaged:
-            self._put_stream_aside(error)
         for number in file_numbers(self._disk):
             found = self.by_number.get(number)
             if found is None or found[1].head.tail == found[1].head.start:
                 self._remove.append(number)
+        return damaged
 
     def _holds(self, entity: Stored, span: Span, size: int | None) -> bool:
         start = entity.head.start
@@ -340,6 +355,10 @@ class Recovery:
             return False
         begin, end = span.begin - start, span.end - start
         return self.file_crc(entity.number, begin, end, span.begin_crc) == span.crc
+
+    def lacks(self, number: int) -> bool:
+        """Whether the entity's file has yet to be completed from the journal."""
+        return number in self._rewrite
 
     def file_crc(self, number: int, begin: int, end: int, crc: int = 0) -> int:
         """The CRC of a part of a file, going on from ``crc``."""
@@ -376,6 +395,10 @@ class Recovery:
         for number, length in self._cut.items():
             self.files.cut(number, length)
         self.files.changed(number for number in self._spans if number in self.by_number)
+        if self.report.set_aside:
+            # They may hold what was lost.
+            for number in self._remove:
+                self._aside.move(file_name(number))
         self.files.remove(self._remove)
         for name in disk.names(""):
             if name.endswith(UNFINISHED) and name != FORMAT + UNFINISHED:
@@ -425,51 +448,32 @@ class Recovery:
 
     # Setting aside.
 
-    def _put_aside(self, name: str, *, copy: bool = False) -> str:
-        disk = self._disk
-        if not self._aside:
-            taken = len(disk.names(SET_ASIDE))
-            self._aside = f"{SET_ASIDE}/{taken + 1:04d}"
-            disk.make_directory(self._aside)
-            disk.sync_directory("")
-            disk.sync_directory(SET_ASIDE)
-        target = f"{self._aside}/{name.replace('/', '-')}"
-        if copy:
-            fd = disk.open(target, create=True, write=True)
-            try:
-                disk.write(fd, [read_whole(disk, name) or b""], 0)
-                disk.sync(fd)
-            finally:
-                disk.close(fd)
+    def _put_aside(self, error: CorruptionError) -> None:
+        """Take what is damaged, and what cannot be understood without it, out of the way."""
+        aside = self._aside
+        if error.number:
+            self._dropped.add(error.number)
+            path, _ = self.by_number[error.number]
+            what = f"the stream {path!r}"
+            if self._disk.file_size(error.name) is not None:
+                aside.move(error.name)
+        elif error.baseless:
+            what = "everything"
+            for name in snapshot_names(self._disk):
+                aside.move(name)
+            for name in self._disk.names(JOURNAL):
+                aside.move(f"{JOURNAL}/{name}")
+            for number in list(file_numbers(self._disk)):
+                aside.move(file_name(number))
         else:
-            disk.rename(name, target)
-        disk.sync_directory(self._aside)
-        return target
-
-    def _put_everything_aside(self, error: CorruptionError) -> None:
-        """Without its snapshot nothing of a store is proven."""
-        self.__init__(self._disk, self._store, set_aside=True)  # type: ignore[misc]
-        for name in snapshot_names(self._disk):
-            self._put_aside(name)
-        for name in self._disk.names(JOURNAL):
-            self._put_aside(f"{JOURNAL}/{name}")
-        for number in list(file_numbers(self._disk)):
-            self._put_aside(file_name(number))
-        self.journal = JournalReader(self._disk, bytes.fromhex(self._store))
-        self.report.set_aside.append(f"everything, to {self._aside}, because {error.problem}")
-
-    def _put_journal_aside(self, error: CorruptionError) -> None:
-        """Go on with what stood in the journal before the damage."""
-        raise NotImplementedError
-
-    def _put_stream_aside(self, error: CorruptionError) -> None:
-        path, _ = self.by_number.pop(error.number)
-        del self._paths[path]
-        self._spans.pop(error.number, None)
-        where = "nothing was left of its file"
-        if self._disk.file_size(error.name) is not None:
-            where = f"its file, to {self._put_aside(error.name)}"
-        self.report.set_aside.append(f"the stream {path!r} ({error.problem}): {where}")
+            what = f"the journal from byte {error.position} of {error.name} on"
+            short = error.name.rpartition("/")[2]
+            for name in self._disk.names(JOURNAL):
+                if name > short or (name == short and not error.position):
+                    aside.move(f"{JOURNAL}/{name}")
+            if error.position:
+                aside.cut(error.name, error.position)
+        self.report.set_aside.append(f"{what}, because {error.problem}; see {aside.place}")
 
 
 def _with_tail(head: Head, tail: int) -> Head:

@@ -28,9 +28,12 @@ class CorruptionError(StoreError):
     """Something that was surely stored is not there any more as it was.
 
     ``name`` and ``position`` say where; ``number`` is the entity whose bytes they are, if known.
+    ``baseless`` says that nothing after it can be made sense of.
     """
 
-    def __init__(self, name: str, position: int, problem: str, *, number: int = 0) -> None:
+    def __init__(
+        self, name: str, position: int, problem: str, *, number: int = 0, baseless: bool = False
+    ) -> None:
         super().__init__(
             f"{name} is damaged at byte {position}: {problem}. Nothing was changed. Restore the "
             "directory from a backup, or open it with ?corruption=set-aside to go on without what "
@@ -40,6 +43,7 @@ class CorruptionError(StoreError):
         self.position = position
         self.problem = problem
         self.number = number
+        self.baseless = baseless
 
 
 class Batch(NamedTuple):
@@ -105,8 +109,10 @@ class JournalReader:
             Segment(each.name, each.first) for each in self._opened if each.name not in self.unused
         ]
 
-    def batches(self, after: int) -> Iterator[Batch]:
-        """All batches past ``after``, in order; raises :class:`CorruptionError`."""
+    def batches(self, after: int, *, may_end_early: bool = False) -> Iterator[Batch]:
+        """All batches past ``after``, in order; raises :class:`CorruptionError`, also when batches
+        up to ``after`` are missing at the end, unless that may be.
+        """
         opened = self._opened
         self.tail = None
         self.unsure = []
@@ -118,6 +124,7 @@ class JournalReader:
                 0,
                 f"it begins with batch {opened[0].first}, and nothing holds the batches from "
                 f"{after + 1} to {opened[0].first - 1}: a snapshot or a segment is missing",
+                baseless=True,
             )
         expected = after + 1
         for index, segment in enumerate(opened):
@@ -126,7 +133,7 @@ class JournalReader:
             for batch in self._segment(segment, expected, vouched, ends):
                 expected = batch.sequence + 1
                 yield batch
-        if self.last < after:
+        if self.last < after and not may_end_early:
             name = opened[-1].name if opened else JOURNAL
             raise CorruptionError(
                 name, 0, f"batches {self.last + 1} to {after} were written after it and are missing"

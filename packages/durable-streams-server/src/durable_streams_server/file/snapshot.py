@@ -145,10 +145,10 @@ class SnapshotReader:
         self._frames = self._read_frames(read_whole(disk, name) or b"")
         content = next(self._frames)
         if bytes(content[:8]) != _MAGIC:
-            raise CorruptionError(name, 0, "it does not begin as a snapshot does")
+            raise CorruptionError(name, 0, "it does not begin as a snapshot does", baseless=True)
         self.cover = self._decode(_cover, content[8:])
         if self.cover.store != store:
-            raise CorruptionError(name, 0, "it belongs to another store")
+            raise CorruptionError(name, 0, "it belongs to another store", baseless=True)
         self.recent: list[tuple[str, int]] = []
 
     def slices(self) -> Iterator[tuple[int, list[Kept]]]:
@@ -163,14 +163,16 @@ class SnapshotReader:
         wanted, self.recent = self._decode(_end, content)
         if count != wanted:
             raise CorruptionError(
-                self.name, 0, f"{wanted} entities were written and {count} are there"
+                self.name, 0, f"{wanted} entities were written and {count} are there", baseless=True
             )
 
     def _decode(self, decoder: "msgspec.msgpack.Decoder[Any]", content: memoryview) -> Any:
         try:
             return decoder.decode(content)
         except msgspec.MsgspecError as error:
-            raise CorruptionError(self.name, 0, f"it is not understood ({error})") from error
+            raise CorruptionError(
+                self.name, 0, f"it is not understood ({error})", baseless=True
+            ) from error
 
     def _read_frames(self, content: bytes) -> Iterator[memoryview]:
         view = memoryview(content)
@@ -181,10 +183,14 @@ class SnapshotReader:
             if len(head) < _FRAME.size or zlib.crc32(head[:-4]) != int.from_bytes(
                 head[-4:], "little"
             ):
-                raise CorruptionError(self.name, position, "it is cut off or was changed")
+                raise CorruptionError(
+                    self.name, position, "it is cut off or was changed", baseless=True
+                )
             length, crc, _ = _FRAME.unpack(head)
             frame = view[begin : begin + length]
             if len(frame) < length or zlib.crc32(frame) != crc:
-                raise CorruptionError(self.name, position, "it is cut off or was changed")
+                raise CorruptionError(
+                    self.name, position, "it is cut off or was changed", baseless=True
+                )
             yield frame
             position = begin + length

@@ -138,6 +138,8 @@ class FileStore(LocalStore):
             store = identify(disk, self.path, lambda: self._draw(16).hex())
             recovery = Recovery(disk, store, set_aside=self._corruption == "set-aside")
             recovery.load()
+            if recovery.damaged:
+                raise recovery.damaged[0]
             recovery.settle()
             journal = Journal(
                 disk,

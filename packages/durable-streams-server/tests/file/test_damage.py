@@ -1,0 +1,285 @@
+"""What a start makes of a directory that is not as it was left: told with its place, never skipped.
+
+Each test fills a store, closes it, harms it, and looks.
+"""
+
+import asyncio
+
+import pytest
+
+from durable_streams_core.entities import Commit, Delta, Guard, Head
+from durable_streams_core.errors import StoreError
+from durable_streams_server.file import FileStore
+from durable_streams_server.file.check import check
+from durable_streams_server.file.journal import BATCH_HEADER, SEGMENT_HEADER
+
+
+@pytest.fixture
+def directory(tmp_path):
+    return tmp_path / "data"
+
+
+def commit(name: str, guard: str | None, **delta) -> Commit:
+    return Commit(name, delta.pop("path", "s"), Guard(guard), Delta(**delta))
+
+
+async def fill(directory, *, checkpoint: bool = False, appends: int = 3, **options) -> None:
+    """A stream `s` of `appends` batches of ten bytes; those before the last are in a snapshot."""
+    store = FileStore(directory, **options)
+    await store.open()
+    await store.commit([commit("c0", None, create=Head("i", b"birth"))])
+    await store.commit([commit("d0", None, create=Head("j", b"birth"), data=b"other", path="t")])
+    for number in range(appends):
+        if checkpoint and number == appends - 1:
+            await store.checkpoint()
+        await store.commit([commit(f"a{number}", "i", data=b"%010d" % number)])
+    await store.close()
+
+
+async def content(directory, path: str = "s", **options) -> bytes | None:
+    store = FileStore(directory, **options)
+    await store.open()
+    try:
+        facts = store.peek(path)
+        if facts is None:
+            return None
+        found = store.slice(path, facts.head.incarnation, 0, 1000)
+        assert found is not None
+        return found.data
+    finally:
+        await store.close()
+
+
+def whole(appends: int = 3) -> bytes:
+    return b"".join(b"%010d" % number for number in range(appends))
+
+
+def segment(directory, number: int = 0):
+    return sorted((directory / "journal").iterdir())[number]
+
+
+def batches(data: bytes) -> list[tuple[int, int]]:
+    """Begin and end of each batch of a segment."""
+    found = []
+    position = SEGMENT_HEADER.size
+    while position + BATCH_HEADER.size <= len(data):
+        length = BATCH_HEADER.unpack_from(data, position)[3]
+        if BATCH_HEADER.unpack_from(data, position)[1] == 0:
+            break
+        end = position + BATCH_HEADER.size + length
+        found.append((position, end))
+        position = end
+    return found
+
+
+def flip(path, position: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[position] ^= 0x10
+    path.write_bytes(data)
+
+
+async def test_a_torn_tail_is_cut_and_the_rest_is_there(directory):
+    await fill(directory)
+    path = segment(directory)
+    data = path.read_bytes()
+    # The last batch vouches for the one before it; without both, the tail is torn.
+    begin, end = batches(data)[-2]
+    for length in range(begin, end):
+        path.write_bytes(data[:length])
+        assert check(str(directory)).problems == []
+        assert await content(directory) == whole(2)
+        for other in sorted((directory / "journal").iterdir())[1:]:
+            other.unlink()
+
+
+async def test_what_follows_a_torn_tail_is_kept(directory):
+    await fill(directory)
+    path = segment(directory)
+    data = path.read_bytes()
+    path.write_bytes(data[: batches(data)[-2][1] - 3])
+    store = FileStore(directory)
+    await store.open()
+    assert store.recovered is not None
+    assert store.recovered.torn_bytes > 0
+    assert "bytes of a torn tail cut" in str(store.recovered)
+    await store.commit([commit("new", "i", data=b"after")])
+    await store.close()
+    assert await content(directory) == whole(2) + b"after"
+
+
+async def test_a_flipped_bit_in_the_middle_is_refused_with_its_place(directory):
+    await fill(directory)
+    path = segment(directory)
+    pristine = path.read_bytes()
+    begin, end = batches(pristine)[1]
+    for position in range(begin, end):
+        flip(path, position)
+        with pytest.raises(StoreError, match=rf"journal/00000001.log is damaged at byte {begin}"):
+            await content(directory)
+        assert len(check(str(directory)).problems) == 1
+        path.write_bytes(pristine)
+    assert await content(directory) == whole()
+
+
+async def test_what_was_acknowledged_before_a_clean_end_is_vouched_for(directory):
+    await fill(directory)
+    path = segment(directory)
+    begin, _ = batches(path.read_bytes())[-2]
+    flip(path, begin + BATCH_HEADER.size + 5)
+    with pytest.raises(StoreError, match=f"damaged at byte {begin}"):
+        await content(directory)
+
+
+async def test_damage_can_be_set_aside(directory):
+    await fill(directory)
+    path = segment(directory)
+    begin, _ = batches(path.read_bytes())[3]
+    damaged = path.read_bytes()[:begin] + b"\xff" + path.read_bytes()[begin + 1 :]
+    path.write_bytes(damaged)
+    store = FileStore(directory, corruption="set-aside")
+    await store.open()
+    assert store.recovered is not None
+    assert f"from byte {begin} of journal/00000001.log on" in str(store.recovered)
+    await store.close()
+    assert (directory / "set-aside/0001/journal-00000001.log").read_bytes() == damaged
+    # And that was all: it opens as usual from now on.
+    assert await content(directory) == whole(1)
+    assert check(str(directory)).problems == []
+
+
+@pytest.mark.parametrize("checkpoint", [False, True])
+async def test_a_damaged_segment_header_is_refused(directory, checkpoint):
+    await fill(directory, checkpoint=checkpoint)
+    flip(segment(directory), 12)
+    with pytest.raises(StoreError, match="its header is not as it was written"):
+        await content(directory)
+    expected = whole(2) if checkpoint else None
+    assert await content(directory, corruption="set-aside") == expected
+
+
+async def test_a_missing_data_file_is_refused(directory):
+    await fill(directory, checkpoint=True)
+    (directory / "streams/0/1").unlink()
+    with pytest.raises(StoreError, match="streams/0/1 is damaged at byte 0: it is missing"):
+        await content(directory)
+    problems = check(str(directory)).problems
+    assert problems == ["streams/0/1, byte 0: it is missing; it holds the stream 's'"]
+
+
+async def test_a_stream_without_its_data_file_is_set_aside_alone(directory):
+    await fill(directory, checkpoint=True)
+    (directory / "streams/0/1").write_bytes(b"short")
+    with pytest.raises(StoreError, match="it has 5 of 20 bytes"):
+        await content(directory)
+    assert await content(directory, "t", corruption="set-aside") == b"other"
+    assert await content(directory) is None
+    assert (directory / "set-aside/0001/streams-0-1").read_bytes() == b"short"
+
+
+async def test_a_data_file_that_the_journal_holds_is_completed(directory):
+    await fill(directory)
+    assert await content(directory) == whole()
+    (directory / "streams/0/1").unlink()
+    store = FileStore(directory)
+    await store.open()
+    assert store.recovered is not None
+    assert store.recovered.rewritten_files == 1
+    await store.close()
+    (directory / "streams/0/1").write_bytes(whole()[:-1] + b"?")
+    assert await content(directory) == whole()
+    (directory / "streams/0/1").write_bytes(whole() + b"what was never acknowledged")
+    assert await content(directory) == whole()
+    assert (directory / "streams/0/1").read_bytes() == whole()
+
+
+async def test_a_changed_data_file_is_found_by_a_check(directory):
+    await fill(directory, checkpoint=True)
+    flip(directory / "streams/0/2", 2)
+    assert check(str(directory)).problems == [
+        "streams/0/2: its bytes are not those that were stored; it holds the stream 't'"
+    ]
+
+
+async def test_files_that_nothing_holds_are_removed(directory):
+    await fill(directory)
+    (directory / "streams/0").mkdir(exist_ok=True)
+    (directory / "streams/0/ff").write_bytes(b"?")
+    assert await content(directory) == whole()
+    assert not (directory / "streams/0/ff").exists()
+
+
+async def test_a_half_written_snapshot_is_no_snapshot(directory):
+    await fill(directory, checkpoint=True)
+    (directory / "snapshot-00000000000000ff.new").write_bytes(b"half")
+    assert await content(directory) == whole()
+    assert not (directory / "snapshot-00000000000000ff.new").exists()
+
+
+async def test_a_missing_snapshot_is_refused(directory):
+    await fill(directory, checkpoint=True, segment_bytes=100)
+    for path in directory.glob("snapshot-*"):
+        path.unlink()
+    with pytest.raises(StoreError, match="a snapshot or a segment is missing"):
+        await content(directory)
+    assert await content(directory, corruption="set-aside") is None
+    assert list((directory / "set-aside/0001").iterdir())
+
+
+async def test_a_damaged_snapshot_is_refused_at_every_byte(directory):
+    await fill(directory, checkpoint=True)
+    (path,) = directory.glob("snapshot-*")
+    pristine = path.read_bytes()
+    for position in range(len(pristine)):
+        flip(path, position)
+        assert len(check(str(directory)).problems) == 1
+        path.write_bytes(pristine[:position])
+        assert len(check(str(directory)).problems) == 1
+        path.write_bytes(pristine)
+    flip(path, 40)
+    with pytest.raises(StoreError, match="it is cut off or was changed"):
+        await content(directory)
+    assert await content(directory, corruption="set-aside") is None
+
+
+async def test_a_missing_segment_is_refused(directory):
+    await fill(directory, segment_bytes=100, appends=6)
+    assert len(list((directory / "journal").iterdir())) > 3
+    segment(directory, 2).unlink()
+    with pytest.raises(StoreError, match=r"was stored there and is not whole|should be there"):
+        await content(directory)
+
+
+async def test_a_journal_that_is_gone_is_missed(directory):
+    await fill(directory, checkpoint=True)
+    for path in (directory / "journal").iterdir():
+        path.unlink()
+    with pytest.raises(StoreError, match="are missing"):
+        await content(directory)
+    assert await content(directory, corruption="set-aside") == whole(2)
+
+
+async def test_a_check_changes_nothing(directory):
+    await fill(directory, checkpoint=True)
+    path = segment(directory)
+    path.write_bytes(path.read_bytes()[:-3])
+    before = {p: p.read_bytes() for p in directory.rglob("*") if p.is_file()}
+    heard = []
+    checked = check(str(directory), lambda done, all_: heard.append((done, all_)))
+    assert checked.problems == []
+    assert checked.report.streams == 2
+    assert heard[-1] == (checked.bytes, checked.bytes) == (5, 5)
+    assert {p: p.read_bytes() for p in directory.rglob("*") if p.is_file()} == before
+
+
+def test_a_check_needs_a_store_that_nobody_uses(directory):
+    with pytest.raises(StoreError, match="holds no store"):
+        check(str(directory))
+
+    async def while_open() -> None:
+        store = FileStore(directory)
+        await store.open()
+        with pytest.raises(StoreError, match="is in use; stop its server first"):
+            check(str(directory))
+        await store.close()
+
+    asyncio.run(while_open())

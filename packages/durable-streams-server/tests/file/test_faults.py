@@ -1,0 +1,336 @@
+"""What the store does while its disk, or its machine, misbehaves."""
+
+import asyncio
+import errno
+import logging
+import time
+
+import pytest
+
+from durable_streams_core.entities import (
+    Applied,
+    Commit,
+    Conflicted,
+    Delta,
+    Guard,
+    Head,
+    Refused,
+    Unknown,
+)
+from durable_streams_core.errors import Unavailable
+from durable_streams_core.store import StoreError
+from durable_streams_server.engine import Engine
+from durable_streams_server.file import FileStore
+from durable_streams_server.file.disk import LocalDisk
+from durable_streams_server.file.journal import RESERVE
+
+
+class FailingDisk(LocalDisk):
+    """Has room for ``room`` more bytes at the ends of files, and syncs while ``syncs``."""
+
+    room: int | None = None
+    syncs = True
+    truncates = True
+
+    def write(self, fd, pieces, position):
+        if self.room is not None:
+            grows = max(0, position + sum(map(len, pieces)) - self.size(fd))
+            if grows > self.room:
+                some = b"".join(map(bytes, pieces))[: len(b"".join(map(bytes, pieces))) // 2]
+                super().write(fd, [some], position)
+                raise OSError(errno.ENOSPC, "No space left on device")
+            self.room -= grows
+        super().write(fd, pieces, position)
+
+    def sync(self, fd):
+        if not self.syncs:
+            raise OSError(errno.EIO, "Input/output error")
+        super().sync(fd)
+
+    def truncate(self, fd, length):
+        if not self.truncates:
+            raise OSError(errno.EIO, "Input/output error")
+        super().truncate(fd, length)
+
+
+@pytest.fixture
+def disk(tmp_path):
+    return FailingDisk(tmp_path)
+
+
+def create(path: str, data: bytes = b"") -> Commit:
+    return Commit(
+        f"create-{path}", path, Guard(None), Delta(create=Head(f"i{path}", b""), data=data)
+    )
+
+
+def append(path: str, data: bytes, name: str) -> Commit:
+    return Commit(name, path, Guard(f"i{path}", open=True), Delta(data=data))
+
+
+def remove(path: str) -> Commit:
+    return Commit(f"remove-{path}", path, Guard(f"i{path}"), Delta(remove=True))
+
+
+def data_of(store: FileStore, path: str) -> bytes:
+    found = store.slice(path, f"i{path}", 0, 1 << 30)
+    assert found is not None
+    return found.data
+
+
+async def test_a_full_disk_refuses_appends_and_goes_on(disk, tmp_path):
+    store = FileStore(tmp_path, disk=disk)
+    await store.open()
+    await store.commit([create("a", b"here"), create("b", b"there")])
+    disk.room = 0
+    big = b"x" * 3 * RESERVE
+    (refused,) = await store.commit([append("a", big, "big")])
+    assert refused == Refused("storage-full", refused.message)
+    assert "The disk is full and nothing was stored" in refused.message
+    # Reading goes on, deleting too, in the same batch as what is refused.
+    assert data_of(store, "a") == b"here"
+    outcomes = await store.commit([append("a", big, "bigger"), remove("b"), create("c", big)])
+    assert [type(outcome) for outcome in outcomes] == [Refused, Applied, Refused]
+    assert store.peek("b") is None
+    assert store.peek("c") is None
+    # And appending, once there is room.
+    disk.room = None
+    assert await store.commit([append("a", big, "big")]) == [Applied(4 + len(big))]
+    await store.close()
+    store = FileStore(tmp_path)
+    await store.open()
+    assert data_of(store, "a") == b"here" + big
+    assert store.peek("b") is None
+    await store.close()
+
+
+async def test_the_reserve_lets_many_deletes_through(disk, tmp_path):
+    store = FileStore(tmp_path, disk=disk)
+    await store.open()
+    await store.commit([create(f"{number}", b"x" * 10) for number in range(300)])
+    disk.room = 0
+    number = 0
+    while True:
+        (outcome,) = await store.commit([append("0", b"y" * 5000, f"fill{number}")])
+        number += 1
+        if type(outcome) is Refused:
+            break
+    for number in range(300):
+        assert await store.commit([remove(f"{number}")]) == [Applied(0)]
+    await store.close()
+
+
+async def test_the_bytes_of_a_refused_batch_do_not_come_back(disk, tmp_path):
+    store = FileStore(tmp_path, disk=disk)
+    await store.open()
+    await store.commit([create("a")])
+    disk.room = 100_000
+    (refused,) = await store.commit([append("a", b"x" * 1_000_000, "big")])
+    assert type(refused) is Refused
+    disk.room = None
+    await store.commit([append("a", b"small", "small")])
+    # As after a kill: nothing is closed.
+    found = FileStore(tmp_path / "copy")
+    copy(tmp_path, tmp_path / "copy")
+    await found.open()
+    assert data_of(found, "a") == b"small"
+    await found.close()
+    await store.close()
+
+
+def copy(source, target) -> None:
+    import shutil
+
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns("copy"))
+
+
+async def test_an_engine_answers_507(disk, tmp_path):
+    async with Engine(FileStore(tmp_path, disk=disk)) as engine:
+        await engine.create("s", content_type="text/plain")
+        await engine.append("s", "before")
+        disk.room = 0
+        with pytest.raises(Unavailable) as caught:
+            await engine.append("s", "x" * 1_000_000)
+        assert (caught.value.status, caught.value.code) == (507, "storage-full")
+        disk.room = None
+        await engine.append("s", "after")
+        assert (await engine.head("s")).offset == "0000000000000000_0000000000000011"
+
+
+async def test_a_failed_sync_stops_writing_until_opened_again(disk, tmp_path, caplog):
+    store = FileStore(tmp_path, disk=disk)
+    await store.open()
+    await store.commit([create("a", b"here")])
+    disk.syncs = False
+    (unknown,) = await store.commit([append("a", b"lost?", "one")])
+    assert type(unknown) is Unknown
+    assert "nothing more is written until the server is started again" in unknown.message
+    disk.syncs = True
+    # The disk works again, but nobody can tell what it forgot.
+    (refused,) = await store.commit([append("a", b"no", "two")])
+    assert type(refused) is Refused
+    assert refused.code == "unavailable"
+    assert data_of(store, "a") == b"here"
+    await store.close()
+    assert "Check the disk" in caplog.text
+
+    store = FileStore(tmp_path)
+    await store.open()
+    # What was unsure is sure now, and sending it again says so without doing it twice.
+    assert await store.commit([append("a", b"lost?", "one")]) == [Applied(9)]
+    assert data_of(store, "a") == b"herelost?"
+    await store.close()
+
+
+async def test_an_engine_answers_504_once_and_503_from_then_on(disk, tmp_path):
+    async with Engine(FileStore(tmp_path, disk=disk)) as engine:
+        await engine.create("s", content_type="text/plain")
+        disk.syncs = False
+        with pytest.raises(Unavailable) as caught:
+            await engine.append("s", "x")
+        assert (caught.value.status, caught.value.code) == (504, "outcome-unknown")
+        with pytest.raises(Unavailable) as caught:
+            await engine.append("s", "x")
+        assert (caught.value.status, caught.value.code) == (503, "unavailable")
+
+
+async def test_a_failed_cut_stops_writing_too(disk, tmp_path):
+    store = FileStore(tmp_path, disk=disk)
+    await store.open()
+    await store.commit([create("a", b"here")])
+    disk.room, disk.truncates = 0, False
+    (refused,) = await store.commit([append("a", b"x" * 1_000_000, "one")])
+    assert refused.code == "unavailable"
+    disk.room, disk.truncates = None, True
+    (refused,) = await store.commit([append("a", b"x", "two")])
+    assert refused.code == "unavailable"
+    await store.close()
+
+
+async def test_a_failed_sync_in_a_checkpoint_stops_writing(disk, tmp_path):
+    store = FileStore(tmp_path, disk=disk)
+    await store.open()
+    await store.commit([create("a", b"here")])
+    disk.syncs = False
+    await store.checkpoint()
+    (refused,) = await store.commit([append("a", b"x", "one")])
+    assert refused.code == "unavailable"
+    await store.close()
+    assert (tmp_path / "unsynced").exists()
+    store = FileStore(tmp_path)
+    await store.open()
+    # What the file seems to hold is not trusted: it is written again, and synced.
+    assert store.recovered is not None
+    assert store.recovered.rewritten_files == 1
+    await store.checkpoint()
+    await store.close()
+    assert not (tmp_path / "unsynced").exists()
+
+
+async def test_a_checkpoint_without_room_is_tried_again_later(disk, tmp_path):
+    store = FileStore(tmp_path, disk=disk)
+    await store.open()
+    await store.commit([create("a", b"here")])
+    disk.room = 0
+    await store.checkpoint()
+    assert not list(tmp_path.glob("snapshot-*"))
+    disk.room = None
+    await store.checkpoint()
+    assert len(list(tmp_path.glob("snapshot-*"))) == 1
+    assert await store.commit([append("a", b"x", "one")]) == [Applied(5)]
+    await store.close()
+
+
+async def test_bytes_that_cannot_go_to_the_files_hold_back_appends(disk, tmp_path):
+    store = FileStore(tmp_path, disk=disk, save_bytes=1000)
+    await store.open()
+    await store.commit([create("a"), create("b")])
+    # The journal has room in what it filled ahead, the data files have none.
+    disk.room = 0
+    outcomes = [
+        (await store.commit([append("a", b"x" * 5000, f"a{number}")]))[0] for number in range(4)
+    ]
+    assert [type(outcome) for outcome in outcomes] == [Applied, Applied, Refused, Refused]
+    assert await store.commit([remove("b")]) == [Applied(0)]
+    assert data_of(store, "a") == b"x" * 10_000
+    disk.room = None
+    assert await store.commit([append("a", b"y", "more")]) == [Applied(10_001)]
+    await store.close()
+
+
+async def test_the_clock_does_not_go_back_across_a_restart(tmp_path, caplog):
+    far = time.time_ns() // 1_000_000 + 3_600_000
+    store = FileStore(tmp_path, clock=lambda: far)
+    await store.open()
+    await store.commit([create("a")])
+    await store.close()
+    store = FileStore(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        await store.open()
+    assert store.now() >= far
+    assert "the clock is 3,600.0 s behind the time last recorded" in caplog.text
+    first = store.now()
+    while store.now() == first:
+        await asyncio.sleep(0)
+    assert first < store.now() < far + 60_000
+    await store.close()
+
+
+async def test_a_clock_that_goes_back_while_it_runs_stands_still(tmp_path):
+    times = iter([1000, 1000, 2000, 1500, 2001])
+    store = FileStore(tmp_path, clock=lambda: next(times))
+    await store.open()
+    assert [store.now(), store.now(), store.now()] == [2000, 2000, 2001]
+    store._clock._wall = lambda: 3000
+    await store.close()
+
+
+async def test_a_closed_store_refuses(tmp_path):
+    store = FileStore(tmp_path)
+    await store.open()
+    await store.close()
+    await store.close()
+    (refused,) = await store.commit([create("a")])
+    assert refused == Refused("unavailable", "The store is closed.")
+
+
+async def test_closing_finishes_what_was_begun(tmp_path):
+    store = FileStore(tmp_path)
+    await store.open()
+    heard = []
+    store.submit([create("a")], heard.extend)
+    await store.close()
+    assert heard == [Applied(0)]
+
+
+async def test_a_batch_is_checked_against_what_it_does_itself(tmp_path):
+    store = FileStore(tmp_path)
+    await store.open()
+    twice = append("a", b"x", "same")
+    outcomes = await store.commit(
+        [create("a"), twice, twice, remove("a"), append("a", b"y", "gone"), create("b")]
+    )
+    assert outcomes == [
+        Applied(0), Applied(1), Applied(1), Applied(0), Conflicted(None), Applied(0),
+    ]  # fmt: skip
+    await store.close()
+
+
+async def test_without_sync_it_says_so_and_survives_the_end_of_the_process(disk, tmp_path):
+    store = FileStore(tmp_path, sync="off", disk=disk)
+    await store.open()
+    disk.syncs = False  # nothing is synced before an answer
+    assert await store.commit([create("a", b"here")]) == [Applied(4)]
+    copy(tmp_path, tmp_path / "copy")
+    found = FileStore(tmp_path / "copy")
+    await found.open()
+    assert data_of(found, "a") == b"here"
+    await found.close()
+    disk.syncs = True
+    await store.close()
+
+
+async def test_a_disk_that_fails_at_the_start_is_told(disk, tmp_path):
+    disk.syncs = False
+    with pytest.raises(StoreError, match=r"cannot be opened|cannot be read"):
+        await FileStore(tmp_path, disk=disk).open()
