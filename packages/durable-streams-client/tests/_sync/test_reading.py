@@ -148,7 +148,7 @@ def test_follow_to_the_end(server: Hostile, live: str, content_type: str) -> Non
         assert batch.closed
     assert got == b'"1\xe2\x80\xa8""2""3"'
     assert modes[-1] == ("long-poll" if live == "long-poll" else "sse")
-    assert server.live == 0
+    server.wait_until(lambda: server.live == 0)
 
 
 @pytest.mark.parametrize("live", ["auto", "sse", "long-poll"])

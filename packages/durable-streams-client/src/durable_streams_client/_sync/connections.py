@@ -2,7 +2,8 @@
 
 httpcore lets its network be replaced. Ours is its own, plus two things: every wait is known to
 the reader it belongs to, so that another thread can end it, and is shortened to the time limit of
-the call around it. Reads take as much as has come, so that catching up costs few system calls.
+the call around it. Reads take as much as has come, so that catching up costs few system calls, and
+head and body of a small request leave together, when the answer is waited for.
 
 An httpx client that is handed in keeps its own connections: a cancelled reader then notices at the
 next byte or when its time limit ends.
@@ -18,14 +19,18 @@ import httpx
 from durable_streams_client._sync.runtime import current_scope, remaining
 
 READ_BYTES = 256 * 1024
+SMALL_BYTES = 64 * 1024
 
 
 class _Stream(httpcore.NetworkStream):
     def __init__(self, stream: httpcore.NetworkStream) -> None:
         self._stream = stream
         self._socket = stream.get_extra_info("socket")
+        self._unsent = b""
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        if self._unsent:
+            self._send(b"", timeout)
         timeout = remaining(timeout)
         scope = current_scope()
         if scope is None:
@@ -37,15 +42,23 @@ class _Stream(httpcore.NetworkStream):
             scope.watch(None)
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        if len(self._unsent) + len(buffer) <= SMALL_BYTES:
+            self._unsent += buffer
+        else:
+            self._send(buffer, timeout)
+
+    def _send(self, buffer: bytes, timeout: float | None) -> None:
+        unsent, self._unsent = self._unsent, b""
         scope = current_scope()
-        if scope is None:
-            self._stream.write(buffer, remaining(timeout))
-            return
-        scope.watch(self._socket)
+        if scope is not None:
+            scope.watch(self._socket)
         try:
-            self._stream.write(buffer, remaining(timeout))
+            for part in (unsent, buffer):
+                if part:
+                    self._stream.write(part, remaining(timeout))
         finally:
-            scope.watch(None)
+            if scope is not None:
+                scope.watch(None)
 
     def close(self) -> None:
         self._stream.close()
