@@ -73,7 +73,12 @@ def test_a_malformed_content_type_is_refused(content_type):
 
 @pytest.mark.parametrize(
     "content_type",
-    ["a/b" + ";   " * 60 + "\x00", "a/b" + " ; x" * 60, 'a/b;c="' + "\\a" * 120, "a/b;" + "x=" * 120],
+    [
+        "a/b" + ";   " * 60 + "\x00",
+        "a/b" + " ; x" * 60,
+        'a/b;c="' + "\\a" * 120,
+        "a/b;" + "x=" * 120,
+    ],
 )
 def test_a_content_type_that_tries_every_way_to_match_is_refused_at_once(content_type):
     began = time.process_time()
@@ -148,14 +153,16 @@ def test_a_body_is_split_into_its_messages_as_they_were_written(body, messages):
     "body",
     [b"", b" ", b"{", b"[1,", b"[1,]", b"[,1]", b"1 2", b"[1] [2]", b"[1]]", b"{'a':1}", b"nul",
      b"NaN", b"Infinity", b"-", b"01", b"1.", b".5", b"+1", b"0x1", b'"\n"', b'"\t"', b'"\x00"',
-     b"\xef\xbb\xbf1", b"{} // c", b'{"a"}', b'{1:2}', b"[1 2]", b'"\\x"', b'"\\u12"', b'"\\ud8',
+     b"\xef\xbb\xbf1", b"{} // c", b'{"a"}', b"{1:2}", b"[1 2]", b'"\\x"', b'"\\u12"', b'"\\ud8',
      b'"\\ud800', b'["\\ud800",]', b"\x0c1", b"\xc2\xa01", b"True"],
 )  # fmt: skip
 def test_what_is_no_json_is_refused(body):
     refused(body)
 
 
-@pytest.mark.parametrize("body", [b'"\xff"', b'"\xc3"', b'"\xed\xa0\x80"', b'"\xc0\x80"', b"\xfe\xff\0\x31"])
+@pytest.mark.parametrize(
+    "body", [b'"\xff"', b'"\xc3"', b'"\xed\xa0\x80"', b'"\xc0\x80"', b"\xfe\xff\0\x31"]
+)
 def test_what_is_no_utf_8_is_refused_with_its_place(body):
     assert "UTF-8; byte" in str(refused(body, "invalid-utf8"))
 
@@ -218,7 +225,9 @@ def test_lone_surrogates_are_kept_as_javascript_writes_them(texts):
     assert split_json(b"[%b]" % b" ,\n".join(written)) == written
 
 
-@given(st.binary(max_size=30) | st.text('[]{}":,\\u0 1eEn.-tdDfF8\n\r', max_size=30).map(str.encode))
+@given(
+    st.binary(max_size=30) | st.text('[]{}":,\\u0 1eEn.-tdDfF8\n\r', max_size=30).map(str.encode)
+)
 def test_python_and_we_agree_on_what_json_is(body):
     try:
         # Stricter than Python's: no NaN, no literal control characters, only UTF-8.

@@ -3,6 +3,7 @@
 import json
 import re
 from base64 import b64decode
+from itertools import pairwise
 
 import msgspec
 import pytest
@@ -32,11 +33,7 @@ texts = hostile | st.text()
 def decode(stream, cuts=()):
     decoder = SseDecoder()
     bounds = [0, *sorted(cut % (len(stream) + 1) for cut in cuts), len(stream)]
-    return [
-        event
-        for begin, end in zip(bounds, bounds[1:], strict=False)
-        for event in decoder.feed(stream[begin:end])
-    ]
+    return [event for begin, end in pairwise(bounds) for event in decoder.feed(stream[begin:end])]
 
 
 def lines(text):
@@ -55,7 +52,7 @@ def test_cr_or_lf_in_the_payload_forges_no_events(payloads, where):
     assert decode(stream, where) == [SseEvent("data", lines(text)) for text in payloads]
 
 
-@given(st.lists(st.lists(st.recursive(texts, st.lists), min_size=1), max_size=4), cuts)
+@given(st.lists(st.lists(texts | st.lists(texts), min_size=1, max_size=4), max_size=3), cuts)
 def test_json_comes_back_as_the_same_values(bodies, where):
     stored = [to_stored(Kind.JSON, json.dumps(body, ensure_ascii=False).encode("utf-8", "replace"))
               for body in bodies]  # fmt: skip
@@ -100,7 +97,9 @@ def test_a_control_event_of_a_later_version_can_be_read():
 
 
 def test_comments_keep_a_connection_alive_and_are_no_events():
-    assert decode(KEEP_ALIVE * 3 + encode_data(Kind.TEXT, b"x") + KEEP_ALIVE) == [SseEvent("data", "x")]
+    assert decode(KEEP_ALIVE * 3 + encode_data(Kind.TEXT, b"x") + KEEP_ALIVE) == [
+        SseEvent("data", "x")
+    ]
 
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
@@ -146,13 +145,13 @@ def test_a_character_cut_in_two_by_the_network_is_whole_again():
 
 
 @pytest.mark.parametrize(
-    "chunks", [[b"x" * 101], [b"data: " + b"x" * 50, b"x" * 50], [b"data: " + b"x" * 30 + b"\n"] * 4]
+    "chunks",
+    [[b"x" * 101], [b"data: " + b"x" * 50, b"x" * 50], [b"data: " + b"x" * 30 + b"\n"] * 4],
 )
 def test_an_event_beyond_the_limit_is_an_error_before_memory_is_full(chunks):
-    decoder = SseDecoder(max_event_bytes=100)
+    feed = SseDecoder(max_event_bytes=100).feed
     with pytest.raises(SseError, match="larger than 100 bytes"):
-        for chunk in chunks:
-            decoder.feed(chunk)
+        list(map(feed, chunks))
 
 
 def test_events_within_the_limit_may_come_without_end_and_in_any_chunks():

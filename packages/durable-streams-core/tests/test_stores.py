@@ -48,7 +48,7 @@ def test_a_store_is_found_by_its_scheme_and_gets_the_whole_url(installed, tiny_s
 
 @pytest.mark.parametrize("url", ["", "memory", "./data", "/data", ":memory:", ":"])
 def test_what_is_no_url_is_refused_with_examples(installed, url):
-    with pytest.raises(StoreError, match="no store URL. Use memory:, file:PATH or redis://HOST"):
+    with pytest.raises(StoreError, match=r"no store URL\. Use memory:, file:PATH or redis://HOST"):
         create_store(url)
 
 

@@ -24,7 +24,7 @@ LINK: Final = "f"
 SEQ: Final = "s"
 
 
-class Asked(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+class Asked(msgspec.Struct, frozen=True, array_like=True):
     """A creation as it was asked for, so that the same PUT compares equal later, whatever its
     source did since. None: not said. ``expires_at`` is in milliseconds, offsets are positions.
     """
@@ -44,7 +44,7 @@ class Origin(msgspec.Struct, frozen=True, array_like=True):
     incarnation: str
 
 
-class Birth(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+class Birth(msgspec.Struct, frozen=True, array_like=True):
     """What is fixed when a stream is created."""
 
     content_type: str

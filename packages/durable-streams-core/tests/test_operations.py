@@ -1,0 +1,635 @@
+"""Every rule that changes a stream: what each operation answers, refuses and changes."""
+
+import pytest
+from msgspec.structs import replace
+
+from durable_streams_core.content import Kind
+from durable_streams_core.entities import DELETED, FORKING, LIVE
+from durable_streams_core.errors import (
+    Conflict,
+    Fenced,
+    Gone,
+    InvalidRequest,
+    NotFound,
+    SequenceGap,
+    StreamClosed,
+    TailMoved,
+)
+from durable_streams_core.operations import (
+    RECHECK_MILLISECONDS,
+    Append,
+    Appended,
+    Body,
+    Confirm,
+    Create,
+    Delete,
+    Expire,
+    ForgetProducers,
+    Hold,
+    Link,
+    ProducerClaim,
+    Reap,
+    Removed,
+    Touch,
+    Unconfirmed,
+    Undo,
+    Unlink,
+)
+from durable_streams_core.streams import (
+    Asked,
+    Birth,
+    ForkLink,
+    Origin,
+    birth_of,
+    decode_link,
+    expired,
+    link_key,
+    linked_fork,
+)
+
+TEXT = "text/plain"
+JSON = "application/json"
+
+
+def create(incarnation="i1", content_type=TEXT, body=b"", **more):
+    asked = {key: more[key] for key in ("ttl", "expires_at") if key in more}
+    return Create(incarnation, Asked(content_type, **asked), content_type, body=Body(body), **more)
+
+
+def append(data=b"x", **more):
+    return Append(Body(data), **more)
+
+
+def produce(epoch, number, /, data=b"x", name="p", **more):
+    return append(data, producer=ProducerClaim(name, epoch, number), **more)
+
+
+CLOSE = Append(Body(b""), close=True)
+
+
+@pytest.fixture
+def stream(desk):
+    """A desk with an open text stream."""
+    assert desk.do(create()).new
+    return desk
+
+
+def raised(desk, operation, error, code=None):
+    """The error that an operation ends in, which changes nothing."""
+    before = desk.facts(*operation.fields)
+    answer = desk.do(operation)
+    assert type(answer) is error
+    assert code in (None, answer.code)
+    assert desk.facts(*operation.fields) == before
+    return answer
+
+
+# Appending (§5.2)
+
+
+def test_an_append_adds_to_the_tail_and_tells_it(stream):
+    assert stream.do(append(b"one")) == Appended(3, False)
+    assert stream.do(append(b"three", content_type="TEXT/plain")) == Appended(8, False)
+    assert stream.data() == b"onethree"
+
+
+def test_an_append_to_nothing_is_not_found(desk):
+    raised(desk, append(), NotFound, "not-found")
+
+
+def test_an_append_needs_data(stream):
+    raised(stream, append(b""), InvalidRequest, "empty-body")
+
+
+def test_an_append_of_another_type_is_refused(stream):
+    raised(stream, append(content_type=JSON), Conflict, "content-type-mismatch")
+    raised(stream, append(content_type="nonsense"), InvalidRequest, "invalid-content-type")
+
+
+def test_json_is_flattened_one_level(desk):
+    desk.do(create(content_type=JSON, body=b"[]"))
+    assert desk.do(append(b"[1,[2]]")) == Appended(8, False)
+    assert desk.data() == b"1,\n[2],\n"
+    raised(desk, append(b"[]"), InvalidRequest, "empty-array")
+    raised(desk, append(b"{"), InvalidRequest, "invalid-json")
+
+
+def test_a_value_is_one_message_even_if_it_is_an_array(desk):
+    desk.do(create(content_type=JSON))
+    desk.do(Append(Body(b"[1,2]", value=True)))
+    assert desk.data() == b"[1,2],\n"
+
+
+def test_only_json_streams_take_values(stream):
+    raised(stream, Append(Body(b"1", value=True)), InvalidRequest, "not-a-json-stream")
+
+
+def test_a_body_is_worked_out_once():
+    body = Body(b"[1]")
+    assert body.stored(Kind.JSON) is body.stored(Kind.JSON)
+    assert body.stored(Kind.TEXT) == b"[1]"
+    assert body.stored(Kind.JSON) == b"1,\n"
+
+
+# Closing (§5.3)
+
+
+def test_closing_is_final_and_idempotent(stream):
+    stream.do(append(b"data"))
+    assert stream.do(CLOSE) == Appended(4, True)
+    assert stream.do(CLOSE) == Appended(4, True)
+    assert stream.head().closed
+
+
+def test_a_last_append_closes_in_the_same_commit(stream):
+    assert stream.do(append(b"last", close=True)) == Appended(4, True)
+    assert (stream.head().tail, stream.head().closed) == (4, True)
+
+
+@pytest.mark.parametrize(
+    "late", [append(), append(close=True), append(b""), append(content_type=JSON), produce(0, 0),
+             append(seq=b"1"), append(expected=9), produce(0, 0, b"", close=True)],
+)  # fmt: skip
+def test_a_closed_stream_says_so_before_anything_else(stream, late):
+    stream.do(append(b"data", close=True))
+    error = raised(stream, late, StreamClosed, "stream-closed")
+    assert error.tail == 4
+
+
+# Stream-Seq (§5.2)
+
+
+def test_stream_seq_must_rise_compared_as_bytes(stream):
+    stream.do(append(seq=b"09"))
+    stream.do(append(seq=b"1"))
+    stream.do(append(seq=b"10"))
+    for seq in (b"10", b"1", b"09", b""):
+        raised(stream, append(seq=seq), Conflict, "sequence-regression")
+    stream.do(append())
+    assert stream.do(append(seq="ü".encode())) == Appended(5, False)
+
+
+# If-Match, an extension
+
+
+def test_an_append_may_insist_on_the_tail(stream):
+    assert stream.do(append(b"12", expected=0)) == Appended(2, False)
+    assert raised(stream, append(expected=0), TailMoved).offset.endswith("2")
+    assert stream.do(append(expected=2)) == Appended(3, False)
+    assert stream.do(append(expected=3), append(expected=4))[1] == Appended(5, False)
+
+
+# Idempotent producers (§5.2.1)
+
+
+def test_a_producer_begins_at_zero_in_any_epoch(stream):
+    assert stream.do(produce(7, 0)) == Appended(1, False, False, 7, 0)
+    assert stream.do(produce(0, 0, name="other")) == Appended(2, False, False, 0, 0)
+    gap = raised(stream, produce(0, 1, name="third"), SequenceGap)
+    assert (gap.expected, gap.received) == (0, 1)
+
+
+def test_a_batch_stored_before_is_answered_so_and_not_stored_again(stream):
+    stream.do(produce(0, 0, b"a"))
+    stream.do(produce(0, 1, b"b"))
+    for seq in (0, 1):
+        assert stream.do(produce(0, seq, b"again")) == Appended(2, False, True, 0, 1)
+    assert stream.data() == b"ab"
+
+
+def test_a_producer_that_skips_a_number_learns_which(stream):
+    stream.do(produce(0, 0))
+    gap = raised(stream, produce(0, 2), SequenceGap)
+    assert (gap.expected, gap.received) == (1, 2)
+
+
+def test_a_new_epoch_fences_the_old_one(stream):
+    stream.do(produce(0, 0))
+    raised(stream, produce(1, 1), InvalidRequest, "epoch-starts-at-zero")
+    assert stream.do(produce(1, 0)) == Appended(2, False, False, 1, 0)
+    assert raised(stream, produce(0, 1), Fenced).epoch == 1
+
+
+def test_a_producer_that_closed_learns_again_that_it_did(stream):
+    stream.do(produce(0, 0, b"a"))
+    closed = stream.do(produce(0, 1, b"b", close=True))
+    assert closed == Appended(2, True, False, 0, 1)
+    for seq in (0, 1):
+        assert stream.do(produce(0, seq, b"b", close=True)) == Appended(2, True, True, 0, 1)
+    for late in (
+        produce(0, 2),
+        produce(1, 0),
+        produce(1, 5),
+        produce(0, 9),
+        produce(3, 4, name="x"),
+    ):
+        raised(stream, late, StreamClosed)
+    stream.do(produce(0, 0))
+
+
+def test_an_old_epoch_is_fenced_on_a_closed_stream_too(stream):
+    stream.do(produce(3, 0, close=True))
+    raised(stream, produce(2, 0), Fenced)
+
+
+def test_a_producer_may_close_without_data(stream):
+    assert stream.do(produce(0, 0, b"", close=True)) == Appended(0, True, False, 0, 0)
+    assert stream.do(produce(0, 0, b"", close=True)) == Appended(0, True, True, 0, 0)
+
+
+def test_producer_state_is_written_in_the_same_commit_as_its_data(stream):
+    draft, _ = stream.draft(produce(0, 0, b"data", seq=b"5", close=True))
+    delta = draft.commit(stream.new_id).delta
+    assert delta.data == b"data"
+    assert delta.close
+    assert set(delta.fields) == {"pp", "s"}
+
+
+def test_a_refused_append_leaves_its_producer_where_it_was(stream):
+    stream.do(produce(0, 0, seq=b"5"))
+    for bad in (produce(0, 1, seq=b"5"), produce(0, 1, b""), produce(0, 1, content_type=JSON),
+                produce(0, 1, expected=0)):  # fmt: skip
+        assert isinstance(stream.do(bad), Exception)
+    assert stream.do(produce(0, 1, seq=b"6")) == Appended(2, False, False, 0, 1)
+
+
+def test_idle_producers_are_forgotten_unless_they_were_used_since(stream):
+    stream.do(produce(0, 0), produce(0, 0, name="q"))
+    seen = stream.facts("pp", "pq").fields
+    stream.now += 1
+    stream.do(produce(0, 1, name="q"))
+    stream.do(ForgetProducers("other", list(seen.items())))
+    assert None not in stream.facts("pp", "pq").fields.values()
+    stream.do(ForgetProducers("i1", list(seen.items())))
+    fields = stream.facts("pp", "pq").fields
+    assert fields["pp"] is None
+    assert fields["pq"] is not None
+    stream.do(Delete())
+    stream.do(ForgetProducers("i1", list(seen.items())))
+
+
+# Creating (§5.1)
+
+
+def test_a_new_stream_is_empty_open_and_lives_for_ever(desk):
+    created = desk.do(create())
+    assert (created.new, created.tail, created.closed) == (True, 0, False)
+    assert created.head == desk.head()
+    assert (desk.head().state, desk.head().deadline) == (LIVE, 0)
+    assert birth_of(desk.head()) == Birth(TEXT, desk.now, Asked(TEXT))
+
+
+def test_a_stream_may_be_created_with_data_and_closed(desk):
+    created = desk.do(create(body=b"all", closed=True))
+    assert (created.new, created.tail, created.closed) == (True, 3, True)
+    assert (desk.data(), desk.head().closed) == (b"all", True)
+
+
+def test_a_creation_with_bad_content_creates_nothing(desk):
+    raised(desk, create(content_type=JSON, body=b"{"), InvalidRequest, "invalid-json")
+    raised(desk, create(content_type="nonsense"), InvalidRequest, "invalid-content-type")
+    assert desk.head() is None
+
+
+def test_the_same_creation_again_finds_what_is_there(desk):
+    desk.do(create(ttl=60, body=b"first"))
+    head = desk.head()
+    again = desk.do(create("i2", "Text/PLAIN; charset=utf-8", b"ignored", ttl=60))
+    assert (again.new, again.head, again.tail, again.closed) == (False, head, 5, False)
+    assert desk.head() == head
+
+
+def test_no_type_asked_is_the_default_one(desk):
+    octets = "application/octet-stream"
+    desk.do(Create("i1", Asked(), octets))
+    assert not desk.do(Create("i2", Asked(octets), octets)).new
+    assert not desk.do(Create("i2", Asked(), octets)).new
+
+
+@pytest.mark.parametrize(
+    "other",
+    [create("i2", JSON, ttl=60), create("i2"), create("i2", ttl=61), create("i2", ttl=60, closed=True),
+     create("i2", expires_at=4_000_000_000_000), Create("i2", Asked(ttl=60), "x/y", 60),
+     Create("i2", Asked(TEXT, 60, forked_from="src"), TEXT, 60, origin=Origin("src", "s")),
+     Create("i2", Asked(TEXT, 60, fork_offset=0), TEXT, 60),
+     Create("i2", Asked(TEXT, 60, fork_sub_offset=1), TEXT, 60)],
+)  # fmt: skip
+def test_another_creation_conflicts(desk, other):
+    desk.do(create(ttl=60))
+    raised(desk, other, Conflict, "configuration-mismatch")
+
+
+def test_a_creation_compares_closure_with_what_is_so_now(desk):
+    desk.do(create())
+    desk.do(CLOSE)
+    raised(desk, create("i2"), Conflict, "configuration-mismatch")
+    assert desk.do(create("i2", closed=True)).closed
+
+
+def test_the_creation_as_it_was_asked_is_what_counts_and_not_what_took_effect(desk):
+    asked = Asked(None, None, None, "src", 3)
+    fork = Create("i1", asked, TEXT, 60, None, False, Body(b""), Origin("src", "s1"), 3)
+    desk.do(fork)
+    desk.do(Confirm("i1"))
+    assert not desk.do(Create("i2", asked, TEXT, 99, None, origin=Origin("src", "s2"), start=3)).new
+
+
+# Lives (§5.1)
+
+
+def test_a_sliding_life_is_renewed_by_writes_and_touches(desk):
+    desk.do(create(ttl=10))
+    for operation in (append(), Touch(), append(), Touch()):
+        desk.now += 9_999
+        desk.do(operation)
+    desk.now += 11_000
+    raised(desk, append(), NotFound)
+
+
+def test_a_life_is_renewed_only_when_a_tenth_of_it_has_passed(desk):
+    desk.do(create(ttl=10))
+    desk.now += 1000
+    assert not desk.draft(Touch())[0].changes
+    desk.now += 1
+    assert desk.draft(Touch())[0].changes
+
+
+def test_reads_of_what_needs_no_renewal_write_nothing(desk):
+    assert not desk.draft(Touch())[0].changes
+    desk.do(create())
+    assert not desk.draft(Touch())[0].changes
+    desk.do(Delete())
+    desk.do(create(expires_at=desk.now + 5))
+    assert not desk.draft(Touch())[0].changes
+    desk.now += 5
+    assert not desk.draft(Touch())[0].changes
+
+
+def test_a_fixed_end_is_not_moved_by_use(desk):
+    desk.do(create(expires_at=desk.now + 5000))
+    desk.now += 4999
+    desk.do(append())
+    desk.now += 1
+    raised(desk, append(), NotFound)
+    raised(desk, Delete(), NotFound)
+
+
+def test_expired_streams_can_be_created_again_and_begin_afresh(desk):
+    desk.do(create(ttl=10), produce(0, 0, b"old", seq=b"9", close=True))
+    desk.now += 11_000
+    created = desk.do(create("i2", body=b"new"))
+    assert created.new
+    facts = desk.facts("pp", "s")
+    assert facts.fields == {"pp": None, "s": None}
+    assert (facts.head.incarnation, facts.head.closed, desk.data()) == ("i2", False, b"new")
+
+
+def test_an_expired_stream_that_cannot_be_created_again_is_swept_all_the_same(desk):
+    desk.do(create(ttl=10))
+    desk.now += 11_000
+    assert isinstance(desk.do(create("i2", JSON, b"{")), InvalidRequest)
+    assert desk.head() is None
+
+
+def test_only_a_life_that_is_over_expires(desk):
+    assert desk.do(Expire()) == Removed(None)
+    desk.do(create(ttl=10))
+    head = desk.head()
+    desk.now += 10_999
+    assert desk.do(Expire()) == Removed(None)
+    desk.now += 1
+    assert desk.do(Expire()) == Removed(head)
+    assert desk.head() is None
+
+
+def test_expiry_gives_way_to_a_renewal_that_it_did_not_see(desk):
+    desk.do(create(ttl=10))
+    desk.now += 10_999
+    renew, _ = desk.draft(Touch())
+    desk.now += 1
+    expire, _ = desk.draft(Expire())
+    desk.commit(renew)
+    assert type(desk.commit(expire)).__name__ == "Conflicted"
+    assert desk.do(append()) == Appended(1, False)
+
+
+def test_a_renewal_in_the_same_draft_counts(desk):
+    desk.do(create(ttl=10))
+    desk.now += 10_999
+    draft, _ = desk.draft(append(b"kept"))
+    desk.now += 1
+    assert desk.answer(Expire(), draft) == Removed(None)
+    assert desk.answer(append(b"!"), draft) == Appended(5, False)
+
+
+def test_a_head_alone_tells_whether_a_life_is_over(desk):
+    desk.do(create(expires_at=desk.now + 5))
+    head = desk.head()
+    assert not expired(head, desk.now + 4)
+    assert expired(head, desk.now + 5)
+    for state in (FORKING, DELETED):
+        assert not expired(replace(head, state=state), desk.now + 5)
+    assert not expired(replace(head, deadline=0), desk.now + 5)
+
+
+# Deleting (§5.4)
+
+
+def test_a_deleted_stream_is_gone_with_all_it_held(stream):
+    head = stream.head()
+    assert stream.do(Delete()) == Removed(head)
+    raised(stream, Delete(), NotFound)
+    assert stream.do(create("i2")).new
+
+
+# Forks (§4.2)
+
+
+def fork(path="fork", incarnation="f1", source="path", source_incarnation="i1", start=2, **more):
+    asked = Asked(forked_from=source, fork_offset=start)
+    origin = Origin(source, source_incarnation)
+    return Create(incarnation, asked, TEXT, origin=origin, start=start, **more)
+
+
+def link(incarnation="f1", source="i1", path="fork", position=2):
+    return Link(path, source, ForkLink(incarnation, position))
+
+
+@pytest.fixture
+def source(stream):
+    """A desk with a stream of four bytes and a pending link of a fork at position 2."""
+    stream.do(append(b"data"))
+    assert stream.do(link()) is True
+    return stream
+
+
+@pytest.fixture
+def forked(source):
+    """A desk with that fork confirmed."""
+    source.do(fork(), path="fork")
+    assert source.do(Hold("fork", "f1")) is True
+    assert source.do(Confirm("f1"), path="fork") is True
+    return source
+
+
+def test_a_link_names_its_fork_whatever_the_path():
+    assert linked_fork(link_key("a:b/c", "f1")) == "a:b/c"
+
+
+def test_a_fork_begins_where_it_leaves_its_source(forked):
+    head = forked.head("fork")
+    assert (head.start, head.tail, head.state, head.closed) == (2, 2, LIVE, False)
+    assert forked.do(append(b"own"), path="fork") == Appended(5, False)
+    assert forked.data("fork") == b"own"
+
+
+def test_a_link_is_pending_and_then_held(source):
+    key = link_key("fork", "f1")
+    assert decode_link(source.facts(key).fields[key]) == ForkLink("f1", 2, False)
+    assert source.do(Hold("fork", "f1"))
+    assert source.do(Hold("fork", "f1"))
+    assert decode_link(source.facts(key).fields[key]) == ForkLink("f1", 2, True)
+
+
+def test_a_link_is_only_for_the_source_that_was_looked_at(stream):
+    assert stream.do(link(source="i0")) is False
+    stream.do(Delete())
+    raised(stream, link(), NotFound)
+
+
+def test_an_unconfirmed_fork_is_served_to_nobody(source):
+    source.do(fork(), path="fork")
+    assert source.head("fork").state == FORKING
+    for operation in (append(), CLOSE, Delete(), link(), create(), fork()):
+        assert type(source.do(operation, path="fork")) is Unconfirmed
+    assert source.do(Touch(), path="fork") is None
+    source.now += RECHECK_MILLISECONDS
+    assert source.do(Expire(), path="fork") == Removed(None)
+    assert type(source.do(create(), path="fork")) is Unconfirmed
+
+
+def test_an_unconfirmed_fork_is_looked_at_again_soon(source):
+    source.do(fork(), path="fork")
+    assert source.head("fork").deadline == source.now + RECHECK_MILLISECONDS
+
+
+def test_a_fork_whose_link_was_dropped_is_undone(source):
+    source.do(fork(), path="fork")
+    assert source.do(Unlink("fork", "f1")) is False
+    assert source.do(Hold("fork", "f1")) is False
+    assert source.do(Undo("other"), path="fork") is False
+    assert source.do(Undo("f1"), path="fork") is True
+    assert source.head("fork") is None
+    assert source.do(Undo("f1"), path="fork") is False
+    assert source.do(Confirm("f1"), path="fork") is False
+
+
+def test_a_confirmed_fork_can_not_be_undone(forked):
+    assert forked.do(Undo("f1"), path="fork") is False
+    assert forked.do(Confirm("f1"), path="fork") is False
+
+
+@pytest.mark.parametrize(
+    "lifetime, wanted",
+    [({}, 0), ({"ttl": 10}, 11_000), ({"expires_at": 1_800_000_099_000}, 99_000)],
+)
+def test_a_fork_lives_from_its_confirmation(source, lifetime, wanted):
+    source.do(fork(**lifetime), path="fork")
+    source.now += RECHECK_MILLISECONDS * 2
+    elapsed = RECHECK_MILLISECONDS * 2 if "ttl" in lifetime else 0
+    assert source.do(Confirm("f1"), append(), path="fork")[0] is True
+    deadline = source.head("fork").deadline
+    assert deadline == (wanted and 1_800_000_000_000 + elapsed + wanted)
+
+
+def test_a_fork_with_an_end_that_passed_is_never_served(source):
+    source.do(fork(expires_at=source.now - 1), path="fork")
+    source.do(Confirm("f1"), path="fork")
+    assert type(source.do(append(), path="fork")) is NotFound
+
+
+def test_a_source_with_forks_is_deleted_softly(forked):
+    assert forked.do(Delete()) == Removed(None)
+    head = forked.head()
+    assert (head.state, head.deadline) == (DELETED, forked.now + RECHECK_MILLISECONDS)
+    for operation in (append(), CLOSE, Delete(), link("f2")):
+        assert type(forked.do(operation)) is Gone
+    raised(forked, create("i2"), Conflict, "soft-deleted")
+    assert forked.do(Touch()) is None
+    assert forked.data() == b"data"
+
+
+def test_a_source_that_expires_is_kept_for_its_forks(desk):
+    desk.do(create(ttl=10), append(b"data"), link())
+    desk.now += 11_000
+    assert desk.do(Expire()) == Removed(None)
+    assert desk.head().state == DELETED
+    desk.now += 10**9
+    assert desk.do(Expire()) == Removed(None)
+    raised(desk, create("i2"), Conflict, "soft-deleted")
+
+
+def test_a_source_whose_fork_was_linked_in_the_same_draft_is_kept(stream):
+    assert stream.do(link(), Delete()) == [True, Removed(None)]
+    assert stream.head().state == DELETED
+
+
+def test_a_soft_deleted_source_goes_with_its_last_link(forked):
+    forked.do(link("f2", path="fork2"))
+    forked.do(Delete())
+    assert forked.do(Unlink("fork", "f1")) is True
+    forked.now += 5
+    assert forked.do(Reap()) == Removed(None)
+    assert forked.head().deadline == forked.now + RECHECK_MILLISECONDS
+    assert forked.do(Unlink("fork2", "f2")) is True
+    head = forked.head()
+    assert forked.do(Reap()) == Removed(head)
+    assert forked.do(Reap()) == Removed(None)
+    assert forked.do(Unlink("fork2", "f2")) is False
+
+
+def test_a_live_source_is_never_reaped(source):
+    assert source.do(Reap()) == Removed(None)
+    assert source.head().state == LIVE
+
+
+def test_a_rejected_fork_leaves_no_reference(forked):
+    """Two tries at one fork have a link each; who loses drops the loser's."""
+    forked.do(link("f2"))
+    assert type(forked.do(fork("fork", "f2", start=1), path="fork")) is Conflict
+    forked.do(Unlink("fork", "f2"))
+    fields = forked.facts(link_key("fork", "f1"), link_key("fork", "f2")).fields
+    assert list(map(bool, fields.values())) == [True, False]
+
+
+def test_fork_put_is_idempotent_under_retry(forked):
+    assert not forked.do(fork("fork", "f2"), path="fork").new
+    assert forked.head("fork").incarnation == "f1"
+
+
+def test_a_link_that_was_held_since_the_sweeper_looked_is_kept(source):
+    seen = ForkLink("f1", 2)
+    source.do(fork(), path="fork")
+    source.do(Hold("fork", "f1"))
+    source.do(Unlink("fork", "f1", seen))
+    key = link_key("fork", "f1")
+    assert decode_link(source.facts(key).fields[key]) == ForkLink("f1", 2, True)
+    source.do(Unlink("fork", "f1", ForkLink("f1", 2, True)))
+    assert source.facts(key).fields[key] is None
+
+
+def test_a_link_made_while_the_source_is_deleted_conflicts_with_the_removal(stream):
+    """Neither a fork without its source's bytes, nor a link in nothing."""
+    for first, second in ((link(), Delete()), (Delete(), link())):
+        one, _ = stream.draft(first)
+        other, _ = stream.draft(second)
+        assert type(stream.commit(one)).__name__ == "Applied"
+        assert type(stream.commit(other)).__name__ == "Conflicted"
+        stream.do(Unlink("fork", "f1"))
+
+
+def test_a_fork_has_no_producers_and_no_stream_seq_of_its_source(stream):
+    stream.do(produce(5, 0, b"data", seq=b"9"), link())
+    stream.do(fork(), path="fork")
+    stream.do(Confirm("f1"), path="fork")
+    assert stream.do(produce(0, 0, seq=b"1"), path="fork") == Appended(3, False, False, 0, 0)
