@@ -96,11 +96,19 @@ def test_delete_and_create_in_one_draft_are_one_swap(stream):
     ]
     assert draft.removed.incarnation == "i1"
     commit = draft.commit(stream.new_id)
-    assert commit.guard == Guard("i1", state=LIVE, open=True, none_of="f")
+    assert commit.guard == Guard("i1", state=LIVE, open=True, tail=3, none_of="f")
     assert commit.delta.remove
     assert commit.delta.data == b"new"
     assert stream.commit(draft) == Applied(3)
     assert stream.data() == b"new"
+
+
+def test_positions_told_before_a_removal_in_the_same_draft_are_right(stream):
+    draft, (appended, _) = stream.draft(append(b"12"), Delete())
+    stream.do(append(b"x"))
+    assert isinstance(stream.commit(draft), Conflicted)
+    appended, _ = stream.do(append(b"12"), Delete())
+    assert appended.tail == 3
 
 
 def test_what_was_created_and_deleted_in_one_draft_never_was(desk):

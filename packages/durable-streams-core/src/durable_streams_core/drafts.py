@@ -126,6 +126,9 @@ class Draft:
 
     def remove(self) -> None:
         """Drop the entity with everything that earlier operations of this draft did to it."""
+        if self._data and self._create is None:
+            # They were told positions that no commit will correct: let these be right.
+            self.require_tail()
         self._remove = self._origin is not None
         self.head = self._create = None
         self.tail = self.base = 0
