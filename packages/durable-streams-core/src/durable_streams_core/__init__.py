@@ -1,3 +1,123 @@
-"""Types, rules and the storage interface of the Durable Streams Protocol, without any I/O."""
+"""Types, rules and the storage interface of the Durable Streams Protocol, without any I/O.
+
+What a library author needs is here. To write a store: :class:`Store` or :class:`LocalStore` and the
+entities that it keeps; ``durable_streams_core.testing`` proves it. To write a server of one's own:
+operations, drafts, content and SSE. To write a client: offsets, errors and :class:`SseDecoder`.
+"""
+
+from durable_streams_core.content import Kind, MediaType, media_type
+from durable_streams_core.drafts import Draft
+from durable_streams_core.entities import (
+    Applied,
+    Change,
+    Commit,
+    Conflicted,
+    Delta,
+    Facts,
+    Guard,
+    Head,
+    Outcome,
+    Refused,
+    Slice,
+    Unknown,
+)
+from durable_streams_core.errors import (
+    Conflict,
+    DurableStreamsError,
+    Fenced,
+    Gone,
+    InvalidRequest,
+    NotFound,
+    ProtocolError,
+    SequenceGap,
+    StoreError,
+    StreamClosed,
+    TailMoved,
+    Unavailable,
+)
+from durable_streams_core.offsets import format_offset, parse_offset
+from durable_streams_core.operations import (
+    Append,
+    Appended,
+    Body,
+    Create,
+    Created,
+    Delete,
+    Expire,
+    Operation,
+    ProducerClaim,
+    Removed,
+    Touch,
+)
+from durable_streams_core.paths import check_path, decode_path
+from durable_streams_core.protocol import NOW, START
+from durable_streams_core.sse import (
+    Control,
+    SseDecoder,
+    SseError,
+    SseEvent,
+    encode_control,
+    encode_data,
+)
+from durable_streams_core.store import STORE_API, LocalStore, Store, Watcher, create_store
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "NOW",
+    "START",
+    "STORE_API",
+    "Append",
+    "Appended",
+    "Applied",
+    "Body",
+    "Change",
+    "Commit",
+    "Conflict",
+    "Conflicted",
+    "Control",
+    "Create",
+    "Created",
+    "Delete",
+    "Delta",
+    "Draft",
+    "DurableStreamsError",
+    "Expire",
+    "Facts",
+    "Fenced",
+    "Gone",
+    "Guard",
+    "Head",
+    "InvalidRequest",
+    "Kind",
+    "LocalStore",
+    "MediaType",
+    "NotFound",
+    "Operation",
+    "Outcome",
+    "ProducerClaim",
+    "ProtocolError",
+    "Refused",
+    "Removed",
+    "SequenceGap",
+    "Slice",
+    "SseDecoder",
+    "SseError",
+    "SseEvent",
+    "Store",
+    "StoreError",
+    "StreamClosed",
+    "TailMoved",
+    "Touch",
+    "Unavailable",
+    "Unknown",
+    "Watcher",
+    "check_path",
+    "create_store",
+    "decode_path",
+    "encode_control",
+    "encode_data",
+    "format_offset",
+    "media_type",
+    "parse_offset",
+]
