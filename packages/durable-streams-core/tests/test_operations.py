@@ -420,6 +420,7 @@ def test_a_renewal_in_the_same_draft_counts(desk):
     desk.now += 1
     assert desk.answer(Expire(), draft) == Removed(None)
     assert desk.answer(append(b"!"), draft) == Appended(5, False)
+    assert not desk.answer(create("i2", ttl=10), draft).new
 
 
 def test_a_head_alone_tells_whether_a_life_is_over(desk):
