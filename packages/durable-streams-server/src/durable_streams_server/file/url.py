@@ -1,4 +1,4 @@
-"""``file:`` URLs: ``file:PATH?sync=commit&corruption=refuse``."""
+"""``file:`` URLs: ``file:PATH?sync=commit&corruption=refuse&checkpoint-mib=256``."""
 
 import sys
 from collections.abc import Mapping
@@ -12,6 +12,8 @@ _CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
     "sync": ("commit", "off"),
     "corruption": ("refuse", "set-aside"),
 }
+
+_CHECKPOINT: Final = "checkpoint-mib"
 
 
 def open_store(url: str) -> FileStore:
@@ -37,18 +39,26 @@ def open_store(url: str) -> FileStore:
         raise StoreError(f"{url!r} names no directory. Use file:PATH, for example file:./data.")
     options: dict[str, str] = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
-        choices = _CHOICES.get(name)
-        if choices is None:
-            raise StoreError(
-                f"A file store has no option {name!r}; it has {' and '.join(_CHOICES)}."
-            )
-        if value not in choices:
-            raise StoreError(f"{name} is {' or '.join(choices)}, not {value!r}.")
         if name in options:
             raise StoreError(f"{url!r} says {name} twice.")
+        _check(name, value)
         options[name] = value
     return FileStore(
         path,
         sync=cast(Sync, options.get("sync", "commit")),
         corruption=cast(Corruption, options.get("corruption", "refuse")),
+        checkpoint_bytes=int(options.get(_CHECKPOINT, "256")) * 1024 * 1024,
     )
+
+
+def _check(name: str, value: str) -> None:
+    choices = _CHOICES.get(name)
+    if name == _CHECKPOINT:
+        if not value.isascii() or not value.isdecimal() or not 1 <= int(value[:9]) <= 1_000_000:
+            raise StoreError(f"{name} is a number of MiB from 1 to 1000000, not {value!r}.")
+    elif choices is None:
+        raise StoreError(
+            f"A file store has no option {name!r}; it has {', '.join([*_CHOICES, _CHECKPOINT])}."
+        )
+    elif value not in choices:
+        raise StoreError(f"{name} is {' or '.join(choices)}, not {value!r}.")
