@@ -318,14 +318,14 @@ class SseReader(Reader):
 
     __slots__ = (
         "_asked", "_base64", "_behind", "_born", "_ended", "_first", "_full", "_kind", "_live",
-        "_sink", "_written", "head",
+        "_reading", "_sink", "_written", "head",
     )  # fmt: skip
 
     def __init__(self, readers: Readers, path: str, asked: str | None) -> None:
         super().__init__(readers, path)
         self._asked = asked
         self._sink: Sink | None = None
-        self._live = self._full = self._behind = self._ended = False
+        self._live = self._full = self._behind = self._ended = self._reading = False
 
     def begin(self, page: Page, head: Response) -> None:
         """Be ready to send, first of all, ``page``; ``head`` is the answer's head."""
@@ -341,6 +341,7 @@ class SseReader(Reader):
         self._born = self._written = asyncio.get_running_loop().time()
         page, self._first = self._first, None
         if self._ended or page is None:
+            self.leave()
             sink.end()
             return
         self.enlist()
@@ -425,11 +426,18 @@ class SseReader(Reader):
 
     def _catch_up(self, news: News | None = None) -> None:
         """Read on until the tail is reached or the sink is full."""
+        if self._reading:
+            # What is being read may be older than what this is about; two reads at once would
+            # send the same data twice.
+            self._behind = True
+            return
         self._live = False
+        self._reading = True
         self.read(min(SSE_PAGE_BYTES, self.engine.limits.chunk), self._caught, news)
 
     def _caught(self, page: Page | ProtocolError) -> None:
         self._task = None
+        self._reading = False
         if self._ended:
             return
         if isinstance(page, ProtocolError) or page.head.incarnation != self.incarnation:
@@ -476,7 +484,9 @@ class SseReader(Reader):
             asyncio.get_running_loop().call_soon(self._go_on)
 
     def _go_on(self) -> None:
-        if not self._ended:
+        if self._full:
+            self._behind = True
+        elif not self._ended:
             self._catch_up()
 
     def _write(self, frame: bytes) -> None:
