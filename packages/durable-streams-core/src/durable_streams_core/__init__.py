@@ -32,6 +32,7 @@ from durable_streams_core.errors import (
     SequenceGap,
     StoreError,
     StreamClosed,
+    SubscriptionError,
     TailMoved,
     Unavailable,
 )
@@ -107,6 +108,7 @@ __all__ = [
     "Store",
     "StoreError",
     "StreamClosed",
+    "SubscriptionError",
     "TailMoved",
     "Touch",
     "Unavailable",
