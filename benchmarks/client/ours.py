@@ -134,12 +134,12 @@ def main() -> None:
     options = parser.parse_args()
     http = None
     if options.httpx2:
-        import httpx2  # noqa: PLC0415
+        import httpx2
 
         http = (httpx2.Client if options.sync else httpx2.AsyncClient)(timeout=None)
     run = asyncio.run
     if options.uvloop:
-        import uvloop  # noqa: PLC0415
+        import uvloop
 
         run = uvloop.run
     print(json.dumps(run(measure(options.base, sync=options.sync, http=http))))

@@ -49,8 +49,10 @@ def serving(url: str | None) -> Iterator[str]:
         return
     port = 4599
     server = subprocess.Popen(
-        [sys.executable, "-m", "durable_streams_server", "--store", "memory:"]
-        + ["--port", str(port), "--log-level", "error"],
+        [
+            *(sys.executable, "-m", "durable_streams_server", "--store", "memory:"),
+            *("--port", str(port), "--log-level", "error"),
+        ],
         stdout=subprocess.PIPE,
     )
     try:
@@ -75,7 +77,7 @@ def fill(url: str) -> None:
 
 def shown(value: Any) -> str:
     if value is None:
-        return "–"
+        return "-"
     if isinstance(value, list):
         return " / ".join(f"{each:.2f}" for each in value)
     return f"{value:,.0f}"

@@ -9,7 +9,6 @@ from queue import Empty, Queue
 
 import durable_streams
 import httpx
-
 from ours import message, spread
 
 

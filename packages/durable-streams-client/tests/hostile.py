@@ -12,7 +12,7 @@ import json
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 from urllib.parse import parse_qsl, urlsplit
 
 
@@ -121,7 +121,7 @@ class Hostile:
 
     # -- its life ----------------------------------------------------------------------------------
 
-    def __enter__(self) -> "Hostile":
+    def __enter__(self) -> Self:
         self._thread.start()
         self.start()
         return self
@@ -320,7 +320,7 @@ class Hostile:
         if name is not None:
             who = name, int(asked.headers["producer-epoch"]), int(asked.headers["producer-seq"])
         if held.closed:
-            if who == held.closer and who is not None or close and not asked.body:
+            if (who == held.closer and who is not None) or (close and not asked.body):
                 return 204, self._facts(held), b""
             return 409, self._facts(held), b"closed"
         if not asked.body and not close:
@@ -474,7 +474,7 @@ class Wire:
     def head(self, status: int, headers: dict[str, str], length: int | None) -> None:
         lines = [f"HTTP/1.1 {status} X"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
-        if status == 304 or status == 204:
+        if status in {304, 204}:
             lines.append("X-Nothing: 1")
         elif length is not None:
             lines.append(f"Content-Length: {length}")

@@ -242,18 +242,19 @@ class _Problem(msgspec.Struct):
     title: str | None = None
 
 
-def _problem_of(head: Head, body: bytes) -> tuple[str | None, str]:
-    """Code and sentence of an error's body, whatever shape it has."""
+def _problem_of(head: Head, body: bytes) -> tuple[str | None, str, bool]:
+    """Code and words of an error's body, and whether the words can stand alone."""
     kind = head.get("content-type") or ""
     if "json" in kind:
         try:
             problem = msgspec.json.decode(body, type=_Problem)
         except msgspec.DecodeError:
-            return None, ""
-        return problem.code, problem.detail or problem.title or ""
+            return None, "", False
+        told = problem.detail or problem.title or ""
+        return problem.code, told, bool(problem.detail)
     if "html" in kind:
-        return None, ""
-    return None, " ".join(body[:500].decode("utf-8", "replace").split())[:200]
+        return None, "", False
+    return None, " ".join(body[:500].decode("utf-8", "replace").split())[:200], False
 
 
 def _integer(value: str | None) -> int | None:
@@ -265,7 +266,7 @@ def error_of(request: Request, head: Head, body: bytes) -> AnswerError:
     closed = head.flag(protocol.STREAM_CLOSED)
     epoch = head.get(protocol.PRODUCER_EPOCH)
     expected = head.get(protocol.PRODUCER_EXPECTED_SEQ)
-    code, detail = _problem_of(head, body)
+    code, detail, whole = _problem_of(head, body)
     facts: dict[str, Any] = {
         "closed": closed,
         "producer_epoch": epoch is not None and protocol.PRODUCER_ID in request.headers,
@@ -276,7 +277,7 @@ def error_of(request: Request, head: Head, body: bytes) -> AnswerError:
     }
     kind = errors.kind_of(head.status, **facts)
     error = kind(
-        errors.describe(kind, detail),
+        detail if whole else errors.describe(kind, detail),
         method=request.method,
         url=request.url,
         status=head.status,

@@ -8,9 +8,16 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from durable_streams_client import AsyncClient, MemoryCheckpoint, NotStored, ProducerLimits
-from durable_streams_client import RetryPolicy, Timeouts
 from hostile import Asked, Fault, Hostile, refuse
+
+from durable_streams_client import (
+    AsyncClient,
+    MemoryCheckpoint,
+    NotStored,
+    ProducerLimits,
+    RetryPolicy,
+    Timeouts,
+)
 
 JSON = "application/json"
 PATIENT = RetryPolicy(
@@ -242,7 +249,7 @@ async def test_a_producer_is_killed_and_started_again(server: Hostile, tmp_path:
     acknowledged = -1
     for _ in range(3):
         start = len(server.streams["/a"].messages)
-        with subprocess.Popen(
+        with subprocess.Popen(  # noqa: ASYNC220 - the server has a thread of its own
             [sys.executable, str(script), server.url, str(start)], stdout=subprocess.PIPE, text=True
         ) as process:
             assert process.stdout is not None

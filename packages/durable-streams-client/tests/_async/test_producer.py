@@ -6,6 +6,8 @@ import warnings
 from random import Random
 
 import pytest
+from hostile import LOST, Asked, Fault, Hostile, refuse
+
 from durable_streams_client import (
     AsyncClient,
     Cancelled,
@@ -19,7 +21,6 @@ from durable_streams_client import (
     TooLarge,
     Unavailable,
 )
-from hostile import LOST, Asked, Fault, Hostile, refuse
 
 QUICK = RetryPolicy(initial=0.001, maximum=0.01)
 JSON = "application/json"

@@ -4,12 +4,14 @@ from datetime import UTC, datetime
 
 import httpx
 import pytest
+from hostile import IGNORED, LOST, Fault, Hostile, refuse
+
 from durable_streams_client import (
-    AsyncClient,
     AnswerError,
+    AsyncClient,
     ClientClosed,
-    ConnectFailed,
     Conflict,
+    ConnectFailed,
     InvalidArgument,
     InvalidRequest,
     MalformedAnswer,
@@ -23,7 +25,6 @@ from durable_streams_client import (
     Timeouts,
     Unavailable,
 )
-from hostile import IGNORED, LOST, Fault, Hostile, refuse
 
 QUICK = RetryPolicy(initial=0.001, maximum=0.01)
 

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 
-from durable_streams_client.errors import SequenceGap, TooLarge, Unavailable
-from durable_streams_client.producing import FULL, Outgoing, ProducerLimits, ProducerMachine
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from durable_streams_client.errors import SequenceGap, TooLarge, Unavailable
+from durable_streams_client.producing import FULL, Outgoing, ProducerLimits, ProducerMachine
 
 
 class Server:

@@ -139,7 +139,7 @@ def retry_after(error: ClientError) -> float | None:
 
 
 def default_random() -> float:
-    return random.random()  # noqa: S311 - jitter, no secret
+    return random.random()
 
 
 async def _ask(value: Any) -> Any:

@@ -217,7 +217,8 @@ class _Body(httpx.AsyncByteStream):
 
 class LoopTransport(httpx.AsyncBaseTransport):
     """An httpx transport over httpcore with our network. Exceptions of httpcore pass through:
-    they have the names of those of httpx, and :mod:`~durable_streams_client.faults` knows them."""
+    they have the names of those of httpx, and :mod:`~durable_streams_client.faults` knows them.
+    """
 
     def __init__(self, *, context: ssl.SSLContext, http2: bool, max_idle: int) -> None:
         self._pool = httpcore.AsyncConnectionPool(

@@ -46,7 +46,7 @@ class Reader(Generic[T]):
         *,
         offset: str,
         live: Live | None,
-        checkpoint: Checkpoint | Checkpoint | None,
+        checkpoint: Checkpoint | None,
         decoder: msgspec.json.Decoder[list[Any]],
     ) -> None:
         retry = calls.options.retry

@@ -240,7 +240,7 @@ class Stream:
         offset: str = ...,
         *,
         live: Live = ...,
-        checkpoint: Checkpoint | Checkpoint | None = ...,
+        checkpoint: Checkpoint | None = ...,
         decode: None = None,
     ) -> Reader[Any]: ...
     @overload
@@ -249,7 +249,7 @@ class Stream:
         offset: str = ...,
         *,
         live: Live = ...,
-        checkpoint: Checkpoint | Checkpoint | None = ...,
+        checkpoint: Checkpoint | None = ...,
         decode: type[T],
     ) -> Reader[T]: ...
     def follow(
@@ -257,7 +257,7 @@ class Stream:
         offset: str = protocol.START,
         *,
         live: Live = "auto",
-        checkpoint: Checkpoint | Checkpoint | None = None,
+        checkpoint: Checkpoint | None = None,
         decode: Any = None,
     ) -> Reader[Any]:
         """Read from ``offset`` and go on as data comes, until the stream is closed (§5.7, §5.8).

@@ -1,0 +1,448 @@
+"""The command ``durable-streams``: streams from a shell.
+
+Data goes to standard output as it is, everything else to standard error. Exit codes:
+
+    0  done                      4  the stream does not allow it: closed, exists, out of order
+    1  any other error           5  access denied
+    2  wrong usage               6  the server cannot be reached, or the connection broke
+    3  no such stream, or gone   7  the server has trouble of its own
+    130  interrupted
+"""
+
+import os
+import secrets
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import IO, Any, Final, TypeVar
+
+import click
+import msgspec
+from click.shell_completion import get_completion_class
+
+from durable_streams_client import errors
+from durable_streams_client._sync.client import Client
+from durable_streams_client._sync.reader import Reader
+from durable_streams_client._sync.stream import Stream
+from durable_streams_client.batches import Batch
+from durable_streams_client.checkpoints import FileCheckpoint
+from durable_streams_client.options import Live, Timeouts
+from durable_streams_core.protocol import JSON_CONTENT_TYPE, NOW, START
+
+DEFAULT_URL: Final = "http://127.0.0.1:4437/v1/stream/"
+
+EXIT_CODES: Final[tuple[tuple[type[errors.ClientError], int], ...]] = (
+    (errors.InvalidArgument, 2),
+    (errors.NotFound, 3),
+    (errors.Gone, 3),
+    (errors.Fenced, 4),
+    (errors.Conflict, 4),
+    (errors.AccessDenied, 5),
+    (errors.TransportError, 6),
+    (errors.Unavailable, 7),
+)
+
+C = TypeVar("C", bound=Callable[..., Any])
+
+
+def main() -> None:
+    """The entry point: errors become a sentence and an exit code."""
+    try:
+        status = commands.main(prog_name="durable-streams", standalone_mode=False)
+    except errors.ClientError as error:
+        click.echo(f"durable-streams: {error}", err=True)
+        status = exit_code(error)
+    except click.exceptions.Abort:
+        status = 130
+    except click.ClickException as error:
+        error.show()
+        status = error.exit_code
+    except BrokenPipeError:
+        # Who read our output has gone, as `head` does; nothing is left to flush.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
+    except OSError as error:
+        click.echo(f"durable-streams: {error}", err=True)
+        status = 1
+    sys.exit(status)
+
+
+def exit_code(error: errors.ClientError) -> int:
+    """The exit code of an error; that of its cause, if a producer failed."""
+    told = error.cause if isinstance(error, errors.NotStored) else error
+    return next((code for kind, code in EXIT_CODES if isinstance(told, kind)), 1)
+
+
+def _headers(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    headers = {}
+    for value in values:
+        name, colon, rest = value.partition(":")
+        if not colon or not name.strip():
+            raise click.BadParameter(f"{value!r} is not NAME: VALUE")
+        headers[name.strip()] = rest.strip()
+    return headers
+
+
+@click.group(context_settings={"show_default": True, "max_content_width": 100})
+@click.option(
+    "--url",
+    envvar=["DURABLE_STREAMS_URL", "STREAM_URL"],
+    default=DEFAULT_URL,
+    show_envvar=True,
+    help="Where streams live. A stream may also be given as a whole URL.",
+)
+@click.option(
+    "--token",
+    envvar="DURABLE_STREAMS_TOKEN",
+    show_envvar=True,
+    metavar="SECRET",
+    help="Bearer token. Safer in the environment than here.",
+)
+@click.option(
+    "--auth",
+    envvar="STREAM_AUTH",
+    show_envvar=True,
+    metavar="VALUE",
+    help="The whole Authorization header, such as 'Bearer SECRET'.",
+)
+@click.option(
+    "--header",
+    "-H",
+    "headers",
+    multiple=True,
+    callback=_headers,
+    metavar="NAME: VALUE",
+    help="Header of every request; may be repeated.",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    envvar="DURABLE_STREAMS_TIMEOUT",
+    show_envvar=True,
+    metavar="SECONDS",
+    help="Give up a call after this long.  [default: tries run out]",
+)
+@click.version_option(package_name="durable-streams-client")
+@click.pass_context
+def commands(
+    context: click.Context,
+    *,
+    url: str,
+    token: str | None,
+    auth: str | None,
+    headers: dict[str, str],
+    timeout: float | None,
+) -> None:
+    """Create, write, read and follow durable streams."""
+    if token is not None:
+        headers.setdefault("Authorization", f"Bearer {token}")
+    elif auth is not None:
+        headers.setdefault("Authorization", auth)
+    client = Client(url, headers=headers, timeouts=Timeouts(total=timeout))
+    context.obj = client
+    context.call_on_close(client.close)
+
+
+lifetime = [
+    click.option("--ttl", type=click.IntRange(min=0), metavar="SECONDS", help="Idle lifetime."),
+    click.option("--expires-at", metavar="TIME", help="End of life, as 2030-01-31T12:00:00Z."),
+]
+
+
+def with_lifetime(command: C) -> C:
+    for option in reversed(lifetime):
+        command = option(command)
+    return command
+
+
+json_option = click.option("--json", "is_json", is_flag=True, help="Content type application/json.")
+type_option = click.option("--content-type", metavar="TYPE", help="Content type of the stream.")
+
+
+def _type(content_type: str | None, *, is_json: bool) -> str | None:
+    return content_type or (JSON_CONTENT_TYPE if is_json else None)
+
+
+@commands.command()
+@click.argument("name")
+@type_option
+@json_option
+@with_lifetime
+@click.option("--data", help="First content.")
+@click.option("--closed", is_flag=True, help="It is complete and takes no more.")
+@click.pass_obj
+def create(
+    client: Client,
+    *,
+    name: str,
+    content_type: str | None,
+    is_json: bool,
+    ttl: int | None,
+    expires_at: str | None,
+    data: str | None,
+    closed: bool,
+) -> None:
+    """Create the stream NAME, or find that it exists as asked for."""
+    made = client.stream(name).create(
+        content_type=_type(content_type, is_json=is_json),
+        ttl=ttl,
+        expires_at=expires_at,
+        closed=closed,
+        data=None if data is None else data.encode(),
+    )
+    say("created" if made.created else "exists", made.offset)
+
+
+@commands.command()
+@click.argument("name")
+@click.argument("data", required=False)
+@click.option("--file", "-f", type=click.File("rb"), help="Append what is in it; - is stdin.")
+@click.option("--whole", is_flag=True, help="All of the input as one piece, not line by line.")
+@json_option
+@click.option("--seq", help="Stream-Seq, which must rise from append to append.")
+@click.pass_obj
+def append(
+    client: Client,
+    *,
+    name: str,
+    data: str | None,
+    file: IO[bytes] | None,
+    whole: bool,
+    is_json: bool,
+    seq: str | None,
+) -> None:
+    """Append DATA, or a file, or else the lines of standard input, to the stream NAME.
+
+    On a JSON stream DATA and each line are JSON text. Lines go through a producer: batched, and
+    each stored exactly once.
+    """
+    stream = client.stream(name, content_type=JSON_CONTENT_TYPE if is_json else None)
+    if data is not None and file is not None:
+        raise click.UsageError("Give DATA or --file, not both.")
+    if data is not None or whole:
+        source = file or sys.stdin.buffer
+        content = source.read() if data is None else data.encode()
+        say("appended", stream.append(content, seq=seq).offset)
+        return
+    if seq is not None:
+        raise click.UsageError("--seq needs DATA or --whole: lines are numbered by the producer.")
+    count = _append_lines(stream, file or sys.stdin.buffer)
+    say("appended", f"{count} line{'' if count == 1 else 's'}")
+
+
+def _append_lines(stream: Stream, source: IO[bytes]) -> int:
+    if stream.content_type is None:
+        stream.head()
+    is_json = (stream.content_type or "").startswith(JSON_CONTENT_TYPE)
+    count = 0
+    with stream.producer() as producer, progress(source) as advance:
+        for count, line in enumerate(source, 1):  # noqa: B007 - the last count is the answer
+            advance(len(line))
+            if line.strip() or not is_json:
+                producer.append(line)
+    return count
+
+
+@contextmanager
+def progress(source: IO[bytes]) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal, for input that takes long enough to wonder about."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    try:
+        size = os.fstat(source.fileno()).st_size or None
+    except OSError:
+        size = None
+    held = 0
+    with click.progressbar(length=size or 0, file=sys.stderr, label="appending") as bar:
+
+        def advance(count: int) -> None:
+            nonlocal held
+            held += count
+            if held >= 1 << 16:
+                bar.update(held)
+                held = 0
+
+        yield advance
+
+
+@commands.command()
+@click.argument("name")
+@click.option("--from", "offset", default=START, metavar="OFFSET", help="-1 is the start.")
+@click.option("--raw", is_flag=True, help="JSON as it came: arrays, not a message a line.")
+@click.pass_obj
+def read(client: Client, *, name: str, offset: str, raw: bool) -> None:
+    """Print what the stream NAME holds now."""
+    with client.stream(name).read(offset) as reader:
+        show(reader, raw=raw)
+
+
+@commands.command()
+@click.argument("name")
+@click.option("--from", "offset", default=START, metavar="OFFSET", help="-1 is the start.")
+@click.option("--now", is_flag=True, help="Only what comes from now on.")
+@click.option("--sse", "live", flag_value="sse", help="Only over SSE.")
+@click.option("--long-poll", "live", flag_value="long-poll", help="Only by long-poll.")
+@click.option(
+    "--checkpoint",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="Go on where FILE says, and write down there how far it got.",
+)
+@click.option("--raw", is_flag=True, help="JSON as it came: arrays, not a message a line.")
+@click.pass_obj
+def follow(
+    client: Client,
+    *,
+    name: str,
+    offset: str,
+    now: bool,
+    live: Live | None,
+    checkpoint: str | None,
+    raw: bool,
+) -> None:
+    """Print the stream NAME as it grows, until it is closed."""
+    kept = None if checkpoint is None else FileCheckpoint(checkpoint)
+    with client.stream(name).follow(
+        NOW if now else offset, live=live or "auto", checkpoint=kept
+    ) as reader:
+        show(reader, raw=raw)
+
+
+def show(reader: Reader[Any], *, raw: bool) -> None:
+    """Print batches; JSON a message a line, indented on a terminal."""
+    out = sys.stdout.buffer
+    pretty = sys.stdout.isatty()
+    for batch in reader:
+        out.write(batch.data if raw or not batch.is_json else lines_of(batch, pretty=pretty))
+        if raw and batch.is_json and batch.data:
+            out.write(b"\n")
+        out.flush()
+
+
+def lines_of(batch: Batch[Any], *, pretty: bool) -> bytes:
+    texts = [msgspec.json.encode(item) for item in batch.items]
+    if pretty:
+        texts = [msgspec.json.format(text, indent=2) for text in texts]
+    return b"".join(b"%b\n" % text for text in texts)
+
+
+@commands.command()
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="As a JSON object.")
+@click.pass_obj
+def head(client: Client, *, name: str, as_json: bool) -> None:
+    """Say what the server knows of the stream NAME."""
+    info = client.stream(name).head()
+    facts = {
+        "content-type": info.content_type,
+        "offset": info.offset,
+        "closed": info.closed,
+        "ttl": info.ttl,
+        "expires-at": info.expires_at,
+    }
+    if as_json:
+        click.echo(msgspec.json.encode(facts))
+        return
+    for key, value in facts.items():
+        if value is not None:
+            click.echo(f"{key}: {str(value).lower() if isinstance(value, bool) else value}")
+
+
+@commands.command()
+@click.argument("name")
+@click.argument("data", required=False)
+@json_option
+@click.pass_obj
+def close(client: Client, *, name: str, data: str | None, is_json: bool) -> None:
+    """End the stream NAME, with DATA as its last piece if given."""
+    stream = client.stream(name, content_type=JSON_CONTENT_TYPE if is_json else None)
+    say("closed", stream.close_stream(None if data is None else data.encode()).offset)
+
+
+@commands.command()
+@click.argument("source")
+@click.argument("name")
+@click.option("--offset", help="Where it leaves SOURCE.  [default: its tail]")
+@click.option("--sub-offset", type=click.IntRange(min=0), help="Messages or bytes after that.")
+@with_lifetime
+@click.pass_obj
+def fork(
+    client: Client,
+    *,
+    source: str,
+    name: str,
+    offset: str | None,
+    sub_offset: int | None,
+    ttl: int | None,
+    expires_at: str | None,
+) -> None:
+    """Create the stream NAME with what SOURCE holds, to go on by itself."""
+    made = client.stream(name).fork(
+        client.stream(source),
+        offset=offset,
+        sub_offset=sub_offset,
+        ttl=ttl,
+        expires_at=expires_at,
+    )
+    say("forked" if made.created else "exists", made.offset)
+
+
+@commands.command()
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.option("--missing-ok", is_flag=True, help="It may be gone already.")
+@click.pass_obj
+def delete(client: Client, *, names: tuple[str, ...], missing_ok: bool) -> None:
+    """Delete streams and their data."""
+    for name in names:
+        client.stream(name).delete(missing_ok=missing_ok)
+        say("deleted", name)
+
+
+@commands.command()
+@click.option("--count", default=100_000, type=click.IntRange(min=1), help="Messages.")
+@click.option("--size", default=100, type=click.IntRange(min=2), help="Bytes of each.")
+@click.pass_obj
+def bench(client: Client, *, count: int, size: int) -> None:
+    """Measure the server: appends, a producer, reading, on a stream of its own."""
+    stream = client.stream(f"bench-{secrets.token_hex(6)}")
+    stream.create(content_type=JSON_CONTENT_TYPE)
+    try:
+        message = b'"' + b"x" * (size - 2) + b'"'
+        tries = min(count, 200)
+        took = timed(lambda: [stream.append(message) for _ in range(tries)])
+        click.echo(f"append, one by one   {took / tries * 1000:10.2f} ms each")
+        took = timed(partial(_produce, stream, message, count))
+        click.echo(f"producer             {count / took:10,.0f} messages/s")
+        took = timed(lambda: [len(batch.data) for batch in stream.read()])
+        click.echo(f"catch-up             {(count + tries) * size / took / 1e6:10.1f} MB/s")
+    finally:
+        stream.delete(missing_ok=True)
+
+
+def _produce(stream: Stream, message: bytes, count: int) -> None:
+    with stream.producer() as producer:
+        for _ in range(count):
+            producer.append(message)
+
+
+def timed(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+@commands.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print a script for SHELL: eval "$(durable-streams completion bash)"."""
+    kind = get_completion_class(shell)
+    assert kind is not None
+    click.echo(kind(commands, {}, "durable-streams", "_DURABLE_STREAMS_COMPLETE").source())
+
+
+def say(what: str, detail: str) -> None:
+    """Tell a person what was done; scripts have the exit code and standard output."""
+    click.echo(f"{what} {detail}", err=True)

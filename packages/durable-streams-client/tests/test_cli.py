@@ -1,0 +1,155 @@
+"""The command, as a shell sees it: output, messages, exit codes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hostile import Fault, Hostile, refuse
+
+JSON = "application/json"
+
+
+@pytest.fixture
+def run(server: Hostile, monkeypatch: pytest.MonkeyPatch):
+    for name in [name for name in os.environ if name.startswith(("STREAM_", "DURABLE_STREAMS"))]:
+        monkeypatch.delenv(name)
+
+    def run(*arguments: str, stdin: str = "", **environment: str) -> tuple[int, str, str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "durable_streams_client", *arguments],
+            input=stdin.encode(),
+            capture_output=True,
+            env={**os.environ, "STREAM_URL": server.url, **environment},
+            check=False,
+            timeout=20,
+        )
+        return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+    return run
+
+
+def test_a_stream_from_beginning_to_end(server: Hostile, run, tmp_path: Path) -> None:
+    assert run("create", "a", "--json", "--ttl", "60") == (0, "", "created 00000000\n")
+    assert run("create", "a", "--json")[2].startswith("exists")
+    assert run("append", "a", '{"n":1}') == (0, "", "appended 00000001\n")
+    assert run("append", "a", stdin='{"n":2}\n\n[3]\n')[2] == "appended 3 lines\n"
+    (tmp_path / "x").write_text('"4"\n')
+    assert run("append", "a", "--json", "--file", str(tmp_path / "x"))[2] == "appended 1 line\n"
+    assert run("read", "a")[1] == '{"n":1}\n{"n":2}\n[3]\n"4"\n'
+    assert run("read", "a", "--raw", "--from", "00000002")[1] == '[[3],"4"]\n'
+    assert json.loads(run("head", "a", "--json")[1])["ttl"] == 60
+    assert "closed: false" in run("head", "a")[1]
+    assert run("fork", "a", "b", "--offset", "00000001", "--sub-offset", "1")[0] == 0
+    assert run("read", "b")[1] == '{"n":1}\n{"n":2}\n'
+    assert run("close", "a", "5") == (0, "", "closed 00000005\n")
+    assert run("follow", "a", "--from", "00000004")[1] == "5\n"
+    assert run("delete", "a", "b") == (0, "", "deleted a\ndeleted b\n")
+    assert run("delete", "a", "--missing-ok")[0] == 0
+
+
+def test_bytes_stay_bytes(server: Hostile, run) -> None:
+    server.put("a")
+    run("append", "a", stdin="one\n\ntwo")
+    run("append", "a", "--whole", stdin="\nthree\n")
+    assert run("read", "a")[1] == "one\n\ntwo\nthree\n"
+
+
+def test_exit_codes(server: Hostile, run) -> None:
+    server.put("c").closed = True
+    assert run("read", "a")[0] == 3
+    assert run("append", "c", "x")[0] == 4
+    assert run("append", "c", stdin="x\n")[0] == 4
+    assert run("create", "c", "--json")[0] == 4
+    assert run("append", "c", "x", "--file", "/dev/null")[0] == 2
+    assert run("append", "c", "--seq", "1")[0] == 2
+    assert run("create", "n", "--ttl", "1", "--expires-at", "2030-01-01T00:00:00Z")[0] == 2
+    assert run("nonsense")[0] == 2
+    assert run("-H", "nonsense", "head", "c")[0] == 2
+    assert run("head", "a", STREAM_URL="http://127.0.0.1:9/", DURABLE_STREAMS_TIMEOUT="0.3")[0] == 6
+    server.faults = lambda asked: refuse(401)
+    status, _, told = run("head", "c")
+    assert status == 5
+    assert "credentials" in told
+    server.faults = lambda asked: refuse(507)
+    assert run("--timeout", "0.3", "head", "c")[0] in (6, 7)
+    server.faults = lambda asked: Fault(drop=["Stream-Next-Offset"])
+    assert run("head", "c")[0] == 1
+
+
+@pytest.mark.parametrize(
+    "arguments,environment,sent",
+    [
+        (["--token", "t"], {}, "Bearer t"),
+        ([], {"DURABLE_STREAMS_TOKEN": "e"}, "Bearer e"),
+        ([], {"STREAM_AUTH": "Basic x"}, "Basic x"),
+        (["--auth", "ApiKey k"], {"STREAM_AUTH": "Basic x"}, "ApiKey k"),
+        (["-H", "Authorization: Mine m"], {"DURABLE_STREAMS_TOKEN": "e"}, "Mine m"),
+    ],
+)
+def test_credentials(
+    server: Hostile, run, arguments: list[str], environment: dict[str, str], sent: str
+) -> None:
+    server.put("a")
+    assert run(*arguments, "head", "a", **environment)[0] == 0
+    assert server.asked[-1].headers["authorization"] == sent
+
+
+@pytest.mark.parametrize("live", ["--sse", "--long-poll"])
+def test_follow_prints_as_it_comes_and_remembers(
+    server: Hostile, run, tmp_path: Path, live: str
+) -> None:
+    server.put("a", b"1", content_type=JSON)
+    kept = tmp_path / "offset"
+    command = [sys.executable, "-m", "durable_streams_client", "--url", server.url]
+    with subprocess.Popen(
+        [*command, "follow", "a", live, "--checkpoint", str(kept)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "1\n"
+        server.write("a", b"2")
+        assert process.stdout.readline() == "2\n"
+        server.wait_until(lambda: kept.exists() and kept.read_text() == "00000002\n")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 130
+        assert process.stderr is not None
+        assert "Traceback" not in process.stderr.read()
+    server.write("a", b"3", close=True)
+    assert run("follow", "a", "--checkpoint", str(kept))[1] == "3\n"
+
+
+def test_who_reads_us_may_leave(server: Hostile, run) -> None:
+    server.put("a", *[b'"%d"' % n for n in range(50_000)], content_type=JSON)
+    with subprocess.Popen(
+        [sys.executable, "-m", "durable_streams_client", "--url", server.url, "read", "a"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == b'"0"\n'
+        process.stdout.close()
+        assert process.wait(10) == 0
+        assert process.stderr.read() == b""
+
+
+def test_bench_cleans_up(server: Hostile, run) -> None:
+    status, out, _ = run("bench", "--count", "500")
+    assert status == 0
+    assert "messages/s" in out
+    assert not server.streams
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion(run, shell: str) -> None:
+    assert "_DURABLE_STREAMS_COMPLETE" in run("completion", shell)[1]
+
+
+def test_version(run) -> None:
+    assert "0.1" in run("--version")[1]
