@@ -37,7 +37,7 @@ PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
 COVERAGE = {"core": 100, "server": 90, "client": 90, "redis": 90}
 PACKAGES = list(COVERAGE)
 
-STORES = ["memory"]
+STORES = ["memory", "file"]
 FRONT_ENDS = ["standalone", "aiohttp", "asgi-uvicorn"]
 
 
@@ -214,6 +214,21 @@ def docs(session: nox.Session) -> None:
 
 
 # On demand.
+
+
+@nox.session(default=False, requires=["build"])
+def crash(session: nox.Session) -> None:
+    """Crash the file store: 500 simulated lives, or `-- 1-2000` for other seeds, and 50 kills."""
+    install(session, "server")
+    install_group(session, "tests")
+    install_group(session, "tests", of="server")
+    here = package_directory("server") / "tests" / "file"
+    session.env["DURABLE_STREAMS_CRASH_SEEDS"] = (session.posargs or ["1-500"])[0]
+    session.run("pytest", "-q", "-p", "no:cacheprovider", str(here / "test_crashes.py"))
+    for front_end in "standalone", "aiohttp":
+        session.run(
+            *("python", str(here / "kill_hunt.py"), "--kills", "50", "--front-end", front_end)
+        )
 
 
 @nox.session(default=False, requires=["build"])

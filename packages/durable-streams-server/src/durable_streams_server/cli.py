@@ -17,6 +17,7 @@ from durable_streams_server import __version__
 from durable_streams_server.engine import Engine
 from durable_streams_server.http.handler import Options
 from durable_streams_server.limits import MIB, Limits
+from durable_streams_server.maintenance import check, export, import_
 from durable_streams_server.mounting import Mount, as_root
 from durable_streams_server.serving import FRONT_ENDS, Address, tls_context
 from durable_streams_server.standalone import Bounds
@@ -32,7 +33,7 @@ _BOUNDS = Bounds()
     epilog="Every option can also be set in the environment, as DURABLE_STREAMS_PORT for --port.",
 )
 @click.option(
-    "--store", default="memory:", metavar="URL", help="memory:, file:PATH or redis://HOST."
+    "--store", default="file:./data", metavar="URL", help="memory:, file:PATH or redis://HOST."
 )
 @click.option("--host", default="127.0.0.1", help="Address to listen on.")
 @click.option("--port", default=DEFAULT_PORT, type=click.IntRange(0, 65535), help="0 picks one.")
@@ -147,6 +148,10 @@ def main(context: click.Context, /, **settings: Any) -> None:
         raise click.ClickException(str(error)) from error
     except OSError as error:
         raise click.ClickException(_listen_problem(error, settings)) from error
+
+
+for command in check, export, import_:
+    main.add_command(command)
 
 
 def _loop_runner() -> Callable[[Any], None]:

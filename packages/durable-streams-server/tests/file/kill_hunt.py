@@ -8,6 +8,8 @@ exactly once and in its producer's order, each acknowledged offset is where its 
 each reader has read just what the stream holds.
 """
 
+# ruff: noqa: T201 - a script prints
+
 import argparse
 import asyncio
 import os
@@ -40,7 +42,13 @@ class Server:
 
     async def start(self) -> None:
         self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "durable_streams_server", "--store", f"file:{self._directory}?checkpoint-mib=1"),
+            *(
+                sys.executable,
+                "-m",
+                "durable_streams_server",
+                "--store",
+                f"file:{self._directory}?checkpoint-mib=1",
+            ),
             *("--port", self._port, "--front-end", self._front_end),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
@@ -155,7 +163,9 @@ class Hunt:
                 found = re.fullmatch(rb"(\d+)\.(\d+?)(\.*)", line)
                 assert found, line
                 producer, sequence = int(found[1]), int(found[2])
-                assert sequence == seen[producer], f"{sequence} after {seen[producer]} of {producer}"
+                assert sequence == seen[producer], (
+                    f"{sequence} after {seen[producer]} of {producer}"
+                )
                 seen[producer] += 1
                 total += 1
             for producer, count in seen.items():
@@ -183,9 +193,7 @@ async def hunt(kills: int, seed: int, front_end: str) -> None:
     with tempfile.TemporaryDirectory() as directory:
         async with hunting(directory, front_end) as hunt:
             for number in range(STREAMS):
-                answer = await hunt.ask(
-                    "PUT", f"s{number}", headers={"Content-Type": "text/plain"}
-                )
+                answer = await hunt.ask("PUT", f"s{number}", headers={"Content-Type": "text/plain"})
                 assert answer is not None
             tasks = [asyncio.create_task(hunt.producer(number)) for number in range(PRODUCERS)]
             tasks += [asyncio.create_task(hunt.reader(number)) for number in range(READERS)]
@@ -199,7 +207,9 @@ async def hunt(kills: int, seed: int, front_end: str) -> None:
             hunt.stopping.set()
             await asyncio.gather(*tasks)
             total = await hunt.judge()
-            print(f", {total} messages each there once, {hunt.retries} requests failed and repeated")
+            print(
+                f", {total} messages each there once, {hunt.retries} requests failed and repeated"
+            )
             print("last start:", hunt.server.recovered[-1])
 
 
@@ -207,7 +217,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--front-end", default="aiohttp")
+    parser.add_argument("--front-end", default="standalone")
     options = parser.parse_args()
     asyncio.run(hunt(options.kills, options.seed, options.front_end))
 

@@ -316,9 +316,10 @@ async def test_a_batch_is_checked_against_what_it_does_itself(tmp_path):
     await store.close()
 
 
-async def test_without_sync_it_says_so_and_survives_the_end_of_the_process(disk, tmp_path):
+async def test_without_sync_it_says_so_and_survives_the_end_of_the_process(disk, tmp_path, caplog):
     store = FileStore(tmp_path, sync="off", disk=disk)
     await store.open()
+    assert "may be lost with the machine" in caplog.text
     disk.syncs = False  # nothing is synced before an answer
     assert await store.commit([create("a", b"here")]) == [Applied(4)]
     copy(tmp_path, tmp_path / "copy")

@@ -129,6 +129,12 @@ class FileStore(LocalStore):
         found.clock_behind = self._clock.behind
         level = logging.WARNING if found.set_aside or found.clock_behind else logging.INFO
         _log.log(level, "%s: %s", self.path, found)
+        if self.sync == "off":
+            _log.warning(
+                "%s: sync is off: what is acknowledged survives the end of this process and may be "
+                "lost with the machine",
+                self.path,
+            )
         if found.set_aside:
             # What was set aside must not be found missing by the next start.
             await self.checkpoint()
