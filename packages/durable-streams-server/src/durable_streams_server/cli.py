@@ -64,7 +64,6 @@ _BOUNDS = Bounds()
 )
 @click.option(
     "--cors-origin",
-    "cors_origins",
     multiple=True,
     default=("*",),
     metavar="ORIGIN",
@@ -182,7 +181,7 @@ async def serve(settings: dict[str, Any]) -> None:
             loop.add_signal_handler(signum, stop.set)
     options = Options(
         token=settings["token"] or None,
-        cors_origins=tuple(settings["cors_origins"]),
+        cors_origins=tuple(settings["cors_origin"]),
         public=settings["public"],
         public_url=settings["public_url"],
         compress=not settings["no_compress"],

@@ -1,0 +1,311 @@
+"""What only the ASGI interface shows: lifespan, lazy start, mounts, disconnects."""
+
+import asyncio
+
+import pytest
+from remote import RemoteStore
+from servers import on_uvicorn
+from starlette.applications import Starlette
+from starlette.routing import Mount
+from wire import Client
+
+from durable_streams_core.errors import StoreError
+from durable_streams_server import Engine, MemoryStore, create_asgi
+
+
+class Caller:
+    """An ASGI server's side of one request."""
+
+    def __init__(self, app, method="GET", path="/a", query="", headers=(), **scope):
+        self.scope = {
+            "type": "http",
+            "method": method,
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": query.encode(),
+            "headers": list(headers),
+            "scheme": "http",
+            **scope,
+        }
+        self.incoming: asyncio.Queue = asyncio.Queue()
+        self.sent: list = []
+        self.came = asyncio.Event()
+        self.writable = asyncio.Event()
+        self.writable.set()
+        self.task = asyncio.create_task(app(self.scope, self.incoming.get, self.send))
+
+    async def send(self, message):
+        await self.writable.wait()
+        self.sent.append(message)
+        self.came.set()
+
+    def body(self, data=b"", *, more=False):
+        self.incoming.put_nowait({"type": "http.request", "body": data, "more_body": more})
+        return self
+
+    def disconnect(self):
+        self.incoming.put_nowait({"type": "http.disconnect"})
+
+    async def answer(self):
+        await self.task
+        start = self.sent[0]
+        return start["status"], dict(start["headers"]), b"".join(m["body"] for m in self.sent[1:])
+
+
+TEXT = (b"content-type", b"text/plain")
+
+
+async def call(app, method="GET", path="/a", body=b"", headers=(TEXT,), **scope):
+    return await Caller(app, method, path, headers=headers, **scope).body(body).answer()
+
+
+@pytest.fixture
+async def app(memory):
+    app = create_asgi(memory)
+    yield app
+    await app.close()
+
+
+async def test_an_owned_engine_starts_with_the_first_request(app):
+    status, headers, _ = await call(app, "PUT", headers=[TEXT, (b"host", b"test.example")])
+    assert status == 201
+    assert headers[b"location"] == b"http://test.example/a"
+
+
+async def test_an_engine_of_the_applications_own_must_have_been_started(memory):
+    engine = Engine(memory)
+    app = create_asgi(engine)
+    status, headers, body = await call(app, "PUT")
+    assert status == 503
+    assert b"not-started" in body
+    async with engine:
+        assert (await call(app, "PUT"))[0] == 201
+        await app.close()
+        assert engine.started
+
+
+async def test_a_store_that_cannot_be_opened_is_an_answer(memory):
+    remote = RemoteStore(memory)
+
+    async def refuse():
+        raise StoreError("The directory is in use by another server.")
+
+    remote.open = refuse  # type: ignore[method-assign]
+    app = create_asgi(remote)
+    status, _, body = await call(app, "PUT")
+    assert status == 503
+    assert b"in use by another server" in body
+
+
+class Lifespan:
+    def __init__(self, app):
+        self.incoming: asyncio.Queue = asyncio.Queue()
+        self.sent: asyncio.Queue = asyncio.Queue()
+        self.task = asyncio.create_task(app({"type": "lifespan"}, self.incoming.get, self.sent.put))
+
+    async def say(self, kind):
+        await self.incoming.put({"type": kind})
+        return (await self.sent.get())["type"]
+
+
+async def test_a_lifespan_starts_and_stops_an_owned_engine(memory):
+    remote = RemoteStore(memory)
+    lifespan = Lifespan(create_asgi(remote))
+    assert await lifespan.say("lifespan.startup") == "lifespan.startup.complete"
+    assert remote.opened
+    assert await lifespan.say("lifespan.shutdown") == "lifespan.shutdown.complete"
+    assert not remote.opened
+    await lifespan.task
+
+
+async def test_a_lifespan_tells_what_kept_it_from_starting(memory):
+    remote = RemoteStore(memory)
+
+    async def refuse():
+        raise StoreError("The directory is in use by another server.")
+
+    remote.open = refuse  # type: ignore[method-assign]
+    lifespan = Lifespan(create_asgi(remote))
+    assert await lifespan.say("lifespan.startup") == "lifespan.startup.failed"
+    await lifespan.task
+
+
+async def test_a_lifespan_leaves_the_applications_own_engine_alone(memory):
+    async with Engine(memory) as engine:
+        lifespan = Lifespan(create_asgi(engine))
+        assert await lifespan.say("lifespan.startup") == "lifespan.startup.complete"
+        assert await lifespan.say("lifespan.shutdown") == "lifespan.shutdown.complete"
+        assert engine.started
+
+
+async def test_an_engine_is_a_lifespan_for_frameworks(memory):
+    engine = Engine(memory)
+    async with engine.lifespan(object()):
+        assert engine.started
+    assert not engine.started
+
+
+@pytest.mark.parametrize(
+    "path, raw",
+    [("/streams/a", b"/streams/a"), ("/a", b"/a"), ("/a", None), ("/streams/a", b"/streams/a?x=1")],
+)
+async def test_below_a_mount_the_prefix_counts_whatever_the_server_makes_of_it(app, path, raw):
+    headers = [TEXT, (b"host", b"h")]
+    status, fields, _ = await call(
+        app, "PUT", path, headers=headers, raw_path=raw, root_path="/streams"
+    )
+    assert (status, fields[b"location"]) == (201, b"http://h/streams/a")
+    status, _, _ = await call(
+        app,
+        "PUT",
+        "/streams/b",
+        headers=[(b"stream-forked-from", b"/streams/a")],
+        root_path="/streams",
+    )
+    assert status == 201
+
+
+async def test_a_target_that_is_no_path_is_refused(app):
+    assert (await call(app, "GET", "*"))[0] == 400
+
+
+async def test_a_websocket_is_turned_away(app):
+    sent = []
+
+    async def receive():
+        return {"type": "websocket.connect"}
+
+    async def send(message):
+        sent.append(message)
+
+    await app({"type": "websocket"}, receive, send)
+    assert sent == [{"type": "websocket.close", "code": 1003}]
+
+
+async def test_a_body_comes_in_pieces(app):
+    await call(app, "PUT")
+    caller = Caller(app, "POST", headers=[TEXT])
+    caller.body(b"one ", more=True).body(b"", more=True).body(b"append")
+    assert (await caller.answer())[0] == 204
+    assert (await call(app))[2] == b"one append"
+
+
+async def test_a_client_that_leaves_in_the_middle_of_its_body_stored_nothing(app):
+    await call(app, "PUT")
+    caller = Caller(app, "POST", headers=[TEXT]).body(b"half", more=True)
+    caller.disconnect()
+    await caller.task
+    assert caller.sent == []
+    assert (await call(app))[2] == b""
+
+
+async def test_a_long_poll_is_left_at_once_when_its_client_is(memory):
+    async with Engine(memory) as engine:
+        app = create_asgi(engine)
+        await engine.create("a")
+        caller = Caller(app, query="offset=-1&live=long-poll").body()
+        while not len(engine.topics):
+            await asyncio.sleep(0)
+        caller.disconnect()
+        await caller.task
+        assert caller.sent == []
+        assert len(engine.topics) == 0
+
+
+async def test_an_append_whose_client_left_is_stored_all_the_same(memory):
+    remote = RemoteStore(memory)
+    async with Engine(remote) as engine:
+        app = create_asgi(engine)
+        await engine.create("a", content_type="text/plain")
+        remote.committing.shut()
+        caller = Caller(app, "POST", headers=[TEXT]).body(b"x")
+        await remote.committing.reached.wait()
+        caller.disconnect()
+        await caller.task
+        remote.committing.open()
+        await engine.append("a", "y")
+        assert (await engine.read("a")).data == b"xy"
+
+
+async def test_a_live_reader_is_left_at_once_when_its_client_is(memory):
+    async with Engine(memory) as engine:
+        app = create_asgi(engine)
+        await engine.create("a")
+        caller = Caller(app, query="offset=-1&live=sse").body()
+        while len(caller.sent) < 2:
+            await asyncio.sleep(0)
+        assert len(engine.topics) == 1
+        caller.disconnect()
+        await caller.task
+        assert len(engine.topics) == 0
+
+
+async def test_a_server_that_takes_nothing_makes_its_reader_fall_behind(memory):
+    async with Engine(memory) as engine:
+        app = create_asgi(engine)
+        await engine.create("a", content_type="text/plain")
+        caller = Caller(app, query="offset=-1&live=sse").body()
+        while len(caller.sent) < 2:
+            await asyncio.sleep(0)
+        caller.writable.clear()
+        for _ in range(100):
+            await engine.append("a", "x" * 10_000)
+            await asyncio.sleep(0)
+        caller.writable.set()
+        await engine.close_stream("a")
+        await caller.task
+        sizes = [len(message["body"]) for message in caller.sent[1:]]
+        assert sum(sizes) > 1_000_000
+        assert max(sizes) < 600_000
+        assert len(engine.topics) == 0
+
+
+async def test_a_server_that_fails_to_send_leaves_no_reader_behind(memory):
+    async with Engine(memory) as engine:
+        app = create_asgi(engine)
+        await engine.create("a")
+
+        async def send(message):
+            if message["type"] == "http.response.body":
+                raise OSError("gone")
+
+        caller = Caller(app, query="offset=-1&live=sse")
+        caller.task.cancel()
+        incoming: asyncio.Queue = asyncio.Queue()
+        incoming.put_nowait({"type": "http.request", "body": b""})
+        with pytest.raises(OSError, match="gone"):
+            await app(caller.scope, incoming.get, send)
+        assert len(engine.topics) == 0
+
+
+async def test_closing_the_app_tells_its_live_readers(memory):
+    app = create_asgi(memory)
+    await call(app, "PUT")
+    caller = Caller(app, query="offset=-1&live=sse").body()
+    while len(caller.sent) < 2:
+        await asyncio.sleep(0)
+    await app.close()
+    await caller.task
+    assert caller.sent[-1] == {"type": "http.response.body", "body": b""}
+
+
+async def test_it_works_mounted_in_a_framework_that_gives_it_no_lifespan():
+    app = create_asgi(MemoryStore())
+    outer = Starlette(routes=[Mount("/streams", app)])
+
+    class Served:
+        engine = app._mount.engine
+        handler = app._mount.handler
+
+    async with on_uvicorn(outer, app._mount.handler.close) as port:
+        client = Client(port, "/streams/", Served)  # type: ignore[arg-type]
+        created = await client.put("x/a", body=b"x")
+        assert created["location"] == "http://test.example/streams/x/a"
+        assert (await client.get("x/a")).body == b"x"
+        fork = await client.request("PUT", "b", {"stream-forked-from": "/streams/x/a"})
+        assert fork.status == 201
+        assert (await client.get("x%2Fa")).code == "invalid-path"
+        events = await client.sse("b?offset=-1&live=sse")
+        assert (await events.batch())[0] == "x"
+        await client.close()
+    await app.close()

@@ -1,0 +1,232 @@
+"""The command: what it takes, prints and explains, and how it ends."""
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import asynccontextmanager
+
+import pytest
+from click.testing import CliRunner
+from wire import Connection, Events, chunked, request_bytes
+
+from durable_streams_server import __version__, cli
+from durable_streams_server.serving import FRONT_ENDS
+
+LINE = re.compile(r"Serving durable streams from (\S+) at http://([^:]+|\[::1\]):(\d+)(/\S*)\n")
+
+
+@asynccontextmanager
+async def running(*options, entry=("-m", "durable_streams_server"), **environment):
+    """The command in a process of its own; gives it with its port, and ends it."""
+    process = await asyncio.create_subprocess_exec(
+        *([sys.executable, *entry] if entry[0] == "-m" else entry),
+        *options,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    try:
+        line = (await process.stdout.readline()).decode()
+        match = LINE.fullmatch(line)
+        assert match, line + (await process.stderr.read()).decode()
+        yield process, int(match[3]), match
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+        process._transport.close()
+
+
+async def ended(process, signum=signal.SIGTERM):
+    """End it as a supervisor does; its exit status and everything it still printed."""
+    began = time.monotonic()
+    process.send_signal(signum)
+    out, err = await process.communicate()
+    assert time.monotonic() - began < 5
+    return process.returncode, out.decode(), err.decode()
+
+
+@pytest.mark.parametrize("front_end", sorted(FRONT_ENDS))
+async def test_it_says_one_line_serves_and_ends_cleanly_with_readers_told(front_end):
+    async with running("--port", "0", "--front-end", front_end) as (process, port, match):
+        assert match[1] == "memory:"
+        assert match[4] == "/v1/stream/"
+        target = "/v1/stream/a"
+        async with await Connection.to(port) as writer:
+            text = {"content-type": "text/plain"}
+            created = await writer.request("PUT", target, text, b"x")
+            assert created.status == 201
+            assert (await writer.request("GET", "/health")).json == {"status": "ok"}
+            posted = await writer.request(
+                "POST", target, {**text, "transfer-encoding": "chunked"}, chunked(b"y")
+            )
+            assert posted.status == 204
+        poll, sse = await Connection.to(port), await Connection.to(port)
+        await sse.send(request_bytes("GET", target + "?offset=-1&live=sse"))
+        events = Events(sse, (await sse.head())[1])
+        assert (await events.batch())[0] == "xy"
+        await poll.send(request_bytes("GET", target + "?offset=now&live=long-poll"))
+        # Requests of one process are taken in order: when this is answered, so is that taken.
+        async with await Connection.to(port) as other:
+            assert (await other.request("HEAD", target)).status == 200
+        status, out, err = await ended(process)
+        assert (status, out, err) == (0, "", "")
+        assert (await poll.answer()).status == 204
+        assert await events.rest() == []
+        for connection in (poll, sse):
+            connection.abort()
+
+
+async def test_it_is_a_command_of_its_own_and_ends_on_an_interrupt_too():
+    command = os.path.join(os.path.dirname(sys.executable), "durable-streams-server")
+    environment = {
+        "DURABLE_STREAMS_PORT": "0",
+        "DURABLE_STREAMS_ROOT": "/streams",
+        "DURABLE_STREAMS_TOKEN": "s3cret",
+        "DURABLE_STREAMS_LOG_LEVEL": "debug",
+    }
+    async with running(entry=(command,), **environment) as (process, port, match):
+        assert match[4] == "/streams/"
+        async with await Connection.to(port) as connection:
+            assert (await connection.request("PUT", "/streams/a")).status == 401
+            allowed = {"authorization": "Bearer s3cret"}
+            assert (await connection.request("PUT", "/streams/a", allowed)).status == 201
+        status, out, err = await ended(process, signal.SIGINT)
+        assert (status, out) == (0, "")
+        assert "PUT a" in err
+        assert "s3cret" not in err
+
+
+def invoke(*options, **environment):
+    return CliRunner().invoke(cli.main, options, env=environment)
+
+
+@pytest.fixture
+def settings(monkeypatch):
+    """What the command would serve with, instead of serving."""
+    found = {}
+
+    async def serve(settings):
+        found.update(settings)
+
+    monkeypatch.setattr(cli, "serve", serve)
+    monkeypatch.setattr(cli, "_loop_runner", lambda: asyncio.run)
+    monkeypatch.setattr(cli, "_allow_many_files", lambda: None)
+    monkeypatch.setattr(cli.logging, "basicConfig", lambda **_: None)
+    return found
+
+
+OPTIONS = [
+    ("--store", "file:./elsewhere", "store", "file:./elsewhere"),
+    ("--host", "::1", "host", "::1"),
+    ("--port", "0", "port", 0),
+    ("--root", "/streams", "root", "/streams"),
+    ("--public-url", "https://example.com", "public_url", "https://example.com"),
+    ("--front-end", "aiohttp", "front_end", "aiohttp"),
+    ("--token", "s3cret", "token", "s3cret"),
+    ("--long-poll-timeout", "0.5", "long_poll_timeout", 0.5),
+    ("--sse-rotation", "5", "sse_rotation", 5.0),
+    ("--max-body", "2", "max_body", 2),
+    ("--chunk", "64", "chunk", 64),
+    ("--max-waiting-readers", "7", "max_waiting_readers", 7),
+    ("--max-producers", "8", "max_producers", 8),
+    ("--max-connections", "9", "max_connections", 9),
+    ("--idle-timeout", "10", "idle_timeout", 10.0),
+    ("--log-level", "debug", "log_level", "debug"),
+    ("--uds", "/tmp/x.sock", "uds", "/tmp/x.sock"),
+    ("--cors-origin", "https://a.example", "cors_origin", ("https://a.example",)),
+]
+
+
+@pytest.mark.parametrize("flag, value, name, expected", OPTIONS)
+def test_every_option_is_a_flag_and_a_variable(settings, flag, value, name, expected):
+    assert invoke(flag, value).exit_code == 0
+    assert settings[name] == expected
+    settings.clear()
+    option = next(p for p in cli.main.params if flag in p.opts)
+    variable = f"DURABLE_STREAMS_{option.name.upper()}"
+    assert invoke(**{variable: value}).exit_code == 0
+    assert settings[name] == expected
+
+
+def test_every_flag_has_its_variable_by_its_own_name():
+    """``--port`` is ``DURABLE_STREAMS_PORT``, whatever the code calls it."""
+    for option in cli.main.params:
+        flag = max(option.opts, key=len).removeprefix("--")
+        if flag != "version":
+            expected = f"DURABLE_STREAMS_{flag.upper().replace('-', '_')}"
+            assert option.envvar or f"DURABLE_STREAMS_{option.name.upper()}" == expected
+
+
+@pytest.mark.parametrize("flag", ["--public", "--no-compress"])
+def test_switches(settings, flag):
+    assert invoke(flag).exit_code == 0
+    assert settings[flag[2:].replace("-", "_")] is True
+
+
+def test_settings_become_limits(settings):
+    assert invoke("--max-body", "2", "--chunk", "64", "--long-poll-timeout", "0.5").exit_code == 0
+    limits = cli.limits_of(settings)
+    assert (limits.max_body, limits.chunk) == (2 * 1024 * 1024, 64 * 1024)
+    assert limits.long_poll_timeout == 0.5
+
+
+def test_it_tells_its_version():
+    result = invoke("--version")
+    assert (result.exit_code, result.output.strip()) == (
+        0,
+        f"durable-streams-server, version {__version__}",
+    )
+
+
+def test_help_names_every_option():
+    output = invoke("--help").output
+    for flag, *_ in OPTIONS:
+        assert flag in output
+    assert "DURABLE_STREAMS_PORT" in output
+
+
+@pytest.mark.parametrize(
+    "options, explanation",
+    [
+        (["--store", "nonsense"], "is no store URL. Use memory:, file:PATH or redis://HOST"),
+        (["--store", "carrier-pigeon:x"], "No installed package provides a store"),
+        (["--store", "memory:x"], "Use memory: alone"),
+        (["--host", "no.such.host.invalid", "--port", "0"], "Check --host and --port"),
+        (["--tls-key", __file__], "--tls-key needs --tls-cert"),
+        (["--tls-cert", __file__], "not in PEM"),
+        (["--port", "70000"], "70000 is not in the range"),
+        (["--front-end", "carrier-pigeon"], "is not one of"),
+        (["--log-level", "loud"], "is not one of"),
+        (["--long-poll-timeout", "-1"], "is not in the range"),
+    ],
+)
+def test_what_it_cannot_do_it_explains_in_a_sentence(options, explanation, monkeypatch):
+    monkeypatch.setattr(cli.logging, "basicConfig", lambda **_: None)
+    result = invoke(*options)
+    assert result.exit_code in (1, 2)
+    assert explanation in " ".join(result.output.split())
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize("front_end", sorted(FRONT_ENDS))
+def test_a_taken_port_is_explained(front_end, monkeypatch):
+    monkeypatch.setattr(cli.logging, "basicConfig", lambda **_: None)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        result = invoke("--port", port, "--front-end", front_end)
+    assert result.exit_code == 1
+    assert f"127.0.0.1:{port} is taken by another program" in result.output
+    assert "Traceback" not in result.output
+
+
+def test_a_port_of_the_systems_is_explained():
+    error = PermissionError(13, "Permission denied")
+    message = cli._listen_problem(error, {"uds": None, "host": "::1", "port": 80})
+    assert "choose a --port above 1023" in message
