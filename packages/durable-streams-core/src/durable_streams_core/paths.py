@@ -6,6 +6,7 @@ disagree on it, and two names for one stream are a way round access rules.
 """
 
 import re
+from functools import lru_cache
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
@@ -19,6 +20,7 @@ _BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_~-][A-Za-z0-9._~-]*(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*")
 
 
+@lru_cache(maxsize=4096)
 def decode_path(raw: str, max_bytes: int = MAX_PATH_BYTES) -> str:
     """The path in a request target, still percent-encoded there; raises :class:`InvalidRequest`."""
     if len(raw) > 3 * max_bytes:

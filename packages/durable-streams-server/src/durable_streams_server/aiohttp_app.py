@@ -221,10 +221,7 @@ _STATUS_LINES = {
 
 
 def _head_bytes(response: Response, framing: bytes) -> bytes:
-    parts = [_STATUS_LINES[response.status]]
-    for name, value in response.headers:
-        parts += (name, b": ", value, b"\r\n")
-    parts += (framing, _date_line(), _SERVER, b"\r\n")
+    parts = (_STATUS_LINES[response.status], response.lines, framing, _date_line(), _SERVER, b"\r\n")
     return b"".join(parts)
 
 

@@ -58,12 +58,14 @@ def parse_query(query: str) -> tuple[str | None, str | None, str | None]:
 def parse_producer(head: RequestHead) -> ProducerClaim | None:
     """The producer headers: all three or none (§5.2.1)."""
     headers = head.headers
-    present = [
-        name in headers for name in (b"producer-id", b"producer-epoch", b"producer-seq")
-    ]
-    if not any(present):
+    missing = (
+        (b"producer-id" not in headers)
+        + (b"producer-epoch" not in headers)
+        + (b"producer-seq" not in headers)
+    )
+    if missing == 3:
         return None
-    if not all(present):
+    if missing:
         raise InvalidRequest(
             "Producer-Id, Producer-Epoch and Producer-Seq go together: send all three or none.",
             code="incomplete-producer",
@@ -95,6 +97,8 @@ def parse_seq(head: RequestHead) -> bytes | None:
 
 def parse_if_match(head: RequestHead) -> int | None:
     """The extension of ours: the tail that an append expects, as ``If-Match: "<offset>"``."""
+    if b"if-match" not in head.headers:
+        return None
     value = head.text(b"if-match")
     if value is None or value.strip() == "*":
         return None

@@ -237,6 +237,10 @@ class Handler:
     def cache(self) -> Header:
         return self._cache
 
+    def base_lines(self, base: list[Header]) -> bytes:
+        """What every answer carries, as it goes on the wire."""
+        return self._cors.lines(base)
+
 
 def not_authenticated() -> ProtocolError:
     return ProtocolError(
@@ -259,8 +263,8 @@ class Exchange:
     """One request on its way: permission, body, answer."""
 
     __slots__ = (
-        "_base", "_engine", "_handler", "_stored_status", "asked", "head", "path", "permission",
-        "takes_body", "verdict",
+        "_base", "_done", "_engine", "_handler", "_pending", "_respond", "_stored_status",
+        "asked", "head", "path", "permission", "takes_body", "verdict",
     )  # fmt: skip
 
     def __init__(
@@ -275,6 +279,8 @@ class Exchange:
         self._engine = handler.engine
         self._base = base
         self._stored_status = 204
+        self._done: Response | None = None
+        self._pending: Pending | None = None
         self.head = head
         self.path = path
         self.asked = asked
@@ -387,6 +393,9 @@ class Exchange:
         return self._appended(await self._engine.perform(self.path, operation))
 
     def _appended(self, appended: Appended) -> Response:
+        if appended.epoch < 0 and not appended.closed:
+            base = self._handler.base_lines(self._base)
+            return Response(204, lines=headers.appended_lines(base, appended.tail))
         fields = [*self._base, headers.next_offset(appended.tail)]
         if appended.closed:
             fields.append(headers.CLOSED)
@@ -643,21 +652,24 @@ class Exchange:
         self, operation: Operation[Any], respond: Callable[[Any], Response]
     ) -> Response | Pending:
         """Put an operation in its lane, and answer at once if it is done at once."""
-        pending = Pending()
-
-        def done(answer: object) -> None:
-            if isinstance(answer, ProtocolError):
-                pending.resolve(problem(answer, self._base))
-            else:
-                pending.resolve(respond(answer))
-
-        ticket = self._engine.submit(self.path, operation, done)
-        result = pending.result
-        if result is not None:
-            assert isinstance(result, Response)
-            return result
+        self._respond = respond
+        ticket = self._engine.submit(self.path, operation, self._settle)
+        if self._done is not None:
+            return self._done
+        pending = self._pending = Pending()
         pending.on_cancel(ticket.cancel)
         return pending
+
+    def _settle(self, answer: object) -> None:
+        """The operation's outcome, while it is being submitted or later."""
+        if isinstance(answer, ProtocolError):
+            response = problem(answer, self._base)
+        else:
+            response = self._respond(answer)
+        if self._pending is None:
+            self._done = response
+        else:
+            self._pending.resolve(response)
 
     def _later(self, work: Coroutine[Any, Any, Response | Live]) -> Pending:
         """An answer that a coroutine works out."""

@@ -2,7 +2,7 @@
 
 from durable_streams_core.offsets import format_offset
 from durable_streams_core.streams import Birth
-from durable_streams_server.http.messages import Header
+from durable_streams_server.http.messages import Header, to_lines
 
 NOSNIFF: Header = (b"x-content-type-options", b"nosniff")
 RESOURCE_POLICY: Header = (b"cross-origin-resource-policy", b"cross-origin")
@@ -20,6 +20,11 @@ SSE_BASE64: Header = (b"stream-sse-data-encoding", b"base64")
 
 def next_offset(position: int) -> Header:
     return (b"stream-next-offset", format_offset(position).encode())
+
+
+def appended_lines(base: bytes, tail: int) -> bytes:
+    """The headers of the answer that is sent most often: a plain append was stored."""
+    return b"%bstream-next-offset: %b\r\n" % (base, format_offset(tail).encode())
 
 
 def content_type(birth: Birth) -> Header:
@@ -50,6 +55,7 @@ class Cors:
             (b"access-control-expose-headers", self.EXPOSED),
         ]
         self._shut: list[Header] = [*SECURITY, (b"vary", b"origin")] if origins else SECURITY
+        self._open_lines = to_lines(self._open)
 
     def headers(self, origin: bytes | None) -> list[Header]:
         """What every answer carries, for a request of this ``Origin``."""
@@ -62,6 +68,10 @@ class Cors:
                 (b"access-control-expose-headers", self.EXPOSED),
             ]
         return self._shut
+
+    def lines(self, base: list[Header]) -> bytes:
+        """What :meth:`headers` returned, as it goes on the wire."""
+        return self._open_lines if base is self._open else to_lines(base)
 
     def preflight(self) -> list[Header]:
         return [

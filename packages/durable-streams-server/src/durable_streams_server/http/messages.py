@@ -93,14 +93,49 @@ def fold_into(folded: dict[bytes, bytes], name: bytes, value: bytes) -> None:
 
 
 class Response:
-    """A complete answer. ``headers`` do not include Content-Length, Date or Connection."""
+    """A complete answer, less Content-Length, Date and Connection.
 
-    __slots__ = ("body", "headers", "status")
+    Its headers are pairs or, where they are most often only written, the ``lines`` that they make
+    on the wire. Each form is made from the other when it is first asked for.
+    """
 
-    def __init__(self, status: int, headers: list[Header], body: bytes = b"") -> None:
+    __slots__ = ("_headers", "_lines", "body", "status")
+
+    def __init__(
+        self,
+        status: int,
+        headers: list[Header] | None = None,
+        body: bytes = b"",
+        *,
+        lines: bytes | None = None,
+    ) -> None:
         self.status = status
-        self.headers = headers
         self.body = body
+        self._headers = headers
+        self._lines = lines
+
+    @property
+    def headers(self) -> list[Header]:
+        if self._headers is None:
+            self._headers = to_pairs(self._lines or b"")
+        return self._headers
+
+    @property
+    def lines(self) -> bytes:
+        if self._lines is None:
+            self._lines = to_lines(self._headers or [])
+        return self._lines
+
+
+def to_lines(headers: Iterable[Header]) -> bytes:
+    """Header pairs as they go on the wire, each with its line end."""
+    return b"".join([b"%b: %b\r\n" % header for header in headers])
+
+
+def to_pairs(lines: bytes) -> list[Header]:
+    """What :func:`to_lines` was given."""
+    pairs = (line.partition(b": ") for line in lines.split(b"\r\n")[:-1])
+    return [(name, value) for name, _, value in pairs]
 
 
 class Sink(Protocol):

@@ -26,11 +26,7 @@ def date_line(now: float) -> bytes:
 
 def head(response: Response, framing: bytes, date: bytes) -> bytes:
     """Status line and headers, up to and including the empty line."""
-    parts = [STATUS_LINES[response.status], date]
-    for name, value in response.headers:
-        parts += (name, b": ", value, b"\r\n")
-    parts += (framing, b"\r\n")
-    return b"".join(parts)
+    return b"".join((STATUS_LINES[response.status], date, response.lines, framing, b"\r\n"))
 
 
 def chunk(frame: bytes) -> bytes:
