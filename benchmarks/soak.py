@@ -177,7 +177,9 @@ class Client:
             await self.answer()
 
     async def chunks(self) -> None:
-        head = f"POST {self.path} HTTP/1.1\r\nHost: soak\r\n{TEXT}Transfer-Encoding: chunked\r\n\r\n"
+        head = (
+            f"POST {self.path} HTTP/1.1\r\nHost: soak\r\n{TEXT}Transfer-Encoding: chunked\r\n\r\n"
+        )
         self.writer.write(head.encode())
         for _ in range(self.dice.randrange(20)):
             self.writer.write(b"400\r\n" + b"y" * 1024 + b"\r\n")

@@ -267,14 +267,14 @@ async def producers(server: Server, seconds: float, use_wrk: bool) -> Measure:
 
         return one
 
-    measure = await measured(
-        server, closed_loops(url, following, connections=64, seconds=seconds)
-    )
+    measure = await measured(server, closed_loops(url, following, connections=64, seconds=seconds))
     await ask(url, "DELETE")
     return measure
 
 
-BATCH = b"[" + b",".join(b'{"n":%d,"text":"a message of some length"}' % n for n in range(100)) + b"]"
+BATCH = (
+    b"[" + b",".join(b'{"n":%d,"text":"a message of some length"}' % n for n in range(100)) + b"]"
+)
 
 WORKLOADS = {
     workload.name: workload

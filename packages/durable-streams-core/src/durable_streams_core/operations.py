@@ -85,6 +85,8 @@ class Body:
         """Raises :class:`InvalidRequest` where the content rules refuse it."""
         if self._stored is not None and self._stored[0] is kind:
             return self._stored[1]
+        if kind is not Kind.JSON and not self.value:
+            return self.raw
         if self.value and kind is not Kind.JSON:
             raise InvalidRequest(
                 "Only application/json streams take values; give bytes or text to this one.",
@@ -153,9 +155,10 @@ class Append(msgspec.Struct, frozen=True, gc=False):
                 raise StreamClosed(draft.tail)
             return Appended(draft.tail, True)
         stored = NO_DATA
-        if self.body:
-            if self.content_type is not None:
-                require_same_type(self.content_type, birth.content_type)
+        if self.body.raw:
+            asked = self.content_type
+            if asked is not None and asked != birth.content_type:
+                require_same_type(asked, birth.content_type)
             stored = self.body.stored(birth.kind)
         elif not self.close:
             raise InvalidRequest(

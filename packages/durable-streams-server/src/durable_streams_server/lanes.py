@@ -128,8 +128,7 @@ class Lanes:
         self._batches: set[asyncio.Task[None]] = set()
         self._resends: set[asyncio.Task[None]] = set()
         self._pending = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._emptied: asyncio.Event | None = None
         self._next = count(random.getrandbits(32))
         self._prefix = os.urandom(8).hex()
         self._running = False
@@ -141,11 +140,14 @@ class Lanes:
     @property
     def idle(self) -> bool:
         """Whether nothing is queued or in flight."""
-        return self._idle.is_set()
+        return not self._pending
 
     async def drained(self) -> None:
         """Return once nothing is queued or in flight."""
-        await self._idle.wait()
+        while self._pending:
+            if self._emptied is None:
+                self._emptied = asyncio.Event()
+            await self._emptied.wait()
 
     async def abandon(self) -> None:
         """Stop asking for outcomes that the store does not tell, and tell whoever still waits."""
@@ -167,7 +169,6 @@ class Lanes:
         """Take operations, at first or again after :meth:`abandon`."""
         self._running = True
         self._pending = self._queued_bytes = 0
-        self._idle.set()
 
     def submit(self, path: str, operation: Operation[Any], done: Done) -> Ticket:
         """Queue an operation; raises :class:`Unavailable` when too much is queued already.
@@ -191,12 +192,18 @@ class Lanes:
             raise Unavailable("Too many operations wait for this stream.", code="overloaded")
         self._queued_bytes += size
         ticket = Ticket(operation, done, size)
-        lane.queue.append(ticket)
-        if not lane.busy:
-            lane.busy = True
-            if not self._pending:
-                self._idle.clear()
-            self._pending += 1
+        if lane.busy:
+            lane.queue.append(ticket)
+            return ticket
+        lane.busy = True
+        self._pending += 1
+        local = self._local
+        if local is not None:
+            # The short way: alone, and the facts are at hand.
+            lane.flight = [ticket]
+            self._decide(lane, local.peek(path, operation.fields), fresh=True)
+        else:
+            lane.queue.append(ticket)
             self._begin(lane)
         return ticket
 
@@ -240,7 +247,11 @@ class Lanes:
         assert self._local is not None
 
         def done(outcomes: Sequence[Outcome]) -> None:
-            self._settle(lane, draft, answers, commit, outcomes[0])
+            outcome = outcomes[0]
+            if type(outcome) is Applied:
+                self._succeed(lane, draft, answers, commit, outcome.tail)
+            else:
+                self._settle(lane, draft, answers, commit, outcome)
 
         self._local.submit((commit,), done)
 
@@ -313,8 +324,9 @@ class Lanes:
             return
         lane.busy = False
         self._pending -= 1
-        if not self._pending:
-            self._idle.set()
+        if self._emptied is not None and not self._pending:
+            self._emptied.set()
+            self._emptied = None
         if self._local is not None or lane.facts is None:
             self._lanes.pop(lane.path, None)
 

@@ -40,8 +40,12 @@ class MemoryStore(LocalStore):
     def submit(
         self, batch: Sequence[Commit], done: Callable[[Sequence[Outcome]], None]
     ) -> None:
-        outcomes = [self._apply(commit) for commit in batch]
-        self._tell()
+        if len(batch) == 1:
+            outcomes = [self._apply(batch[0])]
+        else:
+            outcomes = [self._apply(commit) for commit in batch]
+        if self._untold:
+            self._tell()
         done(outcomes)
 
     def _tell(self) -> None:

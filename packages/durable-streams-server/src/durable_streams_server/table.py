@@ -60,7 +60,7 @@ class Entity:
             for key, value in guard.fields.items():
                 if own.get(key) != value:
                     return False
-        return not any(self.counts.get(kind) for kind in guard.none_of)
+        return not guard.none_of or not any(self.counts.get(kind) for kind in guard.none_of)
 
     def set_fields(self, changes: Mapping[str, bytes | None]) -> None:
         own = self.fields
@@ -168,18 +168,21 @@ class Table(Generic[AnyEntity]):
             entity.set_fields(delta.fields)
         return Applied(head.tail)
 
-    def changes(self, path: str, delta: Delta, before: Head | None) -> Iterator[Change]:
+    def changes(self, path: str, delta: Delta, before: Head | None) -> Sequence[Change]:
         """What watchers hear of a change that was just applied; ``before`` is the head it met."""
+        removed: tuple[Change, ...] = ()
         if delta.remove and before is not None:
-            yield Change(path, before.incarnation, before.tail, before.closed, True)
+            removed = (Change(path, before.incarnation, before.tail, before.closed, True),)
         entity = self.entities.get(path)
         if entity is None:
-            return
-        head = entity.head
+            return removed
         if delta.data or delta.close or delta.state is not None or delta.create is not None:
+            head = entity.head
             data = delta.data if len(delta.data) <= SMALL_CHANGE else None
             gone = head.state != "live"
-            yield Change(path, head.incarnation, head.tail, head.closed, gone, data)
+            change = Change(path, head.incarnation, head.tail, head.closed, gone, data)
+            return (*removed, change) if removed else (change,)
+        return removed
 
     def scan(
         self, path: str, incarnation: str, kind: str, after: str, limit: int

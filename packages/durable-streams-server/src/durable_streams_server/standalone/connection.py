@@ -22,6 +22,7 @@ import httptools
 from durable_streams_core.errors import ProtocolError
 from durable_streams_server.http.handler import Exchange, internal_error
 from durable_streams_server.http.messages import (
+    Answer,
     Live,
     Pending,
     RequestHead,
@@ -30,6 +31,7 @@ from durable_streams_server.http.messages import (
 )
 from durable_streams_server.mounting import split_target
 from durable_streams_server.standalone import wire
+from durable_streams_server.standalone.familiar import Block
 from durable_streams_server.standalone.strictness import (
     bad_syntax,
     check_head,
@@ -87,10 +89,10 @@ class Connection(asyncio.Protocol):
     """Parses requests, has them answered, and writes the answers. Also a live answer's sink."""
 
     __slots__ = (
-        "_asking", "_busy", "_chunked", "_ending", "_eof", "_feeding", "_handler", "_head_size",
+        "_asking", "_between", "_busy", "_chunked", "_ending", "_eof", "_feeding", "_handler", "_head_size",
         "_headers", "_held", "_in_head", "_keep", "_linger", "_live", "_out", "_parser", "_paused",
         "_pending", "_queue", "_quiet", "_request", "_secure", "_server", "_state", "_target",
-        "_transport", "_unread", "deadline",
+        "_transport", "_unfamiliar", "_unread", "deadline",
     )  # fmt: skip
 
     _transport: asyncio.Transport
@@ -108,6 +110,10 @@ class Connection(asyncio.Protocol):
         self._head_size = 0
         self._in_head = False
         self._quiet = 0
+        # The parser has no part of a request.
+        self._between = True
+        # What it is being given, where that may turn out to be one whole request.
+        self._unfamiliar = b""
         # The request whose body is being received, and those received before their turn.
         self._request: Request | None = None
         self._queue: list[Request] = []
@@ -143,7 +149,14 @@ class Connection(asyncio.Protocol):
             if len(self._held) > MAX_HELD:
                 self._transport.pause_reading()
             return
+        if self._between:
+            seen = self._server.familiar.recognise(data)
+            if seen is not None:
+                self._take_familiar(data, seen)
+                return
+            self._unfamiliar = data
         self._feed(data)
+        self._unfamiliar = b""
         self._flush()
         self._wait()
 
@@ -214,6 +227,9 @@ class Connection(asyncio.Protocol):
 
     # What the parser says.
 
+    def on_message_begin(self) -> None:
+        self._between = False
+
     def on_url(self, piece: bytes) -> None:
         self._target = target = self._target + piece if self._target else piece
         if len(target) > self._server.bounds.max_target:
@@ -280,6 +296,12 @@ class Connection(asyncio.Protocol):
         if request is None:
             raise _Ignored
         self._request = None
+        self._between = True
+        if self._unfamiliar and request.keep_alive and not request.old:
+            head = request.head
+            if head is not None:
+                self._server.familiar.learn(self._unfamiliar, head.headers, request.size)
+            self._unfamiliar = b""
         self._headers = {}
         self._target = b""
         self._head_size = self._quiet = 0
@@ -292,6 +314,56 @@ class Connection(asyncio.Protocol):
             self._answer(request)
 
     # Receiving.
+
+    def _take_familiar(self, data: bytes, seen: tuple[str, str, str, Block, int]) -> None:
+        """A whole request with headers that need no parsing."""
+        method, path, query, block, at = seen
+        server = self._server
+        root = server.root
+        answer: Answer | None = None
+        if path.startswith(root):
+            head = RequestHead(
+                method,
+                path[len(root) :],
+                query,
+                block.headers,
+                root=root,
+                scheme="https" if self._secure else "http",
+            )
+            if server.asks:
+                # The hook is a stranger's: it gets headers of its own.
+                head.headers = dict(block.headers)
+                head.native = head
+            begun = self._handler.begin(head)
+            if isinstance(begun, Exchange):
+                if begun.permission is None and begun.verdict is None:
+                    answer = begun.run(data[at:] if block.length and begun.takes_body else b"")
+            else:
+                answer = begun
+        else:
+            begun = answer = self._handler.outside(method, path, root)
+        if type(answer) is Response:
+            if method != "HEAD" and not server.closing and len(answer.body) <= JOINED:
+                body = answer.body
+                status = answer.status
+                end = b"\r\n"
+                if status not in wire.BODILESS:
+                    end = b"content-length: %d\r\n\r\n%b" % (len(body), body)
+                self._transport.write(server.prefix(status) + answer.lines + end)
+                self.deadline = server.now + server.bounds.idle_timeout
+                return
+        request = Request(begun, keep_alive=True)
+        request.bodiless = method == "HEAD"
+        if isinstance(begun, Exchange):
+            request.head = begun.head
+            if block.length and begun.takes_body:
+                request.chunks = [data[at:]]
+        if answer is None:
+            self._answer(request)
+        else:
+            self._give(request, answer)
+        self._flush()
+        self._wait()
 
     def _feed(self, data: bytes) -> None:
         """Parse as much as may be parsed now and hold the rest."""
@@ -419,7 +491,10 @@ class Connection(asyncio.Protocol):
             self._respond(request, begun.verdict)
             return
         chunks = request.chunks
-        answer = begun.run(chunks[0] if len(chunks) == 1 else b"".join(chunks))
+        self._give(request, begun.run(chunks[0] if len(chunks) == 1 else b"".join(chunks)))
+
+    def _give(self, request: Request, answer: Answer) -> None:
+        """Send an answer, or wait for it."""
         if type(answer) is Response:
             self._respond(request, answer)
         elif type(answer) is Pending:
@@ -470,7 +545,7 @@ class Connection(asyncio.Protocol):
             self._ending = True
         elif request.old:
             framing += wire.KEEP_ALIVE
-        head = wire.head(response, framing, self._server.date)
+        head = wire.head(self._server.prefix(status), response, framing)
         if len(body) <= JOINED:
             self._out.append(head + body)
         else:
@@ -487,7 +562,7 @@ class Connection(asyncio.Protocol):
         framing = wire.CHUNKED if self._chunked else b""
         if not self._keep:
             framing += wire.CLOSE
-        self._out.append(wire.head(live.head, framing, self._server.date))
+        self._out.append(wire.head(self._server.prefix(live.head.status), live.head, framing))
         live.attach(self)
         self._push()
 

@@ -10,6 +10,7 @@ from durable_streams_server.mounting import Mount
 from durable_streams_server.standalone import wire
 from durable_streams_server.standalone.bounds import Bounds
 from durable_streams_server.standalone.connection import Connection
+from durable_streams_server.standalone.familiar import Familiar
 
 log = logging.getLogger("durable_streams_server.standalone")
 
@@ -28,7 +29,8 @@ class StandaloneServer:
         """Whether an access hook wants to see the request."""
         self.closing = False
         self.now = 0.0
-        self.date = b""
+        self.familiar = Familiar()
+        self._prefixes: dict[int, bytes] = {}
         self._connections: set[Connection] = set()
         self._empty = asyncio.Event()
         self._listeners: list[asyncio.Server] = []
@@ -95,7 +97,8 @@ class StandaloneServer:
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(TICK_SECONDS, self._tick)
         self.now = now = loop.time()
-        self.date = wire.date_line(time.time())
+        date = wire.date_line(time.time())
+        self._prefixes = {status: line + date for status, line in wire.STATUS_LINES.items()}
         late = [connection for connection in self._connections if connection.deadline < now]
         for connection in late:
             try:
@@ -116,6 +119,10 @@ class StandaloneServer:
         self._connections.discard(connection)
         if not self._connections:
             self._empty.set()
+
+    def prefix(self, status: int) -> bytes:
+        """An answer's status line and Date header."""
+        return self._prefixes[status]
 
     def framed(self, frame: bytes) -> bytes:
         """A frame as a chunk, made once for all readers that get the same one."""

@@ -24,9 +24,9 @@ def date_line(now: float) -> bytes:
     return b"date: " + formatdate(now, usegmt=True).encode() + b"\r\n"
 
 
-def head(response: Response, framing: bytes, date: bytes) -> bytes:
-    """Status line and headers, up to and including the empty line."""
-    return b"".join((STATUS_LINES[response.status], date, response.lines, framing, b"\r\n"))
+def head(prefix: bytes, response: Response, framing: bytes) -> bytes:
+    """Everything before the body. ``prefix`` is the status line and the Date header."""
+    return b"".join((prefix, response.lines, framing, b"\r\n"))
 
 
 def chunk(frame: bytes) -> bytes:
