@@ -31,11 +31,16 @@ async def on_uvicorn(app: object, farewell: Callable[[], None]) -> AsyncIterator
         try:
             yield listener.getsockname()[1]
         finally:
+            # As uvicorn's own shutdown, less its pause.
             farewell()
-            for _ in range(100):  # turns of the loop, in which it sees that its clients left
-                if server.server_state.connections:
-                    await asyncio.sleep(0)
-            await server.shutdown(sockets=[listener])
+            for each in server.servers:
+                each.close()
+            state = server.server_state
+            for connection in list(state.connections):
+                connection.shutdown()
+            while state.connections or state.tasks:
+                await asyncio.sleep(0.001)
+            await server.lifespan.shutdown()
 
 
 @asynccontextmanager

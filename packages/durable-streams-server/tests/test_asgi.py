@@ -75,7 +75,7 @@ async def test_an_owned_engine_starts_with_the_first_request(app):
 async def test_an_engine_of_the_applications_own_must_have_been_started(memory):
     engine = Engine(memory)
     app = create_asgi(engine)
-    status, headers, body = await call(app, "PUT")
+    status, _headers, body = await call(app, "PUT")
     assert status == 503
     assert b"not-started" in body
     async with engine:

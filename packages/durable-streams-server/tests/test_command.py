@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -20,13 +21,17 @@ from durable_streams_server.serving import FRONT_ENDS
 LINE = re.compile(r"Serving durable streams from (\S+) at http://([^:]+|\[::1\]):(\d+)(/\S*)\n")
 
 
+MEMORY = {"DURABLE_STREAMS_STORE": "memory:"}
+"""The default would leave files behind."""
+
+
 @asynccontextmanager
 async def running(*options, entry=("-m", "durable_streams_server"), **environment):
     """The command in a process of its own; gives it with its port, and ends it."""
     process = await asyncio.create_subprocess_exec(
         *([sys.executable, *entry] if entry[0] == "-m" else entry),
         *options,
-        env={**os.environ, **environment},
+        env={**os.environ, **MEMORY, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
@@ -84,7 +89,7 @@ async def test_it_says_one_line_serves_and_ends_cleanly_with_readers_told(front_
 
 
 async def test_it_is_a_command_of_its_own_and_ends_on_an_interrupt_too():
-    command = os.path.join(os.path.dirname(sys.executable), "durable-streams-server")
+    command = str(Path(sys.executable).with_name("durable-streams-server"))
     environment = {
         "DURABLE_STREAMS_PORT": "0",
         "DURABLE_STREAMS_ROOT": "/streams",
@@ -104,7 +109,7 @@ async def test_it_is_a_command_of_its_own_and_ends_on_an_interrupt_too():
 
 
 def invoke(*options, **environment):
-    return CliRunner().invoke(cli.main, options, env=environment)
+    return CliRunner().invoke(cli.main, options, env={**MEMORY, **environment})
 
 
 @pytest.fixture
