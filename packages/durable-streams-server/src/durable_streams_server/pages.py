@@ -19,6 +19,8 @@ from durable_streams_core.store import LocalStore, Store
 from durable_streams_core.streams import Birth, Origin, birth_of, expired
 
 MAX_ANCESTORS = 65_536
+MAX_KEPT = 256
+MAX_KEPT_BYTES = 16 * 1024
 
 
 class Page(msgspec.Struct, frozen=True, gc=False):
@@ -66,12 +68,32 @@ class Pages:
         self._store = store
         self._local = store if isinstance(store, LocalStore) else None
         self._ancestry: OrderedDict[str, tuple[Head, Origin | None]] = OrderedDict()
+        self._kept: dict[str, tuple[int, Page]] = {}
 
     def page_now(self, path: str, position: int | None, limit: int) -> Page | None:
         """A page at once, or None if it has to be waited for."""
         local = self._local
         if local is None:
             return None
+        kept = self._kept.get(path)
+        if kept is not None:
+            # Many read the same page of a stream. While its head is the very one that the page
+            # was made of, and the stream has no life to renew, it is the page to give.
+            known = kept[1]
+            if known.start == position and kept[0] == limit:
+                facts = local.peek(path)
+                if facts is not None and facts.head is known.head:
+                    return known
+        page = self._make_now(local, path, position, limit)
+        if page is not None and not page.head.deadline and len(page.data) <= MAX_KEPT_BYTES:
+            if len(self._kept) >= MAX_KEPT:
+                self._kept.clear()
+            self._kept[path] = limit, page
+        return page
+
+    def _make_now(
+        self, local: LocalStore, path: str, position: int | None, limit: int
+    ) -> Page | None:
         steps = self.steps(path, position, limit)
         try:
             need = next(steps)

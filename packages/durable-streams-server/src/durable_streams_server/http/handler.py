@@ -67,7 +67,7 @@ from durable_streams_server.http.messages import (
     Response,
     problem,
 )
-from durable_streams_server.pages import Page
+from durable_streams_server.pages import MAX_KEPT, MAX_KEPT_BYTES, Page
 
 log = logging.getLogger("durable_streams_server.http")
 
@@ -118,6 +118,7 @@ class Handler:
             b"cache-control",
             page_cache_control(public=options.public).encode(),
         )
+        self._kept: dict[tuple[str, str], tuple[Page, list[Header], Response]] = {}
         self._public_url = None if options.public_url is None else options.public_url.rstrip("/")
         self._public_path = urlsplit(self._public_url or "").path
         if self._public_url is not None:
@@ -236,6 +237,19 @@ class Handler:
     @property
     def cache(self) -> Header:
         return self._cache
+
+    def kept(self, page: Page, base: list[Header], coding: str) -> Response | None:
+        """The answer that was made of this very page before."""
+        known = self._kept.get((page.head.incarnation, coding))
+        if known is not None and known[0] is page and known[1] is base:
+            return known[2]
+        return None
+
+    def keep(self, page: Page, base: list[Header], coding: str, response: Response) -> None:
+        if len(response.body) <= MAX_KEPT_BYTES:
+            if len(self._kept) >= MAX_KEPT:
+                self._kept.clear()
+            self._kept[page.head.incarnation, coding] = page, base, response
 
     def base_lines(self, base: list[Header]) -> bytes:
         """What every answer carries, as it goes on the wire."""
@@ -519,32 +533,45 @@ class Exchange:
         return fields
 
     def _page_response(self, page: Page, cursor: str | None) -> Response | Pending:
-        options = self._handler.options
-        fields = self._page_fields(page)
+        handler = self._handler
+        options = handler.options
         request = self.head.headers
         birth = page.birth
+        coding = ""
+        compressible = (
+            len(page.data) >= compression.MIN_BYTES
+            and options.compress
+            and compression.is_compressible(birth.content_type)
+        )
+        if compressible and compression.accepts_gzip(request.get(b"accept-encoding")):
+            coding = compression.GZIP
+        if_none_match = request.get(b"if-none-match")
+        plain = cursor is None and if_none_match is None
+        if plain:
+            kept = handler.kept(page, self._base, coding)
+            if kept is not None:
+                return kept
+        fields = self._page_fields(page)
         # An empty page at an open tail says what is true only now.
-        fields.append(self._handler.cache if page.data or page.closed else headers.NO_CACHE)
+        fields.append(handler.cache if page.data or page.closed else headers.NO_CACHE)
         if cursor is not None and not page.closed:
             fields.append((b"stream-cursor", cursor.encode()))
-        coding = ""
-        large = len(page.data) >= compression.MIN_BYTES
-        if large and options.compress and compression.is_compressible(birth.content_type):
+        if compressible:
             fields.append(headers.VARY_ENCODING)
-            if compression.accepts_gzip(request.get(b"accept-encoding")):
-                coding = compression.GZIP
         tag = etag(page.head, page.start, page.end, page.closed, coding)
         fields.append((b"etag", tag.encode()))
-        if_none_match = request.get(b"if-none-match")
         if if_none_match is not None and etag_matches(if_none_match.decode("latin-1"), tag):
             return Response(304, fields)
         body = to_page(birth.kind, page.data)
-        if not coding:
-            return Response(200, fields, body)
-        fields.append((b"content-encoding", coding.encode()))
-        if len(body) < compression.OFF_LOOP_BYTES:
-            return Response(200, fields, compression.compress(body))
-        return self._later(self._compressed(fields, body))
+        if coding:
+            fields.append((b"content-encoding", coding.encode()))
+            if len(body) >= compression.OFF_LOOP_BYTES:
+                return self._later(self._compressed(fields, body))
+            body = compression.compress(body)
+        response = Response(200, fields, body)
+        if plain:
+            handler.keep(page, self._base, coding, response)
+        return response
 
     @staticmethod
     async def _compressed(fields: list[Header], body: bytes) -> Response:
