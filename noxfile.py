@@ -127,6 +127,14 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "format", *([] if fix else ["--check"]))
 
 
+@nox.session
+def generated(session: nox.Session) -> None:
+    """The sync client and the sync twins of its tests are what the async ones translate to."""
+    install_group(session, "lint")
+    script = package_directory("client") / "scripts" / "unasync.py"
+    session.run("python", str(script), *([] if "--fix" in session.posargs else ["--check"]))
+
+
 @nox.session(requires=["build"])
 def types(session: nox.Session) -> None:
     """mypy, strict, over the packages and what runs them."""
@@ -199,6 +207,16 @@ def conformance(session: nox.Session, store: str, front_end: str) -> None:
         *("python", "conformance/run.py", "--store", f"{store}:", "--front-end", front_end),
         *("--", *session.posargs),
     )
+
+
+@nox.session(default=False, requires=["build"], name="client-conformance")
+@nox.parametrize("flavour", ["sync", "async"], ids=["sync", "async"])
+def client_conformance(session: nox.Session, flavour: str) -> None:
+    """The official client suite; give the directory of its runner, which is not on npm."""
+    if len(session.posargs) != 1:
+        session.error("nox -s client-conformance -- .../packages/client-conformance-tests")
+    install(session, "client")
+    session.run("python", "conformance/client_suite.py", f"--{flavour}", *session.posargs)
 
 
 @nox.session(requires=["build"])

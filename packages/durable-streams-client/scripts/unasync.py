@@ -34,6 +34,7 @@ WORDS = [
     (r"\baiter_bytes\b", "iter_bytes"),
     (r"\baread\b", "read"),
     (r"async flavour", "sync flavour"),
+    (r"  # noqa: ASYNC\d+ - .*$", ""),
     (r", also a coroutine function,", ""),
 ]
 

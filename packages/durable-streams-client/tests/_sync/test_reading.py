@@ -2,7 +2,6 @@
 """Reading and following: pages, live modes, fallbacks, checkpoints, cancelling."""
 
 import gc
-import os
 import threading
 from pathlib import Path
 
@@ -383,7 +382,8 @@ def test_checkpoint_is_saved_after_handling(server: Hostile, tmp_path: Path) -> 
         got = [batch.data for batch in stream.follow(checkpoint=checkpoint) if batch.data]
         assert got == [b"2", b"3"]
         assert checkpoint.load() == "00000003"
-    assert os.listdir(tmp_path) == ["a.offset"]
+    files = list(tmp_path.iterdir())
+    assert [file.name for file in files] == ["a.offset"]
 
 
 def test_checkpoint_of_ones_own(server: Hostile) -> None:
