@@ -313,6 +313,8 @@ class Subscriptions:
         next_wake = False
         if lease.phase == IDLE:
             if driven is not None:
+                # Should the next lines fail, the driver finds out by itself.
+                self.driver.poke(driven)
                 next_wake = await self.driver.wake(driven, decode_place(facts.fields[PLACE]))
             elif not release:
                 next_wake = bool(await self._pending(path, facts.head))

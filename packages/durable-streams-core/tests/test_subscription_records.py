@@ -1,0 +1,174 @@
+"""What a subscription is asked for, normalised or refused with the protocol's own code (§6.2)."""
+
+import pytest
+
+from durable_streams_core.entities import Head
+from durable_streams_core.errors import SubscriptionError
+from durable_streams_core.subscriptions.records import (
+    MAX_EXPLICIT,
+    Config,
+    Cursor,
+    Place,
+    Standing,
+    decode_cursor,
+    decode_place,
+    encode,
+    parse_config,
+    parse_object,
+    parse_position,
+    parse_streams,
+    subscription_path,
+)
+
+HOOK = {"url": "https://worker.example/hooks"}
+WEBHOOK = {"type": "webhook", "pattern": "events/*", "webhook": HOOK}
+PULL = {"type": "pull-wake", "streams": ["a"], "wake_stream": "wake/pool"}
+
+
+def test_the_same_wish_is_the_same_however_it_is_written():
+    first = parse_config({**WEBHOOK, "streams": ["b", "/a/", "a"]})
+    second = parse_config(
+        {**WEBHOOK, "pattern": "/events/*/", "streams": ["a", "b"], "lease_ttl_ms": 30000.0,
+         "wake_stream": "ignored", "description": None}
+    )  # fmt: skip
+    assert first == second
+    assert first.hash() == second.hash()
+    assert first == Config("webhook", "events/*", ("a", "b"), HOOK["url"], None, 30_000, None)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"pattern": "events/**"},
+        {"streams": ["a"]},
+        {"webhook": {"url": "https://other.example/"}},
+        {"lease_ttl_ms": 1000},
+        {"description": "another"},
+        {"type": "pull-wake", "wake_stream": "w"},
+    ],
+)
+def test_every_part_of_a_wish_counts(change):
+    assert parse_config({**WEBHOOK, **change}).hash() != parse_config(WEBHOOK).hash()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        [],
+        None,
+        {},
+        {**WEBHOOK, "type": "email"},
+        {**WEBHOOK, "type": None},
+        {"type": "webhook", "webhook": HOOK},
+        {"type": "webhook", "webhook": HOOK, "streams": []},
+        {**WEBHOOK, "pattern": ""},
+        {**WEBHOOK, "pattern": "/"},
+        {**WEBHOOK, "pattern": 5},
+        {**WEBHOOK, "pattern": "a//b"},
+        {**WEBHOOK, "pattern": "a/../b"},
+        {**WEBHOOK, "pattern": "__ds/**"},
+        {**WEBHOOK, "pattern": "/".join("a" * 65)},
+        {**WEBHOOK, "streams": "a"},
+        {**WEBHOOK, "streams": [5]},
+        {**WEBHOOK, "streams": [""]},
+        {**WEBHOOK, "streams": ["__ds/keys"]},
+        {**WEBHOOK, "streams": ["a"] * (MAX_EXPLICIT + 1)},
+        {**WEBHOOK, "webhook": None},
+        {**WEBHOOK, "webhook": {}},
+        {**WEBHOOK, "webhook": {"url": 5}},
+        {**WEBHOOK, "webhook": {"url": ""}},
+        {**WEBHOOK, "webhook": {"url": "https://a/" + "b" * 3000}},
+        {**WEBHOOK, "lease_ttl_ms": 999},
+        {**WEBHOOK, "lease_ttl_ms": 600_001},
+        {**WEBHOOK, "lease_ttl_ms": 1000.5},
+        {**WEBHOOK, "lease_ttl_ms": "1000"},
+        {**WEBHOOK, "lease_ttl_ms": True},
+        {**WEBHOOK, "lease_ttl_ms": None},
+        {**WEBHOOK, "description": 5},
+        {**WEBHOOK, "description": "x" * 5000},
+        {**PULL, "wake_stream": None},
+        {**PULL, "wake_stream": ""},
+        {**PULL, "wake_stream": "a"},
+        {**PULL, "wake_stream": "__ds/a"},
+    ],
+)
+def test_a_wish_that_cannot_be_is_an_invalid_request(body):
+    with pytest.raises(SubscriptionError) as raised:
+        parse_config(body)
+    assert (raised.value.code, raised.value.status) == ("INVALID_REQUEST", 400)
+
+
+def test_leases_last_from_a_second_to_ten_minutes():
+    for lease in (1000, 600_000):
+        assert parse_config({**PULL, "lease_ttl_ms": lease}).lease_ttl_ms == lease
+
+
+def test_a_pattern_never_means_its_own_wake_stream_nor_what_is_reserved():
+    config = parse_config({"type": "pull-wake", "pattern": "**", "wake_stream": "wake/pool"})
+    assert config.means("wake/other")
+    assert not config.means("wake/pool")
+    assert not config.means("__ds/keys")
+    assert config.prefix == ""
+    explicit = parse_config(PULL)
+    assert explicit.glob is None
+    assert not explicit.means("a")
+    assert explicit.prefix == ""
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\\b", "a\nb", "é" * 200])
+def test_ids_that_no_subscription_has(name):
+    with pytest.raises(SubscriptionError):
+        subscription_path(name)
+
+
+def test_ids_are_names_of_one_segment():
+    assert subscription_path("sub 1 ü") == "__ds/subscriptions/sub 1 ü"
+
+
+@pytest.mark.parametrize("offset", ["-1", "now", "", "1", None, 5, "0000000000000001_00"])
+def test_an_ack_names_an_offset_that_was_given_out(offset):
+    with pytest.raises(SubscriptionError) as raised:
+        parse_position(offset)
+    assert (raised.value.code, raised.value.status) == ("INVALID_OFFSET", 409)
+    assert parse_position("0000000000000000_0000000000000007") == 7
+
+
+def test_more_streams_are_named_in_an_array():
+    assert parse_streams({"streams": ["b", "a", "b"]}) == ("a", "b")
+    for bad in ({}, {"streams": []}, {"streams": {}}):
+        with pytest.raises(SubscriptionError):
+            parse_streams(parse_object(bad))
+
+
+def test_how_a_stream_stands():
+    head = Head("i", b"", tail=9)
+    for cursor, acked in [(None, None), (Cursor("i", 4), 4), (Cursor("old", 9), None)]:
+        standing = Standing("a", cursor, head)
+        assert standing.acked == acked
+        assert standing.pending
+    assert not Standing("a", Cursor("i", 9), head).pending
+    assert not Standing("a", Cursor("i", 9), None).pending
+    assert not Standing("a", None, Head("i", b"")).pending
+    assert Standing("a", Cursor("i", 4, True), head).described(tail=True) == {
+        "path": "a",
+        "link_type": "explicit",
+        "acked_offset": "0000000000000000_0000000000000004",
+        "tail_offset": "0000000000000000_0000000000000009",
+        "has_pending": True,
+    }
+    assert Standing("a", None, None).described(tail=True) == {
+        "path": "a",
+        "link_type": "glob",
+        "acked_offset": "-1",
+        "tail_offset": "0000000000000000_0000000000000000",
+        "has_pending": False,
+    }
+    assert "tail_offset" not in Standing("a", None, None).described(tail=False)
+
+
+def test_records_are_stored_and_read_back():
+    cursor, place = Cursor("i", 7, True), Place("https://a.example", "/v1/stream/")
+    assert decode_cursor(encode(cursor)) == cursor
+    assert decode_place(encode(place)) == place
+    assert decode_cursor(None) is None
+    assert decode_place(None) is None
