@@ -3,6 +3,7 @@
 from contextlib import AsyncExitStack
 
 import pytest
+from remote import RemoteStore
 from servers import SERVERS
 from wire import Client, chunked, request_bytes
 
@@ -94,13 +95,15 @@ STORY: list[tuple[str, str, dict[str, str], bytes | None]] = [
 ]
 
 
-@pytest.fixture
-async def clients():
-    """One server per front end, each over a store and a random generator of its own, all alike."""
+@pytest.fixture(params=["at-hand", "remote"])
+async def clients(request):
+    """One server per front end, each over a store of its own, all alike."""
     found: dict[str, Client] = {}
     async with AsyncExitStack() as stack:
         for name, serve in SERVERS.items():
             store = MemoryStore(clock=lambda: 1_800_000_000_000)
+            if request.param == "remote":
+                store = RemoteStore(store)
             limits = Limits(max_body=10_000, long_poll_timeout=0.01)
             engine = await stack.enter_async_context(Engine(store, limits=limits))
             origins = ("https://first.example", "https://second.example")

@@ -1,6 +1,8 @@
 """Every operation of the protocol over every front end (§5)."""
 
+import asyncio
 import gzip
+import json
 
 import pytest
 from wire import chunked, request_bytes
@@ -373,3 +375,23 @@ async def test_large_bodies_go_both_ways(serve):
     answer = await client.get("t", accept_encoding="gzip")
     assert answer["content-encoding"] == "gzip"
     assert gzip.decompress(answer.body) == text
+
+
+async def test_two_hundred_writers_lose_nothing_and_double_nothing(client):
+    await client.put("a", JSON)
+    events = await client.sse("a?offset=-1&live=sse")
+
+    async def write(number):
+        answer = await client.post("a", b"%d" % number, JSON)
+        assert answer.status == 204
+        return answer[TAIL]
+
+    offsets = await asyncio.gather(*(write(number) for number in range(200)))
+    await client.post("a", b"", JSON, stream_closed="true")
+    batches = await events.rest()
+    seen = [number for data, _ in batches if data for number in json.loads(data)]
+    assert len(set(offsets)) == 200
+    assert seen == sorted(range(200), key=lambda number: offsets[number])
+    tails = [control["streamNextOffset"] for _, control in batches]
+    assert tails == sorted(tails)
+    assert (await client.get("a")).json == seen
