@@ -21,6 +21,9 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 OURS = [sys.executable, "-m", "durable_streams_server", "--port", "PORT", "--sse-rotation", "3600"]
 NODE = ["node", "reference.mjs", "--port", "PORT"]
 UVICORN = ["--host", "127.0.0.1", "--port", "PORT", "--no-access-log", "--log-level", "warning"]
+# Both crates call their program durable-streams-server: link the one of `durable-streams` as
+# ds-electric, that of `durable-streams-server` as ds-axum.
+ELECTRIC = ["ds-electric", "--port", "PORT", "--data-dir", "DIR", "--worker-threads", "1"]
 
 
 @dataclass(frozen=True)
@@ -49,12 +52,8 @@ KINDS = {
         Kind("node", NODE, "node"),
         Kind("node-file", [*NODE, "--data-dir", "DIR"], "node", durable=True),
         Kind("rakaia", [sys.executable, "-m", "uvicorn", "rakaia:app", *UVICORN]),
-        Kind(
-            "rust-electric",
-            ["durable-streams-server-electric", "--port", "PORT", "--data-dir", "DIR"],
-            "durable-streams-server-electric",
-            durable=True,
-        ),
+        Kind("rust-electric", [*ELECTRIC, "--durability", "memory"], "ds-electric"),
+        Kind("rust-electric-wal", [*ELECTRIC, "--durability", "wal"], "ds-electric", durable=True),
     )
 }
 

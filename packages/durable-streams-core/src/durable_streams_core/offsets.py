@@ -16,6 +16,11 @@ def format_offset(position: int) -> str:
     return f"{_PREFIX}{position:016d}"
 
 
+def encode_offset(position: int) -> bytes:
+    """The same, as it goes into a header."""
+    return b"0000000000000000_%016d" % position
+
+
 def parse_offset(token: str) -> int:
     """The position of a minted token.
 

@@ -479,6 +479,8 @@ class Engine:
     def _applied(self, draft: Draft, commit: Commit, facts: Facts | None) -> None:
         """Follow up on a commit: hooks, the links of what was removed, producers to forget."""
         delta = commit.delta
+        if not (delta.remove or delta.fields or self._hooks):
+            return
         removed = draft.removed
         if (removed is not None or self._hooks) and not draft.path.startswith(_RESERVED):
             origin = None if removed is None else birth_of(removed).origin

@@ -199,9 +199,8 @@ class Lanes:
         self._pending += 1
         local = self._local
         if local is not None:
-            # The short way: alone, and the facts are at hand.
             lane.flight = [ticket]
-            self._decide(lane, local.peek(path, operation.fields), fresh=True)
+            self._decide_alone(lane, operation, local)
         else:
             lane.queue.append(ticket)
             self._begin(lane)
@@ -237,14 +236,30 @@ class Lanes:
                 answers.append(ProtocolError("The server failed; see its log."))
         return draft, answers
 
+    def _decide_alone(self, lane: Lane, operation: Operation[Any], local: LocalStore) -> None:
+        """The short way: one operation, and the facts are at hand."""
+        draft = Draft(lane.path, local.peek(lane.path, operation.fields))
+        answer: Any
+        try:
+            answer = operation.decide(draft, local.now())
+        except (ProtocolError, Unconfirmed) as error:
+            answer = error
+        except Exception:
+            log.exception("deciding %s failed", type(operation).__name__)
+            answer = ProtocolError("The server failed; see its log.")
+        self._send(lane, draft, [answer], local)
+
     def _decide(self, lane: Lane, facts: Facts | None, *, fresh: bool) -> None:
         """The local way: decide, and send without a task."""
         draft, answers = self._run(lane, facts)
+        assert self._local is not None
+        self._send(lane, draft, answers, self._local)
+
+    def _send(self, lane: Lane, draft: Draft, answers: list[Any], local: LocalStore) -> None:
         if not draft.changes:
             self._finish(lane, answers)
             return
         commit = draft.commit(self.new_id)
-        assert self._local is not None
 
         def done(outcomes: Sequence[Outcome]) -> None:
             outcome = outcomes[0]
@@ -253,7 +268,7 @@ class Lanes:
             else:
                 self._settle(lane, draft, answers, commit, outcome)
 
-        self._local.submit((commit,), done)
+        local.submit((commit,), done)
 
     def _settle(
         self, lane: Lane, draft: Draft, answers: list[Any], commit: Commit, outcome: Outcome

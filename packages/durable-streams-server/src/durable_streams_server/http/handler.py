@@ -85,6 +85,13 @@ be async.
 _ACTIONS = {
     "GET": "read", "HEAD": "head", "POST": "append", "PUT": "create", "DELETE": "delete",
 }  # fmt: skip
+_CONDITIONS = frozenset(
+    (
+        b"producer-id", b"producer-epoch", b"producer-seq", b"stream-closed", b"stream-seq",
+        b"if-match",
+    )
+)  # fmt: skip
+"""Headers of an append without any of which it is a plain one."""
 _HOST = re.compile(rb"[A-Za-z0-9._-]+(?::\d{1,5})?|\[[0-9A-Fa-f:.]+\](?::\d{1,5})?")
 
 
@@ -154,7 +161,8 @@ class Handler:
             limit = self.engine.limits.max_body
             if length is not None and length.isdigit() and int(length) > limit:
                 raise body_too_large(limit)
-            if head.headers.get(b"content-encoding", b"identity").lower() != b"identity":
+            coding = head.headers.get(b"content-encoding")
+            if coding is not None and coding.lower() != b"identity":
                 raise ProtocolError(
                     "Send the body without Content-Encoding: what is stored is what is read.",
                     status=415,
@@ -375,8 +383,12 @@ class Exchange:
 
     def _append(self, body: bytes) -> Answer:
         head = self.head
-        producer = parse_producer(head)
-        close = parse_closed(head)
+        producer, close, seq, expected = None, False, None, None
+        if not _CONDITIONS.isdisjoint(head.headers):
+            producer = parse_producer(head)
+            close = parse_closed(head)
+            seq = parse_seq(head)
+            expected = parse_if_match(head)
         content_type = head.text(b"content-type")
         if body and content_type is None:
             raise InvalidRequest(
@@ -392,9 +404,9 @@ class Exchange:
             wanted,
             content_type if body else None,
             close,
-            parse_seq(head),
+            seq,
             producer,
-            parse_if_match(head),
+            expected,
         )
         if body and producer is not None:
             self._stored_status = 200

@@ -1,6 +1,6 @@
 """The header pairs of answers: built once where they can be, cheap where they cannot."""
 
-from durable_streams_core.offsets import format_offset
+from durable_streams_core.offsets import encode_offset
 from durable_streams_core.streams import Birth
 from durable_streams_server.http.messages import Header, to_lines
 
@@ -19,12 +19,12 @@ SSE_BASE64: Header = (b"stream-sse-data-encoding", b"base64")
 
 
 def next_offset(position: int) -> Header:
-    return (b"stream-next-offset", format_offset(position).encode())
+    return (b"stream-next-offset", encode_offset(position))
 
 
 def appended_lines(base: bytes, tail: int) -> bytes:
     """The headers of the answer that is sent most often: a plain append was stored."""
-    return b"%bstream-next-offset: %b\r\n" % (base, format_offset(tail).encode())
+    return b"%bstream-next-offset: %b\r\n" % (base, encode_offset(tail))
 
 
 def content_type(birth: Birth) -> Header:

@@ -31,7 +31,7 @@ from durable_streams_server.http.messages import (
 )
 from durable_streams_server.mounting import split_target
 from durable_streams_server.standalone import wire
-from durable_streams_server.standalone.familiar import Block
+from durable_streams_server.standalone.familiar import Block, Target
 from durable_streams_server.standalone.strictness import (
     bad_syntax,
     check_head,
@@ -152,7 +152,8 @@ class Connection(asyncio.Protocol):
         if self._between:
             seen = self._server.familiar.recognise(data)
             if seen is not None:
-                self._take_familiar(data, seen)
+                target, block, body = seen
+                self._take_familiar(target, block, data[body:] if block.length else b"")
                 return
             self._unfamiliar = data
         self._feed(data)
@@ -315,19 +316,21 @@ class Connection(asyncio.Protocol):
 
     # Receiving.
 
-    def _take_familiar(self, data: bytes, seen: tuple[str, str, str, Block, int]) -> None:
-        """A whole request with headers that need no parsing."""
-        method, path, query, block, at = seen
+    def _take_familiar(self, target: Target, block: Block, body: bytes) -> None:
+        """A whole request that needed no parsing."""
         server = self._server
-        root = server.root
+        method = target.method
         answer: Answer | None = None
-        if path.startswith(root):
+        begun: Response | Exchange
+        if target.path is None:
+            begun = answer = self._handler.outside(method, target.outside, server.root)
+        else:
             head = RequestHead(
                 method,
-                path[len(root) :],
-                query,
+                target.path,
+                target.query,
                 block.headers,
-                root=root,
+                root=server.root,
                 scheme="https" if self._secure else "http",
             )
             if server.asks:
@@ -335,29 +338,29 @@ class Connection(asyncio.Protocol):
                 head.headers = dict(block.headers)
                 head.native = head
             begun = self._handler.begin(head)
-            if isinstance(begun, Exchange):
-                if begun.permission is None and begun.verdict is None:
-                    answer = begun.run(data[at:] if block.length and begun.takes_body else b"")
-            else:
+            if type(begun) is Response:
                 answer = begun
-        else:
-            begun = answer = self._handler.outside(method, path, root)
-        if type(answer) is Response:
-            if method != "HEAD" and not server.closing and len(answer.body) <= JOINED:
-                body = answer.body
-                status = answer.status
-                end = b"\r\n"
-                if status not in wire.BODILESS:
-                    end = b"content-length: %d\r\n\r\n%b" % (len(body), body)
-                self._transport.write(server.prefix(status) + answer.lines + end)
-                self.deadline = server.now + server.bounds.idle_timeout
-                return
+            elif begun.permission is None and begun.verdict is None:  # type: ignore[union-attr]
+                answer = begun.run(body)  # type: ignore[union-attr]
+        if (
+            type(answer) is Response
+            and method != "HEAD"
+            and not server.closing
+            and len(answer.body) <= JOINED
+        ):
+            # Most requests end here.
+            status = answer.status
+            end = b"\r\n"
+            if status not in wire.BODILESS:
+                end = b"content-length: %d\r\n\r\n%b" % (len(answer.body), answer.body)
+            self._transport.write(server.prefix(status) + answer.lines + end)
+            self.deadline = server.now + server.bounds.idle_timeout
+            return
         request = Request(begun, keep_alive=True)
         request.bodiless = method == "HEAD"
         if isinstance(begun, Exchange):
             request.head = begun.head
-            if block.length and begun.takes_body:
-                request.chunks = [data[at:]]
+            request.chunks = [body]
         if answer is None:
             self._answer(request)
         else:

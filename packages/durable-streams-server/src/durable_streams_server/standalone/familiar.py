@@ -9,17 +9,29 @@ but the look.
 """
 
 import re
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 MAX_BLOCK: Final = 2048
-MAX_BLOCKS: Final = 512
-MAX_LINE: Final = 4096
+MAX_KNOWN: Final = 512
+MAX_LINE: Final = 2048
 
 _REQUEST_LINE: Final = re.compile(
     rb"(GET|POST|PUT|HEAD|DELETE) (/[!\"$-;=@-Z\\\]^-z|~]*)(?:\?([!\"$-;=?-Z\\\]^-z|~]*))? HTTP/1\.1\r\n"
 )
 _METHODS: Final = {name.encode(): name for name in ("GET", "POST", "PUT", "HEAD", "DELETE")}
 _NEVER: Final = (b"transfer-encoding", b"expect", b"upgrade")
+
+
+class Target:
+    """A request line that was read once: the path is below the root, or None outside of it."""
+
+    __slots__ = ("method", "outside", "path", "query")
+
+    def __init__(self, method: str, target: str, query: str, root: str) -> None:
+        self.method = method
+        self.query = query
+        self.path = target[len(root) :] if target.startswith(root) else None
+        self.outside = target
 
 
 class Block:
@@ -32,50 +44,73 @@ class Block:
         self.length = length
 
 
-class Familiar:
-    """The blocks that a server has met lately: at most twice :data:`MAX_BLOCKS`."""
+Known = TypeVar("Known")
+
+
+class Lately(Generic[Known]):
+    """What was met lately, by its bytes: at least :data:`MAX_KNOWN` and at most twice as many."""
+
+    __slots__ = ("_newer", "_older")
 
     def __init__(self) -> None:
-        self._newer: dict[bytes, Block] = {}
-        self._older: dict[bytes, Block] = {}
+        self._newer: dict[bytes, Known] = {}
+        self._older: dict[bytes, Known] = {}
 
-    def recognise(self, data: bytes) -> "tuple[str, str, str, Block, int] | None":
-        """Method, path, query, headers and where the body begins, if ``data`` is exactly one
-        request with a familiar block.
+    def get(self, key: bytes) -> Known | None:
+        found = self._newer.get(key)
+        if found is None and self._older:
+            found = self._older.get(key)
+            if found is not None:
+                self.add(key, found)
+        return found
+
+    def add(self, key: bytes, known: Known) -> None:
+        newer = self._newer
+        newer[key] = known
+        if len(newer) >= MAX_KNOWN:
+            self._older = newer
+            self._newer = {}
+
+
+class Familiar:
+    """The header blocks and request lines that a server has met lately."""
+
+    __slots__ = ("_blocks", "_root", "_targets")
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+        self._blocks: Lately[Block] = Lately()
+        self._targets: Lately[Target] = Lately()
+
+    def recognise(self, data: bytes) -> tuple[Target, Block, int] | None:
+        """Target, headers and where the body begins, if ``data`` is exactly one request with a
+        familiar block.
         """
         line = data.find(b"\r\n") + 2
         body = data.find(b"\r\n\r\n", line - 2) + 4
-        block = self._newer.get(data[line:body])
-        if block is None:
-            block = self._older.get(data[line:body])
-            if block is None:
+        block = self._blocks.get(data[line:body])
+        if block is None or len(data) - body != block.length:
+            return None
+        first = data[:line]
+        target = self._targets.get(first)
+        if target is None:
+            match = _REQUEST_LINE.fullmatch(first)
+            if match is None or line > MAX_LINE:
                 return None
-            self.remember(data[line:body], block)
-        if len(data) - body != block.length:
-            return None
-        match = _REQUEST_LINE.fullmatch(data, 0, line)
-        if match is None or line > MAX_LINE:
-            return None
-        method, path, query = match.groups(b"")
-        return _METHODS[method], path.decode(), query.decode(), block, body
+            method, path, query = match.groups(b"")
+            target = Target(_METHODS[method], path.decode(), query.decode(), self._root)
+            self._targets.add(first, target)
+        return target, block, body
 
     def learn(self, data: bytes, headers: dict[bytes, bytes], length: int) -> None:
         """Remember the block of a request that the parser has just taken whole."""
         line = data.find(b"\r\n") + 2
         body = data.find(b"\r\n\r\n", line - 2) + 4
         if (
-            body - line > MAX_BLOCK
-            or len(data) - body != length
-            or _REQUEST_LINE.fullmatch(data, 0, line) is None
-            or any(name in headers for name in _NEVER)
-            or headers.get(b"connection", b"keep-alive").lower() != b"keep-alive"
+            body - line <= MAX_BLOCK
+            and len(data) - body == length
+            and _REQUEST_LINE.fullmatch(data, 0, line)
+            and not any(name in headers for name in _NEVER)
+            and headers.get(b"connection", b"keep-alive").lower() == b"keep-alive"
         ):
-            return
-        self.remember(data[line:body], Block(headers, length))
-
-    def remember(self, key: bytes, block: Block) -> None:
-        newer = self._newer
-        newer[key] = block
-        if len(newer) >= MAX_BLOCKS:
-            self._older = newer
-            self._newer = {}
+            self._blocks.add(data[line:body], Block(headers, length))

@@ -29,7 +29,7 @@ class StandaloneServer:
         """Whether an access hook wants to see the request."""
         self.closing = False
         self.now = 0.0
-        self.familiar = Familiar()
+        self.familiar = Familiar(root)
         self._prefixes: dict[int, bytes] = {}
         self._connections: set[Connection] = set()
         self._empty = asyncio.Event()
