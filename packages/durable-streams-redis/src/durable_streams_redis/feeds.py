@@ -218,7 +218,10 @@ class Feed:
         return found[0] if found else None
 
     async def _upkeep(self, connection: AbstractConnection) -> None:
-        """Compare clocks, and trim what everybody has had time to read."""
+        """Compare clocks, trim what everybody has had time to read, and see who is master: one
+        that was replaced does not tell.
+        """
+        await self._deployment.refresh()
         loop = asyncio.get_running_loop()
         now = loop.time()
         self._upkeep_at = now + _UPKEEP_SECONDS

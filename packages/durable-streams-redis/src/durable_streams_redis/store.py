@@ -336,11 +336,13 @@ class RedisStore(Store):
                 self._doubt(commit)
             raise
         outcomes: list[Outcome] = []
+        unconfirmed = False
         for index, commit in enumerate(batch):
             before = doubted[index]
             outcome = _outcome(commit, replies[index])
             if isinstance(outcome, Applied) and not durability.confirmed(confirmations[index]):
                 outcome = Unknown("Too few servers confirmed it in time.")
+                unconfirmed = True
             if isinstance(outcome, Refused) and before:
                 # This try did nothing, but an earlier one may have.
                 full = isinstance(replies[index], OutOfMemoryError)
@@ -354,6 +356,9 @@ class RedisStore(Store):
             elif before:
                 in_doubt.pop(commit.id, None)
             outcomes.append(outcome)
+        if unconfirmed:
+            # Perhaps its replicas left it for a new master.
+            await self._opened().refresh()
         return outcomes
 
     def _is_new(self, commit: Commit) -> bool:

@@ -1,0 +1,73 @@
+"""Is there an order of the operations, each between its start and its end, that one stream in one
+process would have answered in the same way?
+
+A search after Wing and Gong, with the states that led nowhere remembered (Lowe).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+ABSENT = None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """An operation, what was answered, and when it began and ended."""
+
+    name: str
+    item: str
+    answer: tuple
+    began: float
+    ended: float
+
+
+def step(state, event):
+    """The state after an operation, or False if it would have been answered otherwise.
+
+    A state is None, or the items and whether the stream is closed.
+    """
+    name, item = event.name, event.item
+    if name == "create":
+        if state is ABSENT:
+            return ((), False) if event.answer == (201,) else False
+        return state if event.answer == (409 if state[1] else 200,) else False
+    if state is ABSENT:
+        return ABSENT if event.answer == (404,) else False
+    items, closed = state
+    if name == "append":
+        if closed:
+            return state if event.answer == (409,) else False
+        return ((*items, item), closed) if event.answer == (204,) else False
+    if name == "close":
+        return (items, True) if event.answer == (204,) else False
+    if name == "delete":
+        return ABSENT if event.answer == (204,) else False
+    return state if event.answer == (200, items, closed) else False
+
+
+def is_linearizable(history: Sequence[Event]) -> bool:
+    events = sorted(history, key=lambda event: event.began)
+    everything = (1 << len(events)) - 1
+    dead = set()
+
+    def possible(done, state):
+        stack = [(done, state)]
+        while stack:
+            done, state = stack.pop()
+            if done == everything:
+                return True
+            if (done, state) in dead:
+                continue
+            dead.add((done, state))
+            waiting = [n for n in range(len(events)) if not done >> n & 1]
+            # Nothing may come before an operation that had ended when it began.
+            first_end = min(events[n].ended for n in waiting)
+            for n in waiting:
+                if events[n].began > first_end:
+                    break
+                after = step(state, events[n])
+                if after is not False:
+                    stack.append((done | 1 << n, after))
+        return False
+
+    return possible(0, ABSENT)

@@ -1,0 +1,77 @@
+"""Several server processes on one store, each request sent to any of them."""
+
+import random
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+import aiohttp
+
+STREAMS = "/v1/stream/"
+
+
+@contextmanager
+def serving(store: str, *options: str) -> Iterator[str]:
+    """A server process; its base URL."""
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "durable_streams_server", "--store", store, "--port", "0"),
+            *options,
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        said = []
+        for line in process.stdout:
+            said.append(line)
+            if found := re.search(r"Serving .* at (http://\S+?)/v1/stream", line):
+                break
+        else:
+            raise AssertionError("".join(said))
+        drain = threading.Thread(target=said.extend, args=(process.stdout,))
+        drain.start()
+        yield found[1]
+        process.terminate()
+        assert process.wait(10) == 0
+        drain.join()
+        assert "Traceback" not in "".join(said), "".join(said)
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+@contextmanager
+def serving_together(count: int, store: str, *options: str) -> Iterator[list[str]]:
+    with ExitStack() as stack:
+        yield [stack.enter_context(serving(store, *options)) for _ in range(count)]
+
+
+class Client:
+    """Sends each request to a server chosen at random."""
+
+    def __init__(self, urls: Sequence[str], seed: int = 0) -> None:
+        self.urls = urls
+        self._random = random.Random(seed)
+
+    async def __aenter__(self):
+        connector = aiohttp.TCPConnector(limit=0)
+        self._session = aiohttp.ClientSession(connector=connector)
+        return self
+
+    async def __aexit__(self, *exc):
+        await self._session.close()
+
+    async def __call__(self, method, path, data=None, *, at=None, params=None, **headers):
+        """``(status, headers, body)``; an underscore in a header's name is a hyphen."""
+        url = self._random.choice(self.urls) if at is None else self.urls[at]
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        async with self._session.request(
+            method, url + STREAMS + path, data=data, params=params, headers=named
+        ) as response:
+            return response.status, response.headers, await response.read()
