@@ -249,7 +249,7 @@ async def interrupted(engines, memory, step):
     survivor = await engines(memory)
     await survivor.create("source", data="shared")
     dying = RemoteStore(memory)
-    engine = await engines(dying, unknown_outcome=0.02)
+    engine = await engines(dying, unknown_outcome=0.02, drain=0.02)
     done = 0
 
     def fate(_commit):

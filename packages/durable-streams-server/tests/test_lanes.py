@@ -420,7 +420,7 @@ async def test_stopping_leaves_nobody_waiting_for_an_outcome_that_never_comes(me
     remote = RemoteStore(memory)
     from durable_streams_server import Limits
 
-    streams = Engine(remote, limits=Limits(unknown_outcome=0.02))
+    streams = Engine(remote, limits=Limits(drain=0.02))
     await streams.start()
     await streams.create("a")
     remote.committing.shut()

@@ -169,6 +169,8 @@ def limits_of(settings: dict[str, Any]) -> Limits:
         max_producers=settings["max_producers"],
         long_poll_timeout=settings["long_poll_timeout"],
         sse_rotation=settings["sse_rotation"],
+        # With what the front end waits for answers, less than a supervisor's patience.
+        drain=1.5,
     )
 
 

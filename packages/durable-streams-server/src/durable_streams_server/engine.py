@@ -149,14 +149,14 @@ class Engine:
             await asyncio.gather(self._sweeper, return_exceptions=True)
         await self.subscriptions.stop()
         try:
-            async with asyncio.timeout(self.limits.unknown_outcome):
+            async with asyncio.timeout(self.limits.drain):
                 # What finishes may begin more: a deleted fork releases its source, and so on.
                 while self._tasks or not self._lanes.idle:
                     await self._lanes.drained()
                     if self._tasks:
                         await asyncio.wait(self._tasks)
         except TimeoutError:
-            log.warning("some operations did not finish in %s s", self.limits.unknown_outcome)
+            log.warning("some operations did not finish in %s s", self.limits.drain)
         await self._lanes.abandon()
         if self._tasks:
             _, stuck = await asyncio.wait(self._tasks, timeout=_STUCK_SECONDS)

@@ -24,6 +24,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Producers remembered of one stream; those idle longest are forgotten."""
     unknown_outcome: float = 10.0
     """How long callers wait while a store does not say whether it applied a commit (504)."""
+    drain: float = 10.0
+    """How long stopping waits for operations under way; who waits longer is told (504)."""
     long_poll_timeout: float = 30.0
     sse_rotation: float = 60.0
     """Life of an SSE response, so that shared caches can collapse readers (§10.2)."""
