@@ -27,6 +27,9 @@ SMALL_CHANGE = 64 * 1024
 
 REMEMBERED_COMMITS = 4096
 
+FEW = 32
+"""So many new paths are put in their places one by one, more are sorted with all others."""
+
 
 class Entity:
     """One entity's head, fields and counts."""
@@ -123,9 +126,32 @@ class Table(Generic[AnyEntity]):
         """Place an entity where nothing is."""
         self.entities[path] = entity
         self._unsorted.append(path)
+        if len(self._unsorted) > 1000 + 2 * len(self.entities):
+            self._sort()
         if entity.head.deadline:
-            heapq.heappush(self._deadlines, (entity.head.deadline, path))
+            self._push(entity.head.deadline, path)
         return entity
+
+    def _sort(self) -> None:
+        """Bring the new paths in order, where each stands once."""
+        new, self._unsorted = self._unsorted, []
+        if len(new) > FEW:
+            merged = self._sorted + new
+            merged.sort()
+            self._sorted = list(dict.fromkeys(p for p in merged if p in self.entities))
+            return
+        for path in new:
+            place = bisect_left(self._sorted, path)
+            if place == len(self._sorted) or self._sorted[place] != path:
+                self._sorted.insert(place, path)
+
+    def _push(self, deadline: int, path: str) -> None:
+        heap = self._deadlines
+        if len(heap) > 1000 + 4 * len(self.entities):
+            # Most are of lives that were renewed or are over.
+            heap[:] = [(e.head.deadline, p) for p, e in self.entities.items() if e.head.deadline]
+            heapq.heapify(heap)
+        heapq.heappush(heap, (deadline, path))
 
     def facts(self, path: str, fields: Sequence[str]) -> Facts | None:
         entity = self.entities.get(path)
@@ -163,7 +189,7 @@ class Table(Generic[AnyEntity]):
                 head.deadline if delta.deadline is None else delta.deadline,
             )
             if delta.deadline:
-                heapq.heappush(self._deadlines, (delta.deadline, path))
+                self._push(delta.deadline, path)
         if delta.fields:
             entity.set_fields(delta.fields)
         return Applied(head.tail)
@@ -195,12 +221,7 @@ class Table(Generic[AnyEntity]):
         return [(key, own[key]) for key in keys[:limit]]
 
     def list(self, prefix: str, after: str, limit: int) -> Sequence[tuple[str, Head]]:
-        if self._unsorted:
-            merged = self._sorted + self._unsorted
-            merged.sort()
-            # A path deleted and created again stands there twice.
-            self._sorted = list(dict.fromkeys(p for p in merged if p in self.entities))
-            self._unsorted = []
+        self._sort()
         begin = (
             bisect_right(self._sorted, after)
             if after >= prefix
@@ -227,4 +248,3 @@ class Table(Generic[AnyEntity]):
         for path, deadline in found.items():
             heapq.heappush(heap, (deadline, path))
         return list(found)
-

@@ -7,6 +7,7 @@ a file never holds what a crash can take back, and a short-lived stream has no f
 
 import asyncio
 from collections.abc import Callable
+from itertools import islice
 from typing import Final
 
 from durable_streams_core.entities import Head
@@ -16,6 +17,8 @@ from durable_streams_server.table import Entity
 
 OVERHEAD: Final = 256
 """What keeping some unsaved bytes of one stream costs beside them, about."""
+AT_ONCE: Final = 1000
+"""Streams that are written to their files in one go, so that the event loop is not held."""
 
 
 class Unsaved:
@@ -124,13 +127,17 @@ class Contents:
 
     async def save_all(self) -> None:
         """Return when all that is unsaved now is in the files; raises what the disk does."""
+        left = len(self._dirty)
         while self._leaving:
             await self._wait()
-        if self._dirty:
+        while left > 0 and self._dirty:
             self.save()
+            left -= len(self._leaving)
             error = await self._wait()
             if error is not None:
                 raise error
+            while self._leaving:
+                await self._wait()
 
     async def _wait(self) -> OSError | None:
         future: asyncio.Future[OSError | None] = asyncio.get_running_loop().create_future()
@@ -138,11 +145,12 @@ class Contents:
         return await future
 
     def save(self) -> None:
-        """Write everything unsaved to the files; not while :attr:`busy`."""
-        self._leaving = leaving = list(self._dirty.values())
-        self._dirty = {}
+        """Write what was unsaved for longest to the files; not while :attr:`busy`."""
+        dirty = self._dirty
+        self._leaving = leaving = list(islice(dirty.values(), AT_ONCE))
         writes = []
         for entity in leaving:
+            del dirty[entity.number]
             unsaved = entity.unsaved
             assert unsaved is not None
             unsaved.leaving, unsaved.fresh = unsaved.fresh, bytearray()

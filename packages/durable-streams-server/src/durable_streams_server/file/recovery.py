@@ -140,6 +140,7 @@ class Recovery:
         for path, entity in self._paths.items():
             self.table.put(path, entity)
         self._remember()
+        self._seen, self._tails = {}, {}
         self.report.streams = len(self._paths)
         self.report.torn_bytes = self.journal.tail.torn if self.journal.tail else 0
         self.report.seconds = time.monotonic() - started

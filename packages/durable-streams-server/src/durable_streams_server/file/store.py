@@ -104,7 +104,6 @@ class FileStore(LocalStore):
         self._files_worker = self._make_worker("durable-streams-files")
         self._threads = ThreadPoolExecutor(4, "durable-streams-reads")
         self._open_disk = disk
-        self._recovery = recovery
         self._files = recovery.files
         self._reader = FileReader(disk)
         self._recent = recovery.recent
