@@ -9,6 +9,7 @@ rewritten to what is proven. Damage is refused with its position unless it is to
 
 import time
 import zlib
+from collections import deque
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -35,6 +36,7 @@ from durable_streams_server.file.streamfiles import (
 )
 from durable_streams_server.table import REMEMBERED_COMMITS, Recent, Table
 
+_MUCH: Final = 256 * 1024
 _PIECE: Final = 1024 * 1024
 _REWRITE_AT_ONCE: Final = 64 * 1024 * 1024
 
@@ -115,7 +117,8 @@ class Recovery:
         self._seen: dict[int, int] = {}
         self._last_seen = 0
         self._strays: set[int] = set()
-        self._latest: list[list[list[Any]]] = []
+        self._latest: deque[list[list[Any]]] = deque()
+        self._latest_count = 0
         self._rewrite: set[int] = set()
         self._cut: dict[int, int] = {}
         self._remove: list[int] = []
@@ -219,10 +222,19 @@ class Recovery:
                     self._cover(found[1], entry[2], data, batch)
             if length == 5 and not (may_be_seen and sequence <= self._seen.get(number, 0)):
                 found[1].set_fields(entry[4])
+        self._note(batch)
+
+    def _note(self, batch: Batch) -> None:
+        """Keep the latest commits, without their data where that is much."""
         latest = self._latest
         latest.append(batch.entries)
-        if len(latest) > 2 * REMEMBERED_COMMITS:
-            del latest[:REMEMBERED_COMMITS]
+        self._latest_count += len(batch.entries)
+        while self._latest_count - len(latest[0]) >= REMEMBERED_COMMITS:
+            self._latest_count -= len(latest.popleft())
+        if batch.end - batch.begin > _MUCH:
+            for entry in batch.entries:
+                if len(entry) <= 5:
+                    entry[2:4] = entry[2] + len(entry[3]), b""
 
     def _replay_change(self, entry: list[Any], batch: Batch) -> None:
         number, _, position, data, fields, close, state, deadline, path, removed, created = entry
@@ -305,18 +317,13 @@ class Recovery:
             )
 
     def _remember(self) -> None:
-        count = 0
-        first = len(self._latest)
-        while first and count < REMEMBERED_COMMITS:
-            first -= 1
-            count += len(self._latest[first])
-        for entries in self._latest[first:]:
+        for entries in self._latest:
             for entry in entries:
                 if len(entry) > 5 and entry[9] == entry[0]:
                     self.recent.add(entry[1], Applied(0))
                 else:
                     self.recent.add(entry[1], Applied(entry[2] + len(entry[3])))
-        self._latest = []
+        self._latest.clear()
 
     # Proving.
 
