@@ -409,28 +409,35 @@ class Driver:
     async def pending(self, driven: Driven) -> list[Standing]:
         """Streams with pending work, up to SNAPSHOT of them."""
         async with driven.looking:
-            if not driven.looked:
-                await self._look_at_all(driven)
-            found: list[Standing] = []
-            waiting = list(driven.dirty)
-            for begin in range(0, len(waiting), SNAPSHOT):
-                some = waiting[begin : begin + SNAPSHOT]
-                # Off the list before looking, or news that comes meanwhile would be lost.
-                for stream in some:
-                    driven.dirty.pop(stream, None)
-                try:
-                    stand = await self.standings.of(driven.path, driven.incarnation, some)
-                except BaseException:
-                    driven.look_at_all()
-                    raise
+            while True:
+                if not driven.looked:
+                    await self._look_at_all(driven)
+                found = await self._look_at_dirty(driven)
+                # What was dirty may have kept the look at all from getting anywhere.
+                if found or driven.looked:
+                    return found[:SNAPSHOT]
+
+    async def _look_at_dirty(self, driven: Driven) -> list[Standing]:
+        found: list[Standing] = []
+        waiting = list(driven.dirty)
+        for begin in range(0, len(waiting), SNAPSHOT):
+            some = waiting[begin : begin + SNAPSHOT]
+            # Off the list before looking, or news that comes meanwhile would be lost.
+            for stream in some:
+                driven.dirty.pop(stream, None)
+            try:
+                stand = await self.standings.of(driven.path, driven.incarnation, some)
                 await self._forget(driven, stand)
-                for standing in stand:
-                    if standing.pending:
-                        driven.dirty[standing.path] = None
-                        found.append(standing)
-                if len(found) >= SNAPSHOT:
-                    break
-            return found[:SNAPSHOT]
+            except BaseException:
+                driven.look_at_all()
+                raise
+            for standing in stand:
+                if standing.pending:
+                    driven.dirty[standing.path] = None
+                    found.append(standing)
+            if len(found) >= SNAPSHOT:
+                break
+        return found
 
     async def _look_at_all(self, driven: Driven) -> None:
         driven.looked = True

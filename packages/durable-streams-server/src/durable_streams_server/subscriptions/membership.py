@@ -17,6 +17,7 @@ from durable_streams_core.subscriptions.members import MEMBERS, SHARDS, Join, Le
 
 log = logging.getLogger("durable_streams_server.subscriptions")
 
+LEAVE_SECONDS: Final = 2.0
 _PAGE: Final = 500
 
 
@@ -60,7 +61,8 @@ class Membership:
         self._members = frozenset()
         self._owned = frozenset()
         try:
-            await self._perform(MEMBERS + self.me, Leave())
+            async with asyncio.timeout(LEAVE_SECONDS):
+                await self._perform(MEMBERS + self.me, Leave())
         except Exception:
             log.exception("leaving failed; the others will notice")
 

@@ -21,6 +21,7 @@ from durable_streams_core.subscriptions.leases import (
     HELD,
     IDLE,
     RELEASE,
+    RETRYING,
     WAITING,
     Lease,
     decode_lease,
@@ -206,7 +207,7 @@ class Subscriptions:
             "status": "failed" if lease.failing else "active",
             "description": config.description,
         }
-        if lease.failing and lease.until:
+        if lease.failing and lease.phase in (RETRYING, WAITING):
             described["next_attempt_at"] = _moment(lease.until)
         return described
 

@@ -3,6 +3,7 @@ when it was connected to (§7.1, §12.8). Redirects are not followed.
 """
 
 import asyncio
+import errno
 import logging
 import socket
 from typing import Any, Final
@@ -84,7 +85,7 @@ class Webhooks:
 
             def connect(info: Any) -> socket.socket:
                 if not self._receivers.admits(door, info[4][0]):
-                    raise Refused(f"the address {info[4][0]} is not one for webhooks")
+                    raise Refused(errno.EACCES, f"the address {info[4][0]} is not one for webhooks")
                 return socket.socket(info[0], info[1], info[2])
 
             session = self._sessions[door] = aiohttp.ClientSession(

@@ -1,0 +1,170 @@
+"""Which streams a subscription links, and from where they count (§6.1, §6.2, §6.4)."""
+
+import asyncio
+
+import pytest
+
+from durable_streams_server.subscriptions.index import Index
+
+
+async def test_what_is_there_is_linked_at_its_tail_and_wakes_nobody(desk, receiver):
+    old = await desk.engine.create("events/old", data=b"history")
+    await desk.engine.create("other/old", data=b"history")
+    await desk.webhook("s", receiver.url, streams=["manual/none", "other/old"])
+    assert await desk.links("s") == {
+        "events/old": ("glob", old.offset),
+        "manual/none": ("explicit", "-1"),
+        "other/old": ("explicit", "0000000000000000_0000000000000007"),
+    }
+    await desk.engine.append("events/old", b"new")
+    told = await receiver.next()
+    assert told.stream("events/old")["acked_offset"] == old.offset
+
+
+async def test_a_stream_that_comes_later_is_linked_before_its_first_append(desk, receiver):
+    await desk.webhook("s", receiver.url, pattern="a/**")
+    await desk.engine.create("a/b/c", data=b"first")
+    told = await receiver.next()
+    assert told.stream("a/b/c")["acked_offset"] == "-1"
+
+
+async def test_an_empty_stream_is_no_work(desk, receiver):
+    await desk.webhook("s", receiver.url)
+    await desk.engine.create("events/empty")
+    await desk.engine.create("events/full", data=b"x")
+    told = await receiver.next()
+    assert [stream["path"] for stream in told.body["streams"]] == ["events/full"]
+
+
+async def test_appends_while_a_subscription_is_made_are_not_lost(store, desk, receiver):
+    """Listed before the append and made known after it: the look afterwards finds it."""
+    await desk.engine.create("events/a", data=b"x")
+    making = asyncio.create_task(desk.webhook("s", receiver.url))
+    appended = await desk.engine.append("events/a", b"y")
+    await making
+    cursor = (await desk.links("s"))["events/a"][1]
+    if cursor != appended.offset:
+        await receiver.next()
+        await desk.until_acked("s", "events/a", appended.offset)
+
+
+async def test_more_streams_than_fit_one_commit_are_all_linked(desk, receiver):
+    for n in range(1234):
+        await desk.engine.create(f"events/{n:04}", data=b"x")
+    described = await desk.webhook("s", receiver.url)
+    assert len(described["streams"]) == 1234
+    assert {s["acked_offset"][-1] for s in described["streams"]} == {"1"}
+    await desk.engine.append("events/1000", b"y")
+    assert [s["path"] for s in (await receiver.next()).body["streams"]] == ["events/1000"]
+
+
+async def test_a_creation_that_stopped_half_way_is_finished_by_the_next(desks, remote, memory):
+    desk = await desks(remote)
+    for n in range(600):
+        await desk.engine.create(f"events/{n:04}", data=b"x")
+    sent = len(remote.sent)
+    remote.before_commit = lambda commit: _fail_after(remote, sent + 3)
+    with pytest.raises(Exception, match="store"):
+        await desk.pull("s")
+    remote.before_commit = None
+    assert (await memory.load("__ds/subscriptions/s")).head.state == "linking"
+    assert len((await desk.pull("s"))["streams"]) == 600
+
+
+async def _fail_after(remote, count):
+    if len(remote.sent) > count:
+        raise OSError("the store is gone")
+
+
+async def test_explicit_goes_before_glob_and_leaves_it_behind(desk, receiver):
+    await desk.webhook("s", receiver.url)
+    created = await desk.engine.create("events/a", data=b"x")
+    await receiver.next()
+    await desk.until_acked("s", "events/a", created.offset)
+    for _ in range(2):
+        await desk.subscriptions.add_streams("s", ["events/a"])
+        assert (await desk.links("s"))["events/a"] == ("explicit", created.offset)
+    for _ in range(2):
+        await desk.subscriptions.remove_stream("s", "events/a")
+        assert (await desk.links("s"))["events/a"] == ("glob", created.offset)
+
+
+async def test_added_streams_wake_and_removed_ones_do_not(desk, receiver):
+    await desk.webhook("s", receiver.url)
+    for path in ("x", "y"):
+        await desk.engine.create(path, data=b"before")
+    await desk.subscriptions.add_streams("s", ["x", "y"])
+    await desk.engine.append("x", b"after")
+    assert [s["path"] for s in (await receiver.next()).body["streams"]] == ["x"]
+    await desk.subscriptions.remove_stream("s", "x")
+    await desk.engine.append("x", b"unheard")
+    await desk.engine.append("y", b"after")
+    assert [s["path"] for s in (await receiver.next()).body["streams"]] == ["y"]
+    assert set(await desk.links("s")) == {"y"}
+
+
+async def test_a_stream_deleted_and_made_again_begins_anew(desk, receiver):
+    await desk.webhook("s", receiver.url)
+    first = await desk.engine.create("events/a", data=b"old bytes")
+    await receiver.next()
+    await desk.until_acked("s", "events/a", first.offset)
+    await desk.engine.delete("events/a")
+    await desk.engine.create("events/a", data=b"new")
+    told = await receiver.next()
+    assert told.stream("events/a")["acked_offset"] == "-1"
+
+
+async def test_cursors_of_streams_that_are_gone_are_not_kept(desk, receiver):
+    await desk.webhook("s", receiver.url)
+    created = await desk.engine.create("events/a", data=b"x")
+    await receiver.next()
+    await desk.until_acked("s", "events/a", created.offset)
+    await desk.engine.delete("events/a")
+
+    async def forgotten():
+        facts = await desk.engine.store.load("__ds/subscriptions/s")
+        return not facts.counts.get("c")
+
+    await desk.until(forgotten)
+    assert await desk.links("s") == {}
+
+
+async def test_a_wake_tells_of_so_many_streams_and_the_next_of_the_rest(
+    desk, receiver, monkeypatch
+):
+    monkeypatch.setattr("durable_streams_server.subscriptions.driver.SNAPSHOT", 3)
+    monkeypatch.setattr("durable_streams_server.subscriptions.driven.MAX_DIRTY", 5)
+    monkeypatch.setattr("durable_streams_server.subscriptions.driver.MAX_DIRTY", 5)
+    await desk.webhook("s", receiver.url, pattern="events/**")
+    for n in range(20):
+        await desk.engine.create(f"events/{n}", data=b"x")
+    seen = set()
+    while len(seen) < 20:
+        told = await receiver.next()
+        assert len(told.body["streams"]) <= 3
+        seen.update(stream["path"] for stream in told.body["streams"])
+
+
+def test_the_index_remembers_only_what_holds():
+    index = Index()
+    index.add_glob(("a", "*"), 1)
+    index.add_stream("a/x", 2)
+    assert set(index.find("a/x")) == {1, 2}
+    index.remove_stream("a/x", 2)
+    index.remove_stream("a/x", 2)
+    index.remove_stream("never", 2)
+    assert index.find("a/x") == (1,)
+    index.add_glob(("**",), 3)
+    assert set(index.find("a/x")) == {1, 3}
+    index.remove_glob(("a", "*"), 1)
+    assert index.find("a/x") == (3,)
+    assert index.find("__ds/subscriptions/s") == ()
+
+
+def test_the_index_has_a_bound(monkeypatch):
+    monkeypatch.setattr("durable_streams_server.subscriptions.index.MAX_REMEMBERED", 3)
+    index = Index()
+    index.add_glob(("*",), 1)
+    for n in range(10):
+        assert index.find(str(n)) == (1,)
+    assert len(index._found) <= 3

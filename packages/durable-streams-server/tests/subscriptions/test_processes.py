@@ -1,0 +1,235 @@
+"""Several processes over one store, and a process that comes after another (§7.3)."""
+
+import asyncio
+
+import pytest
+from aiohttp import web
+
+from durable_streams_core.entities import Refused
+from durable_streams_core.errors import SubscriptionError
+from durable_streams_server import MemoryStore
+from remote import RemoteStore
+
+
+@pytest.fixture
+def stores(memory):
+    """Two processes' views of one store."""
+    return RemoteStore(memory), RemoteStore(memory)
+
+
+def driver_of(desks, path="__ds/subscriptions/s"):
+    driving = [desk for desk in desks if desk.subscriptions.driver.get(path) is not None]
+    return driving
+
+
+async def accepted(_told):
+    return web.Response(status=202)
+
+
+async def until_both_see_each_other(*found):
+    async def seen():
+        return all(len(d.subscriptions.driver.membership._members) == len(found) for d in found)
+
+    for desk in found:
+        desk.subscriptions.driver.membership.look()
+    await found[0].until(seen)
+
+
+async def crash(desk, memory):
+    """End a process without a word: nothing of it is written any more."""
+    desk.engine.store.fate = lambda _commit: Refused("unavailable", "The process is dead.")
+    membership = desk.subscriptions.driver.membership
+    membership._task.cancel()
+    desk.subscriptions.driver._running = False
+    for driven in desk.subscriptions.driver._driven.values():
+        driven.disarm()
+    for task in list(desk.subscriptions.driver._tasks):
+        task.cancel()
+    desk.subscriptions.driver._stop_watching()
+    desk.subscriptions.driver._stop_watching = None
+
+
+async def test_before_anybody_subscribes_nothing_is_written(stores, desks):
+    await desks(stores[0])
+    assert not stores[0].sent
+
+
+async def test_one_process_drives_each_subscription(stores, desks, receiver):
+    both = [await desks(store) for store in stores]
+    for n in range(20):
+        await both[n % 2].webhook(f"s{n}", receiver.url, pattern=f"events/{n}/*")
+    await until_both_see_each_other(*both)
+
+    async def shared_out():
+        driven = [set(desk.subscriptions.driver._driven) for desk in both]
+        return all(driven) and not driven[0] & driven[1] and len(driven[0] | driven[1]) == 20
+
+    await both[0].until(shared_out)
+    for n in range(20):
+        await both[(n + 1) % 2].engine.create(f"events/{n}/a", data=b"x")
+    told = [await receiver.next() for _ in range(20)]
+    assert {t.body["subscription_id"] for t in told} == {f"s{n}" for n in range(20)}
+    assert {t.body["generation"] for t in told} == {1}
+
+
+async def test_any_process_answers_workers_and_the_driver_hears_of_it(stores, desks, receiver):
+    both = [await desks(store) for store in stores]
+    receiver.answer = accepted
+    await both[0].webhook("s", receiver.url)
+    await until_both_see_each_other(*both)
+
+    async def one_drives():
+        return len(driver_of(both)) == 1
+
+    await both[0].until(one_drives)
+    (driving,) = driver_of(both)
+    (other,) = [desk for desk in both if desk is not driving]
+    await other.engine.create("events/a", data=b"x")
+    told = await receiver.next()
+    await other.engine.append("events/a", b"y")
+    over = await other.subscriptions.callback("s", told.token, told.ack())
+    assert over == {"ok": True, "next_wake": True}
+    again = await receiver.next()
+    assert again.body["generation"] == 2
+    over = await other.subscriptions.callback("s", again.token, again.ack())
+    assert over == {"ok": True, "next_wake": False}
+    await other.subscriptions.add_streams("s", ["x"])
+    await other.engine.create("x", data=b"x")
+    assert (await receiver.next()).stream("x")["link_type"] == "explicit"
+
+
+async def test_another_takes_over_within_one_lease_and_delivers_what_was_on_its_way(
+    stores, memory, desks, receiver, clock
+):
+    both = [await desks(store, member_lease=3.0) for store in stores]
+    hang = asyncio.Event()
+
+    async def never(_told):
+        await hang.wait()
+        return web.json_response({"done": True})
+
+    receiver.answer = never
+    await both[0].webhook("s", receiver.url)
+    await until_both_see_each_other(*both)
+
+    async def one_drives():
+        return len(driver_of(both)) == 1
+
+    await both[0].until(one_drives)
+    (driving,) = driver_of(both)
+    (other,) = [desk for desk in both if desk is not driving]
+    await other.engine.create("events/a", data=b"x")
+    first = await receiver.next()
+    await crash(driving, memory)
+    receiver.answer = lambda _told: asyncio.sleep(0, web.json_response({"done": True}))
+    clock.advance(3.1)
+    other.subscriptions.driver.membership.look()
+    again = await receiver.next()
+    assert again.body["wake_id"] == first.body["wake_id"]
+    await other.until_acked("s", "events/a", again.stream("events/a")["tail_offset"])
+    await other.engine.append("events/a", b"y")
+    assert (await receiver.next()).body["generation"] == 2
+    hang.set()
+
+
+async def test_leaving_hands_over_at_once(stores, desks, receiver):
+    both = [await desks(store) for store in stores]
+    await both[0].webhook("s", receiver.url)
+    await until_both_see_each_other(*both)
+
+    async def one_drives():
+        return len(driver_of(both)) == 1
+
+    await both[0].until(one_drives)
+    (driving,) = driver_of(both)
+    (other,) = [desk for desk in both if desk is not driving]
+    await driving.engine.stop()
+
+    async def taken_over():
+        return driver_of([other]) == [other]
+
+    await other.until(taken_over)
+    await other.engine.create("events/a", data=b"x")
+    await receiver.next()
+
+
+async def test_a_resync_looks_at_everything_once(stores, memory, desks, receiver):
+    desk = await desks(stores[0])
+    await desk.webhook("s", receiver.url)
+    await desk.until(lambda: _looked(desk))
+    heard = desk.subscriptions.driver._stop_watching
+    heard()
+    # Unheard: a stream of another process, and a subscription.
+    writer = await desks(MemoryStore())
+    writer.engine.store._table = memory._table
+    writer.engine.store._bytes = memory._bytes
+    await writer.engine.create("events/a", data=b"x")
+    assert receiver.queue.empty()
+    desk.subscriptions.driver.heard(None)
+    await receiver.next()
+
+
+async def _looked(desk):
+    driven = desk.subscriptions.driver.get("__ds/subscriptions/s")
+    return driven is not None and driven.looked and driven.task is None
+
+
+@pytest.mark.parametrize("phase", ["waking", "held", "idle"])
+async def test_a_wake_outlives_the_process(memory, desks, receiver, clock, phase):
+    first = await desks(memory)
+    hang = asyncio.Event()
+
+    async def never(_told):
+        await hang.wait()
+        return web.Response(status=500)
+
+    receiver.answer = accepted if phase == "held" else never
+    await first.webhook("s", receiver.url, lease_ttl_ms=5000)
+    if phase != "idle":
+        await first.engine.create("events/a", data=b"x")
+        told = await receiver.next()
+    if phase == "held":
+        await first.until_phase("s", "held")
+    await _kill(first)
+    if phase == "idle":
+        # Appended and not yet heard of when the process died.
+        deaf = await desks(memory)
+        deaf.subscriptions.driver._stop_watching()
+        await deaf.engine.create("events/a", data=b"x")
+        await _kill(deaf)
+    receiver.answer = lambda _told: asyncio.sleep(0, web.json_response({"done": True}))
+    second = await desks(memory)
+    if phase == "held":
+        # Whoever holds the lease may still be at it.
+        assert receiver.queue.empty()
+        await second.subscriptions.callback("s", told.token, told.ack())
+        await second.engine.append("events/a", b"y")
+    again = await receiver.next()
+    assert again.body["generation"] == (2 if phase == "held" else 1)
+    hang.set()
+
+
+async def _kill(desk):
+    """Stop a process without letting it write down how its deliveries ended."""
+    driver = desk.subscriptions.driver
+    driver._running = False
+    for driven in driver._driven.values():
+        driven.disarm()
+    for task in list(driver._tasks):
+        task.cancel()
+    await asyncio.gather(*driver._tasks, return_exceptions=True)
+    await desk.engine.stop()
+
+
+async def test_claims_race_between_processes(stores, desks):
+    both = [await desks(store) for store in stores]
+    await both[0].engine.create("wake/pool", content_type="application/json")
+    await both[0].pull("s")
+    await both[1].engine.create("events/a", data=b"x")
+    answers = await asyncio.gather(
+        *(both[n % 2].subscriptions.claim("s", f"w{n}") for n in range(10)), return_exceptions=True
+    )
+    (claim,) = [a for a in answers if isinstance(a, dict)]
+    assert all(isinstance(a, SubscriptionError) for a in answers if a is not claim)
+    (event,) = await both[0].until_wakes(1)
+    assert event["generation"] == claim["generation"] == 1

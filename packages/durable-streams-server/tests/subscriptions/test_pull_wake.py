@@ -1,0 +1,171 @@
+"""Pull-wake (§7.2): events on an ordinary stream, claims, heartbeats, releases, leases that end."""
+
+import asyncio
+
+import pytest
+
+from durable_streams_core.errors import SubscriptionError
+
+
+def ack_of(claim, *, done=True, acks=True):
+    streams = claim["streams"] if acks else []
+    return {
+        "wake_id": claim["wake_id"],
+        "generation": claim["generation"],
+        "acks": [{"stream": s["path"], "offset": s["tail_offset"]} for s in streams],
+        "done": done,
+    }
+
+
+@pytest.fixture
+async def pulling(desk):
+    await desk.engine.create("wake/pool", content_type="application/json")
+    await desk.pull("s", lease_ttl_ms=1000)
+    return desk
+
+
+async def test_a_wake_is_one_event_and_one_worker_claims_it(pulling):
+    await pulling.engine.create("events/a", data=b"one")
+    (event,) = await pulling.until_wakes(1)
+    assert {k: v for k, v in event.items() if k != "ts"} == {
+        "type": "wake", "subscription_id": "s", "stream": "events/a", "generation": 1,
+    }  # fmt: skip
+    answers = await asyncio.gather(
+        *(pulling.subscriptions.claim("s", f"w{n}") for n in range(8)), return_exceptions=True
+    )
+    (claim,) = [answer for answer in answers if isinstance(answer, dict)]
+    assert claim["generation"] == 1
+    for lost in answers:
+        if lost is not claim:
+            assert (lost.code, lost.details["generation"]) == ("ALREADY_CLAIMED", 1)
+            assert lost.details["current_holder"].startswith("w")
+    done = await pulling.subscriptions.ack("s", claim["token"], ack_of(claim))
+    assert done == {"ok": True, "next_wake": False}
+    with pytest.raises(SubscriptionError) as raised:
+        await pulling.subscriptions.claim("s", "w")
+    assert raised.value.code == "NO_PENDING_WORK"
+    assert len(await pulling.wakes()) == 1
+
+
+async def test_acks_without_done_are_heartbeats(pulling, clock):
+    await pulling.engine.create("events/a", data=b"one")
+    claim = await pulling.subscriptions.claim("s", "w")
+    for _ in range(3):
+        clock.advance(0.9)
+        await pulling.subscriptions.ack("s", claim["token"], ack_of(claim, done=False, acks=False))
+        await pulling.engine.sweep()
+    clock.advance(1)
+    with pytest.raises(SubscriptionError) as raised:
+        await pulling.subscriptions.ack("s", claim["token"], ack_of(claim))
+    assert raised.value.code == "FENCED"
+
+
+async def test_what_is_released_or_runs_out_wakes_others(pulling, clock):
+    await pulling.engine.create("events/a", data=b"one")
+    await pulling.until_wakes(1)
+    claim = await pulling.subscriptions.claim("s", "w")
+    await pulling.subscriptions.release("s", claim["token"], ack_of(claim))
+    assert [event["generation"] for event in await pulling.until_wakes(2)] == [1, 2]
+    second = await pulling.subscriptions.claim("s", "w")
+    clock.advance(1)
+    await pulling.engine.sweep()
+    assert [event["generation"] for event in await pulling.until_wakes(3)] == [1, 2, 3]
+    with pytest.raises(SubscriptionError):
+        await pulling.subscriptions.ack("s", second["token"], ack_of(second))
+    third = await pulling.subscriptions.claim("s", "w")
+    assert third["generation"] == 3
+
+
+async def test_what_comes_while_a_worker_is_at_it_is_the_next_wake(pulling):
+    await pulling.engine.create("events/a", data=b"one")
+    await pulling.until_wakes(1)
+    claim = await pulling.subscriptions.claim("s", "w")
+    await pulling.engine.append("events/a", b"two")
+    done = await pulling.subscriptions.ack("s", claim["token"], ack_of(claim))
+    assert done == {"ok": True, "next_wake": True}
+    assert len(await pulling.until_wakes(2)) == 2
+
+
+async def test_a_wake_stream_that_comes_later_gets_the_wake_later(desk, clock):
+    await desk.pull("s")
+    await desk.engine.create("events/a", data=b"one")
+    await desk.until_status("s", "failed")
+    await desk.engine.create("wake/pool", content_type="application/json")
+    clock.advance(1.3)
+    await desk.engine.sweep()
+    await desk.until_wakes(1)
+    await desk.until_status("s", "active")
+
+
+async def test_a_wake_stream_of_another_type_gets_lines(desk):
+    await desk.engine.create("wake/pool", content_type="application/x-ndjson")
+    await desk.pull("s")
+    await desk.engine.create("events/a", data=b"one")
+
+    async def written():
+        return (await desk.engine.read("wake/pool")).data
+
+    await desk.until(written)
+    assert (await desk.engine.read("wake/pool")).data.endswith(b"}\n")
+
+
+async def test_its_own_wake_stream_wakes_nobody(desk):
+    await desk.engine.create("wake/pool", content_type="application/json")
+    await desk.pull("s", pattern="**")
+    await desk.engine.create("events/a", data=b"one")
+    await desk.until_wakes(1)
+    claim = await desk.subscriptions.claim("s", "w")
+    assert [stream["path"] for stream in claim["streams"]] == ["events/a"]
+    done = await desk.subscriptions.ack("s", claim["token"], ack_of(claim))
+    assert done["next_wake"] is False
+
+
+async def test_work_that_vanishes_ends_the_wake(pulling):
+    await pulling.engine.create("events/a", data=b"one")
+    await pulling.until_wakes(1)
+    await pulling.engine.delete("events/a")
+    with pytest.raises(SubscriptionError) as raised:
+        await pulling.subscriptions.claim("s", "w")
+    assert raised.value.code == "NO_PENDING_WORK"
+    await pulling.engine.create("events/a", data=b"two")
+    assert [event["generation"] for event in await pulling.until_wakes(2)] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "acks, code",
+    [
+        ([{"stream": "events/a", "offset": "-1"}], "INVALID_OFFSET"),
+        ([{"stream": "events/a", "offset": "now"}], "INVALID_OFFSET"),
+        ([{"stream": "events/a", "offset": "0000000000000000_0000000000000999"}], "INVALID_OFFSET"),
+        ([{"stream": "events/a", "offset": "0000000000000000_0000000000000003"}], "INVALID_OFFSET"),
+        ([{"stream": "events/none", "offset": "0000000000000000_0000000000000000"}],
+         "INVALID_OFFSET"),
+        ([{"stream": "wake/pool", "offset": "0000000000000000_0000000000000000"}],
+         "INVALID_OFFSET"),
+        ([{"stream": "__ds/keys", "offset": "0000000000000000_0000000000000000"}],
+         "INVALID_REQUEST"),
+        ([{"offset": "0000000000000000_0000000000000000"}], "INVALID_REQUEST"),
+        ([5], "INVALID_REQUEST"),
+        ({}, "INVALID_REQUEST"),
+        ([{}] * 10_001, "INVALID_REQUEST"),
+    ],
+)  # fmt: skip
+async def test_acks_that_cannot_be(pulling, acks, code):
+    await pulling.engine.create("events/a", content_type="application/json", data=[1, 2])
+    claim = await pulling.subscriptions.claim("s", "w")
+    with pytest.raises(SubscriptionError) as raised:
+        await pulling.subscriptions.ack("s", claim["token"], {**ack_of(claim), "acks": acks})
+    assert raised.value.code == code
+    assert (await pulling.links("s"))["events/a"] == ("glob", "-1")
+
+
+async def test_an_ack_never_goes_backwards(pulling):
+    created = await pulling.engine.create("events/a", data=b"one")
+    claim = await pulling.subscriptions.claim("s", "w")
+    await pulling.subscriptions.ack("s", claim["token"], ack_of(claim, done=False))
+    earlier = "0000000000000000_0000000000000001"
+    body = {**ack_of(claim), "acks": [{"stream": "events/a", "offset": earlier}]}
+    with pytest.raises(SubscriptionError) as raised:
+        await pulling.subscriptions.ack("s", claim["token"], body)
+    assert raised.value.code == "INVALID_OFFSET"
+    assert (await pulling.links("s"))["events/a"] == ("glob", created.offset)
