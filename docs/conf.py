@@ -23,7 +23,10 @@ myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 
 # Links into other projects' documentation would need the network while building.
-nitpick_ignore_regex = [("py:.*", r"(aiohttp|asyncio|collections|contextlib|typing)\..*")]
+nitpick_ignore_regex = [
+    ("py:.*", r"(aiohttp|asyncio|collections|contextlib|datetime|os|ssl|typing)\..*"),
+    ("py:class", r"durable_streams_client\..*\.T"),  # a type variable
+]
 
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"

@@ -15,7 +15,7 @@ _SAFE = "/%:@!$&'()*+,;=~-._?[]"
 def stream_url(base: str, name: str) -> str:
     """The absolute URL of a stream: ``name`` itself if it is one, or below ``base``.
 
-    Characters that a URL cannot hold are percent-encoded. Raises :class:`InvalidArgument`.
+    Characters that a URL cannot hold are percent-encoded. Raises ``InvalidArgument``.
     """
     if not name:
         raise InvalidArgument("a stream needs a name or a URL")

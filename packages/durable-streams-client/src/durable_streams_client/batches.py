@@ -64,7 +64,7 @@ class Batch(Generic[T]):
 
     @property
     def items(self) -> list[T]:
-        """The items, decoded once; raises :class:`MalformedAnswer` if JSON is none."""
+        """The items, decoded once; raises ``MalformedAnswer`` if JSON is none."""
         if self._items is None:
             if self.is_json:
                 try:

@@ -20,7 +20,7 @@ class TextJoiner:
     def feed(self, batch: Batch[Any]) -> str | None:
         """The text up to the end of ``batch``, or None if that is inside a character.
 
-        Raises :class:`MalformedAnswer` for bytes that are no UTF-8.
+        Raises ``MalformedAnswer`` for bytes that are no UTF-8.
         """
         data = self._held + batch.data if self._held else batch.data
         if incomplete_suffix(data) and not batch.closed:

@@ -75,7 +75,7 @@ class AsyncCalls:
         repeatable: bool = True,
         accept: tuple[int, ...] = (),
     ) -> Reply:
-        """Send until there is an answer that counts; raises :class:`ClientError`.
+        """Send until there is an answer that counts; raises ``ClientError``.
 
         Unless ``repeatable``, it is sent again only when it certainly changed nothing. An answer
         with a status in ``accept`` counts even if it is an error.

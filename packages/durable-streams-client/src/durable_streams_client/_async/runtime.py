@@ -56,7 +56,7 @@ class Notifier:
 
 
 class Limit:
-    """A time limit on a block; raises :class:`TimedOut`."""
+    """A time limit on a block; raises ``TimedOut``."""
 
     def __init__(self, seconds: float | None, what: str) -> None:
         self._what = what

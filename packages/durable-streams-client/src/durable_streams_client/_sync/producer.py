@@ -45,7 +45,7 @@ class Producer:
 
     ``append`` only waits when the queue is full. :meth:`flush`, :meth:`close_stream` and leaving
     the ``with`` block wait for the server and raise
-    :class:`~durable_streams_client.NotStored` with everything that was not stored. After such an
+    ``NotStored`` with everything that was not stored. After such an
     error the producer takes nothing more. May be shared between tasks and threads.
     """
 

@@ -55,7 +55,7 @@ class Notifier:
 
 
 class Limit:
-    """A time limit on a block; raises :class:`TimedOut`.
+    """A time limit on a block; raises ``TimedOut``.
 
     It shortens every wait on a connection of this thread; see ``connections``.
     """

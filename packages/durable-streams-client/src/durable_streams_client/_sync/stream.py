@@ -28,8 +28,8 @@ T = TypeVar("T")
 class Stream:
     """One stream of one server, made by :meth:`Client.stream`. It holds no connection.
 
-    Methods raise :class:`~durable_streams_client.ClientError`, among them
-    :class:`~durable_streams_client.NotFound` if there is no such stream.
+    Methods raise ``ClientError``, among them
+    ``NotFound`` if there is no such stream.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Stream:
         ``ttl`` is seconds since the last read or write, ``expires_at`` a moment. ``data`` is the
         first content: on a JSON stream one value, else bytes or text. ``closed`` makes it final.
         Without ``exist_ok`` an existing stream raises
-        :class:`~durable_streams_client.StreamExists`, as one with another configuration always
+        ``StreamExists``, as one with another configuration always
         does.
         """
         content_type = content_type or self.content_type
@@ -151,7 +151,7 @@ class Stream:
         On a JSON stream bytes are one message that is JSON text already, and everything else is
         encoded, a str too. ``seq`` is a ``Stream-Seq``: it must rise from append to append, in
         byte order, or the append is refused with
-        :class:`~durable_streams_client.SequenceConflict`.
+        ``SequenceConflict``.
 
         It is stored exactly once, also when answers are lost and it has to be repeated, unless an
         error says otherwise.
@@ -162,7 +162,7 @@ class Stream:
         """Append several pieces in one request: all of them or none.
 
         Nothing to append is refused by the server, with
-        :class:`~durable_streams_client.InvalidRequest`.
+        ``InvalidRequest``.
         """
         kind = self._kind()
         parts = encode_all(kind, items)
