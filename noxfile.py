@@ -209,6 +209,21 @@ def conformance(session: nox.Session, store: str, front_end: str) -> None:
     )
 
 
+@nox.session(requires=["build"], name="conformance-redis")
+@nox.parametrize("processes", [1, 4], ids=["1", "4"])
+@nox.parametrize("deployment", ["server", "cluster"], ids=["server", "cluster"])
+def conformance_redis(session: nox.Session, deployment: str, processes: int) -> None:
+    """The official suite on Valkey, alone or a Cluster of three, each request to any process."""
+    install_suite(session)
+    install(session, "server", "redis[hiredis]")
+    install_group(session, "tests", of="redis")
+    session.run(
+        *("python", package_directory("redis") / "tests" / "servers.py", deployment),
+        *("python", "conformance/run.py", "--store", "{url}", "--front-end", "standalone"),
+        *("--processes", str(processes), "--", *session.posargs),
+    )
+
+
 @nox.session(default=False, requires=["build"], name="client-conformance")
 @nox.parametrize("flavour", ["sync", "async"], ids=["sync", "async"])
 def client_conformance(session: nox.Session, flavour: str) -> None:

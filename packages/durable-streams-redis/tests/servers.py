@@ -6,11 +6,12 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -208,3 +209,21 @@ def sentinels(master: RedisServer, count: int) -> Iterator[list[RedisServer]]:
     finally:
         for sentinel in started:
             sentinel.stop()
+
+
+def main() -> int:
+    """`servers.py server|cluster COMMAND …` runs a command with `{url}` replaced."""
+    kind, *command = sys.argv[1:]
+    with ExitStack() as stack:
+        if kind == "cluster":
+            nodes = stack.enter_context(cluster())
+            url = f"redis+cluster://127.0.0.1:{nodes[0].port}"
+        else:
+            url = stack.enter_context(RedisServer()).url
+        return subprocess.run(
+            [word.replace("{url}", url) for word in command], check=False
+        ).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

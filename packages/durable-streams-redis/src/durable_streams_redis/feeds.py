@@ -33,6 +33,8 @@ _BLOCK: Final = b"%d" % BLOCK_MILLISECONDS
 _PAGE: Final = b"512"
 _FIRST: Final = b"1-"
 _UPKEEP_SECONDS: Final = 10.0
+_BUSY_SECONDS: Final = 0.002
+_BREATH_SECONDS: Final = 0.001
 _RETRY: Final = (0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
 
 Deliver = Callable[[Sequence[Change] | None], None]
@@ -93,6 +95,7 @@ class Feed:
         self._task: Task[None] | None = None
         self._connection: AbstractConnection | None = None
         self._upkeep_at = 0.0
+        self._told_at = 0.0
         self._tried = 0
         self.connections = 0
         """How often a connection was made."""
@@ -156,12 +159,18 @@ class Feed:
             *(b"XREAD", b"COUNT", _PAGE, b"BLOCK", _BLOCK, b"STREAMS", *own),
             *[position.id for position in own.values()],
         )
+        now = asyncio.get_running_loop().time()
         if reply:
             self._take(reply)
         else:
             await self._check(connection)
-        if asyncio.get_running_loop().time() >= self._upkeep_at:
+        if now >= self._upkeep_at:
             await self._upkeep(connection)
+        if reply:
+            if now - self._told_at < _BUSY_SECONDS:
+                # One reply then tells of many commits, where each would cost the server a wake-up.
+                await asyncio.sleep(_BREATH_SECONDS)
+            self._told_at = now
 
     async def _ask(self, connection: AbstractConnection, *arguments: bytes) -> Any:
         async with asyncio.timeout(self._timeout + BLOCK_MILLISECONDS / 1000):

