@@ -2,7 +2,7 @@
 
 import { runConformanceTests } from "@durable-streams/server-conformance-tests"
 
-const { CONFORMANCE_URL, CONFORMANCE_LONG_POLL_MS, CONFORMANCE_SUBSCRIPTIONS } = process.env
+const { CONFORMANCE_URL, CONFORMANCE_LONG_POLL_MS } = process.env
 
 if (!CONFORMANCE_URL) {
   throw new Error("CONFORMANCE_URL is not set: start this suite with conformance/run.py")
@@ -11,5 +11,5 @@ if (!CONFORMANCE_URL) {
 runConformanceTests({
   baseUrl: CONFORMANCE_URL,
   longPollTimeoutMs: Number(CONFORMANCE_LONG_POLL_MS ?? 500),
-  subscriptions: CONFORMANCE_SUBSCRIPTIONS === "1",
+  subscriptions: true,
 })
