@@ -278,6 +278,30 @@ def tests_on(session: nox.Session, package: str) -> None:
     run_tests(session, package)
 
 
+@nox.session(default=False, requires=["build"])
+def bench(session: nox.Session) -> None:
+    """Ours and its peers side by side on one core; arguments go to benchmarks/run.py. Linux."""
+    install_suite(session)
+    install(session, "server[uvicorn]")
+    session.install("rakaia-streams")
+    session.run("python", "benchmarks/run.py", *session.posargs)
+
+
+@nox.session(default=False, requires=["build"])
+def fuzz(session: nox.Session) -> None:
+    """Mutated requests against the standalone server: `-- --seconds 600`."""
+    install(session, "server")
+    target = package_directory("server") / "tests" / "standalone" / "fuzz.py"
+    session.run("python", "-W", "error", str(target), *session.posargs)
+
+
+@nox.session(default=False, requires=["build"])
+def soak(session: nox.Session) -> None:
+    """Half an hour of clients that come, stall and vanish; `-- --minutes 5` is shorter. Linux."""
+    install(session, "server")
+    session.run("python", "benchmarks/soak.py", *session.posargs)
+
+
 @nox.session(default=False)
 def lock(session: nox.Session) -> None:
     """Renew constraints.txt with the newest versions of everything third-party."""

@@ -7,8 +7,8 @@
   in memory and tells of it only at its end.
 * A plain request costs one parse and one write: no task, no timer, no future. Time limits are
   deadlines that the server looks at once a second.
-* An answer to a request that was not read to its end is followed by a half-close and a moment of
-  reading on, or the client would lose the answer to a reset.
+* The last answer is followed by a half-close and a moment of reading on, or a client that still
+  sends would lose the answer to a reset.
 """
 
 import asyncio
@@ -54,7 +54,8 @@ MAX_DRAINED = 64 * 1024
 """A body of up to this size is read to its end, though not wanted, to keep the connection."""
 JOINED = 64 * 1024
 """Answers up to this size are joined into one write."""
-LINGER_SECONDS = 1.0
+LINGER_SECONDS = 0.5
+"""And as long again, until the server looks."""
 
 
 class State(Enum):
@@ -90,7 +91,7 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_asking", "_between", "_busy", "_chunked", "_ending", "_eof", "_feeding", "_handler", "_head_size",
-        "_headers", "_held", "_in_head", "_keep", "_linger", "_live", "_out", "_parser", "_paused",
+        "_headers", "_held", "_in_head", "_keep", "_live", "_out", "_parser", "_paused",
         "_pending", "_queue", "_quiet", "_request", "_secure", "_server", "_state", "_target",
         "_transport", "_unfamiliar", "_unread", "deadline",
     )  # fmt: skip
@@ -128,7 +129,6 @@ class Connection(asyncio.Protocol):
         self._out: list[bytes] = []
         self._paused = self._feeding = self._eof = False
         self._ending = self._unread = False
-        self._linger: asyncio.TimerHandle | None = None
 
     # What the event loop says.
 
@@ -175,8 +175,6 @@ class Connection(asyncio.Protocol):
         self._server.forget(self)
         pending, self._pending = self._pending, None
         live, self._live = self._live, None
-        if self._linger is not None:
-            self._linger.cancel()
         if self._asking is not None:
             self._asking.cancel()
         if pending is not None:
@@ -207,7 +205,9 @@ class Connection(asyncio.Protocol):
 
     def expire(self) -> None:
         """The deadline has passed."""
-        if self._paused or self._state is not State.OPEN:
+        if self._state is State.LINGERING and not self._transport.get_write_buffer_size():
+            self._transport.close()
+        elif self._paused or self._state is not State.OPEN:
             self._transport.abort()
         elif self._request is not None:
             self._refuse(too_slow("body"))
@@ -220,7 +220,9 @@ class Connection(asyncio.Protocol):
 
     def shut(self) -> None:
         """The server stops: answer what is under way, then close."""
-        if not (self._busy or self._in_head or self._queue or self._request is not None):
+        if self._state is State.LINGERING or not (
+            self._busy or self._in_head or self._queue or self._request is not None
+        ):
             self._transport.close()
 
     def abort(self) -> None:
@@ -405,8 +407,12 @@ class Connection(asyncio.Protocol):
         except httptools.HttpParserUpgrade:
             self._refuse(bad_syntax("it asks for an upgrade"))
         else:
-            if self._quiet > self._server.bounds.max_header and self._state is State.OPEN:
-                self._refuse(header_too_large(self._server.bounds.max_header))
+            bounds = self._server.bounds
+            # Spaces and line ends count here, and a target: a head that is no larger than it may
+            # be is never refused, however it was cut.
+            unfinished = 2 * bounds.max_header + bounds.max_target
+            if self._quiet > unfinished and self._state is State.OPEN:
+                self._refuse(header_too_large(bounds.max_header))
 
     def _begin(self, method: str, headers: dict[bytes, bytes]) -> Request:
         server = self._server
@@ -632,20 +638,34 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
     def _end(self) -> None:
+        """Everything was said: close so that it arrives (RFC 9112 §9.6).
+
+        To close while the client still sends would reset the connection and take the answer away.
+        So half-close, and read on until the client closes too or a moment has passed.
+        """
         self._ending = False
-        if self._state is State.LOST or self._transport.is_closing():
+        transport = self._transport
+        if self._state is State.LOST or transport.is_closing():
             return
-        self.deadline = self._server.now + self._server.bounds.write_timeout
-        if not self._unread or self._eof:
-            self._transport.close()
+        server = self._server
+        half = transport.can_write_eof()
+        if self._eof or not (half or self._unread):
+            self.deadline = server.now + server.bounds.write_timeout
+            transport.close()
             return
         self._state = State.LINGERING
         self._held = b""
-        if self._transport.can_write_eof():
-            self._transport.write_eof()
-        self._transport.resume_reading()
-        loop = asyncio.get_running_loop()
-        self._linger = loop.call_later(LINGER_SECONDS, self._transport.close)
+        patience = LINGER_SECONDS
+        if transport.get_write_buffer_size():
+            patience = server.bounds.write_timeout
+        self.deadline = server.now + patience
+        try:
+            if half:
+                transport.write_eof()
+            transport.resume_reading()
+        except OSError:
+            # asyncio's own transport says so where the client is gone already.
+            transport.abort()
 
     def _wait(self) -> None:
         """Set the deadline for what is to come next."""

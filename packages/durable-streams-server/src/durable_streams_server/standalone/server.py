@@ -96,7 +96,11 @@ class StandaloneServer:
         """Once a second: the time, the Date header, and deadlines."""
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(TICK_SECONDS, self._tick)
-        self.now = now = loop.time()
+        self.look(loop.time())
+
+    def look(self, now: float) -> None:
+        """Take note of the loop's time, and end what is late."""
+        self.now = now
         date = wire.date_line(time.time())
         self._prefixes = {status: line + date for status, line in wire.STATUS_LINES.items()}
         late = [connection for connection in self._connections if connection.deadline < now]

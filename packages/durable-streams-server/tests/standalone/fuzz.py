@@ -1,0 +1,297 @@
+"""A fuzz target: mutated requests against the glue around the parser, with no socket in between.
+
+    python fuzz.py [--seconds 120] [--seed N]
+
+Every input goes to three connections: whole, cut at random places, and a byte at a time. Whatever
+comes in, a connection must not raise, must write nothing but complete answers with statuses of
+ours, and must say the same however its input was cut. A header block that is taken in without
+parsing must be one that the parser takes in the same way. What fails is printed with its seed and
+its bytes.
+"""
+
+import argparse
+import asyncio
+import random
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import httptools
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import itertools
+
+from raw_corpus import CASES
+
+from durable_streams_core.errors import ProtocolError
+from durable_streams_server import Engine
+from durable_streams_server.http.handler import Options
+from durable_streams_server.limits import Limits
+from durable_streams_server.mounting import Mount
+from durable_streams_server.standalone import Bounds, StandaloneServer
+from durable_streams_server.standalone.connection import Connection
+from durable_streams_server.standalone.familiar import Familiar
+from durable_streams_server.standalone.strictness import check_head
+
+TOKENS = [
+    b"\r\n", b"\r", b"\n", b"\r\n\r\n", b"\x00", b" ", b"\t", b":", b",", b";", b"\xff", b"0", b"-1",
+    b"Content-Length: 5\r\n", b"Transfer-Encoding: chunked\r\n", b"Transfer-Encoding: gzip\r\n",
+    b"Expect: 100-continue\r\n", b"Connection: close\r\n", b"Connection: upgrade\r\n",
+    b"Upgrade: x\r\n", b"Host: y\r\n", b"5\r\nabcde\r\n", b"0\r\n\r\n", b"ffffffff\r\n",
+    b"HTTP/1.0", b"HTTP/1.1", b"HTTP/2.0", b"GET ", b"POST ", b"HEAD ", b"PUT ", b"CONNECT ",
+    b"OPTIONS ", b"/v1/stream/s", b"?offset=-1", b"?offset=now&live=long-poll", b"%2f", b"#", b"..",
+    b"Stream-Closed: true\r\n", b"X: " + b"y" * 3000 + b"\r\n", b"z" * 9000,
+]  # fmt: skip
+
+STATUSES = frozenset(
+    (
+        200,
+        201,
+        204,
+        304,
+        400,
+        401,
+        403,
+        404,
+        405,
+        408,
+        409,
+        410,
+        411,
+        412,
+        413,
+        414,
+        415,
+        417,
+        429,
+        431,
+        501,
+        503,
+        505,
+    )
+)
+REFUSALS = frozenset((400, 405, 414, 431, 501, 505))
+
+
+def mutated(dice: random.Random) -> bytes:
+    """One to three cases of the corpus with some damage."""
+    data = b"".join(dice.choice(CASES).raw for _ in range(dice.randint(1, 3)))
+    return damaged(data, dice, dice.choice((0, 1, 1, 2, 3, 8)))
+
+
+def damaged(raw: bytes, dice: random.Random, times: int) -> bytes:
+    data = bytearray(raw)
+    for _ in range(times):
+        at = dice.randrange(len(data) + 1)
+        match dice.randrange(6):
+            case 0:
+                data[at:at] = dice.choice(TOKENS)
+            case 1:
+                del data[at : at + dice.randint(1, 20)]
+            case 2 if at < len(data):
+                data[at] = dice.randrange(256)
+            case 3:
+                other = dice.choice(CASES).raw
+                begin = dice.randrange(len(other))
+                data[at:at] = other[begin : begin + dice.randint(1, 60)]
+            case 4:
+                begin = dice.randrange(len(data) + 1)
+                data[at:at] = data[begin : begin + dice.randint(1, 80)]
+            case _:
+                data[at : at + 4] = dice.choice(TOKENS)
+    return bytes(data)
+
+
+class Wire:
+    """A transport that goes nowhere."""
+
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+        self.closing = False
+        self.reading = True
+
+    def write(self, data: bytes) -> None:
+        assert not self.closing, "a write after the close"
+        self.sent.append(bytes(data))
+
+    def close(self) -> None:
+        self.closing = True
+
+    abort = close
+
+    def is_closing(self) -> bool:
+        return self.closing
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        pass
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+
+async def answers(pieces: list[bytes]) -> tuple[list[Any], bool]:
+    """What a fresh server says to some input, and whether the connection is over."""
+    limits = Limits(long_poll_timeout=0.001, max_body=5000)
+    async with Engine("memory:", limits=limits) as engine:
+        await engine.create("s", content_type="text/plain", data="hello")
+        mount = Mount(engine, Options(), None)
+        server = StandaloneServer(mount, "/v1/stream/", Bounds(max_header=2500, max_target=500))
+        server.look(0)
+        connection = Connection(server, secure=False)
+        wire: Any = Wire()
+        connection.connection_made(wire)
+        for piece in pieces:
+            if wire.closing:
+                break
+            connection.data_received(piece)
+        # What waits for a commit or a poll's time limit comes a little later.
+        for _ in range(200):
+            if not connection._busy or wire.closing:
+                break
+            await asyncio.sleep(0.0005)
+        over = wire.closing or connection._state.value != "open"
+        if not wire.closing and not connection.eof_received():
+            wire.closing = True
+        connection.connection_lost(None)
+        assert not len(engine.topics), "a reader is left"
+        mount.handler.close()
+    return comparable(b"".join(wire.sent)), over
+
+
+def comparable(data: bytes) -> list[Any]:
+    """Statuses, headers and bodies; raises if this is no sequence of complete answers."""
+    found: list[Any] = []
+    rest = data
+    while rest:
+        if rest.startswith(b"HTTP/1.1 100 Continue\r\n\r\n"):
+            rest = rest[25:]
+            continue
+        head, end, rest = rest.partition(b"\r\n\r\n")
+        assert end, "an incomplete head"
+        first, *lines = head.split(b"\r\n")
+        status = int(first.split(b" ")[1])
+        assert first.startswith(b"HTTP/1.1 ")
+        assert status in STATUSES, f"status {status}"
+        fields = dict(line.split(b": ", 1) for line in lines)
+        assert len(fields) == len(lines), "a header twice"
+        length = int(fields.get(b"content-length", b"0"))
+        assert len(rest) >= length, "an incomplete body"
+        body, rest = rest[:length], rest[length:]
+        for name in (b"date", b"etag", b"content-length"):
+            fields.pop(name, None)
+        if status in REFUSALS and fields.get(b"connection") == b"close":
+            # Which of its faults is met first depends on how it was cut.
+            found.append("refused")
+        else:
+            found.append((status, sorted(fields.items()), body))
+    return found
+
+
+class Parsed:
+    """What the parser alone makes of one request."""
+
+    def __init__(self, data: bytes) -> None:
+        self.target = self.body = b""
+        self.headers: dict[bytes, bytes] = {}
+        self.count = 0
+        self.done = False
+        parser = httptools.HttpRequestParser(self)
+        parser.feed_data(data)
+        self.method = parser.get_method()
+        check_head(self.method, parser.get_http_version(), self.headers)
+        assert parser.should_keep_alive()
+
+    def on_url(self, piece: bytes) -> None:
+        self.target += piece
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers[name.lower()] = value
+
+    def on_body(self, piece: bytes) -> None:
+        self.body += piece
+
+    def on_message_complete(self) -> None:
+        self.count += 1
+
+
+def check_familiar(familiar: Familiar, data: bytes) -> bool:
+    """Learn what the parser takes whole; what is then recognised must be the same."""
+    seen = familiar.recognise(data)
+    try:
+        parsed = Parsed(data)
+    except (httptools.HttpParserError, httptools.HttpParserUpgrade, ProtocolError, AssertionError):
+        assert seen is None, "the parser refuses what was recognised"
+        return False
+    if parsed.count != 1:
+        assert seen is None, "what was recognised is not one request"
+        return False
+    if seen is not None:
+        target, block, at = seen
+        assert target.method.encode() == parsed.method
+        path, _, query = parsed.target.decode().partition("?")
+        assert (target.outside, target.query) == (path, query)
+        assert block.headers == parsed.headers
+        assert data[at:] == parsed.body
+        assert len(parsed.body) == block.length
+        return True
+    familiar.learn(data, parsed.headers, len(parsed.body))
+    return False
+
+
+def cut(data: bytes, dice: random.Random) -> list[bytes]:
+    places = sorted(dice.randrange(len(data) + 1) for _ in range(dice.randint(1, 6)))
+    edges = [0, *places, len(data)]
+    return [data[a:b] for a, b in itertools.pairwise(edges) if a != b]
+
+
+async def one(seed: int, familiar: Familiar) -> int:
+    dice = random.Random(seed)
+    data = mutated(dice)
+    try:
+        whole = await answers([data])
+        # Bytes behind the last answer do not count: they may come before or after it.
+        assert await answers(cut(data, dice)) == whole, "cutting it makes a difference"
+        if len(data) < 2000:
+            bytewise = [data[n : n + 1] for n in range(len(data))]
+            assert await answers(bytewise) == whole, "byte by byte it makes a difference"
+        recognised = check_familiar(familiar, data)
+        for _ in range(100):
+            data = dice.choice(CASES).raw
+            if dice.random() < 0.5:
+                data = damaged(data, dice, dice.randint(1, 2))
+            recognised += check_familiar(familiar, data)
+        return recognised
+    except BaseException:
+        raise
+
+
+async def fuzz(seconds: float, seed: int) -> None:
+    end = time.monotonic() + seconds
+    familiar = Familiar("/v1/stream/")
+    recognised = 0
+    while time.monotonic() < end:
+        recognised += await one(seed, familiar)
+        seed += 1
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seconds", type=float, default=120)
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
+    options = parser.parse_args()
+    asyncio.run(fuzz(options.seconds, options.seed))
+
+
+if __name__ == "__main__":
+    main()

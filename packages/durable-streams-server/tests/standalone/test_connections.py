@@ -1,0 +1,282 @@
+"""The life of a connection: what is pending when somebody leaves, stops, or half-closes."""
+
+import asyncio
+import ssl
+from pathlib import Path
+
+import pytest
+from raw_answers import Answers, exchange
+from raw_corpus import END, GET, POST
+from test_bounds import connect, held, until
+
+from durable_streams_server import Engine
+from durable_streams_server.http.handler import Options
+from durable_streams_server.limits import Limits
+from durable_streams_server.mounting import Mount
+from durable_streams_server.serving import Address, standalone_server, tls_context
+from durable_streams_server.standalone import Bounds
+
+POLL = GET.replace(b"/s ", b"/s?offset=now&live=long-poll ") + END
+SSE = GET.replace(b"/s ", b"/s?offset=now&live=sse ") + END
+APPEND = POST + b"Content-Length: 2\r\n\r\nhi"
+
+
+async def test_100_continue_comes_only_where_the_body_is_wanted(start):
+    running = await start(limits=Limits(max_body=1000))
+    reader, writer = await connect(running.port)
+    writer.write(POST + b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\n")
+    assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+    writer.write(b"hi")
+    assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 204")
+    writer.write(POST + b"Expect: 100-continue\r\nContent-Length: 2000\r\n\r\n")
+    answers = Answers(await reader.read())
+    assert (answers.statuses, answers.interim) == ((413,), 0)
+    writer.close()
+
+
+async def test_100_continue_waits_for_the_answers_before_it(start):
+    running = await start(limits=Limits(long_poll_timeout=0.05))
+    reader, writer = await connect(running.port)
+    writer.write(POLL + POST + b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\n")
+    head = await reader.readuntil(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 204")
+    assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+    writer.write(b"hi")
+    assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 204")
+    writer.close()
+
+
+async def test_who_leaves_a_long_poll_is_forgotten_at_once(start):
+    running = await start()
+    for leave in ("close", "write_eof"):
+        _, writer = await connect(running.port)
+        writer.write(POLL)
+        await until(lambda: len(running.engine.topics))
+        getattr(writer, leave)()
+        await until(lambda: not len(running.engine.topics) and not len(running.server))
+        writer.close()
+
+
+async def test_who_leaves_a_live_read_is_forgotten_at_once(start):
+    running = await start()
+    for leave in ("close", "write_eof"):
+        reader, writer = await connect(running.port)
+        writer.write(SSE)
+        await reader.readuntil(b"event: control")
+        getattr(writer, leave)()
+        await until(lambda: not len(running.engine.topics) and not len(running.server))
+        writer.close()
+
+
+async def test_a_half_close_still_gets_its_answers(start):
+    running = await start()
+    answers = Answers(await exchange(running.port, (GET + END) * 3 + APPEND))
+    assert answers.statuses == (200, 200, 200, 204)
+
+
+async def test_half_a_request_is_none(start):
+    running = await start()
+    answers = Answers(await exchange(running.port, GET + END + APPEND[:-1]))
+    assert answers.statuses == (200,)
+    assert (await running.engine.head("s")).offset.endswith("5")
+
+
+async def test_requests_behind_a_live_answer_wait_for_its_end(start):
+    running = await start()
+    reader, writer = await connect(running.port)
+    writer.write(SSE + GET + END)
+    await reader.readuntil(b"event: control")
+    await running.engine.close_stream("s")
+    await reader.readuntil(b"0\r\n\r\n")
+    assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+    writer.close()
+
+
+async def test_a_live_answer_to_http_1_0_ends_with_the_connection(start):
+    running = await start()
+    reader, writer = await connect(running.port)
+    writer.write(SSE.replace(b"HTTP/1.1", b"HTTP/1.0"))
+    head = await reader.readuntil(b"\r\n\r\n")
+    assert b"transfer-encoding" not in head
+    await running.engine.close_stream("s")
+    assert b'"streamClosed":true' in await reader.read()
+    writer.close()
+
+
+async def test_a_herd_gets_one_frame(start):
+    """What is written to a thousand readers is one object."""
+    running = await start()
+    readers = [await connect(running.port) for _ in range(20)]
+    for reader, writer in readers:
+        writer.write(SSE)
+        await reader.readuntil(b"event: control")
+    made = []
+    framed = running.server.framed
+
+    def watched(frame: bytes) -> bytes:
+        made.append(framed(frame))
+        return made[-1]
+
+    running.server.framed = watched
+    await running.engine.append("s", b"news")
+    for reader, writer in readers:
+        await reader.readuntil(b"news")
+        writer.close()
+    assert len(made) == 20
+    assert len({id(chunk) for chunk in made}) == 1
+
+
+async def test_a_plain_request_makes_no_task(start):
+    running = await start()
+    reader, writer = await connect(running.port)
+    before = asyncio.all_tasks()
+    tasks: list[object] = []
+    loop = asyncio.get_running_loop()
+    loop.set_task_factory(
+        lambda loop, work, **k: tasks.append(work) or asyncio.Task(work, loop=loop)
+    )
+    try:
+        for raw in (GET + END, APPEND, GET.replace(b"GET", b"HEAD") + END):
+            writer.write(raw)
+            await reader.readuntil(b"\r\n\r\n")
+    finally:
+        loop.set_task_factory(None)
+    assert not tasks
+    assert asyncio.all_tasks() == before
+    writer.close()
+
+
+async def test_stopping_tells_live_readers_and_answers_what_is_under_way(start):
+    running = await start()
+    sse_reader, sse = await connect(running.port)
+    sse.write(SSE)
+    await sse_reader.readuntil(b"event: control")
+    poll_reader, poll = await connect(running.port)
+    poll.write(POLL)
+    idle_reader, idle = await connect(running.port)
+    body_reader, body = await connect(running.port)
+    body.write(APPEND[:-1])
+    await until(lambda: len(running.server) == 4 and len(running.mount.handler.readers) == 2)
+    await until(lambda: any(c._request for c in running.server._connections))
+    stopping = asyncio.create_task(running.server.stop())
+    assert (await sse_reader.read()).endswith(b"0\r\n\r\n")
+    assert Answers(await poll_reader.read()).statuses == (204,)
+    assert await idle_reader.read() == b""
+    body.write(APPEND[-1:])
+    answers = Answers(await body_reader.read())
+    assert answers.statuses == (204,)
+    assert answers.all[0][1][b"connection"] == b"close"
+    for writer in (sse, poll, idle, body):
+        writer.close()
+    await stopping
+    with pytest.raises(ConnectionError):
+        await connect(running.port)
+
+
+async def test_stopping_waits_for_nobody_for_ever(start):
+    running = await start(Bounds(shutdown_timeout=0.05))
+    _, writer = await connect(running.port)
+    writer.write(APPEND[:-1])
+    await held(running)
+    await running.server.stop()
+    await until(lambda: not len(running.server))
+    writer.close()
+
+
+async def test_an_access_hook_may_take_its_time(start):
+    asked = []
+
+    async def authorize(action, path, request):
+        asked.append((action, path, request.headers[b"host"]))
+        await asyncio.sleep(0)
+        return path == "s"
+
+    running = await start(authorize=authorize)
+    other = APPEND.replace(b"/s ", b"/t ")
+    answers = Answers(await exchange(running.port, APPEND + other + GET + END + APPEND))
+    assert answers.statuses == (204, 403, 200, 204)
+    assert asked == [
+        ("append", "s", b"x"), ("append", "t", b"x"), ("read", "s", b"x"), ("append", "s", b"x"),
+    ]  # fmt: skip
+
+
+async def test_a_hook_cannot_change_what_the_next_request_says(start):
+    def authorize(action, path, request):
+        request.headers.clear()
+        return True
+
+    running = await start(authorize=authorize)
+    reader, writer = await connect(running.port)
+    for _ in range(3):
+        writer.write(GET + b"X-Y: z\r\n\r\n")
+        assert (await reader.readuntil(b"hello")).startswith(b"HTTP/1.1 200")
+    writer.close()
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory) -> tuple[Path, Path]:
+    """A self-signed certificate for localhost, and its key."""
+    from datetime import UTC, datetime, timedelta
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    place = tmp_path_factory.mktemp("tls")
+    (place / "cert.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    (place / "key.pem").write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return place / "cert.pem", place / "key.pem"
+
+
+async def test_tls_from_certificate_files(certificate, serving):
+    cert, key = certificate
+    engine = await serving.enter_async_context(Engine("memory:"))
+    await engine.create("s", content_type="text/plain", data="hello")
+    address = Address("localhost", 0, tls=tls_context(str(cert), str(key)))
+    mount = Mount(engine, Options(), None)
+    port = await serving.enter_async_context(standalone_server(mount, "/v1/stream/", address))
+    trust = ssl.create_default_context(cafile=str(cert))
+    reader, writer = await asyncio.open_connection("localhost", port, ssl=trust)
+    writer.write(GET + END)
+    await reader.readuntil(b"hello")
+    put = POST.replace(b"POST", b"PUT").replace(b"/s ", b"/made ")
+    writer.write(put + b"Content-Length: 0\r\n\r\n")
+    assert b"location: https://x/v1/stream/made\r\n" in await reader.readuntil(b"\r\n\r\n")
+    writer.write(SSE)
+    await reader.readuntil(b"event: control")
+    await engine.append("s", b"news")
+    await reader.readuntil(b"news")
+    writer.close()
+
+
+async def test_a_unix_socket(tmp_path, serving):
+    engine = await serving.enter_async_context(Engine("memory:"))
+    await engine.create("s", content_type="text/plain", data="hello")
+    path = str(tmp_path / "socket")
+    mount = Mount(engine, Options(), None)
+    address = Address("", 0, unix=path)
+    await serving.enter_async_context(standalone_server(mount, "/v1/stream/", address))
+    reader, writer = await asyncio.open_unix_connection(path)
+    writer.write(GET + END)
+    await reader.readuntil(b"hello")
+    writer.close()
