@@ -1,0 +1,91 @@
+"""Our client and our server, in one process and over a network."""
+
+import asyncio
+import re
+import subprocess
+import sys
+
+import httpx
+import pytest
+
+from durable_streams_client import START, AsyncClient, Client, ProducerLimits, StreamClosed
+from durable_streams_server import Engine, create_asgi
+
+
+async def test_in_memory_over_asgi():
+    """An application is tested without a socket: hand the client httpx's own transport."""
+    async with Engine("memory:") as streams:
+        http = httpx.ASGITransport(app=create_asgi(streams))
+        async with AsyncClient("http://test/", http=http) as client:
+            chat = client.stream("chats/42")
+            await chat.create(content_type="application/json", ttl=60)
+            async with chat.producer() as out:
+                for n in range(1000):
+                    await out.append({"n": n})
+                await out.close_stream()
+            assert [item["n"] async for item in chat.follow().items()] == list(range(1000))
+            with pytest.raises(StreamClosed):
+                await chat.append({})
+            fork = client.stream("chats/43")
+            await fork.fork(chat, offset=START, sub_offset=2)
+            assert await fork.read().read_items() == [{"n": 0}, {"n": 1}]
+            assert (await fork.head()).ttl == 60
+
+
+@pytest.fixture(scope="module")
+def url():
+    """Where the streams of a standalone server live."""
+    command = [sys.executable, "-m", "durable_streams_server", "--port", "0", "--store", "memory:"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        for line in process.stdout:
+            if found := re.search(r"http://127\.0\.0\.1:\d+", line):
+                break
+        else:
+            pytest.fail("the server did not start")
+        yield found[0] + "/v1/stream/"
+        process.terminate()
+
+
+@pytest.mark.parametrize("live", ["auto", "sse", "long-poll"])
+@pytest.mark.parametrize("kind", ["application/json", "text/plain", "application/octet-stream"])
+def test_every_way_of_following(url, live, kind):
+    with Client(url) as client:
+        stream = client.stream(f"{live}/{kind}", content_type=kind)
+        stream.create()
+        pieces = [b'"%d"' % n for n in range(300)]
+        limits = ProducerLimits(batch_items=7, linger=0)
+        got = b""
+        with stream.producer(limits=limits) as out:
+            out.append_many(pieces[:100])
+            out.flush()
+            for batch in stream.follow(live=live):
+                got += (
+                    b"".join(b'"%b"' % i.encode() for i in batch) if batch.is_json else batch.data
+                )
+                if len(got) == len(b"".join(pieces[:100])):
+                    out.append_many(pieces[100:])
+                    out.close_stream()
+        assert got == b"".join(pieces)
+
+
+async def test_many_readers_of_one_client(url):
+    async with AsyncClient(url) as client:
+        stream = client.stream("many")
+        await stream.create(content_type="application/json")
+        started = asyncio.Semaphore(0)
+
+        async def read() -> list[int]:
+            got: list[int] = []
+            async for batch in stream.follow():
+                got += batch
+                started.release()
+            return got
+
+        readers = [asyncio.create_task(read()) for _ in range(150)]
+        for _ in readers:
+            await started.acquire()
+        await stream.append_many(range(10))
+        await stream.close_stream(10)
+        assert await asyncio.gather(*readers) == [list(range(11))] * 150
