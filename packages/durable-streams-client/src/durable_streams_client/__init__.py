@@ -17,12 +17,18 @@ from importlib.metadata import version
 
 from durable_streams_client._async.client import AsyncClient
 from durable_streams_client._async.producer import AsyncProducer
+from durable_streams_client._async.pulling import AsyncPullWorker
 from durable_streams_client._async.reader import AsyncReader
 from durable_streams_client._async.stream import AsyncStream
+from durable_streams_client._async.subscriptions import AsyncSubscriptions
+from durable_streams_client._async.verifying import AsyncWebhookVerifier
 from durable_streams_client._sync.client import Client
 from durable_streams_client._sync.producer import Producer
+from durable_streams_client._sync.pulling import PullWorker
 from durable_streams_client._sync.reader import Reader
 from durable_streams_client._sync.stream import Stream
+from durable_streams_client._sync.subscriptions import Subscriptions
+from durable_streams_client._sync.verifying import WebhookVerifier
 from durable_streams_client.batches import Batch
 from durable_streams_client.checkpoints import (
     AsyncCheckpoint,
@@ -68,6 +74,13 @@ from durable_streams_client.scripting import (
     head,
     read,
 )
+from durable_streams_client.subscribing import (
+    Claim,
+    LinkedStream,
+    Subscription,
+    SubscriptionRefused,
+)
+from durable_streams_client.webhooks import UnknownKey, WebhookRejected, verify_webhook
 from durable_streams_core.errors import DurableStreamsError
 from durable_streams_core.protocol import NOW, START
 
@@ -80,11 +93,15 @@ __all__ = [
     "AsyncCheckpoint",
     "AsyncClient",
     "AsyncProducer",
+    "AsyncPullWorker",
     "AsyncReader",
     "AsyncStream",
+    "AsyncSubscriptions",
+    "AsyncWebhookVerifier",
     "Batch",
     "Cancelled",
     "Checkpoint",
+    "Claim",
     "Client",
     "ClientClosed",
     "ClientError",
@@ -98,6 +115,7 @@ __all__ = [
     "Gone",
     "InvalidArgument",
     "InvalidRequest",
+    "LinkedStream",
     "Live",
     "MalformedAnswer",
     "MemoryCheckpoint",
@@ -105,6 +123,7 @@ __all__ = [
     "NotStored",
     "Producer",
     "ProducerLimits",
+    "PullWorker",
     "Reader",
     "Retry",
     "RetryPolicy",
@@ -114,11 +133,17 @@ __all__ = [
     "StreamClosed",
     "StreamExists",
     "StreamInfo",
+    "Subscription",
+    "SubscriptionRefused",
+    "Subscriptions",
     "TimedOut",
     "Timeouts",
     "TooLarge",
     "TransportError",
     "Unavailable",
+    "UnknownKey",
+    "WebhookRejected",
+    "WebhookVerifier",
     "__version__",
     "append",
     "close_stream",
@@ -127,6 +152,7 @@ __all__ = [
     "follow",
     "head",
     "read",
+    "verify_webhook",
 ]
 
 __version__ = version("durable-streams-client")

@@ -126,7 +126,9 @@ async def test_the_reserved_prefix_is_no_stream(client):
 
 
 async def test_membership_over_http(client, claimed):
-    assert (await ask(client, "POST", "subscriptions/s/streams", {"streams": ["x/y"]})).status == 204
+    assert (
+        await ask(client, "POST", "subscriptions/s/streams", {"streams": ["x/y"]})
+    ).status == 204
     links = (await ask(client, "GET", "subscriptions/s")).json["streams"]
     assert {(s["path"], s["link_type"]) for s in links} == {
         ("events/a", "glob"), ("x/y", "explicit"),

@@ -155,7 +155,8 @@ async def test_a_receiver_that_is_not_there_counts_as_failed(desk):
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"{}", b"[]", b"no json", b'{"done": 1}', b"\xff", b'{"done":true}' + b" " * 70_000]
+    "body",
+    [b"", b"{}", b"[]", b"no json", b'{"done": 1}', b"\xff", b'{"done":true}' + b" " * 70_000],
 )
 async def test_an_answer_that_does_not_say_done_is_a_worker_that_goes_on(desk, receiver, body):
     async def answer(_told):

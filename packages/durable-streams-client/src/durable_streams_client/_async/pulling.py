@@ -1,0 +1,206 @@
+"""A worker of a pull-wake subscription (§7.2): claim, read, handle, ack, and again."""
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from durable_streams_client._async import runtime
+from durable_streams_client._async.client import AsyncClient
+from durable_streams_client._async.reader import AsyncReader
+from durable_streams_client._async.subscriptions import AsyncSubscriptions
+from durable_streams_client.batches import Batch
+from durable_streams_client.errors import Cancelled, ClientError, NotFound, is_retryable
+from durable_streams_client.subscribing import FENCED, Claim, LinkedStream, SubscriptionRefused
+from durable_streams_core.protocol import NOW
+
+logger = logging.getLogger("durable_streams_client")
+
+BEATS = 3
+"""Heartbeats within one lease."""
+
+
+class AsyncPullWorker:
+    """Works on one subscription until it is stopped.
+
+    ``handler(path, batch)`` is called for the batches of each stream with pending work, in order;
+    once it returns, the batch is acked. While it runs, the lease is kept alive. When it raises, the
+    lease is given back and :meth:`run` raises the same. What was not acked comes again, to this
+    worker or another: handlers see each batch at least once.
+
+        worker = AsyncPullWorker(client, "sub-1", handle, name="worker-7")
+        await worker.run()
+    """
+
+    def __init__(
+        self,
+        client: AsyncClient,
+        subscription: str,
+        handler: Callable[[str, Batch[Any]], Awaitable[object] | object],
+        *,
+        name: str,
+    ) -> None:
+        self.subscription = subscription
+        self.name = name
+        self._client = client
+        self._subscriptions = AsyncSubscriptions(client)
+        self._handler = handler
+        self._stopping = False
+        self._reader: AsyncReader[Any] | None = None
+
+    def stop(self) -> None:
+        """Let :meth:`run` return once the batch under way is handled. From any task or thread."""
+        self._stopping = True
+        reader = self._reader
+        if reader is not None:
+            reader.cancel()
+
+    async def run(self) -> None:
+        """Claim and work, and wait for wakes in between, until :meth:`stop`."""
+        described = await self._subscriptions.get(self.subscription)
+        if described.wake_stream is None:
+            raise ValueError(f"{self.subscription} is no pull-wake subscription")
+        wakes = self._client.stream(described.wake_stream)
+        # First where the wakes end, then a look for work: what comes in between is a wake to find.
+        offset = (await wakes.head()).offset or NOW
+        backoff = self._subscriptions.client._calls.backoff(None)  # noqa: SLF001 - parts of one client
+        while not self._stopping:
+            try:
+                if await self.work_once():
+                    backoff.progress()
+                    continue
+                offset = await self._next_wake(wakes.follow(offset), offset)
+            except Cancelled:
+                continue
+            except ClientError as error:
+                delay = backoff.failed(None) if is_retryable(error) else None
+                if delay is None:
+                    raise
+                logger.warning("%s: %s; trying again in %.3g s", self.name, error.message, delay)
+                await runtime.sleep(delay)
+
+    async def work_once(self) -> bool:
+        """Claim what is pending and work on it; False if there was nothing to claim."""
+        claim = await self._subscriptions.claim(self.subscription, self.name)
+        if claim is None:
+            return False
+        lease = _Lease(self._subscriptions, claim)
+        try:
+            for stream in claim.streams:
+                if stream.has_pending and not self._stopping and not lease.lost:
+                    await self._work_on(lease, stream)
+        except BaseException:
+            await lease.give_back()
+            raise
+        if self._stopping:
+            await lease.give_back()
+        else:
+            await lease.finish()
+        return True
+
+    async def _work_on(self, lease: "_Lease", stream: LinkedStream) -> None:
+        """Handle what is pending of one stream, batch by batch."""
+        reader = self._client.stream(stream.path).read(stream.acked_offset)
+        self._reader = reader
+        try:
+            async for batch in reader:
+                if lease.lost:
+                    return
+                await lease.keep_while(self._handler, stream.path, batch)
+                await lease.ack(stream.path, batch.offset)
+                if self._stopping or (
+                    stream.tail_offset is not None and batch.offset >= stream.tail_offset
+                ):
+                    return
+        except NotFound:
+            logger.info("%s is gone; there is nothing to do for it", stream.path)
+        finally:
+            self._reader = None
+            await reader.aclose()
+
+    async def _next_wake(self, reader: AsyncReader[Any], offset: str) -> str:
+        """Wait for a wake of this subscription; where to look for the next one."""
+        self._reader = reader
+        try:
+            if self._stopping:
+                return offset
+            async for batch in reader:
+                offset = batch.offset
+                for event in batch:
+                    if isinstance(event, dict) and event.get("subscription_id") == (
+                        self.subscription
+                    ):
+                        return offset
+            raise NotFound("The wake stream was closed: nobody will be woken any more.")
+        finally:
+            self._reader = None
+            await reader.aclose()
+
+
+class _Lease:
+    """The lease of one claim, kept alive while a handler runs."""
+
+    def __init__(self, subscriptions: AsyncSubscriptions, claim: Claim) -> None:
+        self.lost = False
+        self._subscriptions = subscriptions
+        self._claim = claim
+        self._over = False
+        self._news = runtime.Notifier()
+
+    async def keep_while(
+        self, handler: Callable[[str, Batch[Any]], Any], path: str, batch: Batch[Any]
+    ) -> None:
+        """Run the handler, with heartbeats beside it."""
+        self._over = False
+        beating = runtime.Worker(self._beat, "durable-streams-heartbeat")
+        try:
+            await runtime.settle(handler(path, batch))
+        finally:
+            self._over = True
+            self._news.notify()
+            await beating.join(5.0)
+
+    async def _beat(self) -> None:
+        while not self._finished():
+            version = self._news.version
+            await self._news.wait(version, self._claim.lease_seconds / BEATS)
+            if self._finished():
+                return
+            try:
+                await self._subscriptions.ack(self._claim)
+            except SubscriptionRefused as refused:
+                self._lose(refused)
+            except ClientError as error:
+                logger.warning("a heartbeat failed: %s", error.message)
+
+    def _finished(self) -> bool:
+        return self._over or self.lost
+
+    def _lose(self, refused: SubscriptionRefused) -> None:
+        self.lost = True
+        logger.warning("the lease of %s is over: %s", self._claim.subscription, refused.message)
+
+    async def ack(self, path: str, offset: str) -> None:
+        if not self.lost:
+            try:
+                await self._subscriptions.ack(self._claim, {path: offset})
+            except SubscriptionRefused as refused:
+                if refused.code != FENCED and refused.status != 404:
+                    raise
+                self._lose(refused)
+
+    async def finish(self) -> None:
+        if not self.lost:
+            try:
+                await self._subscriptions.ack(self._claim, done=True)
+            except SubscriptionRefused as refused:
+                if refused.code != FENCED and refused.status != 404:
+                    raise
+                self._lose(refused)
+
+    async def give_back(self) -> None:
+        """Let others have it; they would after the lease anyway."""
+        if not self.lost:
+            try:
+                await self._subscriptions.release(self._claim)
+            except ClientError as error:
+                logger.warning("a lease could not be given back: %s", error.message)

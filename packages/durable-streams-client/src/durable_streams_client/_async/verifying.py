@@ -1,0 +1,58 @@
+"""Verifying webhooks with keys that are fetched when they are needed, and kept (§6.5)."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from durable_streams_client._async.client import AsyncClient
+from durable_streams_client.errors import MalformedAnswer
+from durable_streams_client.messages import Request
+from durable_streams_client.options import Extra
+from durable_streams_client.webhooks import REPLAY_WINDOW_SECONDS, UnknownKey, verify_webhook
+
+KEEP_SECONDS = 300.0
+REFETCH_SECONDS = 10.0
+"""How soon a key that is not known may make it ask again: anybody can name one."""
+
+
+class AsyncWebhookVerifier:
+    """Keeps the keys of one server, whose ``jwks_url`` its subscriptions tell.
+
+    Take the URL from your configuration or from :meth:`AsyncSubscriptions.get`, never from the
+    webhook itself.
+    """
+
+    def __init__(
+        self, client: AsyncClient, jwks_url: str, *, window: float = REPLAY_WINDOW_SECONDS
+    ) -> None:
+        self._client = client
+        self._url = jwks_url
+        self._window = window
+        self._jwks: Mapping[str, Any] = {}
+        self._fetched = float("-inf")
+
+    async def verify(self, headers: Mapping[Any, Any], body: bytes) -> dict[str, Any]:
+        """The webhook's content; raises :class:`~durable_streams_client.WebhookRejected`."""
+        if time.monotonic() - self._fetched > KEEP_SECONDS:
+            await self._fetch()
+        try:
+            return verify_webhook(headers, body, self._jwks, window=self._window)
+        except UnknownKey:
+            if time.monotonic() - self._fetched <= REFETCH_SECONDS:
+                raise
+        await self._fetch()
+        return verify_webhook(headers, body, self._jwks, window=self._window)
+
+    async def _fetch(self) -> None:
+        calls = self._client._calls  # noqa: SLF001 - parts of one client
+        reply = await calls.call(Request("GET", self._url), extra=Extra([], []))
+        try:
+            jwks = msgspec.json.decode(reply.body)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            jwks = None
+        if not isinstance(jwks, dict):
+            raise MalformedAnswer("The key set is no JSON object.", method="GET", url=self._url)
+        self._jwks = jwks
+        self._fetched = time.monotonic()
