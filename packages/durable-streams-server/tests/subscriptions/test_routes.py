@@ -239,7 +239,7 @@ async def test_the_access_hook_is_asked_about_everything_that_a_subscription_tou
         ("subscribe", "events/*"),
         ("append", "wake/pool"),
     ]
-    for question in list(asked):
+    for question in asked.copy():
         denied = {question}
         assert (await ask(client, "PUT", "subscriptions/s", wish)).status == 403
     denied = {("claim", "__ds/subscriptions/s"), ("subscribe", "y")}
