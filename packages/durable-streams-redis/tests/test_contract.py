@@ -1,6 +1,12 @@
-"""The store contract, on one server of each kind and on a Cluster."""
+"""The store contract, on one server of each kind, on a Cluster, and on a server of yours if you
+name it in `REDIS_URL`.
+"""
+
+import os
+from uuid import uuid4
 
 import pytest
+import redis
 
 from durable_streams_core.testing import StoreContract
 from durable_streams_redis import RedisStore
@@ -37,3 +43,15 @@ class TestCluster(Contract):
     def _cluster(self, nodes, prefix):
         self.source = f"redis+cluster://127.0.0.1:{nodes[0].port}"
         self.prefix = prefix
+
+
+if "REDIS_URL" in os.environ:
+
+    class TestServerOfYours(Contract):
+        @pytest.fixture(autouse=True)
+        def _server(self):
+            self.source, self.prefix = os.environ["REDIS_URL"], f"test-{uuid4().hex}"
+            yield
+            with redis.Redis.from_url(self.source) as client:
+                for key in client.scan_iter(f"{self.prefix}:*", count=1000):
+                    client.unlink(key)

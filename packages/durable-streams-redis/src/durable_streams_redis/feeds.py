@@ -173,9 +173,17 @@ class Feed:
             self._told_at = now
 
     async def _ask(self, connection: AbstractConnection, *arguments: bytes) -> Any:
+        (reply,) = await self._ask_all(connection, [pack(*arguments)])
+        return reply
+
+    async def _ask_all(
+        self, connection: AbstractConnection, commands: Sequence[bytes]
+    ) -> Sequence[Any]:
+        if not commands:
+            return ()
         async with asyncio.timeout(self._timeout + BLOCK_MILLISECONDS / 1000):
-            await connection.send_packed_command([pack(*arguments)], check_health=False)
-            return await connection.read_response(disable_decoding=True)
+            await connection.send_packed_command(commands, check_health=False)
+            return [await connection.read_response(disable_decoding=True) for _ in commands]
 
     def _take(self, reply: Sequence[Any]) -> None:
         changes: list[Change] = []
@@ -205,13 +213,12 @@ class Feed:
 
     async def _check(self, connection: AbstractConnection) -> None:
         """See whether what was read last is still there and the same."""
+        seen = [position for position in self._positions.values() if position.seq >= 0]
+        commands = [
+            pack(b"XRANGE", position.shard.feed, position.id, position.id) for position in seen
+        ]
         changed = False
-        for position in self._positions.values():
-            if position.seq < 0:
-                continue
-            found = await self._ask(
-                connection, b"XRANGE", position.shard.feed, position.id, position.id
-            )
+        for position, found in zip(seen, await self._ask_all(connection, commands), strict=True):
             if found != [position.last]:
                 position.move(await self._newest(connection, position))
                 position.ages.clear()
