@@ -1,4 +1,4 @@
-"""A real server on the file store, killed with SIGKILL where it hurts: every pending event is worked
+"""A real server on the file store, killed with SIGKILL where it hurts: each pending event is worked
 on afterwards, and none that was acked comes again.
 """
 

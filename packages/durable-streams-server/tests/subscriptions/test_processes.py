@@ -4,11 +4,11 @@ import asyncio
 
 import pytest
 from aiohttp import web
+from remote import RemoteStore
 
 from durable_streams_core.entities import Refused
 from durable_streams_core.errors import SubscriptionError
 from durable_streams_server import MemoryStore
-from remote import RemoteStore
 
 
 @pytest.fixture
@@ -18,8 +18,7 @@ def stores(memory):
 
 
 def driver_of(desks, path="__ds/subscriptions/s"):
-    driving = [desk for desk in desks if desk.subscriptions.driver.get(path) is not None]
-    return driving
+    return [desk for desk in desks if desk.subscriptions.driver.get(path) is not None]
 
 
 async def accepted(_told):
