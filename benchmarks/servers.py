@@ -24,6 +24,13 @@ UVICORN = ["--host", "127.0.0.1", "--port", "PORT", "--no-access-log", "--log-le
 # Both crates call their program durable-streams-server: link the one of `durable-streams` as
 # ds-electric, that of `durable-streams-server` as ds-axum.
 ELECTRIC = ["ds-electric", "--port", "PORT", "--data-dir", "DIR", "--worker-threads", "1"]
+AXUM = {
+    "DS_SERVER__BIND_ADDRESS": "127.0.0.1:PORT",
+    "DS_LIMITS__MAX_MEMORY_BYTES": "4000000000",
+    "DS_LIMITS__MAX_STREAM_BYTES": "2000000000",
+    "DS_OBSERVABILITY__RUST_LOG": "error",
+    "TOKIO_WORKER_THREADS": "1",
+}
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,7 @@ KINDS = {
         Kind("node-file", [*NODE, "--data-dir", "DIR"], "node", durable=True),
         Kind("rakaia", [sys.executable, "-m", "uvicorn", "rakaia:app", *UVICORN]),
         Kind("rust-electric", [*ELECTRIC, "--durability", "memory"], "ds-electric"),
+        Kind("rust-axum", ["ds-axum"], "ds-axum", environment=AXUM),
         Kind("rust-electric-wal", [*ELECTRIC, "--durability", "wal"], "ds-electric", durable=True),
     )
 }
@@ -72,11 +80,14 @@ class Server:
             word.replace("PORT", str(port)).replace("DIR", self.directory.name)
             for word in kind.command
         ]
+        environment = {
+            name: value.replace("PORT", str(port)) for name, value in kind.environment.items()
+        }
         self.log = Path(self.directory.name + ".log").open("wb")
         self.process = subprocess.Popen(
             ["taskset", "-c", str(core), *filled],
             cwd=CONFORMANCE,
-            env={**os.environ, **kind.environment},
+            env={**os.environ, **environment},
             stdout=self.log,
             stderr=subprocess.STDOUT,
         )

@@ -273,16 +273,21 @@ async def one(seed: int, familiar: Familiar) -> int:
             recognised += check_familiar(familiar, data)
         return recognised
     except BaseException:
+        sys.stderr.write(f"seed {seed}: {data!r}\n")
         raise
 
 
 async def fuzz(seconds: float, seed: int) -> None:
     end = time.monotonic() + seconds
+    begin = seed
     familiar = Familiar("/v1/stream/")
     recognised = 0
     while time.monotonic() < end:
         recognised += await one(seed, familiar)
         seed += 1
+    sys.stdout.write(
+        f"{seed - begin} inputs from seed {begin} on, {recognised} recognised: no fault\n"
+    )
 
 
 def main() -> None:
