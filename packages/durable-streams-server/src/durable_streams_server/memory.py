@@ -2,12 +2,59 @@
 """
 
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 
 from durable_streams_core.entities import Change, Commit, Facts, Head, Outcome, Slice
 from durable_streams_core.errors import StoreError
 from durable_streams_core.store import LocalStore, Watcher
 from durable_streams_server.table import Entity, Recent, Table
+
+LARGE = 64 * 1024
+SEALED = 1024 * 1024
+
+
+class Bytes:
+    """One incarnation's bytes, in parts: a large append is kept as it came, and read again without
+    a copy where a page is just that; small ones gather in a part until that is full.
+    """
+
+    __slots__ = ("_parts", "_size", "_starts")
+
+    def __init__(self) -> None:
+        self._parts: list[bytes | bytearray] = []
+        self._starts: list[int] = []
+        self._size = 0
+
+    def add(self, data: bytes) -> None:
+        parts = self._parts
+        if len(data) < LARGE and parts:
+            last = parts[-1]
+            if type(last) is bytearray and len(last) < SEALED:
+                last += data
+                self._size += len(data)
+                return
+        parts.append(data if len(data) >= LARGE else bytearray(data))
+        self._starts.append(self._size)
+        self._size += len(data)
+
+    def read(self, begin: int, limit: int) -> bytes:
+        """At most ``limit`` bytes from ``begin``, which lies before the end."""
+        end = min(begin + limit, self._size)
+        index = bisect_right(self._starts, begin) - 1
+        found: list[bytes] = []
+        while begin < end:
+            part = self._parts[index]
+            offset = begin - self._starts[index]
+            length = min(len(part) - offset, end - begin)
+            if type(part) is bytes and length == len(part):
+                found.append(part)
+            else:
+                with memoryview(part) as view:
+                    found.append(bytes(view[offset : offset + length]))
+            begin += length
+            index += 1
+        return found[0] if len(found) == 1 else b"".join(found)
 
 
 class MemoryStore(LocalStore):
@@ -19,7 +66,7 @@ class MemoryStore(LocalStore):
     def __init__(self, *, clock: Callable[[], int] | None = None) -> None:
         self._clock = clock or wall_clock
         self._table = Table(Entity)
-        self._bytes: dict[str, bytearray] = {}
+        self._bytes: dict[str, Bytes] = {}
         self._watchers: list[Watcher] = []
         self._untold: list[Change] = []
         self._telling = False
@@ -81,8 +128,8 @@ class MemoryStore(LocalStore):
             incarnation = table.entities[path].head.incarnation
             stored = self._bytes.get(incarnation)
             if stored is None:
-                stored = self._bytes[incarnation] = bytearray()
-            stored += delta.data
+                stored = self._bytes[incarnation] = Bytes()
+            stored.add(delta.data)
         if self._watchers:
             self._untold.extend(table.changes(path, delta, before))
         self._recent.add(commit.id, applied)
@@ -96,9 +143,7 @@ class MemoryStore(LocalStore):
         stored = self._bytes.get(incarnation)
         if stored is None or start >= head.tail:
             return Slice(head, b"")
-        begin = start - head.start
-        with memoryview(stored) as view:
-            return Slice(head, bytes(view[begin : begin + limit]))
+        return Slice(head, stored.read(start - head.start, limit))
 
     async def scan(
         self, path: str, incarnation: str, kind: str, after: str, limit: int

@@ -71,7 +71,7 @@ class Request:
     """A request whose head is complete."""
 
     __slots__ = (
-        "begun", "bodiless", "chunks", "due", "expects", "head", "keep_alive", "length", "limit",
+        "begun", "bodiless", "chunks", "direct", "due", "expects", "head", "keep_alive", "length", "limit",
         "old", "size",
     )  # fmt: skip
 
@@ -80,6 +80,8 @@ class Request:
         self.keep_alive = keep_alive
         self.head: RequestHead | None = None
         self.old = self.bodiless = self.expects = False
+        self.direct = False
+        """The rest of the body goes past the parser: it is long, and its length is known."""
         self.due = False
         """Something is to be said before the body is read, once it is this request's turn."""
         self.chunks: list[bytes] = []
@@ -276,6 +278,7 @@ class Connection(asyncio.Protocol):
             request.limit = MAX_DRAINED
         else:
             request.limit = begun.max_body
+        request.direct = SLICE < request.length <= request.limit
         bounds = self._server.bounds
         self.deadline = self._server.now + bounds.body_timeout
         request.due = True
@@ -374,7 +377,7 @@ class Connection(asyncio.Protocol):
         """Parse as much as may be parsed now and hold the rest."""
         self._feeding = True
         size = len(data)
-        if size <= SLICE:
+        if size <= SLICE and (self._request is None or not self._request.direct):
             self._parse(data)
         else:
             view = memoryview(data)
@@ -384,9 +387,15 @@ class Connection(asyncio.Protocol):
                     self._held = bytes(view[position:])
                     break
                 request = self._request
-                step = SLICE if request is None else max(SLICE, request.length - request.size)
-                self._parse(view[position : position + step])
-                position += step
+                if request is not None and request.direct:
+                    need = request.length - request.size
+                    whole = not position and size <= need
+                    piece = data if whole else bytes(view[position : position + need])
+                    position += len(piece)
+                    self._take_directly(request, piece)
+                else:
+                    self._parse(view[position : position + SLICE])
+                    position += SLICE
         self._feeding = False
 
     def _parse(self, data: bytes | memoryview) -> None:
@@ -413,6 +422,16 @@ class Connection(asyncio.Protocol):
             unfinished = 2 * bounds.max_header + bounds.max_target
             if self._quiet > unfinished and self._state is State.OPEN:
                 self._refuse(header_too_large(bounds.max_header))
+
+    def _take_directly(self, request: Request, piece: bytes) -> None:
+        """A piece of a long body, as it came."""
+        request.chunks.append(piece)
+        request.size += len(piece)
+        self.deadline += len(piece) / self._server.bounds.body_rate
+        if request.size == request.length:
+            # The parser still waits for the body that it was not shown; the next one starts anew.
+            self._parser = httptools.HttpRequestParser(self)
+            self.on_message_complete()
 
     def _begin(self, method: str, headers: dict[bytes, bytes]) -> Request:
         server = self._server
