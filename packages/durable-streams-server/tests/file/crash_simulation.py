@@ -104,6 +104,9 @@ class Life:
     async def run(self) -> None:
         for _ in range(GENERATIONS):
             await self.generation()
+            if self.sync == "off" and self.rng.random() < 0.3:
+                await self.lose_the_end()
+                return
         store = self.new_store()
         await store.open()
         await self.settle(store)
@@ -145,6 +148,15 @@ class Life:
 
         await self.unless_dead(live())
         self.end_of_process()
+
+    async def lose_the_end(self) -> None:
+        """Without syncs a loss of power may take the latest, but leaves a sound store."""
+        self.disk.power_off()
+        store = self.new_store()
+        await store.open()
+        for path in self.paths:
+            self.state(store, path)
+        await store.close()
 
     async def unless_dead(self, work: Any) -> bool:
         """Do it; False if the machine stopped before it was done."""

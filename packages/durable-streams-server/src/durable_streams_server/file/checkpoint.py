@@ -42,7 +42,7 @@ class Checkpoint:
         self._paths = list(table.entities)
 
     async def run(
-        self, writer: Worker, files_worker: Worker, journal: Journal, files: FileWriter
+        self, journal_worker: Worker, files_worker: Worker, journal: Journal, files: FileWriter
     ) -> None:
         """Raises ``OSError`` or :class:`WriteFailedError` as the disk does; whatever was unfinished
         is of no consequence.
@@ -51,25 +51,26 @@ class Checkpoint:
         self._contents.proofs = {}
         try:
             await files_worker.run(files.sync)
-            await writer.run(journal.flush)
-            await self._write(files_worker)
+            writer = await files_worker.run(lambda: SnapshotWriter(self._disk, self._cover))
+            try:
+                await self._write(writer, files_worker)
+                recent = [(commit_id, applied.tail) for commit_id, applied in self._recent.items()]
+                # What the slices have seen must be in the journal when they count.
+                await journal_worker.run(journal.flush)
+                await files_worker.run(lambda: writer.finish(recent))
+            except BaseException:
+                files_worker.put(writer.abandon, lambda _, __: None)
+                raise
         finally:
             self._contents.proofs = None
-        await writer.run(lambda: journal.drop(self._cover.through))
+        await journal_worker.run(lambda: journal.drop(self._cover.through))
 
-    async def _write(self, worker: Worker) -> None:
-        writer = await worker.run(lambda: SnapshotWriter(self._disk, self._cover))
-        try:
-            for begin in range(0, len(self._paths), SLICE):
-                slice_ = self._slice(begin)
-                if slice_:
-                    seen = self._seen()
-                    await worker.run(lambda seen=seen, slice_=slice_: writer.add(seen, slice_))  # type: ignore[misc]
-            recent = [(commit_id, applied.tail) for commit_id, applied in self._recent.items()]
-            await worker.run(lambda: writer.finish(recent))
-        except BaseException:
-            worker.put(writer.abandon, lambda _, __: None)
-            raise
+    async def _write(self, writer: SnapshotWriter, worker: Worker) -> None:
+        for begin in range(0, len(self._paths), SLICE):
+            slice_ = self._slice(begin)
+            if slice_:
+                seen = self._seen()
+                await worker.run(lambda seen=seen, slice_=slice_: writer.add(seen, slice_))  # type: ignore[misc]
 
     def _slice(self, begin: int) -> list[Kept]:
         entities = self._table.entities
