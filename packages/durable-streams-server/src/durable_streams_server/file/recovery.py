@@ -7,17 +7,19 @@ failed before a crash may have left them in the system's cache only), stream fil
 rewritten to what is proven. Damage is refused with its position unless it is to be set aside.
 """
 
+import ctypes
 import time
 import zlib
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
 
 from durable_streams_core.entities import Applied, Head
 from durable_streams_server.file.aside import Aside
-from durable_streams_server.file.contents import Stored
+from durable_streams_server.file.contents import OVERHEAD, Stored
 from durable_streams_server.file.directory import (
     FORMAT,
     JOURNAL,
@@ -38,7 +40,7 @@ from durable_streams_server.table import REMEMBERED_COMMITS, Recent, Table
 
 _MUCH: Final = 256 * 1024
 _PIECE: Final = 1024 * 1024
-_REWRITE_AT_ONCE: Final = 64 * 1024 * 1024
+_REWRITE_AT_ONCE: Final = 32 * 1024 * 1024
 
 
 class Report(msgspec.Struct):
@@ -110,6 +112,11 @@ class Recovery:
         self.numbers = 1
         self.floor = 0
         """The time last recorded."""
+        self._reset_working()
+        self.report.batches = self.report.commits = 0
+
+    def _reset_working(self) -> None:
+        """What is needed only until the directory is as it should be."""
         self.by_number: dict[int, tuple[str, Stored]] = {}
         self._paths: dict[str, Stored] = {}
         self._spans: dict[int, Span] = {}
@@ -122,7 +129,6 @@ class Recovery:
         self._rewrite: set[int] = set()
         self._cut: dict[int, int] = {}
         self._remove: list[int] = []
-        self.report.batches = self.report.commits = 0
 
     # Reading.
 
@@ -414,7 +420,8 @@ class Recovery:
         self.report.rewritten_files = len(self._rewrite)
         self.report.cut_files = len(self._cut)
         self.report.removed_files = len(self._remove)
-        self._spans = {}
+        self._reset_working()
+        give_back_memory()
 
     def _write_again(self, batch: Batch) -> None:
         fd = self._disk.open(batch.name, write=True)
@@ -442,6 +449,7 @@ class Recovery:
                 if write is None:
                     start = self.by_number[number][1].head.start
                     write = gathered[number] = Write(number, position - start, bytearray(), 0)
+                    held += OVERHEAD
                 write.data.extend(data)
                 held += len(data)
             if held > _REWRITE_AT_ONCE:
@@ -482,6 +490,12 @@ class Recovery:
             if error.position:
                 aside.cut(error.name, error.position)
         self.report.set_aside.append(f"{what}, because {error.problem}; see {aside.place}")
+
+
+def give_back_memory() -> None:
+    """Return to the system what was needed for a while only, where the C library is asked to."""
+    with suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _with_tail(head: Head, tail: int) -> Head:
