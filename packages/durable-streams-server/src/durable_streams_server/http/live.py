@@ -377,8 +377,11 @@ class SseReader(Reader):
 
     def news(self, news: News) -> None:
         change = news.change
+        if change is not None and not self.concerns(change):
+            # Before the first page is here, or late news of what was here before: look.
+            change = None
         if change is not None:
-            if not self.concerns(change) or change.gone:
+            if change.gone:
                 if self._sink is not None:
                     self.farewell()
                 else:
