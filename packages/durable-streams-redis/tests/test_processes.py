@@ -287,6 +287,23 @@ async def test_soft_deleted_sources_are_cleaned_up(server, prefix):
         await asyncio.to_thread(eventually, lambda: not keys(server, prefix))
 
 
+async def test_news_of_what_was_before_ends_no_reader(valkey, prefix):
+    """The feed tells of a commit some time after its answer: a reader that came in between hears
+    of the creation, the data and the close while it is still looking.
+    """
+    with serving(f"{valkey.url}?prefix={prefix}") as url:
+        async with Client([url]) as client:
+            for n in range(150):
+                if n % 2:
+                    await client("PUT", f"p{n}", "old", **TEXT)
+                    await client("DELETE", f"p{n}")
+                await client("PUT", f"p{n}", **TEXT)
+                await client("POST", f"p{n}", "all of it", Stream_Closed="true", **TEXT)
+                _, _, body = await client("GET", f"p{n}", params={"offset": "-1", "live": "sse"})
+                assert b"all of it" in body
+                assert b'"streamClosed":true' in body
+
+
 async def test_a_path_created_again_elsewhere_shows_nothing_old(urls, prefix):
     async with Client(urls) as client:
         for turn in range(20):
