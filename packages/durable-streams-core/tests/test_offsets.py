@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from durable_streams_core.offsets import format_offset, parse_offset
+from durable_streams_core.offsets import encode_offset, format_offset, parse_offset
 from durable_streams_core.protocol import MAX_SAFE_INTEGER, NOW, START
 
 positions = st.integers(0, MAX_SAFE_INTEGER)
@@ -22,6 +22,11 @@ def test_the_order_of_tokens_is_the_order_of_positions(one, other):
 @given(positions)
 def test_a_token_leads_back_to_its_position(position):
     assert parse_offset(format_offset(position)) == position
+
+
+@given(positions)
+def test_a_header_carries_the_same_token(position):
+    assert encode_offset(position).decode() == format_offset(position)
 
 
 def test_sentinels_are_never_minted():

@@ -8,6 +8,7 @@ texts is the order of positions: sixteen zeros (reserved), ``_``, sixteen digits
 from typing import Final
 
 _PREFIX: Final = "0" * 16 + "_"
+_HEADER_PREFIX: Final = _PREFIX.encode()
 _LENGTH: Final = 33
 
 
@@ -18,7 +19,7 @@ def format_offset(position: int) -> str:
 
 def encode_offset(position: int) -> bytes:
     """The same, as it goes into a header."""
-    return b"0000000000000000_%016d" % position
+    return b"%b%016d" % (_HEADER_PREFIX, position)
 
 
 def parse_offset(token: str) -> int:
