@@ -33,6 +33,8 @@ from durable_streams_core.protocol import JSON_CONTENT_TYPE, NOW, START
 
 DEFAULT_URL: Final = "http://127.0.0.1:4437/v1/stream/"
 
+PROGRESS_BYTES: Final = 1 << 16
+
 EXIT_CODES: Final[tuple[tuple[type[errors.ClientError], int], ...]] = (
     (errors.InvalidArgument, 2),
     (errors.NotFound, 3),
@@ -247,25 +249,35 @@ def _append_lines(stream: Stream, source: IO[bytes]) -> int:
 
 @contextmanager
 def progress(source: IO[bytes]) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal, for input that takes long enough to wonder about."""
+    """On a terminal, a bar for a file and a count for a pipe, whose length nobody knows."""
     if not sys.stderr.isatty():
         yield lambda _: None
         return
-    try:
-        size = os.fstat(source.fileno()).st_size or None
-    except OSError:
-        size = None
+    size = os.fstat(source.fileno()).st_size
     held = 0
-    with click.progressbar(length=size or 0, file=sys.stderr, label="appending") as bar:
+    if size:
+        with click.progressbar(length=size, file=sys.stderr, label="appending") as bar:
 
-        def advance(count: int) -> None:
-            nonlocal held
-            held += count
-            if held >= 1 << 16:
-                bar.update(held)
-                held = 0
+            def advance(count: int) -> None:
+                nonlocal held
+                held += count
+                if held >= PROGRESS_BYTES:
+                    bar.update(held)
+                    held = 0
 
-        yield advance
+            yield advance
+            bar.update(held)
+        return
+
+    def tell(count: int) -> None:
+        nonlocal held
+        if held // PROGRESS_BYTES != (held + count) // PROGRESS_BYTES:
+            click.echo(f"\rappending {(held + count) / 1e6:,.1f} MB", nl=False, err=True)
+        held += count
+
+    yield tell
+    if held >= PROGRESS_BYTES:
+        click.echo(err=True)
 
 
 @commands.command()

@@ -37,9 +37,7 @@ def signature_of(headers: Mapping[Any, Any]) -> tuple[int, str, bytes]:
 
     Names may be in any case, as frameworks give them.
     """
-    found = [
-        _text(value) for name, value in headers.items() if _text(name).lower() == SIGNATURE
-    ]
+    found = [_text(value) for name, value in headers.items() if _text(name).lower() == SIGNATURE]
     match = _SIGNATURE.fullmatch(found[0]) if len(found) == 1 else None
     if match is None:
         raise WebhookRejected("The request carries no Webhook-Signature of this protocol.")

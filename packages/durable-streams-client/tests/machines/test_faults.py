@@ -1,0 +1,60 @@
+"""What the exceptions of a transport mean, whichever library they come from."""
+
+import httpcore
+import httpx
+import pytest
+
+from durable_streams_client.encoding import answered_kind, encode_bytes, encode_message
+from durable_streams_client.errors import (
+    ClientClosed,
+    ConnectFailed,
+    ConnectionLost,
+    InvalidArgument,
+    TimedOut,
+    is_retryable,
+    is_unapplied,
+)
+from durable_streams_client.faults import fault_of
+from durable_streams_core.content import Kind
+
+
+@pytest.mark.parametrize(
+    "error,kind",
+    [
+        (httpx.ConnectError("no"), ConnectFailed),
+        (httpx.ConnectTimeout("no"), ConnectFailed),
+        (httpcore.ConnectError("no"), ConnectFailed),
+        (httpx.PoolTimeout("no"), ConnectFailed),
+        (httpx.ReadTimeout("no"), TimedOut),
+        (httpcore.WriteTimeout("no"), TimedOut),
+        (httpx.RemoteProtocolError("no"), ConnectionLost),
+        (httpcore.RemoteProtocolError("no"), ConnectionLost),
+        (httpx.DecodingError("no"), ConnectionLost),
+        (ConnectionResetError("no"), ConnectionLost),
+        (httpx.LocalProtocolError("no"), InvalidArgument),
+        (httpx.UnsupportedProtocol("no"), InvalidArgument),
+        (RuntimeError("Cannot send a request, as the client has been closed."), ClientClosed),
+    ],
+)
+def test_every_fault_of_a_transport_is_one_of_ours(error: Exception, kind: type) -> None:
+    fault = fault_of(error, method="GET", url="http://u:p@h/a?b=c")
+    assert type(fault) is kind
+    assert "http://h/a" in str(fault)
+    assert is_retryable(fault) == isinstance(fault, (ConnectFailed, TimedOut, ConnectionLost))
+    assert is_unapplied(fault) == isinstance(fault, (ConnectFailed, InvalidArgument))
+
+
+def test_other_exceptions_are_not_ours() -> None:
+    assert fault_of(ZeroDivisionError(), method="GET", url="http://h/") is None
+    assert fault_of(RuntimeError("of another kind"), method="GET", url="http://h/") is None
+
+
+def test_json_that_only_the_standard_library_takes() -> None:
+    assert encode_message(b'"\\ud800"') == b'"\\ud800"'
+
+
+def test_text_and_types_that_are_none() -> None:
+    with pytest.raises(InvalidArgument, match="Unicode"):
+        encode_bytes("\ud800")
+    assert encode_bytes(memoryview(b"x")) == b"x"
+    assert answered_kind("what is this") is Kind.BINARY
