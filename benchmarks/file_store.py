@@ -18,12 +18,12 @@ import time
 from pathlib import Path
 
 import uvloop
-
-from durable_streams_server.engine import Engine
-from durable_streams_server.file import FileStore
 from load import allow_many_sockets, closed_loops, request
 from servers import KINDS, Server
 from workloads import TEXT, fresh, measured, replay
+
+from durable_streams_server.engine import Engine
+from durable_streams_server.file import FileStore
 
 SERVERS = ["ours-file", "ours", "node-file"]
 IDLE_STREAMS = 100_000
@@ -94,6 +94,11 @@ async def fill(directory: str) -> None:
             await asyncio.gather(*(engine.append(path, b'{"n":1}') for path in paths))
 
 
+def resident() -> int:
+    """Bytes of memory of this process."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
 def start(directory: str) -> None:
     """Open a full store in a process of its own and say what that took."""
 
@@ -102,8 +107,7 @@ def start(directory: str) -> None:
         async with Engine(FileStore(directory)) as engine:
             seconds = time.perf_counter() - begin
             await engine.store.list("", "", 1)
-            resident = int(Path("/proc/self/statm").read_text().split()[1])
-            return f"{seconds:.2f} s, {resident * resource.getpagesize() / 2**20:.0f} MiB"
+            return f"{seconds:.2f} s, {resident() / 2**20:.0f} MiB"
 
     print(uvloop.run(opened()))
 
