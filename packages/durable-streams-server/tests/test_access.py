@@ -3,6 +3,8 @@
 import pytest
 from wire import request_bytes
 
+from durable_streams_server import create_app, create_asgi
+
 EXPOSED = "access-control-allow-origin"
 
 
@@ -149,6 +151,12 @@ async def test_a_token_lets_its_bearer_in_and_nobody_else(serve):
         assert answer["www-authenticate"] == "Bearer"
     assert (await client.request("OPTIONS", "a")).status == 204
     assert (await client.raw(request_bytes("GET", "/health"))).status == 200
+
+
+@pytest.mark.parametrize("create", [create_app, create_asgi])
+def test_an_empty_token_is_refused_for_it_would_let_in_all_who_send_none(create):
+    with pytest.raises(ValueError, match="keeps nobody out"):
+        create("memory:", token="")
 
 
 # Browsers.

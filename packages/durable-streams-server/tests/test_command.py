@@ -210,6 +210,8 @@ def test_help_names_every_option():
         (["--front-end", "carrier-pigeon"], "is not one of"),
         (["--log-level", "loud"], "is not one of"),
         (["--long-poll-timeout", "-1"], "is not in the range"),
+        (["--public-url", "streams.example"], "is no address of a server"),
+        (["--public-url", "https://"], "is no address of a server"),
     ],
 )
 def test_what_it_cannot_do_it_explains_in_a_sentence(options, explanation, monkeypatch):
@@ -218,6 +220,17 @@ def test_what_it_cannot_do_it_explains_in_a_sentence(options, explanation, monke
     assert result.exit_code in (1, 2)
     assert explanation in " ".join(result.output.split())
     assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    "options, environment",
+    [(["--token", ""], {}), ([], {"DURABLE_STREAMS_TOKEN": ""}), (["--token", " "], {})],
+)
+def test_a_token_that_was_left_empty_does_not_open_the_server(options, environment, monkeypatch):
+    monkeypatch.setattr(cli.logging, "basicConfig", lambda **_: None)
+    result = invoke("--host", "no.such.host.invalid", *options, **environment)
+    assert result.exit_code == 1
+    assert "The token is empty" in result.output
 
 
 @pytest.mark.parametrize("front_end", sorted(FRONT_ENDS))

@@ -5,6 +5,7 @@ import contextlib
 import errno
 import gc
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -137,6 +138,9 @@ def main(context: click.Context, /, **settings: Any) -> None:
     """Serve durable streams over HTTP."""
     if context.invoked_subcommand is not None:
         return
+    if settings["token"] is None:
+        # click takes an empty variable for one that is not set; here somebody wanted a token.
+        settings["token"] = os.environ.get(f"{ENVIRONMENT}_TOKEN")
     logging.basicConfig(
         level=settings["log_level"].upper(),
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
@@ -186,14 +190,17 @@ async def serve(settings: dict[str, Any]) -> None:
     for signum in (signal.SIGTERM, signal.SIGINT):
         with contextlib.suppress(NotImplementedError):
             loop.add_signal_handler(signum, stop.set)
-    options = Options(
-        token=settings["token"] or None,
-        cors_origins=tuple(settings["cors_origin"]),
-        public=settings["public"],
-        public_url=settings["public_url"],
-        compress=not settings["no_compress"],
-        health=True,
-    )
+    try:
+        options = Options(
+            token=settings["token"],
+            cors_origins=tuple(settings["cors_origin"]),
+            public=settings["public"],
+            public_url=settings["public_url"],
+            compress=not settings["no_compress"],
+            health=True,
+        )
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
     root = as_root(settings["root"])
     async with Engine(settings["store"], limits=limits_of(settings)) as engine:
         mount = Mount(engine, options, None)

@@ -110,6 +110,21 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     health: bool = False
     """Answer ``GET /health``, outside of the stream root."""
 
+    def __post_init__(self) -> None:
+        if self.token is not None and not self.token.strip():
+            raise ValueError(
+                "The token is empty, and an empty one keeps nobody out: give a secret, or no "
+                "token at all."
+            )
+        if self.public_url is not None:
+            url = urlsplit(self.public_url)
+            if url.scheme not in ("http", "https") or not url.hostname or url.query or url.fragment:
+                raise ValueError(
+                    f"The public URL {self.public_url!r} is no address of a server: write it as "
+                    "https://streams.example, with the path before the stream root if there is "
+                    "one."
+                )
+
 
 class Handler:
     """Answers requests under one stream root, over one engine."""
