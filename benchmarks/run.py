@@ -18,7 +18,6 @@ import sys
 from pathlib import Path
 
 import uvloop
-
 from load import allow_many_sockets
 from report import plot, table
 from servers import KINDS, Server, available

@@ -23,13 +23,13 @@ from pathlib import Path
 from statistics import median
 
 import uvloop
+from load import ORDINARY, allow_many_sockets
 
 from durable_streams_server import Engine
 from durable_streams_server.http.handler import Options
 from durable_streams_server.limits import Limits
 from durable_streams_server.mounting import Mount
 from durable_streams_server.standalone import Bounds, StandaloneServer
-from load import ORDINARY, allow_many_sockets
 
 HERE = Path(__file__).resolve().parent
 SAMPLE_SECONDS = 10.0
@@ -52,7 +52,7 @@ async def serve() -> None:
         while not stop.is_set():
             held = {
                 "memory": int(Path("/proc/self/statm").read_text().split()[1]) * PAGE,
-                "descriptors": len(os.listdir("/proc/self/fd")),
+                "descriptors": sum(1 for _ in Path("/proc/self/fd").iterdir()),
                 "tasks": len(asyncio.all_tasks()),
                 "connections": len(server),
                 "readers": len(mount.handler.readers),
@@ -251,7 +251,7 @@ async def soak(options: argparse.Namespace) -> int:
     last = samples[-1]
     for key in ("connections", "readers", "topics", "lanes"):
         if last[key]:
-            faults.append(f"{last[key]} {key} are left")
+            faults += [f"{last[key]} {key} are left"]
     if last["descriptors"] > samples[0]["descriptors"] + 2:
         faults.append("descriptors are left")
     if last["tasks"] > samples[0]["tasks"]:

@@ -221,7 +221,14 @@ _STATUS_LINES = {
 
 
 def _head_bytes(response: Response, framing: bytes) -> bytes:
-    parts = (_STATUS_LINES[response.status], response.lines, framing, _date_line(), _SERVER, b"\r\n")
+    parts = (
+        _STATUS_LINES[response.status],
+        response.lines,
+        framing,
+        _date_line(),
+        _SERVER,
+        b"\r\n",
+    )
     return b"".join(parts)
 
 

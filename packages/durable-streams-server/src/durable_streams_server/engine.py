@@ -15,7 +15,7 @@ import logging
 import random
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Self
 
 import msgspec
@@ -659,7 +659,5 @@ def is_large_json(body: Body, content_type: str) -> bool:
 
 
 def _check_stored(body: Body) -> None:
-    try:
+    with suppress(ProtocolError):
         body.stored(Kind.JSON)
-    except ProtocolError:
-        pass

@@ -1,5 +1,4 @@
-"""The memory store: for tests, for development, and for streams that may be lost with the process.
-"""
+"""The memory store: for tests, for development, and for streams that may be lost with it."""
 
 import time
 from bisect import bisect_right
@@ -84,9 +83,7 @@ class MemoryStore(LocalStore):
     def peek(self, path: str, fields: Sequence[str] = ()) -> Facts | None:
         return self._table.facts(path, fields)
 
-    def submit(
-        self, batch: Sequence[Commit], done: Callable[[Sequence[Outcome]], None]
-    ) -> None:
+    def submit(self, batch: Sequence[Commit], done: Callable[[Sequence[Outcome]], None]) -> None:
         if len(batch) == 1:
             outcomes = [self._apply(batch[0])]
         else:

@@ -142,9 +142,7 @@ class Pages:
         look_back = int(birth.kind is Kind.JSON and position not in (0, head.start))
         while True:
             room = min(limit, head.tail - position)
-            data, head = yield from self._bytes(
-                path, head, position - look_back, room + look_back
-            )
+            data, head = yield from self._bytes(path, head, position - look_back, room + look_back)
             if look_back:
                 if not is_boundary(birth.kind, data[:1]):
                     raise inside_message()

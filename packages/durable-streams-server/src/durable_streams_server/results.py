@@ -15,7 +15,7 @@ from durable_streams_server.pages import Page
 
 
 class StreamInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """A stream as ``head`` and ``create`` tell it. ``ttl`` is in seconds, ``expires_at`` RFC 3339."""
+    """A stream as ``head`` and ``create`` tell it; ``ttl`` in seconds, ``expires_at`` RFC 3339."""
 
     path: str
     content_type: str
@@ -103,4 +103,3 @@ def batch_of(page: Page) -> Batch:
         closed=page.closed,
         json=kind is Kind.JSON,
     )
-

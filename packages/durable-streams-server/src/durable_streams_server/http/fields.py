@@ -35,7 +35,7 @@ def parse_integer(name: str, value: str) -> int:
 
 
 def parse_query(query: str) -> tuple[str | None, str | None, str | None]:
-    """``offset``, ``live`` and ``cursor``; unknown parameters are ignored, repeated ones refused."""
+    """``offset``, ``live`` and ``cursor``; unknown parameters are ignored, repeated ones not."""
     if not query:
         return None, None, None
     if len(query) > MAX_QUERY_LENGTH:
@@ -73,7 +73,8 @@ def parse_producer(head: RequestHead) -> ProducerClaim | None:
     producer = head.text(b"producer-id") or ""
     if not producer or len(headers[b"producer-id"]) > MAX_PRODUCER_ID_BYTES:
         raise InvalidRequest(
-            f"Producer-Id is text of 1 to {MAX_PRODUCER_ID_BYTES} bytes.", code="invalid-producer-id"
+            f"Producer-Id is text of 1 to {MAX_PRODUCER_ID_BYTES} bytes.",
+            code="invalid-producer-id",
         )
     epoch = parse_integer(protocol.PRODUCER_EPOCH, head.text(b"producer-epoch") or "")
     seq = parse_integer(protocol.PRODUCER_SEQ, head.text(b"producer-seq") or "")

@@ -185,9 +185,7 @@ class Handler:
                 )
         asked = None
         if method == "PUT":
-            asked = parse_creation(
-                head, self._public_path + head.root, self.engine.limits.max_path
-            )
+            asked = parse_creation(head, self._public_path + head.root, self.engine.limits.max_path)
         if self._token is not None and not self._has_token(head):
             raise not_authenticated()
         exchange = Exchange(self, head, path, base, asked)
@@ -337,9 +335,9 @@ class Exchange:
         if self.asked is not None and self.asked.forked_from is not None:
             # A fork shows its source's data.
             questions.append(("read", self.asked.forked_from))
-        for position, (action, path) in enumerate(questions):
+        for position, question in enumerate(questions):
             try:
-                answer = authorize(action, path, self.head.native)
+                answer = authorize(*question, self.head.native)
             except Exception:
                 log.exception("the authorize hook failed; access is refused")
                 answer = False
@@ -462,9 +460,7 @@ class Exchange:
         return self._created(await self._engine.perform(self.path, operation))
 
     async def _fork(self, asked: Asked, body: Body, *, closed: bool) -> Response:
-        return self._created(
-            await self._engine.create_fork(self.path, asked, body, closed=closed)
-        )
+        return self._created(await self._engine.create_fork(self.path, asked, body, closed=closed))
 
     def _created(self, created: Created) -> Response:
         fields = [
@@ -520,9 +516,7 @@ class Exchange:
                 return self._later(self._catch_up_later(position, now=now))
             return self._caught_up(page, now=now)
         if live not in (LIVE_LONG_POLL, LIVE_SSE):
-            raise InvalidRequest(
-                "The live modes are long-poll and sse.", code="invalid-live-mode"
-            )
+            raise InvalidRequest("The live modes are long-poll and sse.", code="invalid-live-mode")
         if offset is None:
             raise InvalidRequest(
                 f"A live read needs an offset: one of this stream, {START} or {NOW}.",
@@ -627,9 +621,7 @@ class Exchange:
         else:
             poll.wait(page, pending, self._poll_answer)
 
-    def _poll_answer(
-        self, pending: Pending, page: Page | ProtocolError, cursor: str
-    ) -> None:
+    def _poll_answer(self, pending: Pending, page: Page | ProtocolError, cursor: str) -> None:
         if isinstance(page, ProtocolError):
             pending.resolve(problem(page, self._base))
         else:
@@ -827,4 +819,3 @@ async def _awaited(pending: Pending) -> Response | Live:
 
 def internal_error() -> ProtocolError:
     return ProtocolError("The server failed; its log says how.")
-

@@ -167,9 +167,7 @@ class Reader:
         else:
             self._task = asyncio.create_task(self._read_later(limit, then))
 
-    async def _read_later(
-        self, limit: int, then: Callable[[Page | ProtocolError], None]
-    ) -> None:
+    async def _read_later(self, limit: int, then: Callable[[Page | ProtocolError], None]) -> None:
         result: Page | ProtocolError
         try:
             result = await self.engine.page(self.path, self.position, limit)
@@ -371,9 +369,10 @@ class SseReader(Reader):
         super().tick(now)
         if now - self._born >= self.engine.limits.sse_rotation:
             self.farewell()
-        elif now - self._written >= self.engine.limits.sse_keep_alive - TICK_SECONDS / 2:
-            if not self._full:
-                self._write(KEEP_ALIVE)
+        elif not self._full and now - self._written >= (
+            self.engine.limits.sse_keep_alive - TICK_SECONDS / 2
+        ):
+            self._write(KEEP_ALIVE)
 
     def news(self, news: News) -> None:
         change = news.change
@@ -519,12 +518,8 @@ def needs_base64(page: Page) -> bool:
 
 
 def gone_meanwhile() -> ProtocolError:
-    return ProtocolError(
-        "The stream was deleted while you waited.", status=404, code="not-found"
-    )
+    return ProtocolError("The stream was deleted while you waited.", status=404, code="not-found")
 
 
 def _ignore(_answer: object) -> None:
     """Renewing a life needs no answer: if it failed, the next tick tries again."""
-
-
