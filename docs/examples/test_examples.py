@@ -54,6 +54,21 @@ def aiohttp_app():
         yield url
 
 
+def test_uvicorn_can_say_farewell_to_a_live_reader_before_it_stops():
+    with running("uvicorn_server.py", "0") as url:
+        stream = url + "/streams/a"
+        assert httpx.put(stream, headers={"content-type": "text/plain"}).status_code == 201
+        reading = subprocess.Popen(
+            ["curl", "--silent", "--show-error", "--no-buffer", stream + "?offset=-1&live=sse"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert reading.stdout.readline() == b"event: control\n"
+    # Cut off instead, curl would complain of a transfer that is not complete.
+    _, complaint = reading.communicate(timeout=SECONDS)
+    assert (reading.returncode, complaint) == (0, b"")
+
+
 def read(reader, *arguments):
     return subprocess.run(
         [*READERS[reader], *arguments], cwd=HERE, check=True, capture_output=True, timeout=SECONDS
