@@ -54,7 +54,7 @@ def package_metadata(package: str) -> dict[str, Any]:
 
 def ours(requirements: Iterable[str]) -> list[str]:
     """Those of the requirements that are packages of this repository, by their short names."""
-    names = (re.split(r"[^\w-]", requirement)[0] for requirement in requirements)
+    names = {re.split(r"[^\w-]", requirement)[0] for requirement in requirements}
     return [package for package in PACKAGES if f"durable-streams-{package}" in names]
 
 
