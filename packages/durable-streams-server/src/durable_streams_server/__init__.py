@@ -22,6 +22,7 @@ from durable_streams_server.engine import Engine
 from durable_streams_server.limits import Limits
 from durable_streams_server.memory import MemoryStore
 from durable_streams_server.results import AppendResult, Batch, StreamInfo
+from durable_streams_server.subscriptions import SubscriptionOptions
 
 __version__ = "0.1.0"
 
@@ -45,6 +46,7 @@ __all__ = [
     "StoreError",
     "StreamClosed",
     "StreamInfo",
+    "SubscriptionOptions",
     "TailMoved",
     "Unavailable",
     "create_app",

@@ -23,6 +23,7 @@ from durable_streams_server.maintenance import check, export, import_
 from durable_streams_server.mounting import Mount, as_root
 from durable_streams_server.serving import FRONT_ENDS, Address, tls_context
 from durable_streams_server.standalone import Bounds
+from durable_streams_server.subscriptions import SubscriptionOptions
 
 ENVIRONMENT = "DURABLE_STREAMS"
 _DEFAULTS = Limits()
@@ -114,6 +115,25 @@ _BOUNDS = Bounds()
     help="Producers remembered of one stream; the longest idle are forgotten.",
 )
 @click.option(
+    "--webhook-allow",
+    "webhook_allow",
+    multiple=True,
+    metavar="HOST|NETWORK",
+    help="Receiver of webhooks to trust although it is private; repeat for several.",
+)
+@click.option(
+    "--webhook-localhost/--no-webhook-localhost",
+    default=None,
+    show_default="where --host is loopback",
+    help="Allow http://localhost receivers, for development.",
+)
+@click.option(
+    "--webhook-key-days",
+    type=click.FloatRange(min=0.01),
+    metavar="DAYS",
+    help="Sign webhooks with a new key after so long; else only when told to.",
+)
+@click.option(
     "--max-connections",
     default=_BOUNDS.max_connections,
     type=click.IntRange(1),
@@ -183,6 +203,18 @@ def limits_of(settings: dict[str, Any]) -> Limits:
     )
 
 
+def subscriptions_of(settings: dict[str, Any]) -> SubscriptionOptions:
+    localhost = settings["webhook_localhost"]
+    if localhost is None:
+        localhost = settings["host"] in ("localhost", "::1") or settings["host"].startswith("127.")
+    return SubscriptionOptions(
+        public_url=settings["public_url"],
+        webhook_allow=tuple(settings["webhook_allow"]),
+        webhook_localhost=localhost,
+        key_days=settings["webhook_key_days"],
+    )
+
+
 async def serve(settings: dict[str, Any]) -> None:
     """Serve until SIGTERM or SIGINT, then end cleanly."""
     stop = asyncio.Event()
@@ -202,7 +234,9 @@ async def serve(settings: dict[str, Any]) -> None:
     except ValueError as error:
         raise click.ClickException(str(error)) from error
     root = as_root(settings["root"])
-    async with Engine(settings["store"], limits=limits_of(settings)) as engine:
+    async with Engine(
+        settings["store"], limits=limits_of(settings), subscriptions=subscriptions_of(settings)
+    ) as engine:
         mount = Mount(engine, options, None)
         address = address_of(settings)
         async with FRONT_ENDS[settings["front_end"]](mount, root, address) as port:

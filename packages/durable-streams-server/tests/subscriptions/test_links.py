@@ -167,4 +167,4 @@ def test_the_index_has_a_bound(monkeypatch):
     index.add_glob(("*",), 1)
     for n in range(10):
         assert index.find(str(n)) == (1,)
-    assert len(index._found) <= 3
+    assert len(index.found) <= 3

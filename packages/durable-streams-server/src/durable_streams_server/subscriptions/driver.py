@@ -227,21 +227,26 @@ class Driver:
             self._keyring.forget()
             _ = self._spawn(self._resync())
             return
-        find = self._index.find
+        found = self._index.found
         for change in changes:
-            path = change.path
-            concerned = find(path)
-            if concerned:
-                for driven in concerned:
-                    driven.changed(path)
-                    if driven.lease.phase == IDLE:
-                        self.poke(driven)
-            elif path.startswith(PREFIX):
-                self._heard_of(change)
-            elif path == KEYS_PATH:
-                self._keyring.forget()
-            elif path.startswith(MEMBERS):
-                self.membership.look()
+            # The one look-up that an append costs which concerns nobody.
+            concerned = found.get(change.path)
+            if concerned is None:
+                concerned = self._index.find(change.path)
+                if not concerned:
+                    self._heard_of_control(change)
+            for driven in concerned:
+                driven.changed(change.path)
+                if driven.lease.phase == IDLE:
+                    self.poke(driven)
+
+    def _heard_of_control(self, change: Change) -> None:
+        if change.path.startswith(PREFIX):
+            self._heard_of(change)
+        elif change.path == KEYS_PATH:
+            self._keyring.forget()
+        elif change.path.startswith(MEMBERS):
+            self.membership.look()
 
     async def _resync(self) -> None:
         """Anything may have happened: look at everything once."""

@@ -20,19 +20,20 @@ class Index(Generic[Item]):
     def __init__(self) -> None:
         self._globs: Globs[Item] = Globs()
         self._streams: dict[str, set[Item]] = {}
-        self._found: dict[str, tuple[Item, ...]] = {}
+        self.found: dict[str, tuple[Item, ...]] = {}
+        """What is remembered; :meth:`find` knows the rest."""
 
     def add_glob(self, segments: tuple[str, ...], item: Item) -> None:
         self._globs.add(segments, item)
-        self._found.clear()
+        self.found.clear()
 
     def remove_glob(self, segments: tuple[str, ...], item: Item) -> None:
         self._globs.remove(segments, item)
-        self._found.clear()
+        self.found.clear()
 
     def add_stream(self, path: str, item: Item) -> None:
         self._streams.setdefault(path, set()).add(item)
-        self._found.pop(path, None)
+        self.found.pop(path, None)
 
     def remove_stream(self, path: str, item: Item) -> None:
         items = self._streams.get(path)
@@ -40,15 +41,15 @@ class Index(Generic[Item]):
             items.discard(item)
             if not items:
                 del self._streams[path]
-        self._found.pop(path, None)
+        self.found.pop(path, None)
 
     def find(self, path: str) -> tuple[Item, ...]:
-        found = self._found.get(path)
+        found = self.found.get(path)
         if found is None:
             if path.startswith(_RESERVED):
                 return ()
-            if len(self._found) >= MAX_REMEMBERED:
-                self._found.clear()
+            if len(self.found) >= MAX_REMEMBERED:
+                self.found.clear()
             found = tuple(self._globs.match(path) | self._streams.get(path, set()))
-            self._found[path] = found
+            self.found[path] = found
         return found
