@@ -11,6 +11,7 @@ the healthy ones, and the server's memory as it goes. The server of `load` is a 
 import argparse
 import asyncio
 import json
+import os
 import random
 import statistics
 import subprocess
@@ -95,6 +96,12 @@ def memory_of(pid: int) -> int:
     return 0
 
 
+def cpu_of(pid: int) -> float:
+    """CPU seconds so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 async def load(seconds: float, store: str) -> None:  # noqa: PLR0915 - one story
     receivers = Receivers()
     app = web.Application()
@@ -126,7 +133,7 @@ async def load(seconds: float, store: str) -> None:  # noqa: PLR0915 - one story
                     assert made.status == 201, await made.text()
 
             await asyncio.gather(*(prepare(n) for n in range(SUBSCRIPTIONS)))
-            rest = memory_of(server.pid)
+            rest, cpu = memory_of(server.pid), cpu_of(server.pid)
             memory = []
             gate = asyncio.Semaphore(200)
             failed = 0
@@ -158,6 +165,7 @@ async def load(seconds: float, store: str) -> None:  # noqa: PLR0915 - one story
                 if len(receivers.times) >= wanted:
                     break
                 await asyncio.sleep(0.1)
+        cpu = cpu_of(server.pid) - cpu
         receivers.over.set()
         server.terminate()
         await server.wait()
@@ -174,6 +182,7 @@ async def load(seconds: float, store: str) -> None:  # noqa: PLR0915 - one story
                 "p50 ms": round(times[len(times) // 2] * 1000, 1),
                 "p99 ms": round(times[int(len(times) * 0.99)] * 1000, 1),
                 "max ms": round(times[-1] * 1000, 1),
+                "server CPU us an append": round(cpu / total * 1e6),
                 "MiB at rest": rest,
                 "MiB by second": memory,
             },
