@@ -5,7 +5,7 @@ request (§10.1). A query that the user put into a URL stays.
 """
 
 from collections.abc import Iterable
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, unquote, urlencode, urlsplit
 
 from durable_streams_client.errors import InvalidArgument
 
@@ -35,6 +35,9 @@ def stream_url(base: str, name: str) -> str:
         bad = True
     if bad:
         raise InvalidArgument(f"{url!r} is no URL of a stream")
+    if not {".", ".."}.isdisjoint(unquote(parts.path).split("/")):
+        # A transport resolves them: a name that someone else chose would lead out of the base.
+        raise InvalidArgument(f"{name!r} has a '.' or '..' segment, which no stream's path has")
     return url
 
 

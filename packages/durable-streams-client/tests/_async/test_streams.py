@@ -180,6 +180,16 @@ async def test_names_are_encoded_and_queries_kept(server: Hostile) -> None:
         assert asked.query == "token=x&a=%26&b=2&b=3&z=1"
 
 
+@pytest.mark.parametrize(
+    "name", ["..", "../admin", "a/../b", "./a", "a/%2e%2E/b", "http://h/a/../b", "../a?x=1"]
+)
+async def test_names_do_not_lead_out_of_the_base(name: str) -> None:
+    async with AsyncClient("http://h/streams/") as client:
+        with pytest.raises(InvalidArgument, match="segment"):
+            client.stream(name)
+        assert client.stream("a..b/...?x=../y").url == "http://h/streams/a..b/...?x=../y"
+
+
 @pytest.mark.parametrize("name", ["", "http://", "http://:0/x", "http://h:99999/x"])
 async def test_names_that_are_none(name: str) -> None:
     async with AsyncClient("http://h/") as client:
