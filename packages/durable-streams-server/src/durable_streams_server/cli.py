@@ -137,14 +137,14 @@ _BOUNDS = Bounds()
     "--max-connections",
     default=_BOUNDS.max_connections,
     type=click.IntRange(1),
-    help="Clients at once; more are told to come again.",
+    help="Clients at once; more are told to come again. Standalone front end only.",
 )
 @click.option(
     "--idle-timeout",
     default=_BOUNDS.idle_timeout,
     type=click.FloatRange(min=1),
     metavar="SECONDS",
-    help="How long a connection may be quiet between two requests.",
+    help="How long a connection may be quiet between two requests. Standalone front end only.",
 )
 @click.option(
     "--log-level",
