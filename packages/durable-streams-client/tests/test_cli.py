@@ -11,6 +11,13 @@ import pytest
 from hostile import Fault, Hostile, refuse
 
 JSON = "application/json"
+INTERRUPTIBLE = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from durable_streams_client.cli import main
+main(prog_name="durable-streams")
+"""
+"""The command, although what starts it ignores interrupts, as a shell's background jobs do."""
 
 
 @pytest.fixture
@@ -104,7 +111,7 @@ def test_follow_prints_as_it_comes_and_remembers(
 ) -> None:
     server.put("a", b"1", content_type=JSON)
     kept = tmp_path / "offset"
-    command = [sys.executable, "-m", "durable_streams_client", "--url", server.url]
+    command = [sys.executable, "-c", INTERRUPTIBLE, "--url", server.url]
     with subprocess.Popen(
         [*command, "follow", "a", live, "--checkpoint", str(kept)],
         stdout=subprocess.PIPE,
