@@ -15,7 +15,7 @@ INTERRUPTIBLE = """
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from durable_streams_client.cli import main
-main(prog_name="durable-streams")
+main()
 """
 """The command, although what starts it ignores interrupts, as a shell's background jobs do."""
 
