@@ -19,7 +19,11 @@ _REQUEST_LINE: Final = re.compile(
     rb"(GET|POST|PUT|HEAD|DELETE) (/[!\"$-;=@-Z\\\]^-z|~]*)(?:\?([!\"$-;=?-Z\\\]^-z|~]*))? HTTP/1\.1\r\n"
 )
 _METHODS: Final = {name.encode(): name for name in ("GET", "POST", "PUT", "HEAD", "DELETE")}
-_NEVER: Final = (b"transfer-encoding", b"expect", b"upgrade")
+_NEVER: Final = (
+    b"transfer-encoding", b"expect", b"upgrade",
+    # Never the same again: it would only push out what is.
+    b"producer-seq",
+)  # fmt: skip
 
 
 class Target:
