@@ -343,11 +343,13 @@ async def test_follow_may_be_bounded(server: Hostile) -> None:
 
 async def test_total_limits_the_time_without_progress(server: Hostile) -> None:
     server.put("a", b"1")
+    """Where nothing comes at all is left open: a busy machine may not even get to the first."""
+    got = []
     async with AsyncClient(server.url, timeouts=Timeouts(total=0.1)) as client:
-        reader = client.stream("a").follow()
-        await anext(reader)
         with pytest.raises(TimedOut, match="Nothing came"):
-            await anext(reader)
+            async for batch in client.stream("a").follow():
+                got.append(batch.data)  # noqa: PERF401 - what came before the error counts
+    assert got in ([], [b"1"])
 
 
 async def test_what_is_gone_ends_a_follow(server: Hostile) -> None:

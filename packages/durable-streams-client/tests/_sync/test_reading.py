@@ -344,11 +344,13 @@ def test_follow_may_be_bounded(server: Hostile) -> None:
 
 def test_total_limits_the_time_without_progress(server: Hostile) -> None:
     server.put("a", b"1")
+    """Where nothing comes at all is left open: a busy machine may not even get to the first."""
+    got = []
     with Client(server.url, timeouts=Timeouts(total=0.1)) as client:
-        reader = client.stream("a").follow()
-        next(reader)
         with pytest.raises(TimedOut, match="Nothing came"):
-            next(reader)
+            for batch in client.stream("a").follow():
+                got.append(batch.data)  # noqa: PERF401 - what came before the error counts
+    assert got in ([], [b"1"])
 
 
 def test_what_is_gone_ends_a_follow(server: Hostile) -> None:
