@@ -141,10 +141,12 @@ class Worker:
 
     async def join(self, seconds: float | None = None) -> None:
         """Wait for its end; after ``seconds`` stop it."""
-        with suppress(TimeoutError, asyncio.CancelledError):
-            async with asyncio.timeout(seconds):
-                await asyncio.shield(self._task)
-        await self.stop()
+        try:
+            await asyncio.wait([self._task], timeout=seconds)
+        finally:
+            await self.stop()
+        if not self._task.cancelled():
+            self._task.result()
 
     async def stop(self) -> None:
         """End it now."""
