@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -15,6 +16,8 @@ REFUSALS: Final = (400, 401, 403, 404, 405, 409, 413)
 FENCED: Final = "FENCED"
 ALREADY_CLAIMED: Final = "ALREADY_CLAIMED"
 NO_PENDING_WORK: Final = "NO_PENDING_WORK"
+
+_DOTS: Final = frozenset({".", ".."})
 
 
 class SubscriptionRefused(AnswerError):
@@ -78,7 +81,25 @@ def control_url(base: str, subscription: str, action: str = "") -> str:
         raise InvalidArgument("subscriptions need a client with a base URL, the stream root")
     if not subscription:
         raise InvalidArgument("a subscription needs an id")
+    if subscription in _DOTS:
+        raise InvalidArgument(f"{subscription!r} cannot be the id of a subscription")
     return f"{base.rstrip('/')}/__ds/subscriptions/{quote(subscription, safe='')}{action}"
+
+
+def link_action(stream: str) -> str:
+    """What follows a subscription's URL where one of its streams is meant (§6.4)."""
+    path = stream.strip("/")
+    if not path or not _DOTS.isdisjoint(path.split("/")):
+        # Whoever resolves the dots would arrive at something else, another subscription even.
+        raise InvalidArgument(f"{stream!r} cannot be the path of a stream")
+    return f"/streams/{quote(path)}"
+
+
+def paths_of(streams: Sequence[str]) -> list[str]:
+    """Several paths; one alone, which is a sequence of characters, is a mistake."""
+    if isinstance(streams, (str, bytes)):
+        raise InvalidArgument("streams must be a list of paths", advice=f"Pass [{streams!r}].")
+    return list(streams)
 
 
 def request(method: str, url: str, body: object = None, token: str | None = None) -> Request:
@@ -98,13 +119,15 @@ def wish(
     **delivery: object,
 ) -> dict[str, object]:
     """The body that creates a subscription (§6.2)."""
+    if not (isfinite(lease_seconds) and lease_seconds > 0):
+        raise InvalidArgument("lease_seconds must be a positive number of seconds")
     body: dict[str, object] = {
         "type": kind, "lease_ttl_ms": round(lease_seconds * 1000), **delivery,
     }  # fmt: skip
     if pattern is not None:
         body["pattern"] = pattern
     if streams:
-        body["streams"] = list(streams)
+        body["streams"] = paths_of(streams)
     if description is not None:
         body["description"] = description
     return body

@@ -61,7 +61,7 @@ def verify_webhook(
     try:
         from cryptography.exceptions import InvalidSignature
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-    except ImportError as error:  # pragma: no cover - depends on what is installed
+    except ImportError as error:
         raise DurableStreamsError(
             "Verifying webhooks needs another package: "
             "pip install 'durable-streams-client[webhooks]'"

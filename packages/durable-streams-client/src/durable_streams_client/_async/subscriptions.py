@@ -1,7 +1,6 @@
 """Managing subscriptions and taking their work (§6, §7)."""
 
 from collections.abc import Mapping, Sequence
-from urllib.parse import quote
 
 from durable_streams_client._async.calls import AsyncCalls
 from durable_streams_client._async.client import AsyncClient
@@ -19,6 +18,8 @@ from durable_streams_client.subscribing import (
     answered,
     claim_of,
     control_url,
+    link_action,
+    paths_of,
     request,
     subscription_of,
     wish,
@@ -102,13 +103,12 @@ class AsyncSubscriptions:
 
     async def add_streams(self, subscription: str, streams: Sequence[str]) -> None:
         """Link streams explicitly, from their tails on (§6.4)."""
-        body = {"streams": list(streams)}
+        body = {"streams": paths_of(streams)}
         await self._do(request("POST", self._url(subscription, "/streams"), body))
 
     async def remove_stream(self, subscription: str, stream: str) -> None:
         """Drop an explicit link; a pattern's link stays (§6.4)."""
-        action = f"/streams/{quote(stream.strip('/'))}"
-        await self._do(request("DELETE", self._url(subscription, action)))
+        await self._do(request("DELETE", self._url(subscription, link_action(stream))))
 
     async def claim(self, subscription: str, worker: str) -> Claim | None:
         """Take what is pending (§7.2). None if nothing is, or another worker has it."""

@@ -4,13 +4,20 @@
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
+from urllib.parse import quote
 
 from durable_streams_client._sync import runtime
 from durable_streams_client._sync.client import Client
 from durable_streams_client._sync.reader import Reader
 from durable_streams_client._sync.subscriptions import Subscriptions
 from durable_streams_client.batches import Batch
-from durable_streams_client.errors import Cancelled, ClientError, NotFound, is_retryable
+from durable_streams_client.errors import (
+    Cancelled,
+    ClientError,
+    InvalidArgument,
+    NotFound,
+    is_retryable,
+)
 from durable_streams_client.subscribing import FENCED, Claim, LinkedStream, SubscriptionRefused
 from durable_streams_core.protocol import NOW
 
@@ -47,6 +54,8 @@ class PullWorker:
         self._handler = handler
         self._stopping = False
         self._reader: Reader[Any] | None = None
+        self._failure: BaseException | None = None
+        """What the handler raised. It may be an error of this client, and is none of ours."""
 
     def stop(self) -> None:
         """Let :meth:`run` return once the batch under way is handled. From any task or thread."""
@@ -59,8 +68,8 @@ class PullWorker:
         """Claim and work, and wait for wakes in between, until :meth:`stop`."""
         described = self._subscriptions.get(self.subscription)
         if described.wake_stream is None:
-            raise ValueError(f"{self.subscription} is no pull-wake subscription")
-        wakes = self._client.stream(described.wake_stream)
+            raise InvalidArgument(f"{self.subscription} is no pull-wake subscription")
+        wakes = self._client.stream(quote(described.wake_stream))
         # First where the wakes end, then a look for work: what comes in between is a wake to find.
         offset = (wakes.head()).offset or NOW
         backoff = self._subscriptions.client._calls.backoff(None)  # noqa: SLF001 - parts of one client
@@ -70,9 +79,11 @@ class PullWorker:
                     backoff.progress()
                     continue
                 offset = self._next_wake(wakes.follow(offset), offset)
-            except Cancelled:
-                continue
             except ClientError as error:
+                if error is self._failure:
+                    raise
+                if isinstance(error, Cancelled):
+                    continue
                 delay = backoff.failed(None) if is_retryable(error) else None
                 if delay is None:
                     raise
@@ -100,19 +111,24 @@ class PullWorker:
 
     def _work_on(self, lease: "_Lease", stream: LinkedStream) -> None:
         """Handle what is pending of one stream, batch by batch."""
-        reader = self._client.stream(stream.path).read(stream.acked_offset)
+        # A path is no name that a user has typed: what looks like an URL or a query is none.
+        reader = self._client.stream(quote(stream.path)).read(stream.acked_offset)
         self._reader = reader
         try:
             for batch in reader:
-                if lease.lost:
-                    return
-                lease.keep_while(self._handler, stream.path, batch)
+                try:
+                    lease.keep_while(self._handler, stream.path, batch)
+                except BaseException as error:
+                    self._failure = error
+                    raise
                 lease.ack(stream.path, batch.offset)
-                if self._stopping or (
-                    stream.tail_offset is not None and batch.offset >= stream.tail_offset
-                ):
+                if lease.lost or self._stopping:
                     return
-        except NotFound:
+                if stream.tail_offset is not None and batch.offset >= stream.tail_offset:
+                    return
+        except NotFound as error:
+            if error is self._failure:
+                raise
             logger.info("%s is gone; there is nothing to do for it", stream.path)
         finally:
             self._reader = None

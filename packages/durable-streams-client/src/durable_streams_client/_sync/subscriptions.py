@@ -2,7 +2,6 @@
 """Managing subscriptions and taking their work (§6, §7)."""
 
 from collections.abc import Mapping, Sequence
-from urllib.parse import quote
 
 from durable_streams_client._sync.calls import Calls
 from durable_streams_client._sync.client import Client
@@ -20,6 +19,8 @@ from durable_streams_client.subscribing import (
     answered,
     claim_of,
     control_url,
+    link_action,
+    paths_of,
     request,
     subscription_of,
     wish,
@@ -103,13 +104,12 @@ class Subscriptions:
 
     def add_streams(self, subscription: str, streams: Sequence[str]) -> None:
         """Link streams explicitly, from their tails on (§6.4)."""
-        body = {"streams": list(streams)}
+        body = {"streams": paths_of(streams)}
         self._do(request("POST", self._url(subscription, "/streams"), body))
 
     def remove_stream(self, subscription: str, stream: str) -> None:
         """Drop an explicit link; a pattern's link stays (§6.4)."""
-        action = f"/streams/{quote(stream.strip('/'))}"
-        self._do(request("DELETE", self._url(subscription, action)))
+        self._do(request("DELETE", self._url(subscription, link_action(stream))))
 
     def claim(self, subscription: str, worker: str) -> Claim | None:
         """Take what is pending (§7.2). None if nothing is, or another worker has it."""
