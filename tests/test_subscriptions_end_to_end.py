@@ -247,7 +247,7 @@ async def test_a_webhook_is_verified(client: AsyncClient, url: str, engine: Engi
             headers, body = await arrived.get()
         with pytest.raises(UnknownKey):
             await verifier.verify(headers, body)
-        verifier._fetched -= 11
+        verifier._asked -= 11
         assert (await verifier.verify(headers, body))["generation"] == 2
     finally:
         await runner.cleanup()

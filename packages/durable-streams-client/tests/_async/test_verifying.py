@@ -126,3 +126,23 @@ async def test_keys_that_cannot_be_had_are_asked_for_again_at_the_next_webhook(
         with pytest.raises(Unavailable):
             await verifier.verify(signed(key), BODY)
         assert await verifier.verify(signed(key), BODY)
+
+
+async def test_unknown_keys_do_not_hammer_a_server_that_is_down(
+    hub: Subscribed, clock: list[float]
+) -> None:
+    key = Signer("k1")
+    hub.keys = [key]
+    async with AsyncClient(hub.url, retry=RetryPolicy(attempts=1)) as client:
+        verifier = AsyncWebhookVerifier(client, f"{hub.url}{JWKS}")
+        await verifier.verify(signed(key), BODY)
+        clock[0] += verifying.REFETCH_SECONDS + 1
+        hub.faults = lambda asked: refuse(503)
+        with pytest.raises(Unavailable):
+            await verifier.verify(signed(Signer("k2")), BODY)
+        for _ in range(3):
+            with pytest.raises(UnknownKey):
+                await verifier.verify(signed(Signer("k2")), BODY)
+        # The keys at hand are as good as before.
+        assert await verifier.verify(signed(key), BODY)
+        assert len(hub.asked) == 2

@@ -121,3 +121,23 @@ def test_keys_that_cannot_be_had_are_asked_for_again_at_the_next_webhook(
         with pytest.raises(Unavailable):
             verifier.verify(signed(key), BODY)
         assert verifier.verify(signed(key), BODY)
+
+
+def test_unknown_keys_do_not_hammer_a_server_that_is_down(
+    hub: Subscribed, clock: list[float]
+) -> None:
+    key = Signer("k1")
+    hub.keys = [key]
+    with Client(hub.url, retry=RetryPolicy(attempts=1)) as client:
+        verifier = WebhookVerifier(client, f"{hub.url}{JWKS}")
+        verifier.verify(signed(key), BODY)
+        clock[0] += verifying.REFETCH_SECONDS + 1
+        hub.faults = lambda asked: refuse(503)
+        with pytest.raises(Unavailable):
+            verifier.verify(signed(Signer("k2")), BODY)
+        for _ in range(3):
+            with pytest.raises(UnknownKey):
+                verifier.verify(signed(Signer("k2")), BODY)
+        # The keys at hand are as good as before.
+        assert verifier.verify(signed(key), BODY)
+        assert len(hub.asked) == 2

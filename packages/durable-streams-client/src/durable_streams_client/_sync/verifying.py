@@ -32,7 +32,7 @@ class WebhookVerifier:
         self._url = jwks_url
         self._window = window
         self._jwks: Mapping[str, Any] = {}
-        self._fetched = float("-inf")
+        self._fetched = self._asked = float("-inf")
 
     def verify(self, headers: Mapping[Any, Any], body: bytes) -> dict[str, Any]:
         """The webhook's content; raises :class:`~durable_streams_client.WebhookRejected`."""
@@ -41,14 +41,17 @@ class WebhookVerifier:
         try:
             return verify_webhook(headers, body, self._jwks, window=self._window)
         except UnknownKey:
-            if time.monotonic() - self._fetched <= REFETCH_SECONDS:
+            if time.monotonic() - self._asked <= REFETCH_SECONDS:
                 raise
         self._fetch()
         return verify_webhook(headers, body, self._jwks, window=self._window)
 
     def _fetch(self) -> None:
         calls = self._client._calls  # noqa: SLF001 - parts of one client
-        reply = calls.call(Request("GET", self._url), extra=Extra([], []))
+        try:
+            reply = calls.call(Request("GET", self._url), extra=Extra([], []))
+        finally:
+            self._asked = time.monotonic()
         try:
             jwks = msgspec.json.decode(reply.body)
         except (msgspec.DecodeError, UnicodeDecodeError):
