@@ -42,16 +42,18 @@ async def test_a_page_cut_at_every_byte(server: Hostile) -> None:
         assert cut > 150
 
 
-@pytest.mark.parametrize("live", ["sse", "long-poll"])
-@pytest.mark.parametrize("content_type", [JSON, "application/octet-stream"])
+@pytest.mark.parametrize(
+    "live,content_type",
+    [("sse", JSON), ("sse", "application/octet-stream"), ("long-poll", JSON)],
+)
 async def test_a_live_answer_cut_at_every_byte(
     server: Hostile, live: str, content_type: str
 ) -> None:
     """Among the places is the one between data and control."""
-    server.page = 3 if content_type == JSON else 4
-    messages = [b"1", b"22", b"333", b"4444", b"5"]
+    server.page = 2 if content_type == JSON else 4
+    messages = [b"1", b"22", b"333"]
     whole = messages if content_type == JSON else [b"".join(messages)]
-    total = 5 if content_type == JSON else 11
+    total = 3 if content_type == JSON else 6
     async with AsyncClient(server.url, retry=PATIENT) as client:
         for cut in range(900):
             server.put("a", content_type=content_type)
@@ -121,7 +123,7 @@ async def test_a_drip_is_ended_by_the_total_limit(server: Hostile) -> None:
     held.set()
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(5))
 async def test_a_storm(server: Hostile, seed: int) -> None:
     """A writer and a reader at once, while two of three answers go wrong in any way."""
     chance = Random(seed)
@@ -175,9 +177,9 @@ async def test_plain_appends_in_a_storm(server: Hostile) -> None:
     )
     async with AsyncClient(server.url, retry=PATIENT) as client:
         stream = client.stream("a")
-        for n in range(200):
+        for n in range(100):
             await stream.append(n)
-    assert [int(message) for message in server.streams["/a"].messages] == list(range(200))
+    assert [int(message) for message in server.streams["/a"].messages] == list(range(100))
     assert len(server.streams["/a"].producers) == 1
 
 
