@@ -240,6 +240,16 @@ class TestTooLarge:
         assert (await client.get("a")).body == b""
         assert (await client.head("new")).status == 404
 
+    @pytest.mark.parametrize("method", ["POST", "PUT"])
+    async def test_a_body_in_a_coding_that_nobody_undoes_is_not_stored(self, client, method):
+        """Some servers let `gzip, chunked` through and take off the chunks alone."""
+        path = "a" if method == "POST" else "new"
+        fields = {**TEXT, "transfer-encoding": "gzip, chunked"}
+        answer = await client.request(method, path, fields, chunked(b"x" * 60))
+        assert (answer.status, answer.code) == (501, "transfer-encoding")
+        assert (await client.get("a")).body == b""
+        assert (await client.head("new")).status == 404
+
     async def test_the_answer_arrives_though_the_client_goes_on_sending(self, client):
         """Closed the hard way, the answer would be lost with what the client still sends."""
         connection = await client.connect()

@@ -37,6 +37,13 @@ async def test_reads_and_writes_renew_a_life(streams, clock, renew):
     assert await streams.head("a")
 
 
+async def test_a_lifetime_given_as_text_is_a_number_of_seconds(streams, clock):
+    """As it comes from a form or the environment."""
+    assert (await streams.create("a", ttl="10")).ttl == 10
+    clock.advance(9)
+    assert (await streams.read("a")).data == b""
+
+
 async def test_head_renews_nothing(streams, clock):
     await streams.create("a", ttl=10)
     clock.advance(8)

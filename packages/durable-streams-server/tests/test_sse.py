@@ -282,6 +282,16 @@ async def test_a_slow_reader_is_bounded_and_holds_nobody_back(serve):
     assert total == 200 * len(piece)
 
 
+async def test_catching_up_comes_in_events_that_a_stalled_client_can_be_kept_for(client):
+    """A page of a plain read would be kept for every client that connects and takes nothing."""
+    await client.put("a", "application/octet-stream", b"x" * 1_000_000)
+    events = await client.sse(SSE)
+    await client.engine.close_stream("a")
+    sizes = [len(base64.b64decode(data)) for data, _ in await events.rest() if data]
+    assert sum(sizes) == 1_000_000
+    assert max(sizes) <= 64 * 1024
+
+
 async def test_a_reader_of_a_fork_gets_the_shared_data_and_the_forks_own(client):
     await client.put("source", body=b"shared")
     await client.request("PUT", "a", {"stream-forked-from": "source"})

@@ -5,7 +5,7 @@ request (§10.1). A query that the user put into a URL stays.
 """
 
 from collections.abc import Iterable
-from urllib.parse import quote, unquote, urlencode, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urlencode, urlsplit
 
 from durable_streams_client.errors import InvalidArgument
 
@@ -15,7 +15,9 @@ _SAFE = "/%:@!$&'()*+,;=~-._?[]"
 def stream_url(base: str, name: str) -> str:
     """The absolute URL of a stream: ``name`` itself if it is one, or below ``base``.
 
-    Characters that a URL cannot hold are percent-encoded. Raises ``InvalidArgument``.
+    Characters that a URL cannot hold are percent-encoded. Raises ``InvalidArgument``, also for a
+    URL of another server than the base's: what a client sends with every request, credentials
+    among it, is for that server only.
     """
     if not name:
         raise InvalidArgument("a stream needs a name or a URL")
@@ -35,10 +37,19 @@ def stream_url(base: str, name: str) -> str:
         bad = True
     if bad:
         raise InvalidArgument(f"{url!r} is no URL of a stream")
+    if base and _origin(urlsplit(base)) != _origin(parts):
+        raise InvalidArgument(
+            f"{name!r} is on another server than the client's base URL",
+            advice="Use a client of its own for it, without a base URL or with that server's.",
+        )
     if not {".", ".."}.isdisjoint(unquote(parts.path).split("/")):
         # A transport resolves them: a name that someone else chose would lead out of the base.
         raise InvalidArgument(f"{name!r} has a '.' or '..' segment, which no stream's path has")
     return url
+
+
+def _origin(parts: SplitResult) -> tuple[str, str | None, int]:
+    return parts.scheme, parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
 
 
 def path_of(url: str) -> str:

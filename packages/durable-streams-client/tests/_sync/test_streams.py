@@ -181,6 +181,14 @@ def test_names_are_encoded_and_queries_kept(server: Hostile) -> None:
         assert asked.query == "token=x&a=%26&b=2&b=3&z=1"
 
 
+@pytest.mark.parametrize("name", ["http://other/a", "https://h/streams/a", "http://h:8080/a"])
+def test_a_url_of_another_server_gets_no_credentials_of_this_one(name):
+    with Client("http://h/streams") as client:
+        with pytest.raises(InvalidArgument, match="another server"):
+            client.stream(name)
+        assert client.stream("http://h:80/elsewhere").url == "http://h:80/elsewhere"
+
+
 @pytest.mark.parametrize(
     "name", ["..", "../admin", "a/../b", "./a", "a/%2e%2E/b", "http://h/a/../b", "../a?x=1"]
 )

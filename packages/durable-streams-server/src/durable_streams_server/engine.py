@@ -636,13 +636,16 @@ def asked_for(content_type: str | None, ttl: int | None, expires_at: str | None)
     if ttl is not None and expires_at is not None:
         raise InvalidRequest("Give a TTL or an expiry time, not both.", code="ttl-and-expires-at")
     if ttl is not None:
-        parse_ttl(str(ttl))
+        ttl = parse_ttl(str(ttl))
     moment = None if expires_at is None else parse_expires_at(expires_at)
     return Asked(content_type, ttl, moment)
 
 
 def to_body(data: Data) -> Body:
-    """The body that some data means: bytes and text as they are, any other value as JSON."""
+    """The body that some data means: bytes and text as they are, any other value as JSON.
+
+    JSON has no NaN and no infinities; they become null, as in JavaScript.
+    """
     if data is None:
         return EMPTY_BODY
     if isinstance(data, bytes):

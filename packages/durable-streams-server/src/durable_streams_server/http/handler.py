@@ -176,6 +176,13 @@ class Handler:
             limit = self.engine.limits.max_body
             if length is not None and length.isdigit() and int(length) > limit:
                 raise body_too_large(limit)
+            coding = head.headers.get(b"transfer-encoding")
+            if coding is not None and coding.lower() != b"chunked":
+                raise ProtocolError(
+                    "The only transfer coding here is chunked.",
+                    status=501,
+                    code="transfer-encoding",
+                )
             coding = head.headers.get(b"content-encoding")
             if coding is not None and coding.lower() != b"identity":
                 raise ProtocolError(
@@ -610,7 +617,7 @@ class Exchange:
         if page is not None:
             self._poll(poll, page, pending)
         else:
-            self._first_page(poll, position, pending, self._poll)
+            self._first_page(poll, position, None, pending, self._poll)
         return pending.result or pending
 
     def _poll(self, poll: LongPoll, page: Page, pending: Pending) -> None:
@@ -638,15 +645,16 @@ class Exchange:
 
     def _sse(self, position: int | None, cursor: str | None) -> Answer:
         reader = SseReader(self._handler.readers, self.path, cursor)
+        limit = reader.page_bytes
         try:
-            page = self._engine.page_now(self.path, position)
+            page = self._engine.page_now(self.path, position, limit)
         except BaseException:
             reader.leave()
             raise
         if page is not None:
             return self._live(reader, page)
         pending = Pending()
-        self._first_page(reader, position, pending, self._resolve_live)
+        self._first_page(reader, position, limit, pending, self._resolve_live)
         return pending
 
     def _live(self, reader: SseReader, page: Page) -> Live:
@@ -663,6 +671,7 @@ class Exchange:
         self,
         reader: Any,
         position: int | None,
+        limit: int | None,
         pending: Pending,
         then: Callable[[Any, Page, Pending], None],
     ) -> None:
@@ -670,7 +679,7 @@ class Exchange:
 
         async def look() -> None:
             try:
-                page = await self._engine.page(self.path, position)
+                page = await self._engine.page(self.path, position, limit)
                 then(reader, page, pending)
             except ProtocolError as error:
                 reader.leave()

@@ -23,7 +23,8 @@ from durable_streams_server.topics import News
 
 log = logging.getLogger("durable_streams_server.http")
 
-SSE_PAGE_BYTES = 256 * 1024
+SSE_PAGE_BYTES = 64 * 1024
+"""What one SSE event carries in catch-up, and so about what a client that stalls may cost."""
 KEPT_FRAMES = 16
 TICK_SECONDS = 1.0
 
@@ -325,6 +326,10 @@ class SseReader(Reader):
         self._sink: Sink | None = None
         self._live = self._full = self._behind = self._ended = self._reading = False
 
+    @property
+    def page_bytes(self) -> int:
+        return min(SSE_PAGE_BYTES, self.engine.limits.chunk)
+
     def begin(self, page: Page, head: Response) -> None:
         """Be ready to send, first of all, ``page``; ``head`` is the answer's head."""
         self.see(page)
@@ -442,7 +447,7 @@ class SseReader(Reader):
             return
         self._live = False
         self._reading = True
-        self.read(min(SSE_PAGE_BYTES, self.engine.limits.chunk), self._caught, news)
+        self.read(self.page_bytes, self._caught, news)
 
     def _caught(self, page: Page | ProtocolError) -> None:
         self._task = None
