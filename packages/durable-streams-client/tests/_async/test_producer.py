@@ -62,7 +62,7 @@ async def test_bytes_and_text_are_joined(server: Hostile) -> None:
 
 async def test_batches_keep_their_limits(server: Hostile) -> None:
     server.put("a", content_type=JSON)
-    limits = ProducerLimits(batch_bytes=10, batch_items=3, in_flight=1)
+    limits = ProducerLimits(batch_bytes=10, batch_items=3, in_flight=1, linger=60)
     async with AsyncClient(server.url) as client:
         async with client.stream("a").producer(limits=limits) as producer:
             for n in [*range(7), 10**11, 10**5, 10**5]:
@@ -166,7 +166,7 @@ async def test_faults_neither_lose_nor_double(server: Hostile, fault: Fault) -> 
 async def test_what_was_not_stored_is_raised(server: Hostile) -> None:
     server.put("a", content_type=JSON)
     server.faults = lambda asked: refuse(503) if asked.method == "POST" and asked.count else None
-    limits = ProducerLimits(batch_items=2, in_flight=1)
+    limits = ProducerLimits(batch_items=2, in_flight=1, linger=60)
     policy = RetryPolicy(initial=0.001, attempts=3)
     async with AsyncClient(server.url, retry=policy) as client:
         producer = client.stream("a").producer(limits=limits)

@@ -63,7 +63,7 @@ def test_bytes_and_text_are_joined(server: Hostile) -> None:
 
 def test_batches_keep_their_limits(server: Hostile) -> None:
     server.put("a", content_type=JSON)
-    limits = ProducerLimits(batch_bytes=10, batch_items=3, in_flight=1)
+    limits = ProducerLimits(batch_bytes=10, batch_items=3, in_flight=1, linger=60)
     with Client(server.url) as client:
         with client.stream("a").producer(limits=limits) as producer:
             for n in [*range(7), 10**11, 10**5, 10**5]:
@@ -167,7 +167,7 @@ def test_faults_neither_lose_nor_double(server: Hostile, fault: Fault) -> None:
 def test_what_was_not_stored_is_raised(server: Hostile) -> None:
     server.put("a", content_type=JSON)
     server.faults = lambda asked: refuse(503) if asked.method == "POST" and asked.count else None
-    limits = ProducerLimits(batch_items=2, in_flight=1)
+    limits = ProducerLimits(batch_items=2, in_flight=1, linger=60)
     policy = RetryPolicy(initial=0.001, attempts=3)
     with Client(server.url, retry=policy) as client:
         producer = client.stream("a").producer(limits=limits)
