@@ -147,9 +147,7 @@ class Connection(asyncio.Protocol):
         if self._state is not State.OPEN:
             return
         if self._busy or self._paused or self._held:
-            self._held += data
-            if len(self._held) > MAX_HELD:
-                self._transport.pause_reading()
+            self._hold(self._held + data)
             return
         if self._between:
             seen = self._server.familiar.recognise(data)
@@ -384,7 +382,7 @@ class Connection(asyncio.Protocol):
             position = 0
             while position < size and self._state is State.OPEN:
                 if self._busy or self._paused:
-                    self._held = bytes(view[position:])
+                    self._hold(bytes(view[position:]))
                     break
                 request = self._request
                 if request is not None and request.direct:
@@ -397,6 +395,12 @@ class Connection(asyncio.Protocol):
                     self._parse(view[position : position + SLICE])
                     position += SLICE
         self._feeding = False
+
+    def _hold(self, data: bytes) -> None:
+        """Keep bytes unparsed; what one read brings beyond the bound is the last."""
+        self._held = data
+        if len(data) > MAX_HELD and not self._transport.is_closing():
+            self._transport.pause_reading()
 
     def _parse(self, data: bytes | memoryview) -> None:
         self._quiet += len(data)
