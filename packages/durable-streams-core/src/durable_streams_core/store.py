@@ -141,6 +141,20 @@ class LocalStore(Store):
         return self.slice(path, incarnation, start, limit)
 
 
+class PromptStore(LocalStore):
+    """A local store whose commits are done when the call returns: implement :meth:`commit_now`.
+
+    The engine then needs no queue for an operation that nothing is in the way of.
+    """
+
+    @abstractmethod
+    def commit_now(self, batch: Sequence[Commit]) -> Sequence[Outcome]:
+        """As :meth:`commit`, and tell the watchers before returning."""
+
+    def submit(self, batch: Sequence[Commit], done: Callable[[Sequence[Outcome]], None]) -> None:
+        done(self.commit_now(batch))
+
+
 def create_store(url: str) -> Store:
     """The store that a URL such as ``memory:``, ``file:./data`` or ``redis://host`` names, not yet
     opened. Raises :class:`StoreError` for a URL that names none.

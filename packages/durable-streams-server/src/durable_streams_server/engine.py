@@ -347,8 +347,12 @@ class Engine:
         """
         return self._lanes.submit(path, operation, done)
 
+    def perform_now(self, path: str, operation: Operation[Any]) -> Any | None:
+        """The answer at once, or None when it has to be waited for: :meth:`submit` it then."""
+        return self._lanes.perform_now(path, operation)
+
     async def perform(self, path: str, operation: Operation[Any]) -> Any:
-        """The same, awaited; cancelling only stops the waiting."""
+        """The answer, awaited; cancelling only stops the waiting."""
         future = asyncio.get_running_loop().create_future()
 
         def done(answer: object) -> None:

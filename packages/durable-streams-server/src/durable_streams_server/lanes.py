@@ -39,7 +39,7 @@ from durable_streams_core.operations import (
     Operation,
     Unconfirmed,
 )
-from durable_streams_core.store import LocalStore, Store
+from durable_streams_core.store import LocalStore, PromptStore, Store
 from durable_streams_server.limits import Limits
 
 log = logging.getLogger("durable_streams_server.engine")
@@ -119,6 +119,7 @@ class Lanes:
     ) -> None:
         self._store = store
         self._local = store if isinstance(store, LocalStore) else None
+        self._prompt = store if isinstance(store, PromptStore) else None
         self._limits = limits
         self._applied = applied
         self._unconfirmed = unconfirmed
@@ -169,6 +170,27 @@ class Lanes:
         """Take operations, at first or again after :meth:`abandon`."""
         self._running = True
         self._pending = self._queued_bytes = 0
+
+    def perform_now(self, path: str, operation: Operation[Any]) -> Any | None:
+        """The answer of an operation that can be done at once, else None: :meth:`submit` it.
+
+        Raises the ProtocolError that is its answer.
+        """
+        prompt = self._prompt
+        if prompt is None or path in self._lanes or not self._running:
+            return None
+        draft = Draft(path, prompt.peek(path, operation.fields))
+        try:
+            answer = operation.decide(draft, prompt.now())
+        except Unconfirmed:
+            return None
+        if draft.changes:
+            commit = draft.commit(self.new_id)
+            if type(prompt.commit_now((commit,))[0]) is not Applied:
+                # Nothing was done. In its lane it is decided again, or refused with a reason.
+                return None
+            self._follow_up(draft, commit, None)
+        return answer
 
     def submit(self, path: str, operation: Operation[Any], done: Done) -> Ticket:
         """Queue an operation; raises :class:`Unavailable` when too much is queued already.
@@ -316,11 +338,14 @@ class Lanes:
                     answers[position] = StreamClosed(answer.tail + shift)
         if self._local is None:
             lane.facts = draft.facts_after(tail)
+        self._follow_up(draft, commit, lane.facts)
+        self._finish(lane, answers)
+
+    def _follow_up(self, draft: Draft, commit: Commit, facts: Facts | None) -> None:
         try:
-            self._applied(draft, commit, lane.facts)
+            self._applied(draft, commit, facts)
         except Exception:
             log.exception("following up on a commit failed")
-        self._finish(lane, answers)
 
     def _fail(self, lane: Lane, error: ProtocolError) -> None:
         lane.facts = None

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from durable_streams_core.entities import Change, Commit, Facts, Head, Outcome, Slice
 from durable_streams_core.errors import StoreError
-from durable_streams_core.store import LocalStore, Watcher
+from durable_streams_core.store import PromptStore, Watcher
 from durable_streams_server.table import Entity, Recent, Table
 
 LARGE = 64 * 1024
@@ -56,7 +56,7 @@ class Bytes:
         return found[0] if len(found) == 1 else b"".join(found)
 
 
-class MemoryStore(LocalStore):
+class MemoryStore(PromptStore):
     """Keeps everything in this process and nothing beyond it.
 
     ``clock`` returns milliseconds since 1970; tests pass their own.
@@ -83,18 +83,15 @@ class MemoryStore(LocalStore):
     def peek(self, path: str, fields: Sequence[str] = ()) -> Facts | None:
         return self._table.facts(path, fields)
 
-    def submit(self, batch: Sequence[Commit], done: Callable[[Sequence[Outcome]], None]) -> None:
-        if len(batch) == 1:
-            outcomes = [self._apply(batch[0])]
-        else:
-            outcomes = [self._apply(commit) for commit in batch]
+    def commit_now(self, batch: Sequence[Commit]) -> Sequence[Outcome]:
+        outcomes = [self._apply(commit) for commit in batch]
         if self._untold:
             self._tell()
-        done(outcomes)
+        return outcomes
 
     def _tell(self) -> None:
-        """Tell the watchers, before ``done`` and never one change inside another: who is called
-        may submit again, and what that changes must be heard after this.
+        """Tell the watchers, never of one change inside another: who is called may change more, and
+        that must be heard after this.
         """
         if self._telling:
             return
