@@ -6,7 +6,7 @@ table keeps the bytes themselves.
 
 import heapq
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Generic, TypeVar
 
 from durable_streams_core.entities import (
@@ -21,6 +21,7 @@ from durable_streams_core.entities import (
     Guard,
     Head,
 )
+from durable_streams_server.lately import Lately
 
 SMALL_CHANGE = 64 * 1024
 """Bytes of a commit up to this size ride along with the change that watchers see."""
@@ -86,30 +87,17 @@ class Entity:
 AnyEntity = TypeVar("AnyEntity", bound=Entity)
 
 
-class Recent:
-    """What the latest commits came to, by their ids, so that a resend is answered and not redone.
+class Recent(Lately[str, Applied]):
+    """What the latest commits came to, by their ids: a resend is answered and not redone."""
 
-    Remembers at least ``REMEMBERED_COMMITS`` and at most twice as many.
-    """
+    __slots__ = ()
 
     def __init__(self) -> None:
-        self._newer: dict[str, Applied] = {}
-        self._older: dict[str, Applied] = {}
+        super().__init__(REMEMBERED_COMMITS)
 
-    def get(self, commit_id: str) -> Applied | None:
-        return self._newer.get(commit_id) or self._older.get(commit_id)
-
-    def add(self, commit_id: str, applied: Applied) -> None:
-        newer = self._newer
-        newer[commit_id] = applied
-        if len(newer) >= REMEMBERED_COMMITS:
-            self._older = newer
-            self._newer = {}
-
-    def items(self) -> Iterator[tuple[str, Applied]]:
-        """Oldest first."""
-        yield from self._older.items()
-        yield from self._newer.items()
+    def get(self, key: str) -> Applied | None:
+        """Without counting as met: what pushes a commit out is only later commits."""
+        return self._newer.get(key) or self._older.get(key)
 
 
 class Table(Generic[AnyEntity]):
