@@ -23,7 +23,7 @@ from durable_streams_client import (
     verify_webhook,
 )
 from durable_streams_server import Engine
-from durable_streams_server.http.handler import Options
+from durable_streams_server.http.options import Options
 from durable_streams_server.mounting import Mount
 from durable_streams_server.serving import FRONT_ENDS, Address
 

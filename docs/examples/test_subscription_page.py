@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 
 from durable_streams_server import Engine
-from durable_streams_server.http.handler import Options
+from durable_streams_server.http.options import Options
 from durable_streams_server.mounting import Mount
 from durable_streams_server.serving import FRONT_ENDS, Address
 

@@ -10,7 +10,7 @@ from wire import Client
 
 from durable_streams_core.store import Store
 from durable_streams_server import Engine, Limits, MemoryStore
-from durable_streams_server.http.handler import Options
+from durable_streams_server.http.options import Options
 from durable_streams_server.mounting import Mount
 
 

@@ -9,7 +9,7 @@ from wire import Client, chunked, request_bytes
 
 from durable_streams_core.offsets import format_offset
 from durable_streams_server import Engine, Limits, MemoryStore
-from durable_streams_server.http.handler import Options
+from durable_streams_server.http.options import Options
 from durable_streams_server.mounting import Mount
 
 TEXT = {"content-type": "text/plain"}

@@ -197,7 +197,7 @@ async def test_a_client_that_goes_away_at_once_is_not_kept_either(memory, turns)
 async def test_shutdown_answers_who_waits(front_end, memory):
     from wire import Client
 
-    from durable_streams_server.http.handler import Options
+    from durable_streams_server.http.options import Options
     from durable_streams_server.mounting import Mount
 
     async with Engine(memory) as engine:

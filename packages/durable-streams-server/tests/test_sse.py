@@ -305,7 +305,7 @@ async def test_a_reader_of_a_fork_gets_the_shared_data_and_the_forks_own(client)
 async def test_shutdown_ends_responses_where_they_are(front_end, memory):
     from wire import Client
 
-    from durable_streams_server.http.handler import Options
+    from durable_streams_server.http.options import Options
     from durable_streams_server.mounting import Mount
 
     async with Engine(memory) as engine:

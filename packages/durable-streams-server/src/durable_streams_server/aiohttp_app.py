@@ -18,7 +18,7 @@ from aiohttp.http import SERVER_SOFTWARE
 from multidict import CIMultiDict
 
 from durable_streams_core.errors import ProtocolError
-from durable_streams_server.http.handler import Authorize, Exchange, Options
+from durable_streams_server.http.exchange import Exchange, awaited
 from durable_streams_server.http.messages import (
     Answer,
     Live,
@@ -27,6 +27,7 @@ from durable_streams_server.http.messages import (
     Response,
     fold_headers,
 )
+from durable_streams_server.http.options import Authorize, Options
 from durable_streams_server.limits import Limits
 from durable_streams_server.mounting import Mount, Streams, as_root, split_target
 
@@ -118,7 +119,7 @@ class _Front:
             body = received
         answer: Answer = begun.run(body)
         if isinstance(answer, Pending):
-            answer = await _settled(answer)
+            answer = await awaited(answer)
         if isinstance(answer, Response):
             return Prepared(answer)
         return LiveResponse(answer)
@@ -174,23 +175,6 @@ async def _receive(request: web.Request, limit: int) -> bytes | None:
             return None
         chunks.append(chunk)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-
-
-async def _settled(pending: Pending) -> Response | Live:
-    future: asyncio.Future[Response | Live] = asyncio.get_running_loop().create_future()
-
-    def settle(result: Response | Live) -> None:
-        if not future.done():
-            future.set_result(result)
-        elif not isinstance(result, Response):
-            result.gone()
-
-    pending.then(settle)
-    try:
-        return await future
-    except asyncio.CancelledError:
-        pending.cancel()
-        raise
 
 
 def _final(response: Response) -> web.StreamResponse:

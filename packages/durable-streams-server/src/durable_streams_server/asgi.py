@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 from durable_streams_core.errors import InvalidRequest, ProtocolError, StoreError
-from durable_streams_server.http.handler import Authorize, Exchange, Options
+from durable_streams_server.http.exchange import Exchange
 from durable_streams_server.http.messages import (
     Live,
     Pending,
@@ -19,6 +19,7 @@ from durable_streams_server.http.messages import (
     Response,
     fold_headers,
 )
+from durable_streams_server.http.options import Authorize, Options
 from durable_streams_server.limits import Limits
 from durable_streams_server.mounting import Mount, Streams, as_root
 

@@ -17,7 +17,7 @@ from durable_streams_core.errors import DurableStreamsError
 from durable_streams_core.protocol import DEFAULT_PORT
 from durable_streams_server import __version__
 from durable_streams_server.engine import Engine
-from durable_streams_server.http.handler import Options
+from durable_streams_server.http.options import Options
 from durable_streams_server.limits import MIB, Limits
 from durable_streams_server.maintenance import check, export, import_
 from durable_streams_server.mounting import Mount, as_root

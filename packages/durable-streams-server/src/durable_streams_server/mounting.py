@@ -6,7 +6,8 @@ from contextlib import asynccontextmanager
 from durable_streams_core.errors import InvalidRequest, StoreError, Unavailable
 from durable_streams_core.store import Store
 from durable_streams_server.engine import Engine
-from durable_streams_server.http.handler import Handler, Options
+from durable_streams_server.http.handler import Handler
+from durable_streams_server.http.options import Options
 from durable_streams_server.limits import Limits
 
 Streams = Engine | Store | str

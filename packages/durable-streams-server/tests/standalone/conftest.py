@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from durable_streams_server import Engine
-from durable_streams_server.http.handler import Options
+from durable_streams_server.http.options import Options
 from durable_streams_server.limits import Limits
 from durable_streams_server.mounting import Mount
 from durable_streams_server.standalone import Bounds, StandaloneServer

@@ -150,11 +150,11 @@ async def test_a_slow_head_is_ended(start):
     reader, writer = await connect(running.port)
     writer.write(b"GET /v1/str")
     (connection,) = await held(running)
-    await until(lambda: connection._in_head)
+    await until(lambda: connection._inbound.in_head)
     # A byte now and then buys no time.
     deadline = connection.deadline
     writer.write(b"e")
-    await until(lambda: connection._quiet == 12)
+    await until(lambda: connection._inbound.quiet == 12)
     assert connection.deadline == deadline
     late(running)
     assert Answers(await reader.read()).statuses == (408,)
@@ -166,9 +166,9 @@ async def test_a_slow_body_is_ended(start):
     reader, writer = await connect(running.port)
     writer.write(POST + b"Content-Length: 1000\r\n\r\nx")
     (connection,) = await held(running)
-    await until(lambda: connection._request is not None)
+    await until(lambda: connection._inbound.request is not None)
     late(running, 10)
-    assert connection._request is not None
+    assert connection._inbound.request is not None
     late(running)
     assert Answers(await reader.read()).statuses == (408,)
     writer.close()

@@ -10,7 +10,7 @@ from raw_corpus import END, GET, POST
 from test_bounds import connect, held, until
 
 from durable_streams_server import Engine
-from durable_streams_server.http.handler import Options
+from durable_streams_server.http.options import Options
 from durable_streams_server.limits import Limits
 from durable_streams_server.mounting import Mount
 from durable_streams_server.serving import Address, standalone_server, tls_context
@@ -157,7 +157,7 @@ async def test_stopping_tells_live_readers_and_answers_what_is_under_way(start):
     body_reader, body = await connect(running.port)
     body.write(APPEND[:-1])
     await until(lambda: len(running.server) == 4 and len(running.mount.handler.readers) == 2)
-    await until(lambda: any(c._request for c in running.server._connections))
+    await until(lambda: any(c._inbound.request for c in running.server._connections))
     stopping = asyncio.create_task(running.server.stop())
     assert (await sse_reader.read()).endswith(b"0\r\n\r\n")
     assert Answers(await poll_reader.read()).statuses == (204,)

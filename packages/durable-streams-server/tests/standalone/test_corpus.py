@@ -10,7 +10,7 @@ from raw_answers import Answers, exchange
 from raw_corpus import CASES, GET, Case
 
 from durable_streams_server import Engine
-from durable_streams_server.http.handler import Options
+from durable_streams_server.http.options import Options
 from durable_streams_server.mounting import Mount
 from durable_streams_server.serving import Address, aiohttp_server
 from durable_streams_server.standalone import StandaloneServer

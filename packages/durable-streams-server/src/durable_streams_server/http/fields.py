@@ -19,19 +19,27 @@ MAX_PRODUCER_ID_BYTES: Final = 256
 MAX_SEQ_BYTES: Final = 256
 MAX_QUERY_LENGTH: Final = 8192
 
-_INTEGER: Final = re.compile(r"0|[1-9][0-9]{0,15}", re.ASCII)
 _IF_MATCH: Final = re.compile(r'"([^"]*)"')
 _PARAMETERS: Final = (protocol.OFFSET_PARAM, protocol.LIVE_PARAM, protocol.CURSOR_PARAM)
 
 
-def parse_integer(name: str, value: str) -> int:
-    """A plain non-negative integer up to 2^53-1: no sign, point, exponent or leading zeros."""
-    if _INTEGER.fullmatch(value) is None or int(value) > protocol.MAX_SAFE_INTEGER:
+def plain_integer(value: bytes) -> int | None:
+    """A non-negative integer up to 2^53-1 without sign, point, exponent or leading zeros."""
+    if not value.isdigit() or len(value) > 16 or (value[0] == 0x30 and len(value) > 1):
+        return None
+    number = int(value)
+    return number if number <= protocol.MAX_SAFE_INTEGER else None
+
+
+def parse_integer(name: str, value: bytes) -> int:
+    """A plain integer; raises :class:`InvalidRequest`."""
+    number = plain_integer(value)
+    if number is None:
         raise InvalidRequest(
             f"{name} is a plain whole number from 0 to 2^53-1, without leading zeros.",
             code="invalid-number",
         )
-    return int(value)
+    return number
 
 
 def parse_query(query: str) -> tuple[str | None, str | None, str | None]:
@@ -76,8 +84,8 @@ def parse_producer(head: RequestHead) -> ProducerClaim | None:
             f"Producer-Id is text of 1 to {MAX_PRODUCER_ID_BYTES} bytes.",
             code="invalid-producer-id",
         )
-    epoch = parse_integer(protocol.PRODUCER_EPOCH, head.text(b"producer-epoch") or "")
-    seq = parse_integer(protocol.PRODUCER_SEQ, head.text(b"producer-seq") or "")
+    epoch = parse_integer(protocol.PRODUCER_EPOCH, headers[b"producer-epoch"])
+    seq = parse_integer(protocol.PRODUCER_SEQ, headers[b"producer-seq"])
     return ProducerClaim(producer, epoch, seq)
 
 
@@ -128,7 +136,7 @@ def parse_creation(head: RequestHead, public_root: str | None, max_path: int) ->
         )
     forked_from = head.text(b"stream-forked-from")
     offset = head.text(b"stream-fork-offset")
-    sub_offset = head.text(b"stream-fork-sub-offset")
+    sub_offset = head.headers.get(b"stream-fork-sub-offset")
     if forked_from is None:
         if offset is not None or sub_offset is not None:
             raise InvalidRequest(

@@ -22,9 +22,14 @@ def next_offset(position: int) -> Header:
     return (b"stream-next-offset", encode_offset(position))
 
 
-def appended_lines(base: bytes, tail: int) -> bytes:
-    """The headers of the answer that is sent most often: a plain append was stored."""
-    return b"%bstream-next-offset: %b\r\n" % (base, encode_offset(tail))
+def appended_lines(base: bytes, tail: int, epoch: int, seq: int, *, closed: bool) -> bytes:
+    """The answer to an append, which is sent most often; ``epoch`` is negative without producer."""
+    lines = b"%bstream-next-offset: %b\r\n" % (base, encode_offset(tail))
+    if closed:
+        lines += b"stream-closed: true\r\n"
+    if epoch >= 0:
+        lines += b"producer-epoch: %d\r\nproducer-seq: %d\r\n" % (epoch, seq)
+    return lines
 
 
 def content_type(birth: Birth) -> Header:

@@ -1,57 +1,33 @@
 """One client's connection.
 
 * Requests are answered in order, one at a time. What arrives behind an answer that is not there
-  yet is held unparsed, and beyond a bound not read, so a flood of pipelined requests costs no more
-  than one slice of it.
-* Every byte that llhttp is given is counted until it shows progress, because it collects a header
-  in memory and tells of it only at its end.
-* A plain request costs one parse and one write: no task, no timer, no future. Time limits are
-  deadlines that the server looks at once a second.
+  yet is held as it came, and beyond a bound not read, so a flood of pipelined requests costs no
+  more than one slice of it.
+* A plain request costs a look at its head and one write: no parse, no task, no timer, no future.
+  Time limits are deadlines that the server looks at once a second.
 * The last answer is followed by a half-close and a moment of reading on, or a client that still
   sends would lose the answer to a reset.
 """
 
 import asyncio
-import logging
 from enum import Enum
 from math import inf
 from typing import TYPE_CHECKING, cast
 
-import httptools
-
 from durable_streams_core.errors import ProtocolError
-from durable_streams_server.http.handler import Exchange, internal_error
-from durable_streams_server.http.messages import (
-    Answer,
-    Live,
-    Pending,
-    RequestHead,
-    Response,
-    fold_into,
-)
-from durable_streams_server.mounting import split_target
+from durable_streams_server.http.exchange import Exchange
+from durable_streams_server.http.messages import Answer, Live, Pending, Response
 from durable_streams_server.standalone import wire
-from durable_streams_server.standalone.familiar import Block, Target
-from durable_streams_server.standalone.strictness import (
-    bad_syntax,
-    check_head,
-    header_too_large,
-    target_too_long,
-    too_slow,
-    wants_continue,
-)
+from durable_streams_server.standalone.heads import Known, Template
+from durable_streams_server.standalone.inbound import MAX_DRAINED, Inbound
+from durable_streams_server.standalone.request import Request
+from durable_streams_server.standalone.strictness import too_slow
 
 if TYPE_CHECKING:
     from durable_streams_server.standalone.server import StandaloneServer
 
-log = logging.getLogger("durable_streams_server.standalone")
-
-SLICE = 8 * 1024
-"""Bytes given to the parser at once where they may hold many requests."""
 MAX_HELD = 64 * 1024
 """Bytes held unparsed behind an answer before reading stops."""
-MAX_DRAINED = 64 * 1024
-"""A body of up to this size is read to its end, though not wanted, to keep the connection."""
 JOINED = 64 * 1024
 """Answers up to this size are joined into one write."""
 LINGER_SECONDS = 0.5
@@ -67,58 +43,26 @@ class State(Enum):
     LOST = "lost"
 
 
-class Request:
-    """A request whose head is complete."""
-
-    __slots__ = (
-        "begun", "bodiless", "chunks", "direct", "due", "expects", "head", "keep_alive", "length", "limit",
-        "old", "size",
-    )  # fmt: skip
-
-    def __init__(self, begun: Response | Exchange, *, keep_alive: bool) -> None:
-        self.begun = begun
-        self.keep_alive = keep_alive
-        self.head: RequestHead | None = None
-        self.old = self.bodiless = self.expects = False
-        self.direct = False
-        """The rest of the body goes past the parser: it is long, and its length is known."""
-        self.due = False
-        """Something is to be said before the body is read, once it is this request's turn."""
-        self.chunks: list[bytes] = []
-        self.length = self.size = self.limit = 0
-
-
 class Connection(asyncio.Protocol):
-    """Parses requests, has them answered, and writes the answers. Also a live answer's sink."""
+    """Takes requests in, has them answered, and writes the answers. Also a live answer's sink."""
 
     __slots__ = (
-        "_asking", "_between", "_busy", "_chunked", "_ending", "_eof", "_feeding", "_handler", "_head_size",
-        "_headers", "_held", "_in_head", "_keep", "_live", "_out", "_parser", "_paused",
-        "_pending", "_queue", "_quiet", "_request", "_secure", "_server", "_state", "_target",
-        "_transport", "_unfamiliar", "_unread", "deadline",
+        "_asking", "_busy", "_chunked", "_ending", "_eof", "_held", "_inbound", "_keep", "_known", "_live", "_out",
+        "_paused", "_pending", "_queue", "_secure", "_server", "_state", "_transport", "_unread",
+        "deadline",
     )  # fmt: skip
 
     _transport: asyncio.Transport
-    _parser: httptools.HttpRequestParser
 
     def __init__(self, server: "StandaloneServer", *, secure: bool) -> None:
         self._server = server
-        self._handler = server.handler
         self._secure = secure
         self._state = State.OPEN
         self.deadline = server.now + server.bounds.header_timeout
-        # The head that is being received. No headers means that trailers are.
-        self._target = b""
-        self._headers: dict[bytes, bytes] | None = {}
-        self._head_size = 0
-        self._in_head = False
-        self._quiet = 0
-        # The parser has no part of a request.
-        self._between = True
-        # What it is being given, where that may turn out to be one whole request.
-        self._unfamiliar = b""
-        # The request whose body is being received, and those received before their turn.
-        self._request: Request | None = None
+        self._inbound = Inbound(self, server, secure=secure)
+        # What the last plain head was, which is most often the next one too.
+        self._known: Known | None = None
+        # What has come in before its turn: requests, and bytes not looked at.
         self._queue: list[Request] = []
         self._held = b""
         # The request that is being answered.
@@ -129,7 +73,7 @@ class Connection(asyncio.Protocol):
         self._chunked = self._keep = False
         # What goes out.
         self._out: list[bytes] = []
-        self._paused = self._feeding = self._eof = False
+        self._paused = self._eof = False
         self._ending = self._unread = False
 
     # What the event loop says.
@@ -137,27 +81,26 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports are no subclasses of asyncio's.
         self._transport = cast(asyncio.Transport, transport)
-        self._parser = httptools.HttpRequestParser(self)
         refusal = self._server.welcome(self)
         if refusal is not None:
-            self._refuse(refusal)
+            self.refuse(refusal)
             self._flush()
 
     def data_received(self, data: bytes) -> None:
         if self._state is not State.OPEN:
             return
         if self._busy or self._paused or self._held:
-            self._hold(self._held + data)
+            self.hold(self._held + data)
             return
-        if self._between:
-            seen = self._server.familiar.recognise(data)
-            if seen is not None:
-                target, block, body = seen
-                self._take_familiar(target, block, data[body:] if block.length else b"")
+        if self._inbound.idle:
+            known = self._known
+            if known is not None:
+                seen = known.template.match(data)
+                if seen is not None and self._run_again(known, data, *seen):
+                    return
+            if self._take_plain(data):
                 return
-            self._unfamiliar = data
-        self._feed(data)
-        self._unfamiliar = b""
+        self._inbound.feed(data)
         self._flush()
         self._wait()
 
@@ -165,7 +108,7 @@ class Connection(asyncio.Protocol):
         """The client sends no more: it may still be waiting for answers, but not for live ones."""
         if self._state is State.LINGERING or self._live is not None or self._secure:
             return False
-        if self._pending is not None and _is_live_read(self._pending[0]):
+        if self._pending is not None and self._pending[0].is_live_read:
             return False
         self._eof = True
         return self._busy or bool(self._queue)
@@ -183,9 +126,7 @@ class Connection(asyncio.Protocol):
             live.gone()
         self._queue.clear()
         self._out.clear()
-        self._request = None
-        # The parser holds this object's methods.
-        del self._parser
+        self._inbound.close()
 
     def pause_writing(self) -> None:
         self._paused = True
@@ -197,7 +138,7 @@ class Connection(asyncio.Protocol):
         self.deadline = inf if self._busy else self._server.now + bounds.body_timeout
         if self._live is not None:
             self._live.drained()
-        elif not self._feeding:
+        elif not self._inbound.feeding:
             self._next()
         self._wait()
 
@@ -209,107 +150,142 @@ class Connection(asyncio.Protocol):
             self._transport.close()
         elif self._paused or self._state is not State.OPEN:
             self._transport.abort()
-        elif self._request is not None:
-            self._refuse(too_slow("body"))
+        elif self._inbound.request is not None:
+            self.refuse(too_slow("body"))
             self._flush()
-        elif self._in_head:
-            self._refuse(too_slow("head"))
+        elif self._inbound.in_head:
+            self.refuse(too_slow("head"))
             self._flush()
         else:
             self._transport.close()
 
     def shut(self) -> None:
         """The server stops: answer what is under way, then close."""
+        inbound = self._inbound
         if self._state is State.LINGERING or not (
-            self._busy or self._in_head or self._queue or self._request is not None
+            self._busy or inbound.in_head or self._queue or inbound.request is not None
         ):
             self._transport.close()
 
     def abort(self) -> None:
         self._transport.abort()
 
-    # What the parser says.
+    # Plain requests, most of all.
 
-    def on_message_begin(self) -> None:
-        self._between = False
+    def _run_again(
+        self, known: Known, data: bytes, end: int, length: int, seq: bytes | None
+    ) -> bool:
+        """Answer a whole request by an exchange that ran before; False if that cannot be."""
+        if not len(data) - end == length <= known.max_body:
+            return False
+        exchange = known.exchange
+        if seq is not None:
+            following = exchange.next_batch(seq)
+            if following is None:
+                return False
+            exchange = following
+        self._answer_plain(exchange, exchange.run(data[end:]), bodiless=known.bodiless)
+        return True
 
-    def on_url(self, piece: bytes) -> None:
-        self._target = target = self._target + piece if self._target else piece
-        if len(target) > self._server.bounds.max_target:
-            raise target_too_long(self._server.bounds.max_target)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        headers = self._headers
-        if headers is None:
-            return  # A trailer: nothing of it counts.
-        self._head_size += len(name) + len(value) + 4
-        if self._head_size > self._server.bounds.max_header:
-            raise header_too_large(self._server.bounds.max_header)
-        name = name.lower()
-        if name in headers:
-            fold_into(headers, name, value)
+    def _take_plain(self, data: bytes) -> bool:
+        """Take in a request whose head need not be parsed; False if it has to be."""
+        server = self._server
+        end = data.find(b"\r\n\r\n") + 4
+        if end < 4:
+            return False
+        head = data[:end]
+        template = Template(head)
+        length = template.length
+        known = server.heads.exchanges.get(template.key)
+        if known is not None:
+            self._known = known
+            if self._run_again(known, data, end, length, template.seq):
+                return True
+        plain = server.heads.read(head, template)
+        come = len(data) - end
+        if plain is None or come > length:
+            return False
+        target, headers = plain
+        method = target.method
+        bodiless = method == "HEAD"
+        begun = server.begin(method, target.path, target.query, headers, secure=self._secure)
+        if server.remembers and isinstance(begun, Exchange):
+            self._known = server.heads.remember(template, begun)
+        if come == length:
+            if isinstance(begun, Response):
+                self._answer_plain(begun, begun, bodiless=bodiless)
+                return True
+            if begun.permission is None and begun.verdict is None:
+                self._answer_plain(begun, begun.run(data[end:]), bodiless=bodiless)
+                return True
+        request = Request(begun)
+        request.bodiless = bodiless
+        if come == length:
+            request.chunks = [data[end:]]
+            self.received(request)
         else:
-            headers[name] = value
+            self._inbound.expect_body(request, length)
+            if come:
+                self._inbound.feed(data[end:])
+        self._flush()
+        self._wait()
+        return True
 
-    def on_headers_complete(self) -> None:
-        if self._state is not State.OPEN:
-            raise _Ignored
-        headers, self._headers = self._headers, None
-        assert headers is not None
-        self._quiet = 0
-        self._in_head = False
-        parser = self._parser
-        method = parser.get_method()
-        version = parser.get_http_version()
-        check_head(method, version, headers)
-        self._request = request = self._begin(method.decode(), headers)
-        if version != "1.1" or b"connection" in headers:
-            request.keep_alive = parser.should_keep_alive()
-            request.old = version != "1.1"
-        length = headers.get(b"content-length")
-        if length is None and b"transfer-encoding" not in headers:
+    def _answer_plain(self, begun: Response | Exchange, answer: Answer, *, bodiless: bool) -> None:
+        """Answer a request that came whole, with nothing before it and nothing behind it."""
+        server = self._server
+        if (
+            type(answer) is Response
+            and not bodiless
+            and not server.closing
+            and len(answer.body) <= JOINED
+        ):
+            # Most requests end here.
+            status = answer.status
+            if status in wire.BODILESS:
+                parts = server.prefixes[status], answer.lines, b"\r\n"
+            else:
+                parts = server.prefixes[status], answer.lines, wire.framed_body(answer.body)
+            self._transport.write(b"".join(parts))
+            self.deadline = server.idle_deadline
             return
-        if length is not None:
-            request.length = int(length)
-        begun = request.begun
-        if not isinstance(begun, Exchange) or not begun.takes_body:
-            request.limit = MAX_DRAINED
-        else:
-            request.limit = begun.max_body
-        request.direct = SLICE < request.length <= request.limit
-        bounds = self._server.bounds
-        self.deadline = self._server.now + bounds.body_timeout
-        request.due = True
+        request = Request(begun)
+        request.bodiless = bodiless
+        self._give(request, answer)
+        self._flush()
+        self._wait()
+
+    # What the receiving half says.
+
+    @property
+    def is_open(self) -> bool:
+        """Whether requests are taken in."""
+        return self._state is State.OPEN
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether nothing more is to be taken in for now."""
+        return self._busy or self._paused
+
+    def hold(self, data: bytes) -> None:
+        """Keep bytes for later; what one read brings beyond the bound is the last."""
+        self._held = data
+        if len(data) > MAX_HELD and not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def body_begins(self, request: Request) -> None:
         if not (self._busy or self._paused or self._queue):
             self._take_turn(request)
 
-    def on_body(self, piece: bytes) -> None:
-        self._quiet = 0
-        request = self._request
-        if request is None:
-            return
-        request.size += len(piece)
-        if request.size > request.limit:
-            self._overflow(request)
-            return
-        request.chunks.append(piece)
-        self.deadline += len(piece) / self._server.bounds.body_rate
+    def body_overflows(self, request: Request) -> None:
+        """The body is larger than it may be: the rest of it is not read."""
+        if request.wants_body:
+            assert request.head is not None
+            request.begun = self._server.handler.too_large(request.head)
+        self._answer_early(request)
 
-    def on_message_complete(self) -> None:
-        request = self._request
-        if request is None:
-            raise _Ignored
-        self._request = None
-        self._between = True
-        if self._unfamiliar and request.keep_alive and not request.old:
-            head = request.head
-            if head is not None:
-                self._server.familiar.learn(self._unfamiliar, head.headers, request.size)
-            self._unfamiliar = b""
-        self._headers = {}
-        self._target = b""
-        self._head_size = self._quiet = 0
-        request.due = False
+    def received(self, request: Request) -> None:
+        """A request is complete."""
         if not request.keep_alive:
             self._state = State.LAST
         if self._busy or self._paused or self._queue:
@@ -317,156 +293,13 @@ class Connection(asyncio.Protocol):
         else:
             self._answer(request)
 
-    # Receiving.
+    def refuse(self, error: ProtocolError) -> None:
+        """Answer something that is no request, after those before it, and close."""
+        request = Request(self._server.handler.refuse(error), keep_alive=False)
+        self._held = b""
+        self._answer_early(request)
 
-    def _take_familiar(self, target: Target, block: Block, body: bytes) -> None:
-        """A whole request that needed no parsing."""
-        server = self._server
-        method = target.method
-        answer: Answer | None = None
-        begun: Response | Exchange
-        if target.path is None:
-            begun = answer = self._handler.outside(method, target.outside, server.root)
-        else:
-            head = RequestHead(
-                method,
-                target.path,
-                target.query,
-                block.headers,
-                root=server.root,
-                scheme="https" if self._secure else "http",
-            )
-            if server.asks:
-                # The hook is a stranger's: it gets headers of its own.
-                head.headers = dict(block.headers)
-                head.native = head
-            begun = self._handler.begin(head)
-            if type(begun) is Response:
-                answer = begun
-            elif begun.permission is None and begun.verdict is None:  # type: ignore[union-attr]
-                answer = begun.run(body)  # type: ignore[union-attr]
-        if (
-            type(answer) is Response
-            and method != "HEAD"
-            and not server.closing
-            and len(answer.body) <= JOINED
-        ):
-            # Most requests end here.
-            status = answer.status
-            end = b"\r\n"
-            if status not in wire.BODILESS:
-                end = b"content-length: %d\r\n\r\n%b" % (len(answer.body), answer.body)
-            self._transport.write(server.prefix(status) + answer.lines + end)
-            self.deadline = server.now + server.bounds.idle_timeout
-            return
-        request = Request(begun, keep_alive=True)
-        request.bodiless = method == "HEAD"
-        if isinstance(begun, Exchange):
-            request.head = begun.head
-            request.chunks = [body]
-        if answer is None:
-            self._answer(request)
-        else:
-            self._give(request, answer)
-        self._flush()
-        self._wait()
-
-    def _feed(self, data: bytes) -> None:
-        """Parse as much as may be parsed now and hold the rest."""
-        self._feeding = True
-        size = len(data)
-        if size <= SLICE and (self._request is None or not self._request.direct):
-            self._parse(data)
-        else:
-            view = memoryview(data)
-            position = 0
-            while position < size and self._state is State.OPEN:
-                if self._busy or self._paused:
-                    self._hold(bytes(view[position:]))
-                    break
-                request = self._request
-                if request is not None and request.direct:
-                    need = request.length - request.size
-                    whole = not position and size <= need
-                    piece = data if whole else bytes(view[position : position + need])
-                    position += len(piece)
-                    self._take_directly(request, piece)
-                else:
-                    self._parse(view[position : position + SLICE])
-                    position += SLICE
-        self._feeding = False
-
-    def _hold(self, data: bytes) -> None:
-        """Keep bytes unparsed; what one read brings beyond the bound is the last."""
-        self._held = data
-        if len(data) > MAX_HELD and not self._transport.is_closing():
-            self._transport.pause_reading()
-
-    def _parse(self, data: bytes | memoryview) -> None:
-        self._quiet += len(data)
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserError as error:
-            if self._state is not State.OPEN:
-                return  # Bytes behind the last request.
-            reason = error.__context__
-            if not isinstance(error, httptools.HttpParserCallbackError):
-                self._refuse(bad_syntax(str(error)))
-            elif isinstance(reason, ProtocolError):
-                self._refuse(reason)
-            else:
-                log.exception("receiving a request failed", exc_info=reason)
-                self._refuse(internal_error())
-        except httptools.HttpParserUpgrade:
-            self._refuse(bad_syntax("it asks for an upgrade"))
-        else:
-            bounds = self._server.bounds
-            # Spaces and line ends count here, and a target: a head that is no larger than it may
-            # be is never refused, however it was cut.
-            unfinished = 2 * bounds.max_header + bounds.max_target
-            if self._quiet > unfinished and self._state is State.OPEN:
-                self._refuse(header_too_large(bounds.max_header))
-
-    def _take_directly(self, request: Request, piece: bytes) -> None:
-        """A piece of a long body, as it came."""
-        request.chunks.append(piece)
-        request.size += len(piece)
-        self.deadline += len(piece) / self._server.bounds.body_rate
-        if request.size == request.length:
-            # The parser still waits for the body that it was not shown; the next one starts anew.
-            self._parser = httptools.HttpRequestParser(self)
-            self.on_message_complete()
-
-    def _begin(self, method: str, headers: dict[bytes, bytes]) -> Request:
-        server = self._server
-        root = server.root
-        expects = False
-        head: RequestHead | None = None
-        begun: Response | Exchange
-        try:
-            expects = wants_continue(headers)
-            path, query = split_target(self._target.decode("latin-1"))
-            if path.startswith(root):
-                head = RequestHead(
-                    method,
-                    path[len(root) :],
-                    query,
-                    headers,
-                    root=root,
-                    scheme="https" if self._secure else "http",
-                )
-                if server.asks:
-                    head.native = head
-                begun = self._handler.begin(head)
-            else:
-                begun = self._handler.outside(method, path, root)
-        except ProtocolError as error:
-            begun = self._handler.refuse(error)
-        request = Request(begun, keep_alive=True)
-        request.head = head
-        request.bodiless = method == "HEAD"
-        request.expects = expects
-        return request
+    # Answering.
 
     def _take_turn(self, request: Request) -> None:
         """Say what is to be said before the body: go on, or not."""
@@ -475,23 +308,16 @@ class Connection(asyncio.Protocol):
         if isinstance(begun, Exchange) and begun.permission is not None:
             request.due = True
             self._ask(begun)
-        elif not isinstance(begun, Exchange) or begun.verdict is not None or not begun.takes_body:
-            # It is not wanted. A short one is read all the same, which keeps the connection.
+        elif not request.wants_body:
+            # A short one is read all the same, which keeps the connection.
             if request.expects or request.length > MAX_DRAINED:
                 self._answer_early(request)
         elif request.expects and not request.size and not request.old:
             self._out.append(wire.CONTINUE)
 
-    def _overflow(self, request: Request) -> None:
-        """The body is larger than it may be: the rest of it is not read."""
-        begun = request.begun
-        if isinstance(begun, Exchange) and begun.takes_body and begun.verdict is None:
-            request.begun = self._handler.too_large(begun.head)
-        self._answer_early(request)
-
     def _answer_early(self, request: Request) -> None:
         """Answer before the body has been read; then nothing after it can be."""
-        self._request = None
+        self._inbound.request = None
         request.keep_alive = False
         request.chunks = []
         self._state = State.LAST
@@ -500,14 +326,6 @@ class Connection(asyncio.Protocol):
             self._queue.append(request)
         else:
             self._answer(request)
-
-    def _refuse(self, error: ProtocolError) -> None:
-        """Answer something that is no request, after those before it, and close."""
-        request = Request(self._handler.refuse(error), keep_alive=False)
-        self._held = b""
-        self._answer_early(request)
-
-    # Answering.
 
     def _answer(self, request: Request) -> None:
         begun = request.begun
@@ -522,8 +340,7 @@ class Connection(asyncio.Protocol):
         if begun.verdict is not None:
             self._respond(request, begun.verdict)
             return
-        chunks = request.chunks
-        self._give(request, begun.run(chunks[0] if len(chunks) == 1 else b"".join(chunks)))
+        self._give(request, begun.run(request.body))
 
     def _give(self, request: Request, answer: Answer) -> None:
         """Send an answer, or wait for it."""
@@ -547,7 +364,7 @@ class Connection(asyncio.Protocol):
             self._respond(request, result)
         else:
             self._go_live(request, result)  # type: ignore[arg-type]
-        if not self._feeding:
+        if not self._inbound.feeding:
             self._next()
 
     def _ask(self, exchange: Exchange) -> None:
@@ -577,7 +394,7 @@ class Connection(asyncio.Protocol):
             self._ending = True
         elif request.old:
             framing += wire.KEEP_ALIVE
-        head = wire.head(self._server.prefix(status), response, framing)
+        head = wire.head(self._server.prefixes[status], response, framing)
         if len(body) <= JOINED:
             self._out.append(head + body)
         else:
@@ -594,7 +411,7 @@ class Connection(asyncio.Protocol):
         framing = wire.CHUNKED if self._chunked else b""
         if not self._keep:
             framing += wire.CLOSE
-        self._out.append(wire.head(self._server.prefix(live.head.status), live.head, framing))
+        self._out.append(wire.head(self._server.prefixes[live.head.status], live.head, framing))
         live.attach(self)
         self._push()
 
@@ -622,20 +439,20 @@ class Connection(asyncio.Protocol):
         if not self._keep or self._server.closing:
             self._state = State.LAST
             self._ending = True
-        if not self._feeding:
+        if not self._inbound.feeding:
             self._next()
 
     def _next(self) -> None:
         """An answer is done: go on with what came meanwhile."""
         while not (self._busy or self._paused or self._ending or self._state is State.LOST):
-            request = self._request
+            request = self._inbound.request
             if self._queue:
                 self._answer(self._queue.pop(0))
             elif request is not None and request.due:
                 self._take_turn(request)
             elif self._held and self._state is State.OPEN:
                 held, self._held = self._held, b""
-                self._feed(held)
+                self._inbound.feed(held)
                 if not self._held:
                     self._transport.resume_reading()
             else:
@@ -692,21 +509,13 @@ class Connection(asyncio.Protocol):
 
     def _wait(self) -> None:
         """Set the deadline for what is to come next."""
-        if self._busy or self._paused or self._request is not None:
+        inbound = self._inbound
+        if self._busy or self._paused or inbound.request is not None:
             return
         if self._state is State.OPEN:
             server = self._server
-            if not self._quiet:
-                self.deadline = server.now + server.bounds.idle_timeout
-            elif not self._in_head:
-                self._in_head = True
+            if not inbound.quiet:
+                self.deadline = server.idle_deadline
+            elif not inbound.in_head:
+                inbound.in_head = True
                 self.deadline = server.now + server.bounds.header_timeout
-
-
-class _Ignored(Exception):
-    """Bytes behind the last request: stop parsing them."""
-
-
-def _is_live_read(request: Request) -> bool:
-    head = request.head
-    return head is not None and head.method == "GET" and "live=" in head.query

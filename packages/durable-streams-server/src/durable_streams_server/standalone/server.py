@@ -6,13 +6,16 @@ import ssl
 import time
 
 from durable_streams_core.errors import Unavailable
+from durable_streams_server.http.exchange import Exchange
+from durable_streams_server.http.messages import RequestHead, Response
 from durable_streams_server.mounting import Mount
 from durable_streams_server.standalone import wire
 from durable_streams_server.standalone.bounds import Bounds
 from durable_streams_server.standalone.connection import Connection
-from durable_streams_server.standalone.familiar import Familiar
+from durable_streams_server.standalone.heads import Heads
 
 log = logging.getLogger("durable_streams_server.standalone")
+requests_log = logging.getLogger("durable_streams_server.http")
 
 TICK_SECONDS = 1.0
 BACKLOG = 4096
@@ -25,12 +28,14 @@ class StandaloneServer:
         self.handler = mount.handler
         self.root = root
         self.bounds = bounds or Bounds()
-        self.asks = mount.handler.options.authorize is not None
-        """Whether an access hook wants to see the request."""
+        self._asks = mount.handler.options.authorize is not None
+        self.remembers = False
+        """Whether an exchange may be run again: no access hook, no log of requests."""
         self.closing = False
-        self.now = 0.0
-        self.familiar = Familiar(root)
-        self._prefixes: dict[int, bytes] = {}
+        self.now = self.idle_deadline = 0.0
+        self.heads = Heads(self.bounds)
+        self.prefixes: dict[int, bytes] = {}
+        """An answer's status line and Date header, by status."""
         self._connections: set[Connection] = set()
         self._empty = asyncio.Event()
         self._listeners: list[asyncio.Server] = []
@@ -101,8 +106,10 @@ class StandaloneServer:
     def look(self, now: float) -> None:
         """Take note of the loop's time, and end what is late."""
         self.now = now
+        self.idle_deadline = now + self.bounds.idle_timeout
+        self.remembers = not (self._asks or requests_log.isEnabledFor(logging.DEBUG))
         date = wire.date_line(time.time())
-        self._prefixes = {status: line + date for status, line in wire.STATUS_LINES.items()}
+        self.prefixes = {status: line + date for status, line in wire.STATUS_LINES.items()}
         late = [connection for connection in self._connections if connection.deadline < now]
         for connection in late:
             try:
@@ -124,9 +131,20 @@ class StandaloneServer:
         if not self._connections:
             self._empty.set()
 
-    def prefix(self, status: int) -> bytes:
-        """An answer's status line and Date header."""
-        return self._prefixes[status]
+    def begin(
+        self, method: str, path: str, query: str, headers: dict[bytes, bytes], *, secure: bool
+    ) -> Response | Exchange:
+        """Have the handler look at a request's head."""
+        root = self.root
+        if not path.startswith(root):
+            return self.handler.outside(method, path, root)
+        scheme = "https" if secure else "http"
+        head = RequestHead(method, path[len(root) :], query, headers, root=root, scheme=scheme)
+        if self._asks:
+            # The hook is a stranger's: it gets headers of its own.
+            head.headers = dict(headers)
+            head.native = head
+        return self.handler.begin(head)
 
     def framed(self, frame: bytes) -> bytes:
         """A frame as a chunk, made once for all readers that get the same one."""

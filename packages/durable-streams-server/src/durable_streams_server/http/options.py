@@ -1,0 +1,49 @@
+"""How one front end speaks, beside the engine's limits."""
+
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+Authorize = Callable[[str, str, object], Any]
+"""``authorize(action, path, request)``: asked before anything is read or told.
+
+``action`` is ``create``, ``append``, ``read``, ``head`` or ``delete``; a fork also asks for
+``read`` of its source. For subscriptions it is ``subscribe`` or ``claim``, with the path
+``__ds/subscriptions/<id>``; one that is created asks also for ``subscribe`` of each of its streams
+and of its pattern, and for ``append`` to its wake stream. ``request`` is the front end's own
+request object. It returns true to permit, false to refuse (403), or a status of 401 or 403; it may
+be async.
+"""
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """Access, origins, addresses and compression."""
+
+    authorize: Authorize | None = None
+    token: str | None = None
+    """Access for whoever sends ``Authorization: Bearer <token>``, and for nobody else."""
+    cors_origins: tuple[str, ...] = ("*",)
+    public: bool = False
+    """Let shared caches keep pages (§10.1); only for streams that everybody may read."""
+    public_url: str | None = None
+    """Where clients reach the server, for ``Location``; else the request's own Host is used."""
+    compress: bool = True
+    health: bool = False
+    """Answer ``GET /health``, outside of the stream root."""
+
+    def __post_init__(self) -> None:
+        if self.token is not None and not self.token.strip():
+            raise ValueError(
+                "The token is empty, and an empty one keeps nobody out: give a secret, or no "
+                "token at all."
+            )
+        if self.public_url is not None:
+            url = urlsplit(self.public_url)
+            if url.scheme not in ("http", "https") or not url.hostname or url.query or url.fragment:
+                raise ValueError(
+                    f"The public URL {self.public_url!r} is no address of a server: write it as "
+                    "https://streams.example, with the path before the stream root if there is "
+                    "one."
+                )

@@ -1,0 +1,200 @@
+"""Plain heads, read without the parser.
+
+Almost every request has a plain head: a path, and lines of a name, a colon, a space and visible
+text. Such heads are read here, by a grammar stricter than llhttp's, so that the parser would read
+the same. Whatever is out of the ordinary (chunks, expectations, upgrades, ``Connection: close``,
+HTTP/1.0, a header twice, odd spaces, a long head) is not, and takes the parser's way: nothing is
+lost but speed.
+
+A client sends almost the same head with every request: what changes is the length of the body and
+the number of a batch. A connection keeps the template of its last head, and one that comes again
+is not even looked up. Next to that, what was read is remembered for all connections: the exchange
+that a whole head began, all header lines together, and each line.
+"""
+
+import re
+from typing import Final
+
+from durable_streams_server.http.exchange import Exchange
+from durable_streams_server.lately import Lately
+from durable_streams_server.standalone.bounds import Bounds
+
+MAX_HEAD: Final = 4096
+MAX_KNOWN: Final = 512
+MAX_DIGITS: Final = 16
+
+_REQUEST_LINE: Final = re.compile(
+    rb"(GET|POST|PUT|HEAD|DELETE) (/[!\"$-;=@-Z\\\]^-z|~]*)(?:\?([!\"$-;=?-Z\\\]^-z|~]*))? HTTP/1\.1\r\n"
+)
+_LINE: Final = re.compile(
+    rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):(?: ([!-~\x80-\xff](?:[ -~\x80-\xff]*[!-~\x80-\xff])?))?"
+)
+_METHODS: Final = {name.encode(): name for name in ("GET", "POST", "PUT", "HEAD", "DELETE")}
+_PARSED: Final = frozenset((b"transfer-encoding", b"expect", b"upgrade"))
+"""Headers that change what follows: the parser's."""
+_LENGTHS: Final = (b"\r\nContent-Length: ", b"\r\ncontent-length: ")
+_SEQS: Final = (b"\r\nProducer-Seq: ", b"\r\nproducer-seq: ")
+
+
+class Target:
+    """A request line."""
+
+    __slots__ = ("method", "path", "query")
+
+    def __init__(self, method: str, path: str, query: str) -> None:
+        self.method = method
+        self.path = path
+        self.query = query
+
+
+class Template:
+    """A head with gaps where its Content-Length and its Producer-Seq are."""
+
+    __slots__ = ("_first", "_rest", "key", "length", "seq")
+
+    def __init__(self, head: bytes) -> None:
+        gaps: list[tuple[int, int, bool]] = []
+        self.length = 0
+        """What Content-Length says in ``head``: 0 without one, -1 for what is no plain number."""
+        self.seq: bytes | None = None
+        """What Producer-Seq says in ``head``."""
+        for name in _LENGTHS:
+            at = head.find(name) + len(name)
+            if at >= len(name):
+                end = head.find(b"\r\n", at)
+                self.length = plain_length(head[at:end])
+                gaps.append((at, end, False))
+                break
+        for name in _SEQS:
+            at = head.find(name) + len(name)
+            if at >= len(name):
+                end = head.find(b"\r\n", at)
+                self.seq = head[at:end]
+                gaps.append((at, end, True))
+                break
+        gaps.sort()
+        ends = [gap[0] for gap in gaps[1:]] + [len(head)]
+        self._first = head[: gaps[0][0]] if gaps else head
+        self._rest = tuple(
+            (head[end:until], is_seq)
+            for (_, end, is_seq), until in zip(gaps, ends, strict=bool(gaps))
+        )
+        self.key = b"".join((self._first, *(piece for piece, _ in self._rest)))
+
+    def match(self, data: bytes) -> tuple[int, int, bytes | None] | None:
+        """Where the head that ``data`` begins with ends, its length and its seq; None for another
+        head.
+        """
+        first = self._first
+        if not data.startswith(first):
+            return None
+        at = len(first)
+        length, seq = 0, None
+        for piece, is_seq in self._rest:
+            end = data.find(b"\r", at, at + MAX_DIGITS + 1)
+            if end < 0 or not data.startswith(piece, end):
+                return None
+            if is_seq:
+                seq = data[at:end]
+            else:
+                length = plain_length(data[at:end])
+            at = end + len(piece)
+        return at, length, seq
+
+
+def plain_length(value: bytes) -> int:
+    """The number that a Content-Length is, or -1."""
+    return int(value) if value.isdigit() and len(value) < MAX_DIGITS else -1
+
+
+class Known:
+    """What a head began, and the longest body that it may bring."""
+
+    __slots__ = ("bodiless", "exchange", "max_body", "template")
+
+    def __init__(self, template: Template, exchange: Exchange) -> None:
+        self.template = template
+        self.exchange = exchange
+        self.bodiless = exchange.head.method == "HEAD"
+        self.max_body = exchange.max_body
+
+
+class Heads:
+    """The heads of all connections of one server."""
+
+    __slots__ = ("_blocks", "_bounds", "_lines", "_targets", "exchanges")
+
+    def __init__(self, bounds: Bounds) -> None:
+        self._bounds = bounds
+        self.exchanges: Lately[bytes, Known] = Lately(MAX_KNOWN)
+        self._targets: Lately[bytes, Target] = Lately(MAX_KNOWN)
+        self._blocks: Lately[bytes, dict[bytes, bytes]] = Lately(MAX_KNOWN)
+        self._lines: Lately[bytes, tuple[bytes, bytes]] = Lately(MAX_KNOWN)
+
+    def remember(self, template: Template, exchange: Exchange) -> Known:
+        """Have the next request with such a head run the same exchange."""
+        known = Known(template, exchange)
+        self.exchanges.add(template.key, known)
+        return known
+
+    def read(self, head: bytes, template: Template) -> tuple[Target, dict[bytes, bytes]] | None:
+        """What a head says, from its first byte to its empty line; None if it is not plain.
+
+        The headers may be shared: whoever gets them only reads.
+        """
+        if len(head) > MAX_HEAD or template.length < 0:
+            return None
+        line = head.find(b"\r\n") + 2
+        first = head[:line]
+        target = self._targets.get(first)
+        if target is None:
+            target = self._read_target(first)
+            if target is None:
+                return None
+        lines = template.key[line:]
+        headers = self._blocks.get(lines)
+        if headers is None:
+            headers = self._read_headers(head[line:-4])
+            if headers is None or int(headers.get(b"content-length", b"0")) != template.length:
+                return None
+            self._blocks.add(lines, headers)
+        elif template.seq is not None or b"content-length" in headers:
+            headers = {**headers, b"content-length": b"%d" % template.length}
+            if template.seq is not None:
+                headers[b"producer-seq"] = template.seq
+        return target, headers
+
+    def _read_target(self, first: bytes) -> Target | None:
+        match = _REQUEST_LINE.fullmatch(first)
+        if match is None or len(first) > self._bounds.max_target:
+            return None
+        method, path, query = match.groups(b"")
+        target = Target(_METHODS[method], path.decode(), query.decode())
+        self._targets.add(first, target)
+        return target
+
+    def _read_headers(self, lines: bytes) -> dict[bytes, bytes] | None:
+        if len(lines) > self._bounds.max_header:
+            return None
+        headers: dict[bytes, bytes] = {}
+        known = self._lines
+        for line in lines.split(b"\r\n"):
+            pair = known.get(line)
+            if pair is None:
+                match = _LINE.fullmatch(line)
+                if match is None:
+                    return None
+                name, value = match.groups(b"")
+                pair = name.lower(), value
+                known.add(line, pair)
+            name, value = pair
+            if name in headers or name in _PARSED:
+                return None
+            headers[name] = value
+        if b"host" not in headers:
+            return None
+        if headers.get(b"connection", b"keep-alive").lower() != b"keep-alive":
+            return None
+        if not headers.get(b"content-length", b"0").isdigit():
+            return None
+        return headers
