@@ -56,6 +56,16 @@ class Bytes:
         return found[0] if len(found) == 1 else b"".join(found)
 
 
+class Kept(Entity):
+    """An entity with its bytes."""
+
+    __slots__ = ("bytes",)
+
+    def __init__(self, head: Head) -> None:
+        super().__init__(head)
+        self.bytes = Bytes()
+
+
 class MemoryStore(PromptStore):
     """Keeps everything in this process and nothing beyond it.
 
@@ -64,8 +74,7 @@ class MemoryStore(PromptStore):
 
     def __init__(self, *, clock: Callable[[], int] | None = None) -> None:
         self._clock = clock or wall_clock
-        self._table = Table(Entity)
-        self._bytes: dict[str, Bytes] = {}
+        self._table = Table(Kept)
         self._watchers: list[Watcher] = []
         self._untold: list[Change] = []
         self._telling = False
@@ -84,7 +93,10 @@ class MemoryStore(PromptStore):
         return self._table.facts(path, fields)
 
     def commit_now(self, batch: Sequence[Commit]) -> Sequence[Outcome]:
-        outcomes = [self._apply(commit) for commit in batch]
+        if len(batch) == 1:
+            outcomes = [self._apply(batch[0])]
+        else:
+            outcomes = [self._apply(commit) for commit in batch]
         if self._untold:
             self._tell()
         return outcomes
@@ -115,15 +127,9 @@ class MemoryStore(PromptStore):
         path, delta = commit.path, commit.delta
         entity = table.entities.get(path)
         before = None if entity is None else entity.head
-        if delta.remove and before is not None:
-            self._bytes.pop(before.incarnation, None)
         applied = table.apply(path, delta)
         if delta.data:
-            incarnation = table.entities[path].head.incarnation
-            stored = self._bytes.get(incarnation)
-            if stored is None:
-                stored = self._bytes[incarnation] = Bytes()
-            stored.add(delta.data)
+            table.entities[path].bytes.add(delta.data)
         if self._watchers:
             self._untold.extend(table.changes(path, delta, before))
         self._recent.add(commit.id, applied)
@@ -134,10 +140,9 @@ class MemoryStore(PromptStore):
         if entity is None or entity.head.incarnation != incarnation:
             return None
         head = entity.head
-        stored = self._bytes.get(incarnation)
-        if stored is None or start >= head.tail:
+        if start >= head.tail:
             return Slice(head, b"")
-        return Slice(head, stored.read(start - head.start, limit))
+        return Slice(head, entity.bytes.read(start - head.start, limit))
 
     async def scan(
         self, path: str, incarnation: str, kind: str, after: str, limit: int

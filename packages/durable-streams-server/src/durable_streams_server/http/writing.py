@@ -13,7 +13,7 @@ from durable_streams_core.operations import (
     ProducerClaim,
 )
 from durable_streams_core.streams import Asked, birth_of
-from durable_streams_server.engine import is_large_json
+from durable_streams_server.engine import LARGE_JSON, is_large_json
 from durable_streams_server.http import headers
 from durable_streams_server.http.exchange import Exchange
 from durable_streams_server.http.fields import (
@@ -89,7 +89,7 @@ class Appending(Exchange):
             wanted, content_type = EMPTY_BODY, None
         operation = Append(wanted, content_type, terms.close, terms.seq, producer, terms.expected)
         respond = self._stored if body and producer is not None else self._appended
-        if content_type is not None and is_large_json(wanted, content_type):
+        if len(body) >= LARGE_JSON and is_large_json(wanted, content_type or ""):
             return self._later(self._append_large(operation))
         appended = self._engine.perform_now(self.path, operation)
         if appended is not None:

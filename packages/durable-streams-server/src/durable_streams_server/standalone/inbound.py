@@ -42,7 +42,7 @@ class Inbound:
 
     __slots__ = (
         "_between", "_connection", "_head_size", "_headers", "_parser", "_secure", "_server", "_target",
-        "feeding", "in_head", "quiet", "request",
+        "feeding", "idle", "in_head", "quiet", "request",
     )  # fmt: skip
 
     def __init__(
@@ -65,11 +65,8 @@ class Inbound:
         self.request: Request | None = None
         """The request whose body is being received."""
         self.feeding = False
-
-    @property
-    def idle(self) -> bool:
-        """Whether what comes next begins a request."""
-        return self._between and self.request is None
+        self.idle = True
+        """What comes next begins a request."""
 
     def close(self) -> None:
         """Let go: the parser holds this object's methods."""
@@ -107,6 +104,7 @@ class Inbound:
         begun = request.begun
         connection = self._connection
         self.request = request
+        self.idle = False
         request.length = length
         wanted = isinstance(begun, Exchange) and begun.takes_body
         request.limit = begun.max_body if wanted else MAX_DRAINED  # type: ignore[union-attr]
@@ -158,7 +156,7 @@ class Inbound:
     # What the parser says.
 
     def on_message_begin(self) -> None:
-        self._between = False
+        self._between = self.idle = False
 
     def on_url(self, piece: bytes) -> None:
         self._target = target = self._target + piece if self._target else piece
@@ -215,7 +213,7 @@ class Inbound:
         if request is None:
             raise _Ignored
         self.request = None
-        self._between = True
+        self._between = self.idle = True
         self._headers = {}
         self._target = b""
         self._head_size = self.quiet = 0
