@@ -7,7 +7,9 @@ from remote import Fate, RemoteStore, commits_of
 
 from durable_streams_core.entities import Conflicted, Refused, Unknown
 from durable_streams_core.offsets import format_offset
+from durable_streams_core.operations import Append, Body
 from durable_streams_server import Conflict, Engine, StreamClosed, TailMoved, Unavailable
+from durable_streams_server.memory import MemoryStore
 
 
 async def started(call):
@@ -436,3 +438,64 @@ async def test_stopping_leaves_nobody_waiting_for_an_outcome_that_never_comes(me
     assert caught.value.code == "not-started"
     assert not remote.opened
     assert "did not finish" in caplog.text
+
+
+# A store that is done when the call returns.
+
+
+class Reluctant(MemoryStore):
+    """A prompt store that refuses its first commits, and counts what it is asked."""
+
+    def __init__(self, *refusals):
+        super().__init__()
+        self.outcomes = list(refusals)
+        self.asked = 0
+
+    def commit_now(self, batch):
+        self.asked += 1
+        if self.outcomes and batch[0].delta.data:
+            return [self.outcomes.pop(0)]
+        return super().commit_now(batch)
+
+
+async def test_a_prompt_store_is_asked_once_for_an_append(engines):
+    store = Reluctant()
+    streams = await engines(store)
+    await streams.create("a")
+    store.asked = 0
+    assert (await streams.append("a", "x")).offset == format_offset(1)
+    assert store.asked == 1
+
+
+async def test_what_a_prompt_store_does_not_do_at_once_takes_its_turn_in_the_lane(engines):
+    streams = await engines(Reluctant(Refused("storage-full", "Full."), Conflicted(None)))
+    await streams.create("a")
+    assert (await streams.append("a", "x")).offset == format_offset(1)
+    assert (await streams.read("a")).data == b"x"
+
+
+async def test_a_prompt_store_that_stays_full_says_so(engines):
+    full = Refused("storage-full", "The store is full.")
+    streams = await engines(Reluctant(full, full))
+    await streams.create("a")
+    with pytest.raises(Unavailable) as caught:
+        await streams.append("a", "x")
+    assert (caught.value.status, caught.value.code) == (507, "storage-full")
+    assert (await streams.append("a", "y")).offset == format_offset(1)
+
+
+async def test_an_append_begun_by_the_news_of_another_is_stored_after_it(engines, memory):
+    streams = await engines(memory)
+    await streams.create("a")
+    answers = []
+
+    def follow(changes):
+        if changes and changes[-1].data == b"first":
+            operation = Append(Body(b"second"))
+            answers.append(streams.perform_now("a", operation))
+
+    stop = memory.watch(follow)
+    assert (await streams.append("a", "first")).offset == format_offset(5)
+    stop()
+    assert [answer.tail for answer in answers] == [11]
+    assert (await streams.read("a")).data == b"firstsecond"

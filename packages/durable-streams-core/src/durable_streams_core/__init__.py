@@ -60,7 +60,14 @@ from durable_streams_core.sse import (
     encode_control,
     encode_data,
 )
-from durable_streams_core.store import STORE_API, LocalStore, Store, Watcher, create_store
+from durable_streams_core.store import (
+    STORE_API,
+    LocalStore,
+    PromptStore,
+    Store,
+    Watcher,
+    create_store,
+)
 
 __version__ = "0.1.0"
 
@@ -97,6 +104,7 @@ __all__ = [
     "Operation",
     "Outcome",
     "ProducerClaim",
+    "PromptStore",
     "ProtocolError",
     "Refused",
     "Removed",

@@ -2,6 +2,7 @@
 
 :class:`Store` is what every store implements. :class:`LocalStore` is for one whose facts are in
 this process: it answers without waiting, and the engine then works without a task per request.
+:class:`PromptStore` is for one that even commits without waiting.
 Stores are found by URL scheme through the entry points of group ``durable_streams.stores``.
 """
 

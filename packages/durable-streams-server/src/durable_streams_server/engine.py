@@ -264,7 +264,10 @@ class Engine:
             producer,
             None if expected is None else parse_read_offset(expected),
         )
-        appended: Appended = await self.perform(check_path(path), operation)
+        check_path(path)
+        appended: Appended | None = self.perform_now(path, operation)
+        if appended is None:
+            appended = await self.perform(path, operation)
         return append_result(appended)
 
     async def close_stream(
@@ -348,7 +351,10 @@ class Engine:
         return self._lanes.submit(path, operation, done)
 
     def perform_now(self, path: str, operation: Operation[Any]) -> Any | None:
-        """The answer at once, or None when it has to be waited for: :meth:`submit` it then."""
+        """The answer at once, or None when it has to be waited for: :meth:`submit` it then.
+
+        For operations that have an answer. Raises the ProtocolError that is the answer.
+        """
         return self._lanes.perform_now(path, operation)
 
     async def perform(self, path: str, operation: Operation[Any]) -> Any:

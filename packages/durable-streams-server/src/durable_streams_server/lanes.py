@@ -174,7 +174,7 @@ class Lanes:
     def perform_now(self, path: str, operation: Operation[Any]) -> Any | None:
         """The answer of an operation that can be done at once, else None: :meth:`submit` it.
 
-        Raises the ProtocolError that is its answer.
+        For operations that have an answer. Raises the ProtocolError that is the answer.
         """
         prompt = self._prompt
         if prompt is None or path in self._lanes or not self._running:

@@ -1,0 +1,241 @@
+"""Heads that come again are not worked out again, and every rule holds all the same.
+
+Each test sends heads that the server has met before, on the same connection or on another.
+"""
+
+import asyncio
+import logging
+
+import pytest
+from raw_answers import Answers, exchange
+from raw_corpus import END, GET, POST
+from test_bounds import connect
+
+from durable_streams_server.limits import Limits
+from durable_streams_server.standalone import Bounds
+from durable_streams_server.standalone.heads import Heads, Template
+
+
+class Client:
+    """One connection; each request is answered before the next is sent."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    async def send(self, *pieces: bytes) -> tuple[int, bytes]:
+        """Send a request, each piece in a segment of its own; status and body of the answer."""
+        for piece in pieces:
+            self._writer.write(piece)
+            for _ in range(3):
+                await asyncio.sleep(0)
+        head = await self._reader.readuntil(b"\r\n\r\n")
+        status = int(head[9:12])
+        length = head.partition(b"content-length: ")[2].partition(b"\r\n")[0]
+        body = await self._reader.readexactly(int(length)) if length else b""
+        return status, body
+
+    async def append(self, body: bytes, headers: bytes = b"") -> int:
+        return (await self.send(appending(body, headers)))[0]
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def appending(body: bytes, headers: bytes = b"", *, length: bytes | None = None) -> bytes:
+    length = b"%d" % len(body) if length is None else length
+    return POST + headers + b"Content-Length: " + length + b"\r\n\r\n" + body
+
+
+@pytest.fixture
+async def clients(start):
+    """Makes connections to a server of the test's choosing."""
+    made: list[Client] = []
+
+    async def begin(running):
+        client = Client(*await connect(running.port))
+        made.append(client)
+        return client
+
+    yield begin
+    for client in made:
+        client.close()
+
+
+async def text(running):
+    return (await running.engine.read("s")).data
+
+
+async def test_bodies_of_any_length_behind_one_head(start, clients):
+    running = await start()
+    one, two = await clients(running), await clients(running)
+    sent = b""
+    for n in (1, 2, 300, 1, 15_000, 2):
+        for client in (one, two):
+            body = bytes([97 + n % 20]) * n
+            assert await client.append(body) == 204
+            sent += body
+    assert await text(running) == b"hello" + sent
+
+
+@pytest.mark.parametrize("size", [1, 3000, 200_000, 3_000_000])
+async def test_a_body_may_come_after_its_head(start, clients, size):
+    running = await start()
+    client = await clients(running)
+    body = b"y" * size
+    request = appending(body)
+    end = request.index(b"\r\n\r\n") + 4
+    for _ in range(3):
+        assert (await client.send(request[:end], request[end:]))[0] == 204
+        assert (await client.send(request[:end], body[: size // 2], body[size // 2 :]))[0] == 204
+    assert (await running.engine.head("s")).offset.endswith(f"{5 + 6 * size:016d}")
+
+
+async def test_what_follows_a_body_that_came_late_is_the_next_request(start):
+    running = await start()
+    head, body = appending(b"12345")[:-5], b"12345"
+    sent = await exchange(running.port, head, body + GET + END + GET + END, end=True)
+    assert Answers(sent).statuses == (204, 200, 200)
+
+
+async def test_a_body_over_the_limit_is_refused_behind_a_head_that_was_taken(start, clients):
+    running = await start(limits=Limits(max_body=1000))
+    client = await clients(running)
+    assert await client.append(b"x" * 1000) == 204
+    assert await client.append(b"x" * 1000) == 204
+    assert await client.append(b"x" * 1001) == 413
+    assert len(await text(running)) == 2005
+
+
+@pytest.mark.parametrize("length", [b"", b"+1", b"1, 1", b"0x1", b"1e0", b"-1", b"9" * 30])
+async def test_a_length_that_is_no_number_is_refused_behind_a_head_that_was_taken(start, length):
+    running = await start()
+    reader, writer = await connect(running.port)
+    for _ in range(2):
+        writer.write(appending(b"a"))
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 204")
+    writer.write(appending(b"b", length=length))
+    assert Answers(await reader.read()).statuses[0] in (400, 413)
+    writer.close()
+    assert await text(running) == b"helloaa"
+
+
+@pytest.mark.parametrize("second", [b"content-length: 1\r\n", b"CONTENT-LENGTH: 2\r\n"])
+async def test_two_lengths_are_refused_however_they_are_spelled(start, second):
+    running = await start()
+    answers = Answers(await exchange(running.port, appending(b"ab", second)))
+    assert answers.statuses[0] == 400
+    assert await text(running) == b"hello"
+
+
+async def test_batches_of_a_producer_count_each_for_itself(start, clients):
+    running = await start()
+    one, two = await clients(running), await clients(running)
+
+    def batch(seq: bytes) -> bytes:
+        return b"Producer-Id: p\r\nProducer-Epoch: 0\r\nProducer-Seq: " + seq + b"\r\n"
+
+    assert await one.append(b"a", batch(b"0")) == 200
+    assert await one.append(b"bb", batch(b"1")) == 200
+    assert await one.append(b"bb", batch(b"1")) == 204
+    assert await two.append(b"ccc", batch(b"2")) == 200
+    assert await two.append(b"x", batch(b"7")) == 409
+    for wrong in (b"1abc", b"03", b"+3", b"3.0", b"1e3", b"9007199254740992", b"-1", b"3 3"):
+        assert await one.append(b"x", batch(wrong)) == 400
+    assert await one.append(b"d", batch(b"3")) == 200
+    # A head that differs by the missing number only is another one.
+    assert await one.append(b"x", b"Producer-Id: p\r\nProducer-Epoch: 0\r\n") == 400
+    assert await text(running) == b"helloabbcccd"
+
+
+async def test_a_page_is_fresh_and_a_new_stream_is_not_the_old_one(start, clients):
+    running = await start()
+    client = await clients(running)
+    read = GET + END
+    assert await client.send(read) == (200, b"hello")
+    assert await client.append(b"!") == 204
+    assert await client.send(read) == (200, b"hello!")
+    await running.engine.delete("s")
+    assert (await client.send(read))[0] == 404
+    assert await client.append(b"?") == 404
+    await running.engine.create("s", content_type="text/plain", data="new")
+    assert await client.append(b"!") == 204
+    assert await client.send(read) == (200, b"new!")
+
+
+async def test_a_creation_may_be_repeated(start, clients):
+    running = await start()
+    client = await clients(running)
+    create = b"PUT /v1/stream/n HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\n\r\n"
+    assert [(await client.send(create))[0] for _ in range(3)] == [201, 200, 200]
+    await running.engine.delete("n")
+    assert [(await client.send(create))[0] for _ in range(2)] == [201, 200]
+
+
+async def test_a_head_answers_without_a_body_each_time(start):
+    running = await start()
+    asked = (GET + END).replace(b"GET", b"HEAD")
+    reader, writer = await connect(running.port)
+    for _ in range(3):
+        writer.write(asked)
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+    writer.write(GET + b"Connection: close\r\n\r\n")
+    assert Answers(await reader.read()).all[0][2] == b"hello"
+    writer.close()
+
+
+async def test_the_hook_is_asked_each_time(start, clients):
+    permitted = [True, True, False, True]
+    asked = []
+
+    def authorize(action, path, request):
+        asked.append(action)
+        return permitted.pop(0)
+
+    running = await start(authorize=authorize)
+    client = await clients(running)
+    assert [(await client.append(b"x")) for _ in range(4)] == [204, 204, 403, 204]
+    assert asked == ["append"] * 4
+
+
+async def test_a_token_opens_for_the_head_that_brings_it_only(start, clients):
+    running = await start(token="secret")
+    client = await clients(running)
+    good, bad = b"Authorization: Bearer secret\r\n", b"Authorization: Bearer secrex\r\n"
+    answers = [await client.append(b"x", head) for head in (good, good, bad, b"", good, bad)]
+    assert answers == [204, 204, 401, 401, 204, 401]
+
+
+async def test_a_request_log_misses_none(start, clients, caplog):
+    caplog.set_level(logging.DEBUG, "durable_streams_server.http")
+    running = await start()
+    client = await clients(running)
+    for _ in range(3):
+        await client.append(b"x")
+    assert caplog.messages.count("POST s") == 3
+
+
+def test_a_head_over_the_bounds_is_left_to_the_parser():
+    heads = Heads(Bounds(max_header=100, max_target=40))
+
+    def read(head: bytes) -> bool:
+        return heads.read(head, Template(head)) is not None
+
+    assert read(b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert not read(b"GET /" + b"a" * 40 + b" HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert not read(b"GET /a HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 100 + b"\r\n\r\n")
+    assert not read(b"GET /a HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 5000 + b"\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"Transfer-Encoding: chunked", b"Expect: 100-continue", b"Upgrade: x", b"Connection: close",
+        b"Connection: keep-alive, upgrade", b"Host: y", b"X : y", b" X: y", b"X: y ", b"X: \x00",
+        b"X\xe4: y", b"X: a\rb", b"",
+    ],
+)  # fmt: skip
+def test_a_head_out_of_the_ordinary_is_left_to_the_parser(line):
+    heads = Heads(Bounds())
+    head = b"GET /a HTTP/1.1\r\nHost: x\r\n" + line + b"\r\n\r\n"
+    assert heads.read(head, Template(head)) is None
