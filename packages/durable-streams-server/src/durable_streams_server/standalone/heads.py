@@ -53,33 +53,29 @@ class Template:
     __slots__ = ("_first", "_rest", "key", "length", "seq")
 
     def __init__(self, head: bytes) -> None:
-        gaps: list[tuple[int, int, bool]] = []
         self.length = 0
         """What Content-Length says in ``head``: 0 without one, -1 for what is no plain number."""
         self.seq: bytes | None = None
-        """What Producer-Seq says in ``head``."""
-        for name in _LENGTHS:
-            at = head.find(name) + len(name)
-            if at >= len(name):
-                end = head.find(b"\r\n", at)
-                self.length = plain_length(head[at:end])
-                gaps.append((at, end, False))
-                break
-        for name in _SEQS:
-            at = head.find(name) + len(name)
-            if at >= len(name):
-                end = head.find(b"\r\n", at)
-                self.seq = head[at:end]
-                gaps.append((at, end, True))
-                break
-        gaps.sort()
-        ends = [gap[0] for gap in gaps[1:]] + [len(head)]
-        self._first = head[: gaps[0][0]] if gaps else head
-        self._rest = tuple(
-            (head[end:until], is_seq)
-            for (_, end, is_seq), until in zip(gaps, ends, strict=bool(gaps))
-        )
-        self.key = b"".join((self._first, *(piece for piece, _ in self._rest)))
+        """What Producer-Seq says in ``head``, where there is a Content-Length."""
+        self._first = self.key = head
+        self._rest: tuple[tuple[bytes, bool], ...] = ()
+        begin, end = _gap(head, _LENGTHS)
+        if begin < 0:
+            return
+        self.length = plain_length(head[begin:end])
+        other, until = _gap(head, _SEQS)
+        if other < 0:
+            self._first, last = head[:begin], head[end:]
+            self._rest = ((last, False),)
+            self.key = self._first + last
+            return
+        self.seq = head[other:until]
+        length_first = begin < other
+        if not length_first:
+            begin, end, other, until = other, until, begin, end
+        self._first, middle, last = head[:begin], head[end:other], head[until:]
+        self._rest = ((middle, not length_first), (last, length_first))
+        self.key = self._first + middle + last
 
     def match(self, data: bytes) -> tuple[int, int, bytes | None] | None:
         """Where the head that ``data`` begins with ends, its length and its seq; None for another
@@ -100,6 +96,16 @@ class Template:
                 length = plain_length(data[at:end])
             at = end + len(piece)
         return at, length, seq
+
+
+def _gap(head: bytes, spellings: tuple[bytes, ...]) -> tuple[int, int]:
+    """Where the value of a header begins and ends; -1 where there is no such header."""
+    for name in spellings:
+        at = head.find(name)
+        if at >= 0:
+            at += len(name)
+            return at, head.find(b"\r", at)
+    return -1, -1
 
 
 def plain_length(value: bytes) -> int:
