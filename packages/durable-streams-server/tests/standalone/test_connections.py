@@ -269,6 +269,26 @@ async def test_tls_from_certificate_files(certificate, serving):
     writer.close()
 
 
+async def test_a_head_that_came_in_the_clear_leads_elsewhere_over_tls(certificate, start):
+    cert, key = certificate
+    running = await start()
+    port = await running.server.listen("localhost", 0, tls=tls_context(str(cert), str(key)))
+    trust = ssl.create_default_context(cafile=str(cert))
+    put = POST.replace(b"POST", b"PUT").replace(b"/s ", b"/made ") + b"Content-Length: 0\r\n\r\n"
+    for scheme, place in (
+        (b"http", {"host": "127.0.0.1", "port": running.port}),
+        (b"https", {"host": "localhost", "port": port, "ssl": trust}),
+        (b"http", {"host": "127.0.0.1", "port": running.port}),
+    ):
+        reader, writer = await asyncio.open_connection(**place)
+        writer.write(put)
+        assert b"location: %b://x/v1/stream/made\r\n" % scheme in await reader.readuntil(
+            b"\r\n\r\n"
+        )
+        await running.engine.delete("made")
+        writer.close()
+
+
 async def test_a_unix_socket(tmp_path, serving):
     engine = await serving.enter_async_context(Engine("memory:"))
     await engine.create("s", content_type="text/plain", data="hello")

@@ -47,7 +47,7 @@ class Connection(asyncio.Protocol):
     """Takes requests in, has them answered, and writes the answers. Also a live answer's sink."""
 
     __slots__ = (
-        "_asking", "_busy", "_chunked", "_ending", "_eof", "_held", "_inbound", "_keep", "_known", "_live", "_out",
+        "_asking", "_busy", "_chunked", "_ending", "_eof", "_heads", "_held", "_inbound", "_keep", "_known", "_live", "_out",
         "_paused", "_pending", "_queue", "_secure", "_server", "_state", "_transport", "_unread",
         "deadline",
     )  # fmt: skip
@@ -60,6 +60,7 @@ class Connection(asyncio.Protocol):
         self._state = State.OPEN
         self.deadline = server.now + server.bounds.header_timeout
         self._inbound = Inbound(self, server, secure=secure)
+        self._heads = server.heads[secure]
         # What the last plain head was, which is most often the next one too.
         self._known: Known | None = None
         # What has come in before its turn: requests, and bytes not looked at.
@@ -196,12 +197,12 @@ class Connection(asyncio.Protocol):
         head = data[:end]
         template = Template(head)
         length = template.length
-        known = server.heads.exchanges.get(template.key)
+        known = self._heads.exchanges.get(template.key)
         if known is not None:
             self._known = known
             if self._run_again(known, data, end, length, template.seq):
                 return True
-        plain = server.heads.read(head, template)
+        plain = self._heads.read(head, template)
         come = len(data) - end
         if plain is None or come > length:
             return False
@@ -210,7 +211,7 @@ class Connection(asyncio.Protocol):
         bodiless = method == "HEAD"
         begun = server.begin(method, target.path, target.query, headers, secure=self._secure)
         if server.remembers and isinstance(begun, Exchange):
-            self._known = server.heads.remember(template, begun)
+            self._known = self._heads.remember(template, begun)
         if come == length:
             if isinstance(begun, Response):
                 self._answer_plain(begun, begun, bodiless=bodiless)

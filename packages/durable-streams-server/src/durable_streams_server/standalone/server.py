@@ -33,7 +33,8 @@ class StandaloneServer:
         """Whether an exchange may be run again: no access hook, no log of requests."""
         self.closing = False
         self.now = self.idle_deadline = 0.0
-        self.heads = Heads(self.bounds)
+        self.heads = Heads(self.bounds), Heads(self.bounds)
+        """What heads mean in the clear, and over TLS: they lead to other addresses there."""
         self.prefixes: dict[int, bytes] = {}
         """An answer's status line and Date header, by status."""
         self._connections: set[Connection] = set()
