@@ -57,6 +57,7 @@ from durable_streams_core.streams import (
 from durable_streams_server.forks import Forks
 from durable_streams_server.lanes import Done, Lanes, Ticket
 from durable_streams_server.limits import Limits
+from durable_streams_server.news import News
 from durable_streams_server.pages import Page, Pages, check_live
 from durable_streams_server.results import (
     AppendResult,
@@ -68,7 +69,7 @@ from durable_streams_server.results import (
     stream_info,
 )
 from durable_streams_server.subscriptions import SubscriptionOptions, Subscriptions
-from durable_streams_server.topics import News, Topics
+from durable_streams_server.topics import Topics
 
 log = logging.getLogger("durable_streams_server.engine")
 

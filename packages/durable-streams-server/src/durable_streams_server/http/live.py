@@ -18,8 +18,8 @@ from durable_streams_core.operations import Touch
 from durable_streams_core.sse import KEEP_ALIVE, encode_control, encode_data
 from durable_streams_server.engine import Engine
 from durable_streams_server.http.messages import Pending, Response, Sink
+from durable_streams_server.news import News
 from durable_streams_server.pages import Page
-from durable_streams_server.topics import News
 
 log = logging.getLogger("durable_streams_server.http")
 
