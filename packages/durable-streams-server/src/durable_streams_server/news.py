@@ -19,17 +19,21 @@ KEPT_BYTES = 64 * 1024
 class News:
     """One change at a topic, or with None: look at the store.
 
-    ``start`` and ``change.tail`` are the positions of the data, when the change brought any.
-    ``shared`` keeps what listeners derived from it, so that it is derived once.
+    ``start`` is the position from which the change leads on without a look, be it by data or by a
+    close; -1 where it does not. ``frames`` and ``shared`` keep what listeners derived from the
+    news, so that it is derived once.
     """
 
-    __slots__ = ("change", "shared", "start")
+    __slots__ = ("change", "frames", "shared", "start")
 
     def __init__(self, change: Change | None) -> None:
         self.change = change
         self.start = -1
-        if change is not None and change.data is not None:
-            self.start = change.tail - len(change.data)
+        if change is not None and not change.gone:
+            data = change.data
+            if data or (change.closed and data is not None):
+                self.start = change.tail - len(data)
+        self.frames: dict[object, bytes] = {}
         self.shared: dict[object, object] = {}
 
 
