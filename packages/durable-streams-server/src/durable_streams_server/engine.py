@@ -428,7 +428,8 @@ class Engine:
 
     def cursor(self, asked: str | None) -> str:
         """The cursor of a live answer (§10.1)."""
-        return live_cursor(self.store.now(), asked, random.randint(1, MAX_JITTER_SECONDS))
+        jitter = 0 if asked is None else random.randint(1, MAX_JITTER_SECONDS)
+        return live_cursor(self.store.now(), asked, jitter)
 
     async def prepare(self, body: Body, content_type: str) -> None:
         """Check a large JSON body off the event loop; an error stays for the decision to raise."""
