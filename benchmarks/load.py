@@ -1,11 +1,10 @@
-"""A load generator on httptools: closed loops of prepared requests, and readers of live streams.
+"""A load generator on httptools: closed loops of prepared requests.
 
 It knows as much HTTP as it takes to count answers by status and to measure how long each took, so
 that one core of it is enough to keep any server here busy. `wrk`, where present, checks it.
 """
 
 import asyncio
-import contextlib
 import itertools
 import re
 import resource
@@ -175,61 +174,6 @@ async def ask(
     protocol.body = []
     await protocol.done
     return protocol.status, protocol.next_offset, b"".join(protocol.body)
-
-
-class SseReader(asyncio.Protocol):
-    """Counts control events, and notes when each came."""
-
-    def __init__(self, message: bytes, came: Callable[["SseReader", float], None]) -> None:
-        self.message = message
-        self.came = came
-        self.events = 0
-        self.begun = False
-        self.lost = False
-        self.rest = b""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport
-        transport.write(self.message)  # type: ignore[attr-defined]
-
-    def data_received(self, data: bytes) -> None:
-        now = time.perf_counter()
-        if self.rest:
-            data = self.rest + data
-        found = data.count(b"event: control")
-        # An event's name may be cut in two.
-        self.rest = data[-13:] if b"control" not in data[-13:] else b""
-        for _ in range(found):
-            self.events += 1
-            self.came(self, now)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.lost = True
-
-
-async def connect_readers(
-    urls: list[str], came: Callable[[SseReader, float], None]
-) -> list[SseReader]:
-    """Live readers, each after its first control event."""
-    loop = asyncio.get_running_loop()
-    readers: list[SseReader] = []
-    for begin in range(0, len(urls), 200):
-        made = await asyncio.gather(
-            *(
-                loop.create_connection(
-                    lambda url=url: SseReader(request(url), came),  # type: ignore[misc]
-                    urlsplit(url).hostname,
-                    urlsplit(url).port,
-                )
-                for url in urls[begin : begin + 200]
-            )
-        )
-        readers += [reader for _, reader in made]
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(60):
-            while not all(reader.events for reader in readers):
-                await asyncio.sleep(0.05)
-    return readers
 
 
 def wrk(

@@ -19,13 +19,13 @@ import os
 import re
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import uvloop
-from load import SseReader, ask, connect_readers, request
+from live import MESSAGE, Crowd, Schedule, append_on_schedule
+from load import ask, request
 from servers import KINDS, OURS, Kind, Server, available
 
 TEXT = "Content-Type: text/plain\r\n"
@@ -172,7 +172,7 @@ async def appends(options: argparse.Namespace) -> list[dict[str, object]]:
 
 
 async def wakeups(options: argparse.Namespace) -> dict[str, float]:
-    """From before the request on one process to the event on another, at 1,000 appends a second."""
+    """From when an append to one process is due to its event from another, 1,000 a second."""
     rate, streams = 1000, 20
     with valkey() as (store, pid), ExitStack() as stack:
         kind = Kind("redis", [*OURS, "--store", store])
@@ -180,59 +180,29 @@ async def wakeups(options: argparse.Namespace) -> dict[str, float]:
         stack.callback(first.stop)
         stack.callback(second.stop)
         await make_streams(first.url, streams)
-        begun: list[list[float]] = [[] for _ in range(streams)]
-        taken: list[float] = []
-        number: dict[SseReader, int] = {}
-
-        def came(reader: SseReader, now: float) -> None:
-            # The first event tells where it stands.
-            which = number.get(reader)
-            if which is not None and reader.events >= 2:
-                sent = begun[which]
-                if reader.events - 2 < len(sent):
-                    taken.append(now - sent[reader.events - 2])
-
-        readers = await connect_readers(
-            [f"{second.url}/bench/{n}?offset=now&live=sse" for n in range(streams)], came
+        urls = [f"{first.url}/bench/{n}" for n in range(streams)]
+        messages = [request(url, "POST", MESSAGE, TEXT) for url in urls]
+        crowd = Crowd()
+        stack.callback(crowd.close)
+        await asyncio.to_thread(
+            crowd.connect, [f"{second.url}/bench/{n}?offset=now&live=sse" for n in range(streams)]
         )
-        number.update({reader: n for n, reader in enumerate(readers)})
-        loop = asyncio.get_running_loop()
-        connections = [
-            await asyncio.open_connection("127.0.0.1", int(first.url.split(":")[2].split("/")[0]))
-            for _ in range(streams)
-        ]
-        messages = [
-            request(f"{first.url}/bench/{n}", "POST", b"x" * 100, TEXT) for n in range(streams)
-        ]
-
-        async def write(n: int) -> None:
-            reader, writer = connections[n]
-            every = streams / rate
-            following = loop.time() + every * n / streams
-            for _ in range(int(options.seconds / every)):
-                await asyncio.sleep(max(0.0, following - loop.time()))
-                following += every
-                begun[n].append(time.perf_counter())
-                writer.write(messages[n])
-                await reader.readuntil(b"\r\n\r\n")
-            writer.close()
-
+        schedule = Schedule(rate, streams, options.seconds)
+        crowd.expect(schedule)
         redis_before = cpu(pid)
-        began = time.perf_counter()
-        await asyncio.gather(*map(write, range(streams)))
+        appends = await asyncio.to_thread(
+            append_on_schedule, crowd, schedule, urls, messages, streams
+        )
         await asyncio.sleep(0.2)
-        elapsed = time.perf_counter() - began - 0.2
-        for made in readers:
-            made.transport.close()  # type: ignore[attr-defined]
-        taken.sort()
-        sent = sum(map(len, begun))
+        load = crowd.load
         found = {
-            "appends/s": round(sent / elapsed),
-            "events": len(taken),
-            "p50 ms": round(taken[len(taken) // 2] * 1000, 2),
-            "p99 ms": round(taken[int(len(taken) * 0.99)] * 1000, 2),
-            "max ms": round(taken[-1] * 1000, 2),
-            "redis us": round((cpu(pid) - redis_before) / sent * 1e6, 1),
+            "appends/s": round(appends.ok / appends.seconds),
+            "not 2xx": appends.failed,
+            "events": load.ok,
+            "p50 ms": round(load.percentile(0.5), 2),
+            "p99 ms": round(load.percentile(0.99), 2),
+            "max ms": round(load.percentile(1), 2),
+            "redis us": round((cpu(pid) - redis_before) / schedule.total * 1e6, 1),
         }
         print("wake-up", found, flush=True)
         return found

@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from load import Load, Loop, SseReader, ask, closed_loops, connect_readers, request, wrk
+from live import MESSAGE, Crowd, Schedule, append_on_schedule
+from load import Load, Loop, ask, closed_loops, request, wrk
 from servers import Server
 
 TEXT = "Content-Type: text/plain\r\n"
@@ -199,61 +200,58 @@ def _place(url: str) -> tuple[str, int]:
 
 
 def fan_out(
-    readers: int, rate: float, *, streams: int = 1
+    readers: int, rate: float, *, streams: int = 1, connections: int = 1
 ) -> Callable[[Server, float, bool], Awaitable[Measure]]:
-    """Readers of one stream, or of many; each append's latency is that of each of its readers."""
+    """Readers of one stream, or of many with ``rate`` appends a second each.
+
+    One request is one message at one reader, and takes from when the append was due.
+    """
 
     async def run(server: Server, seconds: float, use_wrk: bool) -> Measure:
-        urls = [await fresh(server, TEXT) for _ in range(streams)]
         before = server.memory()
-        load = Load()
-        sent: list[float] = []
-
-        def came(reader: SseReader, now: float) -> None:
-            # The first control event says where the reader begins.
-            if reader.events > 1 and len(sent) >= reader.events - 1:
-                load.latencies.append(now - sent[reader.events - 2])
-                load.ok += 1
-
-        live = [f"{url}?offset=-1&live=sse" for url in urls]
-        connected = await connect_readers([live[n % streams] for n in range(readers)], came)
-        await asyncio.sleep(1)
-        memory = server.memory() - before
-        messages = [request(url, "POST", b"x" * 100, TEXT) for url in urls]
-        stream, writer = await asyncio.open_connection(*_place(urls[0]))
-        cpu = server.cpu()
-        begin = time.perf_counter()
-        for turn in range(int(seconds * rate)):
-            await asyncio.sleep(max(0, begin + turn / rate - time.perf_counter()))
-            sent.append(time.perf_counter())
-            for message in messages:
-                writer.write(message)
-                await stream.readuntil(b"\r\n\r\n")
-        patience = time.perf_counter() + 30
-        expected = len(sent) * readers
-        while load.ok < expected and time.perf_counter() < patience:
-            await asyncio.sleep(0.05)
-        load.seconds = time.perf_counter() - begin
-        load.failed = expected - load.ok
-        measure = Measure(load, server.cpu() - cpu, server.memory())
-        measure.extra["KiB/reader"] = memory / readers / 1024
-        measure.extra["server MiB"] = (memory + before) / MIB
-        for reader in connected:
-            reader.transport.close()
-        writer.close()
+        urls: list[str] = []
+        while len(urls) < streams:
+            urls += await asyncio.gather(
+                *(fresh(server, TEXT) for _ in range(min(100, streams - len(urls))))
+            )
+        crowd = Crowd()
+        try:
+            live = [f"{urls[n % streams]}?offset=-1&live=sse" for n in range(readers)]
+            await asyncio.to_thread(crowd.connect, live)
+            await asyncio.sleep(1)
+            memory = server.memory()
+            messages = [request(url, "POST", MESSAGE, TEXT) for url in urls]
+            schedule = Schedule(rate * streams, streams, seconds)
+            crowd.expect(schedule)
+            cpu, own = server.cpu(), time.process_time()
+            appends = await asyncio.to_thread(
+                append_on_schedule, crowd, schedule, urls, messages, connections
+            )
+            if not rate:
+                await asyncio.sleep(seconds)
+            load = crowd.load
+            expected = appends.ok * readers // streams
+            patience = time.perf_counter() + 30
+            while load.ok < expected and time.perf_counter() < patience:
+                await asyncio.sleep(0.01)
+            elapsed = time.perf_counter() - schedule.begin
+            load.seconds = max(crowd.last - schedule.begin, 0.0)
+            load.failed = expected - load.ok + appends.failed
+            measure = Measure(load, server.cpu() - cpu, server.memory())
+            measure.extra = {
+                "appends/s": appends.ok / max(appends.seconds, seconds),
+                "append p99 ms": appends.percentile(0.99),
+                "server CPU %": measure.cpu / elapsed * 100,
+                "load CPU %": (time.process_time() - own) / elapsed * 100,
+                "KiB/reader": (memory - before) / readers / 1024,
+                "server MiB": memory / MIB,
+            }
+        finally:
+            await asyncio.to_thread(crowd.close)
         await asyncio.sleep(0.2)
         return measure
 
     return run
-
-
-def idle_readers(readers: int) -> Callable[[Server, float, bool], Awaitable[Measure]]:
-    run = fan_out(readers, 0.0)
-
-    async def idle(server: Server, seconds: float, use_wrk: bool) -> Measure:
-        return await run(server, seconds, use_wrk)
-
-    return idle
 
 
 async def producers(server: Server, seconds: float, use_wrk: bool) -> Measure:
@@ -302,9 +300,9 @@ WORKLOADS = {
         Workload(
             "sse-streams",
             "10,000 SSE readers of 10,000 streams, each 1 append in 5 s",
-            fan_out(10_000, 0.2, streams=10_000),
+            fan_out(10_000, 0.2, streams=10_000, connections=8),
             live=True,
         ),
-        Workload("sse-idle", "10,000 idle SSE readers", idle_readers(10_000), live=True),
+        Workload("sse-idle", "10,000 idle SSE readers", fan_out(10_000, 0), live=True),
     )
 }

@@ -57,6 +57,7 @@ from durable_streams_core.streams import (
 from durable_streams_server.forks import Forks
 from durable_streams_server.lanes import Done, Lanes, Ticket
 from durable_streams_server.limits import Limits
+from durable_streams_server.news import News
 from durable_streams_server.pages import Page, Pages, check_live
 from durable_streams_server.results import (
     AppendResult,
@@ -68,7 +69,7 @@ from durable_streams_server.results import (
     stream_info,
 )
 from durable_streams_server.subscriptions import SubscriptionOptions, Subscriptions
-from durable_streams_server.topics import News, Topics
+from durable_streams_server.topics import Topics
 
 log = logging.getLogger("durable_streams_server.engine")
 
@@ -437,7 +438,8 @@ class Engine:
 
     def cursor(self, asked: str | None) -> str:
         """The cursor of a live answer (§10.1)."""
-        return live_cursor(self.store.now(), asked, random.randint(1, MAX_JITTER_SECONDS))
+        jitter = 0 if asked is None else random.randint(1, MAX_JITTER_SECONDS)
+        return live_cursor(self.store.now(), asked, jitter)
 
     async def prepare(self, body: Body, content_type: str) -> None:
         """Check a large JSON body off the event loop; an error stays for the decision to raise."""

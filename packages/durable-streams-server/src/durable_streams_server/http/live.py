@@ -18,8 +18,8 @@ from durable_streams_core.operations import Touch
 from durable_streams_core.sse import KEEP_ALIVE, encode_control, encode_data
 from durable_streams_server.engine import Engine
 from durable_streams_server.http.messages import Pending, Response, Sink
+from durable_streams_server.news import News
 from durable_streams_server.pages import Page
-from durable_streams_server.topics import News
 
 log = logging.getLogger("durable_streams_server.http")
 
@@ -38,6 +38,8 @@ class Readers:
         self._timer: asyncio.TimerHandle | None = None
         self._frames: OrderedDict[tuple[str, int, int, bool], bytes] = OrderedDict()
         self.closing = False
+        self.now = 0.0
+        """The loop's time at the last tick: near enough for keep-alives, and free to read."""
 
     def __len__(self) -> int:
         return len(self._readers)
@@ -45,7 +47,9 @@ class Readers:
     def add(self, reader: "Reader") -> None:
         self._readers.add(reader)
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)
+            loop = asyncio.get_running_loop()
+            self.now = loop.time()
+            self._timer = loop.call_later(TICK_SECONDS, self._tick)
 
     def discard(self, reader: "Reader") -> None:
         self._readers.discard(reader)
@@ -67,7 +71,7 @@ class Readers:
     def _tick(self) -> None:
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(TICK_SECONDS, self._tick)
-        now = loop.time()
+        now = self.now = loop.time()
         for reader in tuple(self._readers):
             try:
                 reader.tick(now)
@@ -244,22 +248,21 @@ class LongPoll(Reader):
             # The page that is being read may be older than this.
             self._told = True
             return
-        if (
-            change is not None
-            and self.concerns(change)
-            and not change.gone
-            and change.data is not None
-            and len(change.data) <= self.engine.limits.chunk
-            and news.start == self.position
-        ):
-            if change.tail <= self.position and not change.closed:
+        if change is not None and self.concerns(change) and not change.gone:
+            if change.tail == self.position and not change.closed:
                 return
-            page = news.shared.get("page")
-            if page is None:
-                page = news.shared["page"] = self._page_of(change, change.data)
-            assert isinstance(page, Page)
-            self._finish(page)
-            return
+            data = change.data
+            if (
+                news.start == self.position
+                and data is not None
+                and len(data) <= self.engine.limits.chunk
+            ):
+                page = news.shared.get("page")
+                if page is None:
+                    page = news.shared["page"] = self._page_of(change, data)
+                assert isinstance(page, Page)
+                self._finish(page)
+                return
         self._look(news)
 
     def _page_of(self, change: Change, data: bytes) -> Page:
@@ -316,8 +319,8 @@ class SseReader(Reader):
     """
 
     __slots__ = (
-        "_asked", "_base64", "_behind", "_born", "_ended", "_first", "_full", "_kind", "_live",
-        "_reading", "_sink", "_written", "head",
+        "_asked", "_base64", "_behind", "_born", "_ended", "_first", "_frames_key", "_full",
+        "_kind", "_live", "_reading", "_sink", "_written", "head",
     )  # fmt: skip
 
     def __init__(self, readers: Readers, path: str, asked: str | None) -> None:
@@ -338,6 +341,8 @@ class SseReader(Reader):
         self.position = page.start
         self._kind = page.birth.kind
         self._base64 = needs_base64(page)
+        # Most readers of a herd bring no cursor, and are sent what another has had made.
+        self._frames_key = (self._base64, None) if self._asked is None else None
 
     def attach(self, sink: Sink) -> None:
         self._sink = sink
@@ -381,10 +386,24 @@ class SseReader(Reader):
 
     def news(self, news: News) -> None:
         change = news.change
-        if change is not None and not self.concerns(change):
-            # Before the first page is here, or late news of what was here before: look.
-            change = None
-        if change is not None:
+        if (
+            news.start == self.position
+            and self._live
+            and not self._full
+            and change is not None
+            and change.incarnation == self.incarnation
+        ):
+            # The way that every message to every reader goes.
+            frame = news.frames.get(self._frames_key) or self._frame(news, change)
+            if frame is None:
+                self._catch_up(news)
+                return
+            self.position = change.tail
+            self._write(frame)
+            if change.closed:
+                self.farewell()
+            return
+        if change is not None and self.concerns(change):
             if change.gone:
                 if self._sink is not None:
                     self.farewell()
@@ -393,49 +412,36 @@ class SseReader(Reader):
                 return
             if change.tail <= self.position and not change.closed:
                 return
+        # It is to look, or came before the first page, or is late news of what was here before.
         if self._full or not self._live:
             self._behind = True
-        elif change is not None and news.start == self.position:
-            frame = self._frame(news, change)
-            if frame is None:
-                self._catch_up(news)
-                return
-            self.position = change.tail
-            self._write(frame)
-            if change.closed:
-                self.farewell()
         else:
             self._catch_up(news)
 
     def _frame(self, news: News, change: Change) -> bytes | None:
-        """The events of a change, encoded once for all readers at the same position."""
+        """The events of a change, encoded once for all readers at the same position.
+
+        None where this response cannot carry the data.
+        """
         data = change.data
         assert data is not None
-        plain_key = (self._base64, None)
-        if self._asked is None:
-            # Most readers of a herd end here: another of them has had it made.
-            ready = news.shared.get(plain_key)
-            if ready is not None:
-                assert isinstance(ready, bytes)
-                return ready
-        plain = self.engine.cursor(None)
-        cursor = plain if self._asked is None else self.engine.cursor(self._asked)
-        shared = news.shared.get(self._base64)
-        if shared is None:
+        frames = news.frames
+        event = frames.get((self._base64, "data"))
+        if event is None:
             if not self._base64 and self._kind is Kind.TEXT and not is_text(data):
                 return None
-            shared = encode_data(self._kind, data, base64=self._base64) if data else b""
-            news.shared[self._base64] = shared
-        assert isinstance(shared, bytes)
-        key = (self._base64, cursor)
-        whole = news.shared.get(key)
+            event = encode_data(self._kind, data, base64=self._base64) if data else b""
+            frames[self._base64, "data"] = event
+        plain = self.engine.cursor(None)
+        cursor = plain if self._asked is None else self.engine.cursor(self._asked)
+        key = (self._base64, None)
+        whole = frames.get(key) if cursor == plain else None
         if whole is None:
-            whole = shared + encode_control(
+            whole = event + encode_control(
                 format_offset(change.tail), cursor=cursor, up_to_date=True, closed=change.closed
             )
             if cursor == plain:
-                news.shared[key] = news.shared[plain_key] = whole
-        assert isinstance(whole, bytes)
+                frames[key] = whole
         return whole
 
     def _catch_up(self, news: News | None = None) -> None:
@@ -505,7 +511,7 @@ class SseReader(Reader):
 
     def _write(self, frame: bytes) -> None:
         assert self._sink is not None
-        self._written = asyncio.get_running_loop().time()
+        self._written = self._readers.now
         if not self._sink.write(frame):
             self._full = True
 

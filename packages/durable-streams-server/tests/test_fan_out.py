@@ -1,0 +1,492 @@
+"""Fan-out: everybody is told everything once and in order, and nobody waits for all the others."""
+
+import asyncio
+import gc
+import json
+import random
+import weakref
+
+import pytest
+from servers import SERVERS
+from wire import Client, Events, request_bytes
+
+from durable_streams_core.entities import Change
+from durable_streams_server import Engine, MemoryStore
+from durable_streams_server.http.handler import Handler, Options
+from durable_streams_server.http.messages import RequestHead
+from durable_streams_server.mounting import Mount
+from durable_streams_server.news import KEPT_BYTES, KEPT_NEWS
+from durable_streams_server.topics import FEW, SLICE, Topics
+
+MANY = 3 * SLICE + 1
+
+
+class Stream:
+    """What a store has of one stream, and its topic."""
+
+    def __init__(self, topics, path="a"):
+        self.topics = topics
+        self.path = path
+        self.data = b""
+
+    def append(self, data, **change):
+        self.data += data
+        told = Change(self.path, "i", len(self.data), **{"data": data, **change})
+        self.topics.publish([told])
+
+
+class Reader:
+    """Reads a stream from where it joined, and knows whether what it hears leads on from there."""
+
+    def __init__(self, stream, then=None):
+        self.stream = stream
+        self.position = self.begin = len(stream.data)
+        self.heard = []
+        self.then = then
+        self.leave = stream.topics.join(stream.path, self)
+
+    def news(self, news):
+        self.heard.append(news)
+        if news.change is None:
+            self.position = len(self.stream.data)
+        else:
+            assert news.start == self.position
+            self.position = news.change.tail
+            assert self.stream.data[news.start : self.position] == news.change.data
+        if self.then is not None:
+            self.then(self)
+
+    @property
+    def datas(self):
+        return [None if news.change is None else news.change.data for news in self.heard]
+
+
+@pytest.fixture
+def topics():
+    return Topics(100_000)
+
+
+@pytest.fixture
+def stream(topics):
+    return Stream(topics)
+
+
+@pytest.fixture(autouse=True)
+def nothing_failed(caplog):
+    """What a listener raises, be it an assertion, is only logged."""
+    yield
+    assert caplog.get_records("call") == []
+
+
+async def turn():
+    await asyncio.sleep(0)
+
+
+async def told(*readers):
+    """Return once each of them has got everything; a hang is caught by the test's time limit."""
+    while any(reader.position < len(reader.stream.data) for reader in readers):
+        await turn()
+
+
+async def test_a_few_are_told_at_once(stream):
+    readers = [Reader(stream) for _ in range(SLICE)]
+    stream.append(b"1")
+    assert all(reader.datas == [b"1"] for reader in readers)
+
+
+async def test_many_are_told_in_slices_and_other_work_gets_its_turn_between(stream):
+    readers = [Reader(stream) for _ in range(MANY)]
+    stream.append(b"1")
+    before = sum(len(reader.heard) for reader in readers)
+    assert before <= SLICE
+    turns = 0
+    while before < MANY:
+        await turn()
+        turns += 1
+        now = sum(len(reader.heard) for reader in readers)
+        assert now - before <= SLICE
+        before = now
+    assert turns >= MANY // SLICE
+    assert all(reader.datas == [b"1"] for reader in readers)
+
+
+async def test_who_is_told_late_is_told_everything_missed_at_once(stream):
+    readers = [Reader(stream) for _ in range(MANY)]
+    stream.append(b"1")
+    await turn()
+    stream.append(b"2")
+    stream.append(b"3")
+    await told(*readers)
+    heard = {tuple(reader.datas) for reader in readers}
+    assert heard == {(b"1", b"23"), (b"123",)}
+    # And those alike are told by the same object, so what is made of it is made once.
+    assert len({id(reader.heard[-1]) for reader in readers}) == 2
+
+
+async def test_those_longest_behind_come_first(stream):
+    readers = [Reader(stream) for _ in range(MANY)]
+    stream.append(b"1")
+    for data in (b"2", b"3", b"4"):
+        await turn()
+        stream.append(data)
+    assert all(reader.heard for reader in readers[: 3 * SLICE])
+    assert all(len(reader.heard) == 1 for reader in readers[: 3 * SLICE])
+    await told(*readers)
+
+
+async def test_a_close_that_is_told_late_comes_with_the_last_data(stream):
+    readers = [Reader(stream) for _ in range(MANY)]
+    stream.append(b"1")
+    stream.append(b"2")
+    stream.append(b"", closed=True)
+    await told(*readers)
+    for reader in readers:
+        assert reader.datas == [b"12"]
+        assert reader.heard[0].change.closed
+
+
+@pytest.mark.parametrize("count", [1, KEPT_NEWS - 1, KEPT_NEWS, KEPT_NEWS + 1])
+async def test_beyond_a_number_of_news_the_store_is_looked_at(stream, count):
+    readers = [Reader(stream) for _ in range(MANY)]
+    for _ in range(count):
+        stream.append(b"x")
+    await told(*readers)
+    expected = b"x" * count if count <= KEPT_NEWS else None
+    assert all(reader.datas == [expected] for reader in readers)
+    assert len({id(reader.heard[0]) for reader in readers}) == 1
+
+
+async def test_beyond_a_number_of_bytes_the_store_is_looked_at(stream):
+    early, late = [Reader(stream) for _ in range(SLICE)], [Reader(stream) for _ in range(SLICE)]
+    for _ in range(3):
+        stream.append(b"x" * (KEPT_BYTES // 2))
+        if stream.data == b"x" * (KEPT_BYTES // 2):
+            await turn()
+    await told(*early, *late)
+    assert all(None not in reader.datas for reader in early)
+    assert all(reader.datas == [None] for reader in late)
+
+
+async def test_one_large_message_is_told_as_it_is(stream):
+    readers = [Reader(stream) for _ in range(MANY)]
+    stream.append(b"x" * (KEPT_BYTES + 1))
+    await told(*readers)
+    assert all(reader.datas == [stream.data] for reader in readers)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        [Change("a", "i", 1, data=b"x"), Change("a", "i", 1, gone=True)],
+        [Change("a", "i", 1, data=b"x"), Change("a", "other", 2, data=b"x")],
+        [Change("a", "i", 1, data=b"x"), Change("a", "i", 9, data=b"x")],
+        [Change("a", "i", 1), Change("a", "i", 2, data=b"x")],
+        [Change("a", "i", 1, data=b"x"), Change("a", "i", 2)],
+    ],
+    ids=["gone", "another", "gap", "large-first", "large-last"],
+)
+async def test_what_is_no_run_of_bytes_is_told_late_as_a_look(topics, stream, changes):
+    readers = [Reader(stream) for _ in range(MANY)]
+    stream.data = b"xx"
+    topics.publish(changes)
+    await told(*readers)
+    assert all(reader.datas == [None] for reader in readers)
+
+
+async def test_a_resync_makes_everybody_look_after_what_came_before_it(topics):
+    streams = [Stream(topics, str(n)) for n in range(SLICE)]
+    readers = [Reader(stream) for stream in streams for _ in range(2)]
+    for stream in streams:
+        stream.append(b"1")
+        stream.data += b"2"
+    topics.publish(None)
+    streams[0].append(b"3")
+    await told(*readers)
+    assert all(reader.datas == [b"1", None] for reader in readers)
+
+
+async def test_who_joins_meanwhile_is_told_what_came_after(stream):
+    early = [Reader(stream) for _ in range(MANY)]
+    stream.append(b"1")
+    await turn()
+    late = Reader(stream)
+    stream.append(b"2")
+    latest = Reader(stream)
+    await told(*early, late)
+    assert late.datas == [b"2"]
+    assert latest.datas == []
+    stream.append(b"3")
+    await told(latest)
+    assert latest.datas == [b"3"]
+
+
+@pytest.mark.parametrize("count", [FEW, MANY])
+async def test_who_left_is_told_no_more_though_it_left_while_others_were_told(stream, count):
+    readers = []
+
+    def leave_all(_):
+        for reader in readers[1:]:
+            reader.leave()
+
+    readers += [Reader(stream, then=leave_all) for _ in range(count)]
+    stream.append(b"1")
+    await told(readers[0])
+    await turn()
+    await turn()
+    assert [reader.datas for reader in readers] == [[b"1"]] + [[]] * (count - 1)
+    assert stream.topics.listeners("a") == 1
+
+
+@pytest.mark.parametrize("count", [1, FEW, MANY])
+async def test_what_is_published_while_somebody_is_told_is_told_after_it(stream, count):
+    def append_again(reader):
+        if len(stream.data) < 5:
+            stream.append(b"%d" % len(stream.data))
+
+    readers = [Reader(stream, then=append_again) for _ in range(count)]
+    stream.append(b"0")
+    while len(stream.data) < 5:
+        await turn()
+    await told(*readers)
+    assert all(b"".join(reader.datas) == b"01234" for reader in readers)
+
+
+@pytest.mark.parametrize("count", [2, MANY])
+async def test_one_that_fails_harms_no_other(stream, caplog, count):
+    def fail(_):
+        raise RuntimeError("no more")
+
+    readers = [Reader(stream, then=fail if n == 0 else None) for n in range(count)]
+    stream.append(b"1")
+    await told(*readers)
+    stream.append(b"2")
+    await told(*readers)
+    assert all(b"".join(reader.datas) == b"12" for reader in readers)
+    assert [record.exc_text.split(": ")[-1] for record in caplog.records] == ["no more"] * 2
+    caplog.clear()
+
+
+async def test_topics_take_turns(topics):
+    streams = [Stream(topics, str(n)) for n in range(5)]
+    readers = {stream: [Reader(stream) for _ in range(MANY)] for stream in streams}
+    few = Stream(topics, "few")
+    one = Reader(few)
+    for stream in streams:
+        stream.append(b"1")
+    for _ in range(len(streams)):
+        before = sum(len(reader.heard) for each in readers.values() for reader in each)
+        await turn()
+        now = sum(len(reader.heard) for each in readers.values() for reader in each)
+        assert now - before <= SLICE
+        few.append(b"x")
+        assert one.position == len(few.data)
+    assert all(any(reader.heard for reader in each) for each in readers.values())
+    for each in readers.values():
+        await told(*each)
+
+
+async def test_many_middling_topics_take_turns_too(topics):
+    streams = [Stream(topics, str(n)) for n in range(20)]
+    readers = [Reader(stream) for stream in streams for _ in range(SLICE // 2)]
+    for stream in streams:
+        stream.append(b"1")
+    assert sum(len(reader.heard) for reader in readers) <= SLICE
+    await told(*readers)
+    assert all(reader.datas == [b"1"] for reader in readers)
+
+
+async def test_nothing_is_kept_of_a_topic_whose_last_listener_left_before_its_turn(stream):
+    readers = [Reader(stream) for _ in range(MANY)]
+    stream.append(b"1")
+    await turn()
+    gone = [weakref.ref(reader) for reader in readers]
+    told_so_far = sum(len(reader.heard) for reader in readers)
+    for reader in readers:
+        reader.leave()
+    assert len(stream.topics) == 0
+    assert sum(len(reader.heard) for reader in readers) == told_so_far
+    del readers, reader
+    gc.collect()
+    assert not any(ref() for ref in gone)
+    # The next ones begin anew.
+    one = Reader(stream)
+    stream.append(b"2")
+    assert one.datas == [b"2"]
+    await turn()
+    assert one.datas == [b"2"]
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_thousands_that_come_and_go_get_everything_once_and_in_order(topics, seed):
+    chance = random.Random(seed)
+    stream = Stream(topics)
+    here = [Reader(stream) for _ in range(2000)]
+    left = []
+
+    def sometimes(reader):
+        if chance.random() < 0.002:
+            other = here.pop(chance.randrange(len(here)))
+            other.leave()
+            left.append((other, other.position))
+        if chance.random() < 0.002:
+            stream.append(b"<%d>" % len(stream.data))
+        if chance.random() < 0.002:
+            here.append(Reader(stream, then=sometimes))
+
+    for reader in here:
+        reader.then = sometimes
+    for _ in range(300):
+        match chance.randrange(6):
+            case 0:
+                here += [Reader(stream, then=sometimes) for _ in range(chance.randrange(300))]
+            case 1:
+                for _ in range(min(chance.randrange(300), len(here) - 1)):
+                    reader = here.pop(chance.randrange(len(here)))
+                    reader.leave()
+                    left.append((reader, reader.position))
+            case 2:
+                await turn()
+            case 3 if chance.random() < 0.05:
+                topics.publish(None)
+            case _:
+                for _ in range(chance.choice((1, 1, 1, 2, 400))):
+                    stream.append(b"%d," % len(stream.data))
+    for reader in here:
+        reader.then = None
+    await told(*here)
+    assert all(reader.position == position for reader, position in left)
+    for reader in here:
+        reader.leave()
+    assert len(topics) == 0
+
+
+class Sink:
+    """Takes every frame."""
+
+    def __init__(self):
+        self.frames = []
+        self.ended = False
+
+    def write(self, frame):
+        self.frames.append(frame)
+        return True
+
+    def end(self):
+        self.ended = True
+
+    def events(self):
+        return [event.split(b"\ndata:", 1) for event in b"".join(self.frames).split(b"\n\n")[:-1]]
+
+    @property
+    def data(self):
+        return b"".join(data for name, data in self.events() if name == b"event: data")
+
+    @property
+    def offset(self):
+        return json.loads(self.events()[-1][1])["streamNextOffset"]
+
+
+async def sse(engine, handler, count):
+    """SSE readers of a text stream at hand, and their sinks."""
+    sinks = [Sink() for _ in range(count)]
+    for sink in sinks:
+        answer = handler.begin(RequestHead("GET", "a", "offset=-1&live=sse", {})).run(b"")
+        while hasattr(answer, "result"):
+            if answer.result is None:
+                await turn()
+            else:
+                answer = answer.result
+        answer.attach(sink)
+    return sinks
+
+
+async def test_a_reader_that_is_told_late_gets_one_event_and_where_it_ends(engines, memory):
+    engine = await engines(memory)
+    await engine.create("a", content_type="text/plain", data="1")
+    handler = Handler(engine)
+    sinks = await sse(engine, handler, MANY)
+    for text in ("2", "3", "4"):
+        await engine.append("a", text)
+    await engine.close_stream("a", "5")
+    while not all(sink.ended for sink in sinks):
+        await turn()
+    names = [b"event: data", b"event: control"]
+    for sink in sinks:
+        assert sink.data == b"12345"
+        events = sink.events()
+        assert [name for name, _ in events] == names * (len(events) // 2)
+        assert json.loads(events[-1][1])["streamClosed"]
+    assert len({sinks[n].frames[-1] for n in range(MANY)}) <= 2
+    handler.close()
+
+
+async def test_a_character_split_over_two_appends_reaches_everybody_whole(engines, memory):
+    engine = await engines(memory)
+    await engine.create("a", content_type="text/plain", data="1")
+    handler = Handler(engine)
+    sinks = await sse(engine, handler, MANY)
+    character = "é".encode()
+    await engine.append("a", character[:1])
+    await turn()
+    await engine.append("a", character[1:])
+    await engine.close_stream("a")
+    while not all(sink.ended for sink in sinks):
+        await turn()
+    assert {sink.data for sink in sinks} == {b"1" + character}
+
+
+async def test_a_farewell_before_its_turn_ends_a_reader_where_it_is(engines, memory):
+    engine = await engines(memory)
+    await engine.create("a", content_type="text/plain", data="12")
+    handler = Handler(engine)
+    sinks = await sse(engine, handler, MANY)
+    await engine.append("a", "345")
+    await turn()
+    handler.close()
+    for _ in range(10):
+        await turn()
+    assert all(sink.ended for sink in sinks)
+    assert {sink.data for sink in sinks} <= {b"12", b"12345"}
+    for sink in sinks:
+        assert int(sink.offset.split("_")[1]) == len(sink.data)
+    assert len(engine.topics) == 0
+
+
+async def test_an_engine_may_stop_while_some_have_still_to_be_told():
+    async with Engine(MemoryStore()) as engine:
+        await engine.create("a", content_type="text/plain", data="1")
+        handler = Handler(engine)
+        sinks = await sse(engine, handler, MANY)
+        await engine.append("a", "2")
+        handler.close()
+    for _ in range(10):
+        await turn()
+    assert all(sink.ended for sink in sinks)
+
+
+async def test_every_message_of_a_burst_reaches_every_sse_reader_once_and_in_order(memory):
+    readers, messages = 400, 200
+    async with Engine(memory) as engine:
+        mount = Mount(engine, Options(), None)
+        async with SERVERS["standalone"](mount, "/v1/stream/") as port:
+            client = Client(port, "/v1/stream/", mount)
+            await client.put("a", "application/json")
+            events = [await client.sse("a?offset=-1&live=sse") for _ in range(readers)]
+            writer = await client.connect()
+            burst = [
+                request_bytes(
+                    "POST", "/v1/stream/a", {"content-type": "application/json"}, b"%d" % number
+                )
+                for number in range(messages)
+            ]
+            await writer.send(b"".join(burst))
+            for _ in burst:
+                assert (await writer.answer("POST")).status == 204
+            await engine.close_stream("a")
+
+            async def numbers(events: Events) -> list[int]:
+                return [n for data, _ in await events.rest() if data for n in json.loads(data)]
+
+            for seen in await asyncio.gather(*map(numbers, events)):
+                assert seen == list(range(messages))
+            await client.close()
