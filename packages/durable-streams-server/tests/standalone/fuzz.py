@@ -249,7 +249,7 @@ class Plain:
         if plain is None or len(data) - end != template.length:
             return False
         self.templates.append(template)
-        target, headers = plain
+        target, headers, _ = plain
         try:
             parsed = Parsed(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade, ProtocolError):

@@ -206,11 +206,12 @@ class Connection(asyncio.Protocol):
         come = len(data) - end
         if plain is None or come > length:
             return False
-        target, headers = plain
+        target, headers, met = plain
         method = target.method
         bodiless = method == "HEAD"
         begun = server.begin(method, target.path, target.query, headers, secure=self._secure)
-        if server.remembers and isinstance(begun, Exchange):
+        if met and server.remembers and isinstance(begun, Exchange):
+            # A head that comes once, such as one with a trace id, would push out others.
             self._known = self._heads.remember(template, begun)
         if come == length:
             if isinstance(begun, Response):

@@ -50,9 +50,10 @@ class Target:
 class Template:
     """A head with gaps where its Content-Length and its Producer-Seq are."""
 
-    __slots__ = ("_first", "_rest", "key", "length", "seq")
+    __slots__ = ("_first", "_head", "_rest", "key", "length", "seq")
 
     def __init__(self, head: bytes) -> None:
+        self._head = head
         self.length = 0
         """What Content-Length says in ``head``: 0 without one, -1 for what is no plain number."""
         self.seq: bytes | None = None
@@ -81,6 +82,8 @@ class Template:
         """Where the head that ``data`` begins with ends, its length and its seq; None for another
         head.
         """
+        if data.startswith(self._head):
+            return len(self._head), self.length, self.seq
         first = self._first
         if not data.startswith(first):
             return None
@@ -143,8 +146,11 @@ class Heads:
         self.exchanges.add(template.key, known)
         return known
 
-    def read(self, head: bytes, template: Template) -> tuple[Target, dict[bytes, bytes]] | None:
-        """What a head says, from its first byte to its empty line; None if it is not plain.
+    def read(
+        self, head: bytes, template: Template
+    ) -> tuple[Target, dict[bytes, bytes], bool] | None:
+        """What a head says, from its first byte to its empty line, and whether its headers have
+        been met before; None if it is not plain.
 
         The headers may be shared: whoever gets them only reads.
         """
@@ -159,6 +165,7 @@ class Heads:
                 return None
         lines = template.key[line:]
         headers = self._blocks.get(lines)
+        met = headers is not None
         if headers is None:
             headers = self._read_headers(head[line:-4])
             if headers is None or int(headers.get(b"content-length", b"0")) != template.length:
@@ -168,7 +175,7 @@ class Heads:
             headers = {**headers, b"content-length": b"%d" % template.length}
             if template.seq is not None:
                 headers[b"producer-seq"] = template.seq
-        return target, headers
+        return target, headers, met
 
     def _read_target(self, first: bytes) -> Target | None:
         match = _REQUEST_LINE.fullmatch(first)
