@@ -126,6 +126,25 @@ async def test_each_process_knows_the_wake_streams_of_all(stores, desks):
     assert set(await both[1].links("s0")) == {"events/a", "wake/1"}
 
 
+async def test_what_is_made_while_all_are_looked_at_is_not_dropped(memory, desks, receiver):
+    """It was not there yet when its part of the list was read."""
+    store = RemoteStore(memory)
+    desk = await desks(store)
+    await desk.webhook("b", receiver.url)
+    listed = store.list
+
+    async def list_before(prefix, after, limit):
+        rows = await listed(prefix, after, limit)
+        store.list = listed
+        await desk.webhook("a", receiver.url, pattern="later/*")
+        return rows
+
+    store.list = list_before
+    await desk.subscriptions.driver.scan()
+    await desk.engine.create("later/x", data=b"x")
+    assert (await receiver.next()).body["subscription_id"] == "a"
+
+
 async def test_one_that_was_not_listening_learns_what_it_missed(memory, desks):
     """Deleted behind its back, a subscription's wake stream is no wake stream any more."""
     store = RemoteStore(memory)

@@ -157,7 +157,9 @@ class Driver:
 
     async def scan(self) -> None:
         """Take up every subscription that is ours, and leave those that are not any more."""
-        known = self.wake_streams.subscriptions()
+        # What is taken up meanwhile is not missed in a list that was read before.
+        driven_before = list(self._driven.items())
+        known_before = self.wake_streams.subscriptions()
         found: set[str] = set()
         after = ""
         while True:
@@ -171,10 +173,10 @@ class Driver:
                 break
             after = rows[-1][0]
             await asyncio.sleep(0)
-        for path, driven in list(self._driven.items()):
+        for path, driven in driven_before:
             if path not in found or not self._is_ours(path):
                 self._drop(driven)
-        for path, incarnation in known:
+        for path, incarnation in known_before:
             if path not in found:
                 self._is_gone(path, incarnation)
 
