@@ -109,6 +109,19 @@ def test_a_pattern_never_means_its_own_wake_stream_nor_what_is_reserved():
     assert not config.means("wake/pool")
     assert not config.means("__ds/keys")
     assert config.prefix == ""
+
+
+def test_a_pull_wake_pattern_means_no_wake_stream_of_others_and_a_webhooks_does():
+    """Those of two that cover each other's would wake each other for ever; a webhook wakes none."""
+    wake_streams = {"wake/pool", "wake/other"}
+    pulling = parse_config({"type": "pull-wake", "pattern": "**", "wake_stream": "wake/pool"})
+    told = parse_config({**WEBHOOK, "pattern": "**"})
+    assert not pulling.means("wake/other", wake_streams)
+    assert pulling.means("wake/third", wake_streams)
+    assert told.means("wake/other", wake_streams)
+
+
+def test_a_subscription_without_a_pattern_means_nothing():
     explicit = parse_config(PULL)
     assert explicit.glob is None
     assert not explicit.means("a")

@@ -13,9 +13,24 @@ import aiohttp
 STREAMS = "/v1/stream/"
 
 
+class Running:
+    """A server process that accepts requests."""
+
+    def __init__(self, url: str, process: subprocess.Popen[str]) -> None:
+        self.url = url
+        self.killed = False
+        self._process = process
+
+    def kill(self) -> None:
+        """End it without a word."""
+        self.killed = True
+        self._process.kill()
+        self._process.wait()
+
+
 @contextmanager
-def serving(store: str, *options: str) -> Iterator[str]:
-    """A server process; its base URL."""
+def running(store: str, *options: str) -> Iterator[Running]:
+    """A server process, which in the end stops as it should unless it was killed."""
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "durable_streams_server", "--store", store, "--port", "0"),
@@ -35,15 +50,24 @@ def serving(store: str, *options: str) -> Iterator[str]:
             raise AssertionError("".join(said))
         drain = threading.Thread(target=said.extend, args=(process.stdout,))
         drain.start()
-        yield found[1]
+        server = Running(found[1], process)
+        yield server
         process.terminate()
-        assert process.wait(10) == 0
+        status = process.wait(10)
+        assert server.killed or status == 0
         drain.join()
         assert "Traceback" not in "".join(said), "".join(said)
     finally:
         process.kill()
         process.wait()
         process.stdout.close()
+
+
+@contextmanager
+def serving(store: str, *options: str) -> Iterator[str]:
+    """A server process; its base URL."""
+    with running(store, *options) as server:
+        yield server.url
 
 
 @contextmanager

@@ -1,6 +1,7 @@
-"""A TCP proxy that cuts connections where a test wants it."""
+"""A TCP proxy that cuts connections where a test wants it, and that speaks TLS where it has to."""
 
 import asyncio
+import ssl
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Self
@@ -23,11 +24,19 @@ def is_commit(data: bytes) -> bool:
 
 class Proxy:
     """Forwards to a port of this machine. ``cut`` says where the next request that ``matches`` is
-    cut; then it forwards again. ``refusing`` closes whatever connects.
+    cut; then it forwards again. ``refusing`` closes whatever connects. With ``tls`` it is
+    reached over TLS, and forwards what is inside.
     """
 
-    def __init__(self, port: int, matches: Callable[[bytes], bool] = is_commit) -> None:
+    def __init__(
+        self,
+        port: int,
+        matches: Callable[[bytes], bool] = is_commit,
+        *,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self._target = port
+        self._tls = tls
         self._matches = matches
         self.cut: str | None = None
         self.refusing = False
@@ -39,7 +48,7 @@ class Proxy:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 

@@ -334,7 +334,7 @@ async def test_a_feed_trimmed_past_a_slow_process_is_a_resync(server, prefix):
                 for n in range(500):
                     pipe.execute_command(
                         *("XADD", feed, "MAXLEN", "4", "1-*"),
-                        *("p", "p", "i", "one", "t", n, "c", 0, "d", ""),
+                        *(f"0{n:016d}3:onep", ""),
                     )
                 pipe.execute()
         await told.until(lambda heard: None in heard)

@@ -221,6 +221,21 @@ def commands(server):
         return {name: stat["calls"] for name, stat in stats.items()}
 
 
+async def test_a_plain_append_costs_the_server_five_commands(prefix):
+    """Spread over many streams each is a call of the script, so that one more would be felt."""
+    with RedisServer() as server:
+        async with Engine(RedisStore(server.url, prefix=prefix)) as engine:
+            await engine.create("p", content_type="text/plain")
+            await engine.append("p", "the first one finds out what there is")
+            before = commands(server)
+            for _ in range(10):
+                await engine.append("p", "data")
+            after = commands(server)
+        names = ("evalsha", "hmget", "xlen", "xadd", "hset", "xrevrange", "zadd", "hget")
+        found = [after.get(f"cmdstat_{n}", 0) - before.get(f"cmdstat_{n}", 0) for n in names]
+        assert found == [10, 10, 10, 20, 10, 0, 0, 0]
+
+
 def keys(server, prefix):
     """Those of entities, without what a shard keeps for all of them."""
     found = {key.decode() for key in server.do("KEYS", f"{prefix}:*")}

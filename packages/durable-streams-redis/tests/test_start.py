@@ -185,13 +185,15 @@ def test_a_url_is_read_as_written():
     assert create_store("rediss://h")._settings.address.tls
 
     sentinel = create_store(
-        "redis+sentinel://me:pw@a:1,b/main/2?sentinel_password=other&tls=true"
+        "redis+sentinel://me:pw@a:1,b/main/2?sentinel_password=other&tls=true&ssl_ca_certs=ca.pem"
     )._settings
     assert [seed.name for seed in sentinel.seeds] == ["a:1", "b:26379"]
     assert sentinel.seeds[0].arguments["password"] == "other"
     assert sentinel.service == "main"
     assert sentinel.address.arguments["db"] == 2
-    assert sentinel.address.tls
+    for address in (sentinel.address, *sentinel.seeds):
+        assert address.tls
+        assert address.arguments["ssl_ca_certs"] == "ca.pem"
 
     many = create_store("redis+cluster://a:1,b:2,[::1]:3")._settings
     assert [seed.name for seed in many.seeds] == ["a:1", "b:2", "::1:3"]

@@ -371,6 +371,58 @@ async def test_a_stream_that_is_gone_does_not_keep_the_others_waiting(hub: Subsc
     assert sub.acked == {"a": "-1", "b": "00000001"}
 
 
+async def test_a_server_that_goes_on_telling_of_a_stream_that_is_gone_is_asked_ever_less_often(
+    hub: Subscribed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sub = hub.subscribe("s", "a", "b")
+    hub.put("a", b"1")
+    hub.put("b")
+    hub.faults = lambda asked: refuse(404) if asked.path == "/a" and asked.method == "GET" else None
+    drawn = iter([1.0, 0.5, 1.0, 0.25, 1.0])
+    pauses = []
+
+    async def sleep(scope: runtime.Scope, seconds: float) -> None:
+        assert len(hub.asks("/claim")) == len(pauses) + 1
+        pauses.append(seconds)
+        if len(pauses) == 4:
+            hub.write("b", b"1")
+            monkeypatch.setattr(runtime.Scope, "sleep", sleep_after_progress)
+
+    async def sleep_after_progress(scope: runtime.Scope, seconds: float) -> None:
+        pauses.append(seconds)
+        worker.stop()
+
+    monkeypatch.setattr(runtime.Scope, "sleep", sleep)
+    policy = RetryPolicy(initial=0.1, maximum=0.4, multiplier=2)
+    async with AsyncClient(hub.url, retry=policy, random=lambda: next(drawn)) as client:
+        worker = AsyncPullWorker(client, "s", ignore, name="w")
+        await worker.run()
+    assert pauses == [0.1, 0.1, 0.4, 0.1, 0.1]
+    assert sub.acked == {"a": "-1", "b": "00000001"}
+    assert sub.holder is None
+    assert len(hub.asks("/claim")) == 6
+
+
+async def test_stopped_while_it_pauses_it_waits_no_longer(
+    hub: Subscribed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.subscribe("s", "a")
+    hub.put("a", b"1")
+    hub.faults = lambda asked: refuse(404) if asked.path == "/a" and asked.method == "GET" else None
+    sleep = runtime.Scope.sleep
+
+    async def sleep_and_be_stopped(scope: runtime.Scope, seconds: float) -> None:
+        threading.Thread(target=worker.stop).start()
+        await sleep(scope, seconds)
+
+    monkeypatch.setattr(runtime.Scope, "sleep", sleep_and_be_stopped)
+    policy = RetryPolicy(initial=3600.0, maximum=3600.0)
+    async with AsyncClient(hub.url, retry=policy, random=lambda: 1.0) as client:
+        worker = AsyncPullWorker(client, "s", ignore, name="w")
+        await worker.run()
+    assert len(hub.asks("/claim")) == 1
+
+
 async def test_trouble_of_the_server_is_waited_out(hub: Subscribed) -> None:
     sub = hub.subscribe("s", "a")
     hub.put("a", b"1")

@@ -260,13 +260,23 @@ class Feed:
                     logger.info("The feed was not trimmed: %s", error)
 
 
-def _change(fields: Sequence[bytes]) -> Change:
-    told = int(fields[7])
+_TAIL_END: Final = 17
+
+
+def _change(field: Sequence[bytes]) -> Change:
+    """From an entry's one field, whose name says what happened: a digit (1 closed, 2 gone, 4 with
+    its data), the tail with 16 digits, the length of the incarnation and a colon, the incarnation,
+    the path. Several fields would cost the server more, for each commit and for each who follows.
+    """
+    news, data = field
+    told = int(news[:1])
+    colon = news.index(b":", _TAIL_END)
+    path = colon + 1 + int(news[_TAIL_END:colon])
     return Change(
-        fields[1].decode(),
-        fields[3].decode(),
-        int(fields[5]),
+        news[path:].decode(),
+        news[colon + 1 : path].decode(),
+        int(news[1:_TAIL_END]),
         bool(told & 1),
         bool(told & 2),
-        fields[9] if told & 4 else None,
+        data if told & 4 else None,
     )

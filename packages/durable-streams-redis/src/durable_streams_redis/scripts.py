@@ -17,7 +17,9 @@ from durable_streams_core.entities import (
     Applied,
     Commit,
     Conflicted,
+    Delta,
     Facts,
+    Guard,
     Head,
     Outcome,
     Refused,
@@ -65,7 +67,6 @@ SCRIPTS: Final = (COMMIT, COMMIT_WHEN_FULL, READ)
 LOAD: Final = tuple(pack(b"SCRIPT", b"LOAD", script.text) for script in SCRIPTS)
 
 _COUNTS: Final = msgspec.msgpack.Decoder(dict[str, int])
-_NONE: Final = b"0"
 
 
 def commit_call(
@@ -100,18 +101,29 @@ def commit_call(
         flags += b"P"
     if confirm:
         flags += b"W"
+    more = not delta.data or bool(
+        create is not None
+        or delta.remove
+        or guard.tail is not None
+        or guard.deadline is not None
+        or guard.fields
+        or guard.none_of
+        or delta.state is not None
+        or delta.deadline is not None
+        or delta.fields
+    )
     incarnation = guard.incarnation or ""
     own = create.incarnation if create is not None and not incarnation else incarnation
     keys = [
         shard.entity(commit.path),
         shard.bytes_of(commit.path, own),
-        shard.index_of(commit.path, own),
         shard.feed,
-        shard.deadlines,
-        shard.paths,
         shard.removals,
         shard.removals_before,
     ]
+    if more:
+        flags += b"M"
+        keys += [shard.index_of(commit.path, own), shard.deadlines, shard.paths]
     if create is not None:
         flags += b"N"
         if incarnation:
@@ -124,11 +136,28 @@ def commit_call(
         incarnation.encode(),
         flags,
         (guard.state or "").encode(),
+        feed_length,
+    ]
+    if more:
+        arguments += _more_than_data(guard, delta)
+    data = delta.data
+    if len(data) <= CHUNK:
+        arguments += [data] if data else []
+    else:
+        arguments += [data[at : at + CHUNK] for at in range(0, len(data), CHUNK)]
+    light = probe or not (
+        create is not None or data or any(value is not None for value in delta.fields.values())
+    )
+    return (COMMIT_WHEN_FULL if light else COMMIT).call(keys, arguments)
+
+
+def _more_than_data(guard: Guard, delta: Delta) -> list[Argument]:
+    create = delta.create
+    arguments = [
         b"" if guard.tail is None else fixed(guard.tail),
         b"" if guard.deadline is None else b"%d" % guard.deadline,
         (delta.state or "").encode(),
         b"" if delta.deadline is None else b"%d" % delta.deadline,
-        feed_length,
     ]
     if create is not None:
         arguments += [
@@ -147,16 +176,7 @@ def commit_call(
     arguments.append(b"%d" % len(delta.fields))
     for key, value in delta.fields.items():
         arguments += [key.encode(), b"-" if value is None else b"+" + value]
-    data = delta.data
-    if len(data) <= CHUNK:
-        arguments += [b"1", data] if data else [_NONE]
-    else:
-        chunks = [data[at : at + CHUNK] for at in range(0, len(data), CHUNK)]
-        arguments += [b"%d" % len(chunks), *chunks]
-    light = probe or not (
-        create is not None or data or any(value is not None for value in delta.fields.values())
-    )
-    return (COMMIT_WHEN_FULL if light else COMMIT).call(keys, arguments)
+    return arguments
 
 
 def commit_outcome(commit: Commit, reply: list[Any]) -> Outcome:

@@ -186,7 +186,8 @@ def _from_many(scheme: str, parts: Any) -> Settings:
         raise ValueError("it names no service, as in redis+sentinel://host:26379/mymaster")
     if database:
         arguments["db"] = int(database)
-    seed_arguments = {}
+    # The Sentinels have credentials of their own, and certificates of the same authority.
+    seed_arguments = {name: arguments[name] for name in arguments if name.startswith("ssl_")}
     for name in ("username", "password"):
         if f"sentinel_{name}" in arguments:
             seed_arguments[name] = arguments.pop(f"sentinel_{name}")

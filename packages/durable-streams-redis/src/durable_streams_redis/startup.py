@@ -1,5 +1,6 @@
 """What must be so before a store starts, each a sentence if it is not."""
 
+import ssl
 from collections.abc import Sequence
 
 from redis.crc import key_slot
@@ -89,7 +90,22 @@ def unreachable(error: Unreachable) -> StoreError:
     cause = error.__cause__
     if isinstance(cause, AuthenticationError | AuthorizationError):
         return StoreError(f"Redis refuses the user or password ({error}): check the credentials.")
-    return StoreError(f"Redis cannot be reached ({error}): check the address, or start it.")
+    if _is_about_trust(cause):
+        return StoreError(
+            f"The certificate of Redis cannot be trusted ({error}): name the file of the CA that "
+            "issued it as ssl_ca_certs, and use the host that it was issued for."
+        )
+    # A port that speaks TLS, or wants a certificate, says nothing to those who come without.
+    return StoreError(
+        f"Redis cannot be reached ({error}): check the address and whether it speaks TLS, or start it."
+    )
+
+
+def _is_about_trust(error: BaseException | None) -> bool:
+    """Whether the server's certificate is behind an error, which redis-py makes another one of."""
+    while error is not None and not isinstance(error, ssl.SSLCertVerificationError):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _raise(server: Server, reply: Reply) -> None:

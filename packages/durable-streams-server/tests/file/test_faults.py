@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import logging
+import os
 import time
 from itertools import count
 
@@ -180,6 +181,78 @@ async def test_a_failed_sync_stops_writing_until_opened_again(disk, tmp_path, ca
     # What was unsure is sure now, and sending it again says so without doing it twice.
     assert await store.commit([append("a", b"lost?", "one")]) == [Applied(9)]
     assert data_of(store, "a") == b"herelost?"
+    await store.close()
+
+
+class FullSyncs:
+    """``fcntl.fcntl`` as macOS has it, with a drive's cache that only ``F_FULLFSYNC`` empties."""
+
+    F_FULLFSYNC = 51
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.error: int | None = None
+        self.full = 0
+        self.plain = 0
+        plainly = os.fsync
+        monkeypatch.setattr("fcntl.F_FULLFSYNC", self.F_FULLFSYNC, raising=False)
+        monkeypatch.setattr("fcntl.fcntl", self.fcntl)
+        monkeypatch.delattr("os.fdatasync", raising=False)
+
+        def fsync(fd: int) -> None:
+            self.plain += 1
+            plainly(fd)
+
+        monkeypatch.setattr("os.fsync", fsync)
+
+    def fcntl(self, fd: int, command: int) -> int:
+        assert command == self.F_FULLFSYNC
+        os.fstat(fd)
+        self.full += 1
+        if self.error is not None:
+            raise OSError(self.error, os.strerror(self.error))
+        return 0
+
+
+@pytest.fixture
+def full_syncs(monkeypatch):
+    return FullSyncs(monkeypatch)
+
+
+async def test_on_macos_a_sync_goes_through_the_cache_of_the_drive(full_syncs, tmp_path):
+    store = FileStore(tmp_path)
+    await store.open()
+    before = full_syncs.full
+    assert await store.commit([create("a", b"here")]) == [Applied(4)]
+    assert full_syncs.full == before + 1
+    before = full_syncs.full
+    await store.checkpoint()
+    assert full_syncs.full > before
+    assert full_syncs.plain == 0
+    await store.close()
+
+
+@pytest.mark.parametrize("refusal", [errno.ENOTSUP, errno.EINVAL, errno.ENOTTY])
+async def test_a_file_system_without_a_full_sync_gets_the_plain_one(full_syncs, tmp_path, refusal):
+    full_syncs.error = refusal
+    store = FileStore(tmp_path)
+    await store.open()
+    assert await store.commit([create("a", b"here")]) == [Applied(4)]
+    assert full_syncs.plain == full_syncs.full > 0
+    await store.close()
+
+
+async def test_a_full_sync_that_fails_is_no_reason_for_a_plain_one(full_syncs, tmp_path):
+    store = FileStore(tmp_path)
+    await store.open()
+    await store.commit([create("a", b"here")])
+    full_syncs.error = errno.EIO
+    (unknown,) = await store.commit([append("a", b"lost?", "one")])
+    assert type(unknown) is Unknown
+    full_syncs.error = None
+    before = full_syncs.full
+    (refused,) = await store.commit([append("a", b"no", "two")])
+    assert type(refused) is Refused
+    assert (full_syncs.full, full_syncs.plain) == (before, 0)
     await store.close()
 
 

@@ -145,6 +145,17 @@ async def test_a_wake_tells_of_so_many_streams_and_the_next_of_the_rest(
         seen.update(stream["path"] for stream in told.body["streams"])
 
 
+async def test_what_a_description_leaves_out_wakes_all_the_same(desk, receiver, monkeypatch):
+    monkeypatch.setattr("durable_streams_server.subscriptions.service.MAX_LISTED", 3)
+    for n in range(5):
+        await desk.engine.create(f"events/{n}", data=b"x")
+    described = await desk.webhook("s", receiver.url)
+    assert [stream["path"] for stream in described["streams"]] == [f"events/{n}" for n in range(3)]
+    await desk.engine.append("events/4", b"y")
+    told = await receiver.next()
+    assert told.stream("events/4")["acked_offset"] == "0000000000000000_0000000000000001"
+
+
 def test_the_index_remembers_only_what_holds():
     index = Index()
     index.add_glob(("a", "*"), 1)

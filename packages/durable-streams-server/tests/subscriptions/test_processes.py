@@ -97,6 +97,73 @@ async def test_any_process_answers_workers_and_the_driver_hears_of_it(stores, de
     assert (await receiver.next()).stream("x")["link_type"] == "explicit"
 
 
+async def test_each_process_knows_the_wake_streams_of_all(stores, desks):
+    """Also those of subscriptions that another one made, and drives."""
+    both = [await desks(store) for store in stores]
+    for n, desk in enumerate(both):
+        await desk.engine.create(f"wake/{n}", content_type="application/json")
+    for n in range(20):
+        await both[n % 2].pull(f"s{n}", pattern="**", wake_stream=f"wake/{n % 2}")
+    await until_both_see_each_other(*both)
+
+    async def known():
+        return all(f"wake/{n}" in d.subscriptions.driver.wake_streams for d in both for n in (0, 1))
+
+    await both[0].until(known)
+    await both[0].engine.create("events/a", data=b"one")
+    for n in range(20):
+        for desk in both:
+            assert set(await desk.links(f"s{n}")) == {"events/a"}
+        await both[n % 2].until_phase(f"s{n}", "waiting")
+
+    for n in range(1, 20, 2):
+        await both[0].subscriptions.delete(f"s{n}")
+
+    async def forgotten():
+        return not any("wake/1" in desk.subscriptions.driver.wake_streams for desk in both)
+
+    await both[0].until(forgotten)
+    assert set(await both[1].links("s0")) == {"events/a", "wake/1"}
+
+
+async def test_what_is_made_while_all_are_looked_at_is_not_dropped(memory, desks, receiver):
+    """It was not there yet when its part of the list was read."""
+    store = RemoteStore(memory)
+    desk = await desks(store)
+    await desk.webhook("b", receiver.url)
+    listed = store.list
+
+    async def list_before(prefix, after, limit):
+        rows = await listed(prefix, after, limit)
+        store.list = listed
+        await desk.webhook("a", receiver.url, pattern="later/*")
+        return rows
+
+    store.list = list_before
+    await desk.subscriptions.driver.scan()
+    await desk.engine.create("later/x", data=b"x")
+    assert (await receiver.next()).body["subscription_id"] == "a"
+
+
+async def test_one_that_was_not_listening_learns_what_it_missed(memory, desks):
+    """Deleted behind its back, a subscription's wake stream is no wake stream any more."""
+    store = RemoteStore(memory)
+    desk, other = await desks(store), await desks(RemoteStore(memory))
+    await desk.engine.create("wake/t", content_type="application/json", data=[1])
+    await desk.pull("t", pattern="events/*", wake_stream="wake/t")
+    await desk.pull("s", pattern="**", wake_stream="wake/s")
+    desk.subscriptions.driver._stop_watching()
+    desk.subscriptions.driver._stop_watching = None
+    await other.subscriptions.delete("t")
+    assert await desk.links("s") == {}
+    desk.subscriptions.driver.heard(None)
+
+    async def linked():
+        return set(await desk.links("s")) == {"wake/t"}
+
+    await desk.until(linked)
+
+
 async def test_another_takes_over_within_one_lease_and_delivers_what_was_on_its_way(
     stores, memory, desks, receiver, clock
 ):

@@ -120,6 +120,91 @@ async def test_its_own_wake_stream_wakes_nobody(desk):
     assert done["next_wake"] is False
 
 
+@pytest.fixture
+async def crossed(desk):
+    """Two subscriptions whose patterns cover each other's wake streams."""
+    for name in ("s", "t"):
+        await desk.engine.create(f"wake/{name}", content_type="application/json")
+        await desk.pull(name, pattern="**", wake_stream=f"wake/{name}")
+    return desk
+
+
+async def work(desk, name):
+    """Claim what is pending and be done with it: the streams that there were."""
+    try:
+        claim = await desk.subscriptions.claim(name, "w")
+    except SubscriptionError as error:
+        assert error.code == "NO_PENDING_WORK"
+        return []
+    await desk.subscriptions.ack(name, claim["token"], ack_of(claim))
+    return [stream["path"] for stream in claim["streams"]]
+
+
+async def test_patterns_over_each_others_wake_streams_do_not_wake_for_ever(crossed):
+    for count in range(1, 4):
+        await crossed.engine.create(f"events/{count}", data=b"one")
+        for name in ("s", "t"):
+            # Whoever is woken last has written an event that the other one could be woken by.
+            await crossed.until_wakes(count, f"wake/{name}")
+            assert await work(crossed, name) == [f"events/{count}"]
+        assert await work(crossed, "s") == await work(crossed, "t") == []
+    for name, other in ("st", "ts"):
+        await crossed.until_phase(name, "idle")
+        assert len(await crossed.wakes(f"wake/{name}")) == 3
+        assert f"wake/{other}" not in await crossed.links(name)
+
+
+async def test_what_becomes_a_wake_stream_leaves_the_patterns_and_returns_to_them(desk):
+    await desk.engine.create("wake/s", content_type="application/json")
+    await desk.pull("s", pattern="**", wake_stream="wake/s")
+    await desk.engine.create("wake/t", content_type="application/json", data=[1])
+    await desk.until_wakes(1, "wake/s")
+    assert await work(desk, "s") == ["wake/t"]
+    linked = await desk.links("s")
+    assert set(linked) == {"wake/t"}
+
+    await desk.pull("t", pattern="events/*", wake_stream="wake/t")
+    assert await desk.links("s") == {}
+    await desk.engine.create("events/a", data=b"one")
+    await desk.until_wakes(2, "wake/t")
+    assert await work(desk, "s") == await work(desk, "t") == ["events/a"]
+    assert await work(desk, "s") == []
+
+    # What it holds counts from where it was acked.
+    await desk.subscriptions.delete("t")
+    await desk.until_wakes(3, "wake/s")
+    assert (await desk.links("s"))["wake/t"] == linked["wake/t"]
+    assert await work(desk, "s") == ["wake/t"]
+
+
+async def test_a_wake_stream_that_is_named_wakes_from_where_it_was_named(crossed):
+    await crossed.engine.create("events/a", data=b"one")
+    await crossed.until_wakes(1, "wake/t")
+    assert await work(crossed, "s") == await work(crossed, "t") == ["events/a"]
+    await crossed.subscriptions.add_streams("s", ["wake/t"])
+    kind, offset = (await crossed.links("s"))["wake/t"]
+    assert (kind, offset) == ("explicit", (await crossed.engine.head("wake/t")).offset)
+    await crossed.engine.append("events/a", b"two")
+    await crossed.until_wakes(2, "wake/t")
+    claim = await crossed.subscriptions.claim("s", "w")
+    assert {stream["path"] for stream in claim["streams"]} == {"events/a", "wake/t"}
+    await crossed.subscriptions.release("s", claim["token"], ack_of(claim))
+    await crossed.subscriptions.remove_stream("s", "wake/t")
+    assert set(await crossed.links("s")) == {"events/a"}
+
+
+async def test_a_wake_stream_of_two_is_one_until_the_last_is_gone(desk):
+    await desk.engine.create("wake/t", content_type="application/json", data=[1])
+    for name in ("t", "u"):
+        await desk.pull(name, pattern="other/*", wake_stream="wake/t")
+    await desk.pull("s", pattern="**")
+    await desk.subscriptions.delete("t")
+    assert await desk.links("s") == {}
+    await desk.subscriptions.delete("u")
+    await desk.until_status("s", "failed")  # it is woken, and has no stream to be told on
+    assert set(await desk.links("s")) == {"wake/t"}
+
+
 async def test_work_that_vanishes_ends_the_wake(pulling):
     await pulling.engine.create("events/a", data=b"one")
     await pulling.until_wakes(1)

@@ -2,6 +2,7 @@
 
 import msgspec
 import pytest
+from wire import chunked
 
 HOOK = {"url": "https://worker.example/hooks"}
 WEBHOOK = {"type": "webhook", "pattern": "events/*", "webhook": HOOK}
@@ -190,9 +191,18 @@ async def test_a_release_says_nothing(client, claimed):
     assert (answer.status, answer.body) == (204, b"")
 
 
-async def test_bodies_have_a_bound(client):
-    answer = await ask(client, "PUT", "subscriptions/s", b"x" * (1024 * 1024 + 1))
-    assert answer.status == 413
+@pytest.mark.parametrize("method, route", [("PUT", "s"), ("POST", "s/claim"), ("POST", "s/ack")])
+@pytest.mark.parametrize("framing", ["declared", "chunked"])
+async def test_bodies_have_a_bound(client, method, route, framing):
+    """It is told as every error of these routes is, by whatever the size was found out."""
+    fields, body = {}, b"x" * (1024 * 1024 + 1)
+    if framing == "chunked":
+        fields = {"Transfer-Encoding": "chunked"}
+        body = chunked(body[:600_000], body[600_000:])
+    answer = await ask(client, method, f"subscriptions/{route}", body, **fields)
+    assert code(answer) == (413, "BODY_TOO_LARGE")
+    assert str(1024 * 1024) in answer.json["error"]["message"]
+    assert answer["cache-control"] == "no-store"
 
 
 async def test_a_server_that_does_not_know_where_it_is_takes_no_webhooks(client):

@@ -53,6 +53,7 @@ class PullWorker:
         self._subscriptions = Subscriptions(client)
         self._handler = handler
         self._stopping = False
+        self._pause = runtime.Scope()
         self._reader: Reader[Any] | None = None
         self._failure: BaseException | None = None
         """What the handler raised. It may be an error of this client, and is none of ours."""
@@ -60,12 +61,17 @@ class PullWorker:
     def stop(self) -> None:
         """Let :meth:`run` return once the batch under way is handled. From any task or thread."""
         self._stopping = True
+        self._pause.cancel()
         reader = self._reader
         if reader is not None:
             reader.cancel()
 
     def run(self) -> None:
-        """Claim and work, and wait for wakes in between, until :meth:`stop`."""
+        """Claim and work, and wait for wakes in between, until :meth:`stop`.
+
+        A claim of which nothing could be acked is followed by a pause that grows as they repeat: a
+        server that goes on telling of a stream that is gone would else be asked without end.
+        """
         described = self._subscriptions.get(self.subscription)
         if described.wake_stream is None:
             raise InvalidArgument(f"{self.subscription} is no pull-wake subscription")
@@ -75,10 +81,21 @@ class PullWorker:
         backoff = self._subscriptions.client._calls.backoff(None)  # noqa: SLF001 - parts of one client
         while not self._stopping:
             try:
-                if self.work_once():
+                lease = self._claim_and_work()
+                if lease is None:
+                    offset = self._next_wake(wakes.follow(offset), offset)
+                elif lease.acked:
                     backoff.progress()
-                    continue
-                offset = self._next_wake(wakes.follow(offset), offset)
+                elif not self._stopping:
+                    delay = backoff.failed()
+                    assert delay is not None, "its attempts are without bound"
+                    logger.warning(
+                        "%s: nothing of what %s told could be worked on; claiming again in %.3g s",
+                        self.name,
+                        self.subscription,
+                        delay,
+                    )
+                    self._sleep(delay)
             except ClientError as error:
                 if error is self._failure:
                     raise
@@ -88,13 +105,25 @@ class PullWorker:
                 if delay is None:
                     raise
                 logger.warning("%s: %s; trying again in %.3g s", self.name, error.message, delay)
-                runtime.sleep(delay)
+                self._sleep(delay)
+
+    def _sleep(self, seconds: float) -> None:
+        """A pause that :meth:`stop` ends."""
+        try:
+            with self._pause:
+                self._pause.sleep(seconds)
+        except Cancelled:
+            logger.debug("%s was stopped while it paused", self.name)
 
     def work_once(self) -> bool:
         """Claim what is pending and work on it; False if there was nothing to claim."""
+        return self._claim_and_work() is not None
+
+    def _claim_and_work(self) -> "_Lease | None":
+        """The lease that was worked under, which is over; None if there was nothing to claim."""
         claim = self._subscriptions.claim(self.subscription, self.name)
         if claim is None:
-            return False
+            return None
         lease = _Lease(self._subscriptions, claim)
         try:
             for stream in claim.streams:
@@ -107,7 +136,7 @@ class PullWorker:
             lease.give_back()
         else:
             lease.finish()
-        return True
+        return lease
 
     def _work_on(self, lease: "_Lease", stream: LinkedStream) -> None:
         """Handle what is pending of one stream, batch by batch."""
@@ -158,6 +187,8 @@ class _Lease:
 
     def __init__(self, subscriptions: Subscriptions, claim: Claim) -> None:
         self.lost = False
+        self.acked = False
+        """Whether any work under it counts."""
         self._subscriptions = subscriptions
         self._claim = claim
         self._over = False
@@ -200,6 +231,7 @@ class _Lease:
         if not self.lost:
             try:
                 self._subscriptions.ack(self._claim, {path: offset})
+                self.acked = True
             except SubscriptionRefused as refused:
                 if refused.code != FENCED and refused.status != 404:
                     raise

@@ -6,7 +6,7 @@ again. ``nudge`` appends one byte to the subscription, which its driver in anoth
 through :meth:`~durable_streams_core.store.Store.watch`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Final
 
 import msgspec
@@ -158,9 +158,13 @@ class Unsubscribe(msgspec.Struct, frozen=True, gc=False):
 
 
 class AddStreams(msgspec.Struct, frozen=True, gc=False):
-    """Link streams explicitly (§6.4): at their tails, or where they stand if they are linked."""
+    """Link streams explicitly (§6.4): at their tails, or where they stand if they are linked.
+
+    ``wake_streams`` are those of the store, which patterns do not link.
+    """
 
     tails: Sequence[Tail]
+    wake_streams: Container[str] = ()
 
     @property
     def fields(self) -> Sequence[str]:
@@ -182,7 +186,7 @@ class AddStreams(msgspec.Struct, frozen=True, gc=False):
                 # The pattern's link of a stream without a cursor stands before its first byte.
                 cursor = (
                     NO_CURSOR
-                    if config.means(tail.path)
+                    if config.means(tail.path, self.wake_streams)
                     else Cursor(tail.incarnation, tail.position)
                 )
             draft.set_field(key, encode(Cursor(cursor.incarnation, cursor.position, True)))

@@ -11,7 +11,7 @@ append never writes one.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from functools import lru_cache
 from hashlib import sha256
 from typing import Any, Final, TypeVar
@@ -66,14 +66,18 @@ class Config(msgspec.Struct, frozen=True, array_like=True):
         """What idempotent re-confirmation compares (§6.2)."""
         return sha256(msgspec.json.encode(self)).hexdigest()
 
-    def means(self, path: str) -> bool:
-        """Whether the pattern links this stream. It never links the subscription's own wake
-        stream, whose every event would call for the next one.
+    def means(self, path: str, wake_streams: Container[str] = ()) -> bool:
+        """Whether the pattern links this stream.
+
+        That of a pull-wake subscription links no wake stream: neither its own, whose every event
+        would call for the next one, nor one of ``wake_streams``, those of all subscriptions, since
+        two could call for each other's. Only who names such a stream is woken by it.
         """
         glob = self.glob
         return (
             glob is not None
             and path != self.wake_stream
+            and not (self.type == PULL_WAKE and path in wake_streams)
             and not path.startswith(RESERVED_SEGMENT + "/")
             and glob_matches(glob, path)
         )

@@ -3,19 +3,23 @@
 -- No rule of the protocol is here. Everything that can fail is checked before the first write, and
 -- the bytes are the first write, because an error leaves earlier writes of a script in place.
 -- Positions and deadlines are below 2^53, so Lua's numbers hold them exactly, but never `tostring`.
--- Functions are made where they are needed, because each call of the script makes them anew.
+-- Functions are made where they are needed, because each call of the script makes them anew. A plain
+-- append, which is most of what there is, names no key and sends no argument that it does not need,
+-- and looks at no field: each costs it a part of a microsecond.
 --
--- KEYS  1 entity  2 bytes  3 field keys  4 feed  5 deadlines  6 paths  7, 8 removals, new and old
+-- KEYS  1 entity  2 bytes  3 feed  4, 5 removals, new and old, then
+--       with M: 6 field keys  7 deadlines  8 paths
 --       9 bytes  10 field keys, of the entity created where one is removed
 -- ARGV  1 path  2 mark of the commit  3 base  4 incarnation that must be there ('': nothing)
---       5 flags: o must be open, R remove, N create, C close, D has data, A sent before (look
---         for it in all that was appended since), P only probe, W write something even for a
---         resend, so that WAIT has something to wait for
---       6, 7, 8 state, tail, deadline that must be so  9, 10 state, deadline to set ('': no change)
---       11 length of the feed, then
+--       5 flags: M more than a plain append, o must be open, R remove, N create, C close, D has
+--         data, A sent before (look for it in all that was appended since), P only probe, W write
+--         something even for a resend, so that WAIT has something to wait for
+--       6 state that must be so ('': any)  7 length of the feed, then
+--       with M: 8, 9 tail, deadline that must be so  10, 11 state, deadline to set ('': no change)
 --       with N: incarnation, birth, start, closed, state, deadline
---       four lists, each after its length: guard fields (key, '-' or '+' .. value), kinds of which
---       there must be none, fields to set (key, '-' or '+' .. value), chunks of data
+--       with M: three lists, each after its length: guard fields (key, '-' or '+' .. value), kinds
+--       of which there must be none, fields to set (key, '-' or '+' .. value)
+--       and last the chunks of data
 -- Returns {1, tail}, {0} or {0, head…, values…} for a guard that does not hold,
 --         {2, code, message}, or {3} from a probe that does not know the commit.
 
@@ -28,33 +32,44 @@ local SMALL = 1024        -- bytes that ride along in the feed
 local LAST_POSITION = 9007199254740991
 
 local call, find, sub, format = redis.call, string.find, string.sub, string.format
-local entity, bytes, feed = KEYS[1], KEYS[2], KEYS[4]
+local entity, bytes, feed, removals, older_removals = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local path, mark, base, wanted, flags = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local closes, has_data = find(flags, 'C', 1, true), find(flags, 'D', 1, true)
 
-local at = 12
+local index, deadlines, paths
+local tail_to_be, deadline_to_be, state_to_set, deadline_to_set = '', '', '', ''
 local created
-if find(flags, 'N', 1, true) then
-  created = {incarnation = ARGV[12], birth = ARGV[13], start = ARGV[14], closed = ARGV[15],
-             state = ARGV[16], deadline = ARGV[17]}
-  at = 18
+local guards, guard_count, kinds, kind_count, sets, set_count = 0, 0, 0, 0, 0, 0
+local chunks = 8
+local more = find(flags, 'M', 1, true)
+if more then
+  index, deadlines, paths = KEYS[6], KEYS[7], KEYS[8]
+  tail_to_be, deadline_to_be, state_to_set, deadline_to_set = ARGV[8], ARGV[9], ARGV[10], ARGV[11]
+  local at = 12
+  if find(flags, 'N', 1, true) then
+    created = {incarnation = ARGV[12], birth = ARGV[13], start = ARGV[14], closed = ARGV[15],
+               state = ARGV[16], deadline = ARGV[17]}
+    at = 18
+  end
+  guards, guard_count = at + 1, tonumber(ARGV[at])
+  at = guards + 2 * guard_count
+  kinds, kind_count = at + 1, tonumber(ARGV[at])
+  at = kinds + kind_count
+  sets, set_count = at + 1, tonumber(ARGV[at])
+  chunks = sets + 2 * set_count
 end
-local guards, guard_count = at + 1, tonumber(ARGV[at])
-at = guards + 2 * guard_count
-local kinds, kind_count = at + 1, tonumber(ARGV[at])
-at = kinds + kind_count
-local sets, set_count = at + 1, tonumber(ARGV[at])
-at = sets + 2 * set_count
-local chunks, chunk_count = at + 1, tonumber(ARGV[at])
+local chunk_count = #ARGV - chunks + 1
 
 -- What is there.
 
 local HEAD = 9
 local values
-if guard_count + set_count == 0 then
-  values = call('HMGET', entity, 'i', 's', 't', 'c', 'x', 'd', 'r', 'm', 'n')
+if not more then
+  values = call('HMGET', entity, 'i', 't', 'c', 'x')
+elseif guard_count + set_count == 0 then
+  values = call('HMGET', entity, 'i', 't', 'c', 'x', 's', 'd', 'r', 'm', 'n')
 else
-  local names = {'i', 's', 't', 'c', 'x', 'd', 'r', 'm', 'n'}
+  local names = {'i', 't', 'c', 'x', 's', 'd', 'r', 'm', 'n'}
   for n = 0, guard_count - 1 do names[HEAD + 1 + n] = '.' .. ARGV[guards + 2 * n] end
   for n = 0, set_count - 1 do names[#names + 1] = '.' .. ARGV[sets + 2 * n] end
   if #names <= SLICE then
@@ -68,7 +83,7 @@ else
     end
   end
 end
-local incarnation, start, tail, closed, state, deadline, ring, made, packed = unpack(values, 1, HEAD)
+local incarnation, tail, closed, state, start, deadline, ring, made, packed = unpack(values, 1, HEAD)
 
 -- Was it applied before? Marks have 19 digits and positions 16, in records of ';' mark position.
 
@@ -96,7 +111,7 @@ else
   end
   local function find_removed(of)
     local key = of .. ':' .. path
-    return find_in(call('HGET', KEYS[7], key)) or find_in(call('HGET', KEYS[8], key))
+    return find_in(call('HGET', removals, key)) or find_in(call('HGET', older_removals, key))
   end
   if created and incarnation == created.incarnation then
     before = find_in(made)
@@ -109,8 +124,8 @@ else
 end
 if before then
   if find(flags, 'W', 1, true) then
-    call('HSET', KEYS[7], '', '')
-    call('PEXPIRE', KEYS[7], REMOVALS_FOR)
+    call('HSET', removals, '', '')
+    call('PEXPIRE', removals, REMOVALS_FOR)
   end
   return {1, before}
 end
@@ -120,8 +135,9 @@ if find(flags, 'P', 1, true) then return {3} end
 
 local holds = (incarnation or '') == wanted
 if holds and incarnation then
-  holds = (ARGV[6] == '' or ARGV[6] == state) and (ARGV[7] == '' or ARGV[7] == tail)
-    and (ARGV[8] == '' or ARGV[8] == deadline) and (closed == '0' or not find(flags, 'o', 1, true))
+  holds = (ARGV[6] == '' or ARGV[6] == state) and (tail_to_be == '' or tail_to_be == tail)
+    and (deadline_to_be == '' or deadline_to_be == deadline)
+    and (closed == '0' or not find(flags, 'o', 1, true))
   for n = 0, guard_count - 1 do
     local value = values[HEAD + 1 + n]
     holds = holds and (value and '+' .. value or '-') == ARGV[guards + 2 * n + 1]
@@ -133,8 +149,8 @@ if incarnation then
 end
 if not holds then
   if not incarnation then return {0} end
-  local reply = {0, incarnation, call('HGET', entity, 'b'), start, tail, closed, state, deadline,
-                 packed}
+  local head = call('HMGET', entity, 'i', 'b', 's', 't', 'c', 'x', 'd', 'n')
+  local reply = {0, unpack(head)}
   for n = HEAD + 1, HEAD + guard_count + set_count do reply[n + 1 - HEAD + 8] = values[n] end
   return reply
 end
@@ -154,17 +170,17 @@ if created and not incarnation and call('EXISTS', entity) == 1 then
 end
 call('XLEN', feed)
 if created or removes then
-  call('ZCARD', KEYS[6])
-  call('HLEN', KEYS[7])
-  call('HLEN', KEYS[8])
+  call('ZCARD', paths)
+  call('HLEN', removals)
+  call('HLEN', older_removals)
 end
-if created or removes or ARGV[10] ~= '' then call('ZCARD', KEYS[5]) end
-if set_count > 0 then call('ZCARD', KEYS[3]) end
+if created or removes or deadline_to_set ~= '' then call('ZCARD', deadlines) end
+if set_count > 0 then call('ZCARD', index) end
 
 -- Nothing can fail from here on but the first XADD, which then has changed nothing.
 
-local new_bytes, index = bytes, KEYS[3]
-if removes and created then new_bytes, index = KEYS[9], KEYS[10] end
+local new_bytes, new_index = bytes, index
+if removes and created then new_bytes, new_index = KEYS[9], KEYS[10] end
 for n = chunks, chunks + chunk_count - 1 do
   position = position + #ARGV[n]
   call('XADD', new_bytes, format('%.0f-', position) .. mark, 'b', ARGV[n])
@@ -172,8 +188,8 @@ end
 local new_tail = format('%016.0f', position)
 
 if removes then
-  call('XADD', feed, 'MAXLEN', '~', ARGV[11], '1-*', 'p', path, 'i', incarnation, 't', tail,
-       'c', closed == '1' and '3' or '2', 'd', '')
+  local news = (closed == '1' and 3 or 2) .. tail .. #incarnation .. ':' .. incarnation .. path
+  call('XADD', feed, 'MAXLEN', '~', ARGV[7], '1-*', news, '')
   local record = ';' .. mark .. (created and new_tail or '0000000000000000') .. (ring or '') .. made
   local seen = ''
   for _, entry in ipairs(call('XREVRANGE', bytes, '+', '-', 'COUNT', RING)) do
@@ -184,13 +200,13 @@ if removes then
       seen = of
     end
   end
-  if call('HLEN', KEYS[7]) >= REMOVALS then call('RENAME', KEYS[7], KEYS[8]) end
-  call('HSET', KEYS[7], incarnation .. ':' .. path, record)
-  call('PEXPIRE', KEYS[7], REMOVALS_FOR)
-  call('UNLINK', entity, bytes, KEYS[3])
+  if call('HLEN', removals) >= REMOVALS then call('RENAME', removals, older_removals) end
+  call('HSET', removals, incarnation .. ':' .. path, record)
+  call('PEXPIRE', removals, REMOVALS_FOR)
+  call('UNLINK', entity, bytes, index)
   if not created then
-    call('ZREM', KEYS[6], path)
-    call('ZREM', KEYS[5], path)
+    call('ZREM', paths, path)
+    call('ZREM', deadlines, path)
   end
 end
 if not created and (removes or not incarnation) then return {1, '0'} end
@@ -202,7 +218,7 @@ if created then
   new_deadline, counts = created.deadline, {}
   writes = {'i', incarnation, 'b', created.birth, 's', created.start,
             'm', ';' .. mark .. new_tail}
-  call('ZADD', KEYS[6], 0, path)
+  call('ZADD', paths, 0, path)
 elseif size == 0 then
   writes = {'r', sub(';' .. mark .. new_tail .. (ring or ''), 1, 36 * RING)}
 end
@@ -215,19 +231,19 @@ if created or closes then
   writes[#writes + 1] = 'c'
   writes[#writes + 1] = closed
 end
-if ARGV[9] ~= '' then state = ARGV[9] end
-if created or ARGV[9] ~= '' then
+if state_to_set ~= '' then state = state_to_set end
+if created or state_to_set ~= '' then
   writes[#writes + 1] = 'x'
   writes[#writes + 1] = state
 end
-if ARGV[10] ~= '' then new_deadline = ARGV[10] end
+if deadline_to_set ~= '' then new_deadline = deadline_to_set end
 if new_deadline then
   writes[#writes + 1] = 'd'
   writes[#writes + 1] = new_deadline
   if new_deadline ~= '0' then
-    call('ZADD', KEYS[5], new_deadline, path)
+    call('ZADD', deadlines, new_deadline, path)
   elseif not created or removes then
-    call('ZREM', KEYS[5], path)
+    call('ZREM', deadlines, path)
   end
 end
 
@@ -240,12 +256,12 @@ for n = 0, set_count - 1 do
     writes[#writes + 1] = '.' .. key
     writes[#writes + 1] = sub(value, 2)
     if not there then
-      call('ZADD', index, 0, key)
+      call('ZADD', new_index, 0, key)
       more = 1
     end
   elseif there then
     call('HDEL', entity, '.' .. key)
-    call('ZREM', index, key)
+    call('ZREM', new_index, key)
     more = -1
   end
   if more ~= 0 then
@@ -268,14 +284,14 @@ for first = 1, #writes, SLICE do
   call('HSET', entity, unpack(writes, first, math.min(first + SLICE - 1, #writes)))
 end
 
-if created or size > 0 or closes or ARGV[9] ~= '' then
+if created or size > 0 or closes or state_to_set ~= '' then
   local told, data = closed == '1' and 1 or 0, ''
   if state ~= 'live' then told = told + 2 end
   if size <= SMALL then
     told = told + 4
     if size > 0 then data = ARGV[chunks] end
   end
-  call('XADD', feed, 'MAXLEN', '~', ARGV[11], '1-*', 'p', path, 'i', incarnation, 't', new_tail,
-       'c', told, 'd', data)
+  local news = told .. new_tail .. #incarnation .. ':' .. incarnation .. path
+  call('XADD', feed, 'MAXLEN', '~', ARGV[7], '1-*', news, data)
 end
 return {1, new_tail}

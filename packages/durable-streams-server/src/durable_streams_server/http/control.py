@@ -130,6 +130,15 @@ def no_route() -> SubscriptionError:
     return error
 
 
+def control_too_large() -> ProtocolError:
+    """For a body over :data:`MAX_CONTROL_BODY`; it cannot be sent in pieces, as an append can."""
+    return ProtocolError(
+        f"The body of a control request is at most {MAX_CONTROL_BODY} bytes long.",
+        status=413,
+        code="BODY_TOO_LARGE",
+    )
+
+
 def bearer(head: RequestHead) -> str:
     """The token of a request; raises :class:`SubscriptionError` where there is none."""
     scheme, _, token = head.headers.get(b"authorization", b"").partition(b" ")

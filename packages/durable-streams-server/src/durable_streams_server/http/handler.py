@@ -18,6 +18,7 @@ from durable_streams_server.http.control import (
     MAX_CONTROL_BODY,
     OPEN,
     check_method,
+    control_too_large,
     error_response,
     is_control,
     parse_route,
@@ -91,7 +92,7 @@ class Handler:
             return error_response(error, base)
         length = head.headers.get(b"content-length")
         if length is not None and length.isdigit() and int(length) > MAX_CONTROL_BODY:
-            raise body_too_large(MAX_CONTROL_BODY)
+            return error_response(control_too_large(), base)
         exchange = Controlling(self._site, head, route, base)
         if route.name not in OPEN:
             if self._token is not None and not self._has_token(head):
@@ -151,9 +152,9 @@ class Handler:
     def too_large(self, head: RequestHead) -> Response:
         """For a body that turned out to be over the limit."""
         base = self._cors.headers(head.headers.get(b"origin"))
-        control = is_control(head.path)
-        limit = MAX_CONTROL_BODY if control else self.engine.limits.max_body
-        return problem(body_too_large(limit), base)
+        if is_control(head.path):
+            return error_response(control_too_large(), base)
+        return problem(body_too_large(self.engine.limits.max_body), base)
 
     def refuse(self, error: ProtocolError) -> Response:
         """A problem that a front end found itself."""

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import random
 import secrets
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -65,6 +65,7 @@ from durable_streams_server.subscriptions.membership import Membership
 from durable_streams_server.subscriptions.options import SubscriptionOptions
 from durable_streams_server.subscriptions.places import control_url, quoted
 from durable_streams_server.subscriptions.standings import Standings
+from durable_streams_server.subscriptions.wakestreams import WakeStreams
 from durable_streams_server.subscriptions.webhooks import Webhooks
 
 log = logging.getLogger("durable_streams_server.subscriptions")
@@ -99,7 +100,8 @@ class Driver:
         self._keyring = keyring
         self._webhooks = posts
         self._shared = not isinstance(store, LocalStore)
-        self.standings = Standings(store)
+        self.wake_streams = WakeStreams()
+        self.standings = Standings(store, self.wake_streams)
         self.membership = Membership(store, perform, options.member_lease, self._moved)
         self.public_url = options.public_url
         self._driven: dict[str, Driven] = {}
@@ -155,6 +157,9 @@ class Driver:
 
     async def scan(self) -> None:
         """Take up every subscription that is ours, and leave those that are not any more."""
+        # What is taken up meanwhile is not missed in a list that was read before.
+        driven_before = list(self._driven.items())
+        known_before = self.wake_streams.subscriptions()
         found: set[str] = set()
         after = ""
         while True:
@@ -168,9 +173,12 @@ class Driver:
                 break
             after = rows[-1][0]
             await asyncio.sleep(0)
-        for path, driven in list(self._driven.items()):
+        for path, driven in driven_before:
             if path not in found or not self._is_ours(path):
                 self._drop(driven)
+        for path, incarnation in known_before:
+            if path not in found:
+                self._is_gone(path, incarnation)
 
     async def take_part(self) -> None:
         """Be one of those who drive. Before anybody is subscribed, nothing is written for it."""
@@ -182,6 +190,7 @@ class Driver:
 
     def adopt(self, path: str, head: Head) -> None:
         """Drive a subscription, if it is ours and known."""
+        self.wake_streams.note(path, head)
         if not self._running or head.state != LIVE or not self._is_ours(path):
             return
         driven = self._driven.get(path)
@@ -235,10 +244,19 @@ class Driver:
                 concerned = self._index.find(change.path)
                 if not concerned:
                     self._heard_of_control(change)
-            for driven in concerned:
-                driven.changed(change.path)
-                if driven.lease.phase == IDLE:
-                    self.poke(driven)
+            self._concern(concerned, change.path)
+
+    def _concern(self, concerned: Iterable[Driven], stream: str) -> None:
+        for driven in concerned:
+            driven.changed(stream)
+            if driven.lease.phase == IDLE:
+                self.poke(driven)
+
+    def _is_gone(self, path: str, incarnation: str) -> None:
+        """A subscription was deleted; patterns may mean its wake stream again."""
+        freed = self.wake_streams.gone(path, incarnation)
+        if freed is not None:
+            self._concern(self._index.find(freed), freed)
 
     def _heard_of_control(self, change: Change) -> None:
         if change.path.startswith(PREFIX):
@@ -260,6 +278,8 @@ class Driver:
             self.poke(driven)
 
     def _heard_of(self, change: Change) -> None:
+        if change.gone:
+            self._is_gone(change.path, change.incarnation)
         driven = self._driven.get(change.path)
         if driven is not None and driven.incarnation == change.incarnation:
             if change.gone:
@@ -267,14 +287,15 @@ class Driver:
             else:
                 driven.relink = True
                 self.poke(driven)
-        elif not change.gone:
+        elif not change.gone and (
+            self._is_ours(change.path)
+            or not self.wake_streams.knows(change.path, change.incarnation)
+        ):
             _ = self._spawn(self._meet(change.path))
 
     async def _meet(self, path: str) -> None:
         try:
             await self.take_part()
-            if not self._is_ours(path):
-                return
             facts = await self._store.load(path)
         except Exception:
             log.exception("looking at a new subscription failed")

@@ -221,7 +221,8 @@ class Subscriptions:
         heads = await self._standings.heads(streams)
         tails = [tail_of(stream, head) for stream, head in zip(streams, heads, strict=True)]
         for begin in range(0, len(tails), _LINKS):
-            await self._perform(path, AddStreams(tails[begin : begin + _LINKS]))
+            some = tails[begin : begin + _LINKS]
+            await self._perform(path, AddStreams(some, self.driver.wake_streams))
 
     async def remove_stream(self, subscription: str, stream: str) -> None:
         """Drop an explicit link (§6.4)."""

@@ -1,7 +1,7 @@
 """How the streams of a subscription stand: their heads and its cursors, read from the store."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Container, Sequence
 from typing import Final
 
 from durable_streams_core.entities import LIVE, Head
@@ -25,8 +25,9 @@ _AT_ONCE: Final = 64
 class Standings:
     """Looks at one store; knows nothing itself."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, wake_streams: Container[str]) -> None:
         self._store = store
+        self._wake_streams = wake_streams
         self._local = isinstance(store, LocalStore)
 
     async def heads(self, paths: Sequence[str]) -> list[Head | None]:
@@ -57,9 +58,13 @@ class Standings:
         found: list[Standing] = []
         for path, head in zip(paths, heads, strict=True):
             cursor = decode_cursor(facts.fields[CURSOR + path])
-            if config.means(path) or (cursor is not None and cursor.explicit):
+            if self._links(config, path, cursor):
                 found.append(Standing(path, cursor, head))
         return found
+
+    def _links(self, config: Config, path: str, cursor: Cursor | None) -> bool:
+        explicit = cursor is not None and cursor.explicit
+        return explicit or config.means(path, self._wake_streams)
 
     async def all(
         self, subscription: str, incarnation: str, config: Config
@@ -73,7 +78,7 @@ class Standings:
                 alone.append(row)
                 row = await anext(cursors, None)
                 if len(alone) >= PAGE:
-                    for standing in await self._alone(alone):
+                    for standing in await self._alone(config, alone):
                         yield standing
                     alone = []
             cursor = None
@@ -85,16 +90,19 @@ class Standings:
             alone.append(row)
             row = await anext(cursors, None)
             if len(alone) >= PAGE:
-                for standing in await self._alone(alone):
+                for standing in await self._alone(config, alone):
                     yield standing
                 alone = []
-        for standing in await self._alone(alone):
+        for standing in await self._alone(config, alone):
             yield standing
 
-    async def _alone(self, rows: list[tuple[str, Cursor]]) -> list[Standing]:
+    async def _alone(self, config: Config, rows: list[tuple[str, Cursor]]) -> list[Standing]:
+        """Of those that the pattern does not mean: a stream may have become a wake stream."""
         heads = await self.heads([path for path, _ in rows])
         return [
-            Standing(path, cursor, head) for (path, cursor), head in zip(rows, heads, strict=True)
+            Standing(path, cursor, head)
+            for (path, cursor), head in zip(rows, heads, strict=True)
+            if head is None or self._links(config, path, cursor)
         ]
 
     async def cursors(
@@ -122,7 +130,7 @@ class Standings:
         while True:
             rows = await self._store.list(prefix, after, PAGE)
             for path, head in rows:
-                if config.means(path) and self._live_stream(path, head):
+                if config.means(path, self._wake_streams) and self._live_stream(path, head):
                     yield path, head
             if len(rows) < PAGE:
                 return
