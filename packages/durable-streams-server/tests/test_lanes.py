@@ -6,6 +6,7 @@ import pytest
 from remote import Fate, RemoteStore, commits_of
 
 from durable_streams_core.entities import Conflicted, Refused, Unknown
+from durable_streams_core.errors import ProtocolError
 from durable_streams_core.offsets import format_offset
 from durable_streams_core.operations import Append, Body
 from durable_streams_server import Conflict, Engine, StreamClosed, TailMoved, Unavailable
@@ -499,3 +500,16 @@ async def test_an_append_begun_by_the_news_of_another_is_stored_after_it(engines
     stop()
     assert [answer.tail for answer in answers] == [11]
     assert (await streams.read("a")).data == b"firstsecond"
+
+
+async def test_a_bug_in_a_decision_is_the_same_answer_at_once(engines, memory, caplog):
+    class Wrong(Append):
+        def decide(self, draft, now):
+            raise ValueError("a bug")
+
+    streams = await engines(memory)
+    await streams.create("a")
+    with pytest.raises(ProtocolError):
+        streams.perform_now("a", Wrong(Body(b"x")))
+    assert "deciding Wrong failed" in caplog.text
+    assert (await streams.append("a", "x")).offset == format_offset(1)

@@ -66,6 +66,7 @@ from durable_streams_core.store import (
     PromptStore,
     Store,
     Watcher,
+    Watchers,
     create_store,
 )
 
@@ -122,6 +123,7 @@ __all__ = [
     "Unavailable",
     "Unknown",
     "Watcher",
+    "Watchers",
     "check_path",
     "create_store",
     "decode_path",

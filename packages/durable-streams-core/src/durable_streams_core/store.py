@@ -6,6 +6,7 @@ this process: it answers without waiting, and the engine then works without a ta
 Stores are found by URL scheme through the entry points of group ``durable_streams.stores``.
 """
 
+import logging
 from abc import ABC, abstractmethod
 from asyncio import get_running_loop
 from collections.abc import Callable, Sequence
@@ -14,6 +15,8 @@ from typing import Final
 
 from durable_streams_core.entities import Change, Commit, Facts, Head, Outcome, Slice
 from durable_streams_core.errors import StoreError
+
+log = logging.getLogger("durable_streams_core.store")
 
 STORE_API: Final = 1
 """Version of this interface; the engine refuses a store of another one."""
@@ -34,6 +37,36 @@ Watcher = Callable[[Sequence[Change] | None], None]
 
 None is a resync: anything may have happened in between.
 """
+
+
+class Watchers:
+    """Who watches a store, for those who write one: :meth:`Store.watch` is :meth:`add`."""
+
+    __slots__ = ("_watchers",)
+
+    def __init__(self) -> None:
+        self._watchers: list[Watcher] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._watchers)
+
+    def add(self, watcher: Watcher) -> Callable[[], None]:
+        """Tell it of what comes from now on; call what is returned to stop, once or more."""
+        self._watchers.append(watcher)
+
+        def stop() -> None:
+            if watcher in self._watchers:
+                self._watchers.remove(watcher)
+
+        return stop
+
+    def tell(self, changes: Sequence[Change] | None) -> None:
+        """Tell each. One that fails is logged: what was committed stands, and others hear of it."""
+        for watcher in tuple(self._watchers):
+            try:
+                watcher(changes)
+            except Exception:
+                log.exception("a watcher failed")
 
 
 class Store(ABC):

@@ -13,7 +13,6 @@ from redis.exceptions import OutOfMemoryError
 
 from durable_streams_core.entities import (
     Applied,
-    Change,
     Commit,
     Facts,
     Head,
@@ -23,7 +22,7 @@ from durable_streams_core.entities import (
     Unknown,
 )
 from durable_streams_core.errors import StoreError, Unavailable
-from durable_streams_core.store import Store, Watcher
+from durable_streams_core.store import Store, Watcher, Watchers
 from durable_streams_redis.deployments import Deployment, Request, deploy
 from durable_streams_redis.durability import parse_durability
 from durable_streams_redis.feeds import Feed
@@ -81,7 +80,7 @@ class RedisStore(Store):
         self._deployment: Deployment | None = None
         self._schema = Schema(prefix, 1)
         self._feeds: list[Feed] = []
-        self._watchers: list[Watcher] = []
+        self._watchers = Watchers()
         self._in_doubt: dict[str, None] = {}
         self._sent: dict[str, None] = {}
         self._offset = time.time() - time.monotonic()
@@ -117,7 +116,7 @@ class RedisStore(Store):
         return Feed(
             deployment,
             shards,
-            deliver=self._tell,
+            deliver=self._watchers.tell,
             lost=self._repair,
             measured=self._measure,
             timeout=self._timeout,
@@ -379,17 +378,7 @@ class RedisStore(Store):
     # Watching.
 
     def watch(self, watcher: Watcher) -> Callable[[], None]:
-        self._watchers.append(watcher)
-
-        def stop() -> None:
-            if watcher in self._watchers:
-                self._watchers.remove(watcher)
-
-        return stop
-
-    def _tell(self, changes: Sequence[Change] | None) -> None:
-        for watcher in tuple(self._watchers):
-            watcher(changes)
+        return self._watchers.add(watcher)
 
 
 def _range_by_lex(key: bytes, prefix: bytes, after: bytes, limit: int) -> bytes:

@@ -184,6 +184,13 @@ class Lanes:
             answer = operation.decide(draft, prompt.now())
         except Unconfirmed:
             return None
+        except ProtocolError:
+            if draft.changes:
+                # A life that was over has been ended on the way, which is to be stored too.
+                return None
+            raise
+        except Exception:
+            raise decision_failed(operation) from None
         if draft.changes:
             commit = draft.commit(self.new_id)
             if type(prompt.commit_now((commit,))[0]) is not Applied:
@@ -254,8 +261,7 @@ class Lanes:
             except (ProtocolError, Unconfirmed) as error:
                 answers.append(error)
             except Exception:
-                log.exception("deciding %s failed", type(ticket.operation).__name__)
-                answers.append(ProtocolError("The server failed; see its log."))
+                answers.append(decision_failed(ticket.operation))
         return draft, answers
 
     def _decide_alone(self, lane: Lane, operation: Operation[Any], local: LocalStore) -> None:
@@ -267,8 +273,7 @@ class Lanes:
         except (ProtocolError, Unconfirmed) as error:
             answer = error
         except Exception:
-            log.exception("deciding %s failed", type(operation).__name__)
-            answer = ProtocolError("The server failed; see its log.")
+            answer = decision_failed(operation)
         self._send(lane, draft, [answer], local)
 
     def _decide(self, lane: Lane, facts: Facts | None, *, fresh: bool) -> None:
@@ -501,6 +506,12 @@ def _is_change(answer: object) -> bool:
     if isinstance(answer, Appended):
         return not answer.duplicate
     return isinstance(answer, Created) and answer.new
+
+
+def decision_failed(operation: Operation[Any]) -> ProtocolError:
+    """500 for the exception that is being handled, which the log tells."""
+    log.error("deciding %s failed", type(operation).__name__, exc_info=True)
+    return ProtocolError("The server failed; see its log.")
 
 
 def stopped() -> Unavailable:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from durable_streams_core.entities import Change, Commit, Facts, Head, Outcome, Slice
 from durable_streams_core.errors import StoreError
-from durable_streams_core.store import PromptStore, Watcher
+from durable_streams_core.store import PromptStore, Watcher, Watchers
 from durable_streams_server.table import Entity, Recent, Table
 
 LARGE = 64 * 1024
@@ -75,7 +75,7 @@ class MemoryStore(PromptStore):
     def __init__(self, *, clock: Callable[[], int] | None = None) -> None:
         self._clock = clock or wall_clock
         self._table = Table(Kept)
-        self._watchers: list[Watcher] = []
+        self._watchers = Watchers()
         self._untold: list[Change] = []
         self._telling = False
         self._recent = Recent()
@@ -111,8 +111,7 @@ class MemoryStore(PromptStore):
         try:
             while self._untold:
                 changes, self._untold = self._untold, []
-                for watcher in tuple(self._watchers):
-                    watcher(changes)
+                self._watchers.tell(changes)
         finally:
             self._telling = False
 
@@ -156,13 +155,7 @@ class MemoryStore(PromptStore):
         return self._table.due(before, limit)
 
     def watch(self, watcher: Watcher) -> Callable[[], None]:
-        self._watchers.append(watcher)
-
-        def stop() -> None:
-            if watcher in self._watchers:
-                self._watchers.remove(watcher)
-
-        return stop
+        return self._watchers.add(watcher)
 
 
 def wall_clock() -> int:

@@ -239,3 +239,150 @@ def test_a_head_out_of_the_ordinary_is_left_to_the_parser(line):
     heads = Heads(Bounds())
     head = b"GET /a HTTP/1.1\r\nHost: x\r\n" + line + b"\r\n\r\n"
     assert heads.read(head, Template(head)) is None
+
+
+# What once got past a rule by way of a head that was not parsed.
+
+
+async def permits(action, path, request):
+    await asyncio.sleep(0.01)
+    return True
+
+
+@pytest.mark.parametrize("method", [b"GET", b"HEAD", b"DELETE"])
+async def test_a_body_that_nobody_wants_is_no_request_while_access_is_asked_for(start, method):
+    """The parser had not been shown its head, and took the body for requests."""
+    running = await start(authorize=permits)
+    await running.engine.create("t", content_type="text/plain", data="secret")
+    hidden = b"DELETE /v1/stream/s HTTP/1.1\r\nHost: x\r\n\r\n" + (
+        GET.replace(b"/s ", b"/t ") + END
+    )
+    outer = method + b" /v1/stream/other HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n"
+    answers = Answers(await exchange(running.port, outer + hidden, end=False))
+    assert answers.statuses == (404,)
+    assert answers.all[0][1][b"connection"] == b"close"
+    assert await text(running) == b"hello"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [b"1\nTransfer-Encoding: chunked", b"1\n\n", b"1\x00", b"\x7f", b"1\n\nGET /x HTTP/1.1\n\n"],
+)
+@pytest.mark.parametrize("method", [b"PUT", b"POST", b"DELETE", b"GET"])
+async def test_a_number_that_holds_a_line_end_is_refused_also_once_its_head_is_known(
+    start, method, value
+):
+    """What stood where the number was expected was looked at by nobody."""
+    running = await start()
+    await running.engine.create("n", content_type="text/plain")
+    head = method + b" /v1/stream/n HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\n"
+    head += b"Content-Length: 1\r\nProducer-Id: p\r\nProducer-Epoch: 0\r\nProducer-Seq: "
+    reader, writer = await connect(running.port)
+    for _ in range(3):
+        writer.write(head + b"0\r\n\r\na")
+        answer = await reader.readuntil(b"\r\n\r\n")
+        if length := answer.partition(b"content-length: ")[2].partition(b"\r\n")[0]:
+            await reader.readexactly(int(length))
+    writer.write(head + value + b"\r\n\r\na")
+    answers = Answers(await reader.read())
+    assert answers.statuses == (400,)
+    assert answers.all[0][1][b"connection"] == b"close"
+    writer.close()
+
+
+@pytest.mark.parametrize("value", [b" 0", b"\t0"])
+async def test_odd_spaces_mean_the_same_before_and_after_a_head_is_known(start, clients, value):
+    running = await start()
+    client = await clients(running)
+    batch = b"Producer-Id: p\r\nProducer-Epoch: 0\r\nProducer-Seq:"
+    assert await client.append(b"a", batch + value + b"\r\n") == 200
+    for _ in range(3):
+        assert await client.append(b"a", batch + b" 0\r\n") == 204
+    assert await client.append(b"a", batch + value + b"\r\n") == 204
+
+
+async def test_a_request_log_that_is_switched_on_misses_none(start, clients, caplog):
+    running = await start()
+    client = await clients(running)
+    for _ in range(3):
+        await client.append(b"x")
+    caplog.set_level(logging.DEBUG, "durable_streams_server.http")
+    running.server.look(running.server.now)
+    for _ in range(3):
+        await client.append(b"x")
+    assert caplog.messages.count("POST s") == 3
+
+
+async def test_an_empty_line_before_a_request_leaves_no_trace(start):
+    running = await start()
+    reader, writer = await connect(running.port)
+    (connection,) = running.server._connections or await held_by(running)
+    for _ in range(3):
+        writer.write(b"\r\n")
+        await turns()
+        writer.write(GET + END)
+        await reader.readuntil(b"hello")
+        assert connection._inbound.quiet == 0
+        assert not connection._inbound.in_head
+    writer.close()
+
+
+async def held_by(running):
+    while not running.server._connections:
+        await asyncio.sleep(0)
+    return running.server._connections
+
+
+async def turns():
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("line", [b"Proxy-Connection: close\r\n", b"Connection: close\r\n"])
+async def test_a_connection_that_is_to_close_says_so_and_closes(start, line):
+    running = await start()
+    reader, writer = await connect(running.port)
+    writer.write(GET + line + END)
+    answers = Answers(await reader.read())
+    assert answers.statuses == (200,)
+    assert answers.all[0][1][b"connection"] == b"close"
+    writer.close()
+
+
+async def test_a_reader_that_stalls_has_the_write_time_limit(start):
+    running = await start(Bounds(write_timeout=5, idle_timeout=500))
+    await running.engine.create("big", content_type="text/plain", data="y" * 60_000)
+    _reader, writer = await connect(running.port)
+    writer.transport.pause_reading()
+    read = (GET + END).replace(b"/s ", b"/big ")
+    (connection,) = await held_by(running)
+    while not connection._paused:
+        writer.write(read)
+        await turns()
+    assert connection.deadline <= running.server.now + 5
+    writer.close()
+
+
+async def test_a_question_of_access_that_nobody_waits_for_is_dropped(start):
+    """It was left never awaited, which is a warning."""
+    running = await start(authorize=permits)
+    _reader, writer = await connect(running.port)
+    writer.write((GET + END) * 5)
+    (connection,) = await held_by(running)
+    while not connection._asking:
+        await asyncio.sleep(0)
+    writer.transport.abort()
+    while running.server._connections:
+        await asyncio.sleep(0)
+
+
+async def test_a_bug_in_looking_at_a_request_is_an_answer(start, monkeypatch, caplog):
+    running = await start()
+
+    def fail(_head, _base):
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(running.mount.handler, "_begin", fail)
+    answers = Answers(await exchange(running.port, GET + END))
+    assert answers.statuses == (500,)
+    assert "a bug" in caplog.text

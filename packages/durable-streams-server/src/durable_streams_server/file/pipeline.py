@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from durable_streams_core.entities import Change, Commit, Outcome, Refused, Unknown
-from durable_streams_core.store import Watcher
+from durable_streams_core.store import Watchers
 from durable_streams_server.file.batches import Batch, Submission
 from durable_streams_server.file.contents import Contents, Stored
 from durable_streams_server.file.journal import FULL, Journal, WriteFailedError
@@ -64,7 +64,7 @@ class Pipeline:
         self._save_bytes = save_bytes
         self._written = written
         self.contents = Contents(files_worker, files, self._saved)
-        self.watchers: list[Watcher] = []
+        self.watchers = Watchers()
         self._numbers = numbers
         self.numbers = numbers
         """What the next entity's number would be after the last batch that the table holds."""
@@ -181,8 +181,7 @@ class Pipeline:
         # The next batch is on its way while the answers go out.
         self._begin()
         if changes:
-            for watcher in tuple(self.watchers):
-                watcher(changes)
+            self.watchers.tell(changes)
         self._finish(batch)
         self._written()
 

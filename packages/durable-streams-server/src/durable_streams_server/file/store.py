@@ -14,7 +14,7 @@ from typing import Final, Literal
 
 from durable_streams_core.entities import Commit, Facts, Head, Outcome, Refused, Slice
 from durable_streams_core.errors import StoreError
-from durable_streams_core.store import LocalStore, Watcher
+from durable_streams_core.store import LocalStore, Watcher, Watchers
 from durable_streams_server.file.checkpoint import Checkpoint
 from durable_streams_server.file.clock import Clock, wall_clock
 from durable_streams_server.file.contents import Stored
@@ -75,7 +75,7 @@ class FileStore(LocalStore):
         self._draw = draw
         self._clock = Clock(0, clock)
         self._table: Table[Stored] = Table(Stored)
-        self._watchers: list[Watcher] = []
+        self._watchers = Watchers()
         self._pipeline: Pipeline | None = None
         self._checkpointing: asyncio.Task[None] | None = None
         self._checkpointed_at = 0
@@ -301,13 +301,7 @@ class FileStore(LocalStore):
         return self._table.due(before, limit)
 
     def watch(self, watcher: Watcher) -> Callable[[], None]:
-        self._watchers.append(watcher)
-
-        def stop() -> None:
-            if watcher in self._watchers:
-                self._watchers.remove(watcher)
-
-        return stop
+        return self._watchers.add(watcher)
 
     # Writing.
 

@@ -32,7 +32,7 @@ class Exchange:
     """One request, told what to do by its method: see the subclasses."""
 
     __slots__ = (
-        "_base", "_engine", "_site", "head", "path", "permission", "takes_body", "verdict",
+        "_base", "_engine", "_question", "_site", "head", "path", "permission", "takes_body", "verdict",
     )  # fmt: skip
 
     def __init__(self, site: Site, head: RequestHead, path: str, base: list[Header]) -> None:
@@ -42,6 +42,7 @@ class Exchange:
         self.head = head
         self.path = path
         self.takes_body = head.method in ("POST", "PUT")
+        self._question: object = None
         self.permission: Awaitable[object] | None = None
         """Something to await and give to :meth:`permitted`, when the access hook is async."""
         self.verdict: Response | None = None
@@ -82,6 +83,7 @@ class Exchange:
                 log.exception("the authorize hook failed; access is refused")
                 answer = False
             if isawaitable(answer):
+                self._question = answer
                 self.permission = self._ask_on(authorize, answer, questions[position + 1 :])
                 return
             if self.permitted(answer) is not None:
@@ -115,6 +117,13 @@ class Exchange:
             error = ProtocolError("You may not do this here.", status=403, code="forbidden")
         self.verdict = problem(error, self._base)
         return self.verdict
+
+    def abandon(self) -> None:
+        """Nobody waits for it any more: drop a question of access that was not awaited yet."""
+        for waiting in (self.permission, self._question):
+            if isinstance(waiting, Coroutine):
+                waiting.close()
+        self.permission = None
 
     # Ways to an answer.
 

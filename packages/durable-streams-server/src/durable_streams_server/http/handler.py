@@ -24,7 +24,7 @@ from durable_streams_server.http.control import (
     parse_route,
 )
 from durable_streams_server.http.controlling import Controlling
-from durable_streams_server.http.exchange import Exchange, not_authenticated
+from durable_streams_server.http.exchange import Exchange, internal_error, not_authenticated
 from durable_streams_server.http.headers import Cors
 from durable_streams_server.http.messages import Header, RequestHead, Response, problem
 from durable_streams_server.http.options import Options
@@ -63,6 +63,9 @@ class Handler:
             return self._begin(head, base)
         except ProtocolError as error:
             return problem(error, base)
+        except Exception:
+            log.exception("looking at a request failed")
+            return problem(internal_error(), base)
 
     def _begin(self, head: RequestHead, base: list[Header]) -> Response | Exchange:
         known = _METHODS.get(head.method)

@@ -95,7 +95,7 @@ class Connection(asyncio.Protocol):
             return
         if self._inbound.idle:
             known = self._known
-            if known is not None:
+            if known is not None and self._server.remembers:
                 seen = known.template.match(data)
                 if seen is not None and self._run_again(known, data, *seen):
                     return
@@ -112,7 +112,7 @@ class Connection(asyncio.Protocol):
         if self._pending is not None and self._pending[0].is_live_read:
             return False
         self._eof = True
-        return self._busy or bool(self._queue)
+        return self._busy or bool(self._queue or self._held)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._state = State.LOST
@@ -125,6 +125,9 @@ class Connection(asyncio.Protocol):
             pending[1].cancel()
         if live is not None:
             live.gone()
+        for request in (*self._queue, self._inbound.request):
+            if request is not None and isinstance(request.begun, Exchange):
+                request.begun.abandon()
         self._queue.clear()
         self._out.clear()
         self._inbound.close()
@@ -197,7 +200,7 @@ class Connection(asyncio.Protocol):
         head = data[:end]
         template = Template(head)
         length = template.length
-        known = self._heads.exchanges.get(template.key)
+        known = self._heads.exchanges.get(template.key) if server.remembers else None
         if known is not None:
             self._known = known
             if self._run_again(known, data, end, length, template.seq):
@@ -248,8 +251,9 @@ class Connection(asyncio.Protocol):
                 parts = server.prefixes[status], answer.lines, b"\r\n"
             else:
                 parts = server.prefixes[status], answer.lines, wire.framed_body(answer.body)
-            self._transport.write(b"".join(parts))
+            # Before the write, which may find the client too slow and set another.
             self.deadline = server.idle_deadline
+            self._transport.write(b"".join(parts))
             return
         request = Request(begun)
         request.bodiless = bodiless
@@ -476,7 +480,9 @@ class Connection(asyncio.Protocol):
         self._push()
         if self._ending:
             self._end()
-        elif self._eof and not (self._busy or self._queue or self._state is State.LOST):
+        elif self._eof and not (
+            self._busy or self._queue or self._held or self._state is State.LOST
+        ):
             self._transport.close()
 
     def _end(self) -> None:

@@ -19,7 +19,8 @@ from durable_streams_server.http.exchange import Exchange
 from durable_streams_server.lately import Lately
 from durable_streams_server.standalone.bounds import Bounds
 
-MAX_HEAD: Final = 4096
+MAX_HEAD: Final = 2048
+MAX_LINES: Final = 50
 MAX_KNOWN: Final = 512
 MAX_DIGITS: Final = 16
 
@@ -30,7 +31,7 @@ _LINE: Final = re.compile(
     rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):(?: ([!-~\x80-\xff](?:[ -~\x80-\xff]*[!-~\x80-\xff])?))?"
 )
 _METHODS: Final = {name.encode(): name for name in ("GET", "POST", "PUT", "HEAD", "DELETE")}
-_PARSED: Final = frozenset((b"transfer-encoding", b"expect", b"upgrade"))
+_PARSED: Final = frozenset((b"transfer-encoding", b"expect", b"upgrade", b"proxy-connection"))
 """Headers that change what follows: the parser's."""
 _LENGTHS: Final = (b"\r\nContent-Length: ", b"\r\ncontent-length: ")
 _SEQS: Final = (b"\r\nProducer-Seq: ", b"\r\nproducer-seq: ")
@@ -55,7 +56,7 @@ class Template:
     def __init__(self, head: bytes) -> None:
         self._head = head
         self.length = 0
-        """What Content-Length says in ``head``: 0 without one, -1 for what is no plain number."""
+        """What Content-Length says in ``head``: 0 without one, -1 where a value is no number."""
         self.seq: bytes | None = None
         """What Producer-Seq says in ``head``, where there is a Content-Length."""
         self._first = self.key = head
@@ -63,7 +64,7 @@ class Template:
         begin, end = _gap(head, _LENGTHS)
         if begin < 0:
             return
-        self.length = plain_length(head[begin:end])
+        self.length = plain_number(head[begin:end])
         other, until = _gap(head, _SEQS)
         if other < 0:
             self._first, last = head[:begin], head[end:]
@@ -71,6 +72,8 @@ class Template:
             self.key = self._first + last
             return
         self.seq = head[other:until]
+        if plain_number(self.seq) < 0:
+            self.length = -1
         length_first = begin < other
         if not length_first:
             begin, end, other, until = other, until, begin, end
@@ -93,10 +96,13 @@ class Template:
             end = data.find(b"\r", at, at + MAX_DIGITS + 1)
             if end < 0 or not data.startswith(piece, end):
                 return None
+            number = plain_number(data[at:end])
+            if number < 0:
+                return None
             if is_seq:
                 seq = data[at:end]
             else:
-                length = plain_length(data[at:end])
+                length = number
             at = end + len(piece)
         return at, length, seq
 
@@ -111,9 +117,9 @@ def _gap(head: bytes, spellings: tuple[bytes, ...]) -> tuple[int, int]:
     return -1, -1
 
 
-def plain_length(value: bytes) -> int:
-    """The number that a Content-Length is, or -1."""
-    return int(value) if value.isdigit() and len(value) < MAX_DIGITS else -1
+def plain_number(value: bytes) -> int:
+    """The number that some digits are, or -1 for anything else."""
+    return int(value) if value.isdigit() and len(value) <= MAX_DIGITS else -1
 
 
 class Known:
@@ -163,6 +169,8 @@ class Heads:
             target = self._read_target(first)
             if target is None:
                 return None
+        if len(head) - line > self._bounds.max_header:
+            return None
         lines = template.key[line:]
         headers = self._blocks.get(lines)
         met = headers is not None
@@ -187,11 +195,12 @@ class Heads:
         return target
 
     def _read_headers(self, lines: bytes) -> dict[bytes, bytes] | None:
-        if len(lines) > self._bounds.max_header:
-            return None
         headers: dict[bytes, bytes] = {}
         known = self._lines
-        for line in lines.split(b"\r\n"):
+        found = lines.split(b"\r\n")
+        if len(found) > MAX_LINES:
+            return None
+        for line in found:
             pair = known.get(line)
             if pair is None:
                 match = _LINE.fullmatch(line)

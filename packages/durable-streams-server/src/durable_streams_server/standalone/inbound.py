@@ -108,7 +108,8 @@ class Inbound:
         request.length = length
         wanted = isinstance(begun, Exchange) and begun.takes_body
         request.limit = begun.max_body if wanted else MAX_DRAINED  # type: ignore[union-attr]
-        request.direct = (self._between or length > SLICE) and 0 < length <= request.limit
+        # A body whose head the parser was not shown must never reach it.
+        request.direct = length > 0 and (self._between or SLICE < length <= request.limit)
         request.due = True
         connection.deadline = self._server.now + self._server.bounds.body_timeout
         connection.body_begins(request)
@@ -130,6 +131,8 @@ class Inbound:
         if parser is None:
             parser = self._parser = httptools.HttpRequestParser(self)
         self.quiet += len(data)
+        # Until it has shown progress, what comes next is its.
+        self.idle = False
         try:
             parser.feed_data(data)
         except httptools.HttpParserError as error:
@@ -189,7 +192,7 @@ class Inbound:
         version = parser.get_http_version()
         check_head(method, version, headers)
         self.request = request = self._begin(method.decode(), headers)
-        if version != "1.1" or b"connection" in headers:
+        if version != "1.1" or b"connection" in headers or b"proxy-connection" in headers:
             request.keep_alive = parser.should_keep_alive()
             request.old = version != "1.1"
         length = headers.get(b"content-length")

@@ -1,0 +1,41 @@
+"""Who watches a store."""
+
+from durable_streams_core import Change, Watchers
+
+CHANGE = Change("a", "i", 1)
+
+
+def test_each_hears_until_it_stops():
+    watchers = Watchers()
+    assert not watchers
+    one, two = [], []
+    stop = watchers.add(one.append)
+    watchers.add(two.append)
+    assert watchers
+    watchers.tell([CHANGE])
+    stop()
+    stop()
+    watchers.tell(None)
+    assert (one, two) == ([[CHANGE]], [[CHANGE], None])
+
+
+def test_one_that_fails_keeps_no_other_from_hearing(caplog):
+    def fail(_):
+        raise ValueError("no")
+
+    watchers = Watchers()
+    heard = []
+    watchers.add(fail)
+    watchers.add(heard.append)
+    watchers.tell([CHANGE])
+    assert heard == [[CHANGE]]
+    assert "a watcher failed" in caplog.text
+
+
+def test_one_that_stops_another_may():
+    watchers = Watchers()
+    stops = []
+    watchers.add(lambda _: stops[0]())
+    stops.append(watchers.add(lambda _: None))
+    watchers.tell([CHANGE])
+    watchers.tell([CHANGE])
