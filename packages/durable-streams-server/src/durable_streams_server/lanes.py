@@ -189,8 +189,8 @@ class Lanes:
                 # A life that was over has been ended on the way, which is to be stored too.
                 return None
             raise
-        except Exception:
-            raise decision_failed(operation) from None
+        except Exception as error:
+            raise decision_failed(operation, error) from None
         if draft.changes:
             commit = draft.commit(self.new_id)
             if type(prompt.commit_now((commit,))[0]) is not Applied:
@@ -260,8 +260,8 @@ class Lanes:
                 answers.append(ticket.operation.decide(draft, now))
             except (ProtocolError, Unconfirmed) as error:
                 answers.append(error)
-            except Exception:
-                answers.append(decision_failed(ticket.operation))
+            except Exception as error:
+                answers.append(decision_failed(ticket.operation, error))
         return draft, answers
 
     def _decide_alone(self, lane: Lane, operation: Operation[Any], local: LocalStore) -> None:
@@ -272,8 +272,8 @@ class Lanes:
             answer = operation.decide(draft, local.now())
         except (ProtocolError, Unconfirmed) as error:
             answer = error
-        except Exception:
-            answer = decision_failed(operation)
+        except Exception as error:
+            answer = decision_failed(operation, error)
         self._send(lane, draft, [answer], local)
 
     def _decide(self, lane: Lane, facts: Facts | None, *, fresh: bool) -> None:
@@ -508,9 +508,9 @@ def _is_change(answer: object) -> bool:
     return isinstance(answer, Created) and answer.new
 
 
-def decision_failed(operation: Operation[Any]) -> ProtocolError:
-    """500 for the exception that is being handled, which the log tells."""
-    log.error("deciding %s failed", type(operation).__name__, exc_info=True)
+def decision_failed(operation: Operation[Any], error: Exception) -> ProtocolError:
+    """500; the log tells why."""
+    log.error("deciding %s failed", type(operation).__name__, exc_info=error)
     return ProtocolError("The server failed; see its log.")
 
 
