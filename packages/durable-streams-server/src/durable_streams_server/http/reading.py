@@ -13,9 +13,10 @@ from durable_streams_core.protocol import LIVE_LONG_POLL, LIVE_SSE, NOW, START
 from durable_streams_core.reads import etag, etag_matches, parse_read_offset
 from durable_streams_core.streams import birth_of
 from durable_streams_server.http import compression, headers
+from durable_streams_server.http.events import SseReader, needs_base64
 from durable_streams_server.http.exchange import Exchange, awaited, internal_error
 from durable_streams_server.http.fields import parse_query
-from durable_streams_server.http.live import LongPoll, SseReader, needs_base64
+from durable_streams_server.http.longpoll import LongPoll
 from durable_streams_server.http.messages import (
     Answer,
     Header,

@@ -1,0 +1,119 @@
+"""A long-poll: one page, waited for at the tail (§5.7)."""
+
+import asyncio
+from collections.abc import Callable
+
+from durable_streams_core.entities import Change, Head
+from durable_streams_core.errors import InvalidRequest, ProtocolError
+from durable_streams_server.http.live import Reader, Readers
+from durable_streams_server.http.messages import Pending
+from durable_streams_server.news import News
+from durable_streams_server.pages import Page
+
+
+class LongPoll(Reader):
+    """Waits at the tail for one page (§5.7). Created registered; ``wait`` begins it."""
+
+    __slots__ = ("_answer", "_pending", "_reading", "_timer", "_told", "asked")
+
+    def __init__(self, readers: Readers, path: str, asked: str | None) -> None:
+        super().__init__(readers, path)
+        self.asked = asked
+        self._timer: asyncio.TimerHandle | None = None
+        self._reading = self._told = False
+
+    def wait(
+        self,
+        page: Page,
+        pending: Pending,
+        answer: Callable[[Pending, Page | ProtocolError, str], None],
+    ) -> None:
+        """Wait from the end of an empty page; ``answer`` makes the response of what comes."""
+        self.see(page)
+        self.position = page.end
+        self._pending = pending
+        self._answer = answer
+        pending.on_cancel(self.leave)
+        self.enlist()
+        timeout = self.engine.limits.long_poll_timeout
+        self._timer = asyncio.get_running_loop().call_later(timeout, self.farewell)
+        if self._told:
+            # Something came after the page was read and before it arrived here.
+            self._look(News(None))
+
+    def leave(self) -> None:
+        super().leave()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def news(self, news: News) -> None:
+        change = news.change
+        if self._timer is None or self._reading:
+            # The page that is being read may be older than this.
+            self._told = True
+            return
+        if change is not None and self.concerns(change) and not change.gone:
+            if change.tail == self.position and not change.closed:
+                return
+            data = change.data
+            if (
+                news.start == self.position
+                and data is not None
+                and len(data) <= self.engine.limits.chunk
+            ):
+                page = news.shared.get("page")
+                if page is None:
+                    page = news.shared["page"] = self._page_of(change, data)
+                assert isinstance(page, Page)
+                self._finish(page)
+                return
+        self._look(news)
+
+    def _page_of(self, change: Change, data: bytes) -> Page:
+        """The page that a change brought with it, without a look at the store."""
+        birth, old = self._seen.birth, self._seen.head
+        head = Head(old.incarnation, old.birth, old.start, change.tail, change.closed)
+        start = change.tail - len(data)
+        return Page(head, birth, start, change.tail, data, True, change.closed)
+
+    def _look(self, news: News) -> None:
+        self._reading = True
+        self._told = False
+        self.read(self.engine.limits.chunk, self._looked, news)
+
+    def _looked(self, page: Page | ProtocolError) -> None:
+        self._reading = False
+        if (
+            isinstance(page, Page)
+            and page.head.incarnation == self.incarnation
+            and not (page.data or page.closed)
+        ):
+            if self._told and self._timer is not None:
+                self._look(News(None))
+            return
+        self._finish(page)
+
+    def farewell(self) -> None:
+        """The time is up: answer with what is there by now, which may be nothing."""
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+        self._reading = True
+        self.read(self.engine.limits.chunk, self._finish)
+
+    def _finish(self, page: Page | ProtocolError) -> None:
+        if self._timer is None:
+            return
+        self._task = None
+        self.leave()
+        if isinstance(page, InvalidRequest) or (
+            isinstance(page, Page) and page.head.incarnation != self.incarnation
+        ):
+            # Another stream is here now; what was an offset of the old one may be none of its.
+            page = gone_meanwhile()
+        self._answer(self._pending, page, self.engine.cursor(self.asked))
+
+
+def gone_meanwhile() -> ProtocolError:
+    return ProtocolError("The stream was deleted while you waited.", status=404, code="not-found")
