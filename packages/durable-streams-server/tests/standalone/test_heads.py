@@ -215,6 +215,14 @@ async def test_a_request_log_misses_none(start, clients, caplog):
     assert caplog.messages.count("POST s") == 3
 
 
+@pytest.mark.parametrize("length", [b"02", b"", b"+2", b"2 ", b"0x2", b"12345678901234567"])
+def test_a_length_that_is_not_plainly_spelled_is_left_to_the_parser(length):
+    heads = Heads(Bounds())
+    for value in (b"2", length):
+        head = b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: " + value + b"\r\n\r\n"
+        assert (heads.read(head, Template(head)) is None) == (value is length)
+
+
 def test_a_head_over_the_bounds_is_left_to_the_parser():
     heads = Heads(Bounds(max_header=100, max_target=40))
 

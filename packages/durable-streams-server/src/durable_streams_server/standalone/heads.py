@@ -23,6 +23,7 @@ MAX_HEAD: Final = 2048
 MAX_LINES: Final = 50
 MAX_KNOWN: Final = 512
 MAX_DIGITS: Final = 16
+_ZERO: Final = ord("0")
 
 _REQUEST_LINE: Final = re.compile(
     rb"(GET|POST|PUT|HEAD|DELETE) (/[!\"$-;=@-Z\\\]^-z|~]*)(?:\?([!\"$-;=?-Z\\\]^-z|~]*))? HTTP/1\.1\r\n"
@@ -118,8 +119,10 @@ def _gap(head: bytes, spellings: tuple[bytes, ...]) -> tuple[int, int]:
 
 
 def plain_number(value: bytes) -> int:
-    """The number that some digits are, or -1 for anything else."""
-    return int(value) if value.isdigit() and len(value) <= MAX_DIGITS else -1
+    """The number that some digits spell in the only plain way, or -1 for anything else."""
+    if not value.isdigit() or len(value) > MAX_DIGITS:
+        return -1
+    return int(value) if value[0] != _ZERO or len(value) == 1 else -1
 
 
 class Known:
