@@ -18,7 +18,7 @@ from durable_streams_core.entities import (
 )
 from durable_streams_core.errors import ProtocolError
 from durable_streams_core.operations import Unconfirmed
-from durable_streams_core.store import LocalStore
+from durable_streams_core.store import PromptStore
 
 settings.register_profile(
     "core",
@@ -49,7 +49,7 @@ class Shelf:
         self.telling = False
 
 
-class TinyStore(LocalStore):
+class TinyStore(PromptStore):
     """Obvious rather than fast. Its steps are methods, so that tests can break each of them."""
 
     def __init__(self, shelf=None):
@@ -76,10 +76,10 @@ class TinyStore(LocalStore):
         entity = self.shelf.entities.get(path)
         return None if entity is None else self.facts(entity, fields)
 
-    def submit(self, batch, done):
+    def commit_now(self, batch):
         outcomes = self.apply_all(batch)
         self.tell()
-        done(outcomes)
+        return outcomes
 
     def apply_all(self, batch):
         return [self.apply(commit) for commit in batch]

@@ -607,6 +607,17 @@ def closing_twice_fails(tiny):
     return Broken
 
 
+@caught_by("a_commit_is_done_and_told_when_the_call_returns")
+def watchers_hear_of_it_later(tiny):
+    class Broken(tiny):
+        def commit_now(self, batch):
+            outcomes = self.apply_all(batch)
+            asyncio.get_running_loop().call_soon(self.tell)
+            return outcomes
+
+    return Broken
+
+
 @caught_by("closing_finishes_what_was_begun", patience=0.01)
 def closing_forgets_what_was_begun(tiny):
     class Broken(tiny):

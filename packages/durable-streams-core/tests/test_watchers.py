@@ -32,10 +32,23 @@ def test_one_that_fails_keeps_no_other_from_hearing(caplog):
     assert "a watcher failed" in caplog.text
 
 
-def test_one_that_stops_another_may():
+def test_one_may_stop_another():
     watchers = Watchers()
+    heard = []
     stops = []
     watchers.add(lambda _: stops[0]())
-    stops.append(watchers.add(lambda _: None))
+    stops.append(watchers.add(heard.append))
     watchers.tell([CHANGE])
     watchers.tell([CHANGE])
+    assert heard == [[CHANGE]]
+
+
+def test_who_watches_twice_stops_once_for_each():
+    watchers = Watchers()
+    heard = []
+    stop = watchers.add(heard.append)
+    watchers.add(heard.append)
+    stop()
+    stop()
+    watchers.tell([CHANGE])
+    assert heard == [[CHANGE]]

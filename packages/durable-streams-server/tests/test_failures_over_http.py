@@ -1,10 +1,16 @@
 """When the store or the server itself fails: an answer, a line in the log, and nothing lost."""
 
+import asyncio
+
 import pytest
 from remote import Fate
 
 from durable_streams_core.entities import Refused
+from durable_streams_core.errors import NotFound
 from durable_streams_core.offsets import format_offset
+from durable_streams_server.http.exchange import Submission
+from durable_streams_server.http.live import SharedLook
+from durable_streams_server.http.messages import Pending, Response, awaited
 
 JSON = "application/json"
 POLL = "a?offset=-1&live=long-poll"
@@ -132,3 +138,58 @@ async def test_forks_and_followers_over_a_store_that_has_to_be_waited_for(client
     await client.post("fork", b"z", stream_closed="true")
     assert [data for data, _ in await events.rest()] == ["z"]
     assert (await client.delete("fork")).status == 204
+
+
+class Left:
+    """A live answer that knows whether it was let go."""
+
+    head = Response(200)
+    left = False
+
+    def attach(self, sink):
+        raise AssertionError("nobody attaches to it")
+
+    def drained(self):
+        raise AssertionError("nobody attached to it")
+
+    def gone(self):
+        self.left = True
+
+
+async def test_a_live_answer_that_comes_as_its_waiter_is_cancelled_is_let_go():
+    """It stayed among the readers of its stream for ever."""
+    pending, live = Pending(), Left()
+    waiting = asyncio.create_task(awaited(pending))
+    await asyncio.sleep(0)
+    pending.resolve(live)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    assert waiting.cancelled()
+    assert live.left
+
+
+def test_a_reader_that_fails_on_a_shared_look_keeps_no_other_from_it(caplog):
+    """The others waited for ever for a page that was there."""
+    seen = []
+
+    def fail(_page):
+        raise ValueError("a bug")
+
+    look = SharedLook(fail)
+    look.join(seen.append)
+    look.settle(NotFound("gone"))
+    assert [type(page) for page in seen] == [NotFound]
+    assert "a live reader failed" in caplog.text
+
+
+def test_a_bug_in_making_an_answer_is_an_answer(caplog):
+    """The request waited for ever."""
+
+    def fail(_outcome):
+        raise ValueError("a bug")
+
+    submission = Submission(fail, [])
+    pending = submission.answer(lambda: None)
+    submission.settle(object())
+    assert pending.result.status == 500
+    assert "a bug" in caplog.text

@@ -11,9 +11,11 @@ from servers import SERVERS
 from wire import Client, Events, request_bytes
 
 from durable_streams_core.entities import Change
+from durable_streams_core.operations import Append, Body
 from durable_streams_server import Engine, MemoryStore
-from durable_streams_server.http.handler import Handler, Options
+from durable_streams_server.http.handler import Handler
 from durable_streams_server.http.messages import RequestHead
+from durable_streams_server.http.options import Options
 from durable_streams_server.mounting import Mount
 from durable_streams_server.news import KEPT_BYTES, KEPT_NEWS
 from durable_streams_server.topics import FEW, SLICE, Topics
@@ -405,9 +407,9 @@ async def test_a_reader_that_is_told_late_gets_one_event_and_where_it_ends(engin
     await engine.create("a", content_type="text/plain", data="1")
     handler = Handler(engine)
     sinks = await sse(engine, handler, MANY)
-    for text in ("2", "3", "4"):
-        await engine.append("a", text)
-    await engine.close_stream("a", "5")
+    for text in (b"2", b"3", b"4"):
+        engine.perform_now("a", Append(Body(text)))
+    engine.perform_now("a", Append(Body(b"5"), close=True))
     while not all(sink.ended for sink in sinks):
         await turn()
     names = [b"event: data", b"event: control"]
@@ -458,9 +460,12 @@ async def test_an_engine_may_stop_while_some_have_still_to_be_told():
         handler = Handler(engine)
         sinks = await sse(engine, handler, MANY)
         await engine.append("a", "2")
-        handler.close()
+        assert engine.topics.behind
     for _ in range(10):
         await turn()
+    # They are not told that they missed it, and so are not led past it.
+    assert not any(sink.ended for sink in sinks)
+    handler.close()
     assert all(sink.ended for sink in sinks)
 
 
@@ -490,3 +495,36 @@ async def test_every_message_of_a_burst_reaches_every_sse_reader_once_and_in_ord
             for seen in await asyncio.gather(*map(numbers, events)):
                 assert seen == list(range(messages))
             await client.close()
+
+
+async def test_who_appends_in_a_loop_lets_others_have_their_turn(engines, memory):
+    """An append to a memory store never waits, so nobody of a crowd was told of any."""
+    engine = await engines(memory)
+    await engine.create("a", content_type="text/plain")
+    heard = [0] * MANY
+
+    class Counting:
+        def __init__(self, number):
+            self.number = number
+
+        def news(self, _news):
+            heard[self.number] += 1
+
+    for number in range(MANY):
+        engine.topics.join("a", Counting(number))
+    for _ in range(50):
+        await engine.append("a", "x")
+    assert min(heard) > 3
+
+
+async def test_nothing_is_kept_of_news_that_everybody_has_been_told(engines, memory):
+    engine = await engines(memory)
+    await engine.create("a", content_type="text/plain")
+    readers = [Reader(Stream(engine.topics)) for _ in range(MANY)]
+    for reader in readers:
+        reader.stream.append(b"x")
+        break
+    engine.topics.publish(None)
+    while engine.topics.behind:
+        await turn()
+    assert all(topic._backlog is None for topic in engine.topics._topics.values())

@@ -513,3 +513,74 @@ async def test_a_bug_in_a_decision_is_the_same_answer_at_once(engines, memory, c
         streams.perform_now("a", Wrong(Body(b"x")))
     assert "deciding Wrong failed" in caplog.text
     assert (await streams.append("a", "x")).offset == format_offset(1)
+
+
+async def test_an_outcome_that_a_prompt_store_does_not_know_is_not_tried_again(engines):
+    """It was taken for a refusal, and the append was stored twice."""
+    store = Reluctant()
+
+    def lose(batch):
+        MemoryStore.commit_now(store, batch)
+        return [Unknown("lost")]
+
+    streams = await engines(store)
+    await streams.create("a")
+    store.commit_now = lose
+    with pytest.raises(Unavailable) as caught:
+        await streams.append("a", "x")
+    assert caught.value.code == "outcome-unknown"
+    del store.commit_now
+    assert (await streams.read("a")).data == b"x"
+
+
+@pytest.mark.parametrize("call", ["append", "close_stream", "create"])
+async def test_a_prompt_store_that_raises_blocks_no_stream(
+    engines, memory, monkeypatch, caplog, call
+):
+    """Its lane stayed busy for ever."""
+    streams = await engines(memory)
+    await streams.create("a", content_type="text/plain")
+
+    def fail(_batch):
+        raise OSError("a bug")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(memory, "commit_now", fail)
+        with pytest.raises(Unavailable) as caught:
+            if call == "create":
+                await streams.create("b")
+            else:
+                await getattr(streams, call)("a", "x")
+    assert caught.value.code == "outcome-unknown"
+    assert "the store failed in a commit" in caplog.text
+    await streams.create("b")
+    assert (await streams.append("a", "x")).offset == format_offset(1)
+
+
+async def test_an_engine_that_could_not_start_leaves_nothing_behind(memory, monkeypatch):
+    """It watched the store twice after the next try."""
+    streams = Engine(memory)
+
+    async def fail():
+        raise OSError("no")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(streams.subscriptions, "start", fail)
+        with pytest.raises(OSError, match="no"):
+            await streams.start()
+    assert not memory._watchers
+    heard = []
+    memory.watch(heard.append)
+    async with streams:
+        await streams.create("a")
+    assert heard
+
+
+async def test_a_stop_that_is_cancelled_closes_the_store(memory):
+    streams = Engine(memory)
+    await streams.start()
+    stopping = asyncio.create_task(streams.stop())
+    await asyncio.sleep(0)
+    stopping.cancel()
+    await asyncio.gather(stopping, return_exceptions=True)
+    assert not memory._watchers

@@ -45,24 +45,24 @@ class Watchers:
     __slots__ = ("_watchers",)
 
     def __init__(self) -> None:
-        self._watchers: list[Watcher] = []
+        self._watchers: dict[object, Watcher] = {}
 
     def __bool__(self) -> bool:
         return bool(self._watchers)
 
     def add(self, watcher: Watcher) -> Callable[[], None]:
         """Tell it of what comes from now on; call what is returned to stop, once or more."""
-        self._watchers.append(watcher)
+        token = object()
+        self._watchers[token] = watcher
 
         def stop() -> None:
-            if watcher in self._watchers:
-                self._watchers.remove(watcher)
+            self._watchers.pop(token, None)
 
         return stop
 
     def tell(self, changes: Sequence[Change] | None) -> None:
         """Tell each. One that fails is logged: what was committed stands, and others hear of it."""
-        for watcher in tuple(self._watchers):
+        for watcher in tuple(self._watchers.values()):
             try:
                 watcher(changes)
             except Exception:
@@ -183,7 +183,9 @@ class PromptStore(LocalStore):
 
     @abstractmethod
     def commit_now(self, batch: Sequence[Commit]) -> Sequence[Outcome]:
-        """As :meth:`commit`, and tell the watchers before returning."""
+        """As :meth:`commit`, and tell the watchers before the outermost call returns: one of them
+        may commit more, of which all hear after this.
+        """
 
     def submit(self, batch: Sequence[Commit], done: Callable[[Sequence[Outcome]], None]) -> None:
         done(self.commit_now(batch))

@@ -7,7 +7,6 @@ the headers, the ordinary way is taken instead.
 
 import asyncio
 from collections.abc import AsyncIterator
-from email.utils import formatdate
 from http import HTTPStatus
 from time import time
 from typing import Any
@@ -18,13 +17,15 @@ from aiohttp.http import SERVER_SOFTWARE
 from multidict import CIMultiDict
 
 from durable_streams_core.errors import ProtocolError
-from durable_streams_server.http.exchange import Exchange, awaited
+from durable_streams_server.http import wire
+from durable_streams_server.http.exchange import Exchange
 from durable_streams_server.http.messages import (
     Answer,
     Live,
     Pending,
     RequestHead,
     Response,
+    awaited,
     fold_headers,
 )
 from durable_streams_server.http.options import Authorize, Options
@@ -195,18 +196,13 @@ def _date_line() -> bytes:
     now = int(time())
     if now != _Date.second:
         _Date.second = now
-        _Date.line = b"date: " + formatdate(now, usegmt=True).encode() + b"\r\n"
+        _Date.line = wire.date_line(now)
     return _Date.line
-
-
-_STATUS_LINES = {
-    status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
-}
 
 
 def _head_bytes(response: Response, framing: bytes) -> bytes:
     parts = (
-        _STATUS_LINES[response.status],
+        wire.STATUS_LINES[response.status],
         response.lines,
         framing,
         _date_line(),
@@ -339,7 +335,7 @@ class _TransportSink:
             self.changed.set()
             return False
         if self._chunked:
-            frame = b"%x\r\n%b\r\n" % (len(frame), frame)
+            frame = wire.chunk(frame)
         transport.write(frame)
         if self._request.protocol._paused:
             self.full = True

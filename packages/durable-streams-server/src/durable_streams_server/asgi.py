@@ -17,6 +17,8 @@ from durable_streams_server.http.messages import (
     Pending,
     RequestHead,
     Response,
+    awaited,
+    drop,
     fold_headers,
 )
 from durable_streams_server.http.options import Authorize, Options
@@ -203,29 +205,18 @@ class _Client:
 
     async def wait(self, pending: Pending) -> Response | Live | None:
         """The pending answer, or None if the client went away first."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Response | Live] = loop.create_future()
-
-        def settle(result: Response | Live) -> None:
-            if not future.done():
-                future.set_result(result)
-            elif not isinstance(result, Response):
-                result.gone()
-
-        pending.then(settle)
-        if future.done():
-            return future.result()
+        answering = asyncio.ensure_future(awaited(pending))
         watch = asyncio.create_task(self._disconnected())
         try:
-            await asyncio.wait((future, watch), return_when=asyncio.FIRST_COMPLETED)
-            if future.done():
-                return future.result()
-            return None
+            await asyncio.wait((answering, watch), return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            answering.add_done_callback(_drop)
+            raise
         finally:
             watch.cancel()
-            if not future.done():
-                future.cancel()
-                pending.cancel()
+            if not answering.done():
+                answering.cancel()
+        return answering.result() if answering.done() else None
 
     async def stream(self, live: Live) -> None:
         """Push a live answer until it ends or the client goes away."""
@@ -260,6 +251,11 @@ class _Client:
             live.gone()
             if watch is not None:
                 watch.cancel()
+
+
+def _drop(answering: asyncio.Future[Response | Live]) -> None:
+    if not answering.cancelled():
+        drop(answering.result())
 
 
 class _QueueSink:

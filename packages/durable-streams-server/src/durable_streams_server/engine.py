@@ -133,10 +133,14 @@ class Engine:
         async with self._starting:
             if self._started:
                 return
-            await self.store.open()
-            self._lanes.resume()
-            self._stop_watching = self.store.watch(self.topics.publish)
-            await self.subscriptions.start()
+            try:
+                await self.store.open()
+                self._lanes.resume()
+                self._stop_watching = self.store.watch(self.topics.publish)
+                await self.subscriptions.start()
+            except BaseException:
+                await self._close()
+                raise
             self._sweeper = asyncio.create_task(self._sweep_for_ever())
             self._started = True
 
@@ -145,24 +149,29 @@ class Engine:
         if not self._started:
             return
         self._started = False
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-            await asyncio.gather(self._sweeper, return_exceptions=True)
-        await self.subscriptions.stop()
         try:
-            async with asyncio.timeout(self.limits.drain):
-                # What finishes may begin more: a deleted fork releases its source, and so on.
-                while self._tasks or not self._lanes.idle:
-                    await self._lanes.drained()
-                    if self._tasks:
-                        await asyncio.wait(self._tasks)
-        except TimeoutError:
-            log.warning("some operations did not finish in %s s", self.limits.drain)
-        await self._lanes.abandon()
-        if self._tasks:
-            _, stuck = await asyncio.wait(self._tasks, timeout=_STUCK_SECONDS)
-            for task in stuck:
-                task.cancel()
+            if self._sweeper is not None:
+                self._sweeper.cancel()
+                await asyncio.gather(self._sweeper, return_exceptions=True)
+            await self.subscriptions.stop()
+            try:
+                async with asyncio.timeout(self.limits.drain):
+                    # What finishes may begin more: a deleted fork releases its source, and so on.
+                    while self._tasks or not self._lanes.idle:
+                        await self._lanes.drained()
+                        if self._tasks:
+                            await asyncio.wait(self._tasks)
+            except TimeoutError:
+                log.warning("some operations did not finish in %s s", self.limits.drain)
+            await self._lanes.abandon()
+            if self._tasks:
+                _, stuck = await asyncio.wait(self._tasks, timeout=_STUCK_SECONDS)
+                for task in stuck:
+                    task.cancel()
+        finally:
+            await self._close()
+
+    async def _close(self) -> None:
         if self._stop_watching is not None:
             self._stop_watching()
         await self.store.close()
@@ -269,6 +278,9 @@ class Engine:
         appended: Appended | None = self.perform_now(path, operation)
         if appended is None:
             appended = await self.perform(path, operation)
+        elif self.topics.behind:
+            # Who appends in a loop would else keep those from their turn who are still to be told.
+            await asyncio.sleep(0)
         return append_result(appended)
 
     async def close_stream(

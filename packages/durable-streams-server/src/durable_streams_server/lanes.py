@@ -6,8 +6,9 @@ away only stops waiting. While an outcome is unknown the same commit is sent aga
 waits.
 
 A store with its facts at hand is asked at once and answers through a callback, so an operation
-costs no task. Any other is decided on the facts that were last seen, because the guard catches
-what changed meanwhile; but a refusal is only given on facts that were just loaded.
+costs no task; with one that commits in the same call it is done before it needs a lane. Any other
+is decided on the facts that were last seen, because the guard catches what changed meanwhile; but
+a refusal is only given on facts that were just loaded.
 """
 
 import asyncio
@@ -48,6 +49,7 @@ MAX_FLIGHT_BYTES = 8 * 1024 * 1024
 MAX_BATCHES = 8
 MAX_REMEMBERED_LANES = 10_000
 MAX_CONFLICTS = 1000
+STORE_FAILED = "the store failed in a commit"
 RESEND_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
 
 Done = Callable[[Any], None]
@@ -193,7 +195,14 @@ class Lanes:
             raise decision_failed(operation, error) from None
         if draft.changes:
             commit = draft.commit(self.new_id)
-            if type(prompt.commit_now((commit,))[0]) is not Applied:
+            try:
+                outcome = prompt.commit_now((commit,))[0]
+            except Exception:
+                log.exception(STORE_FAILED)
+                raise outcome_unknown() from None
+            if type(outcome) is not Applied:
+                if type(outcome) is Unknown:
+                    raise outcome_unknown()
                 # Nothing was done. In its lane it is decided again, or refused with a reason.
                 return None
             self._follow_up(draft, commit, None)
@@ -240,7 +249,7 @@ class Lanes:
         lane.conflicts = 0
         local = self._local
         if local is not None:
-            self._decide(lane, local.peek(lane.path, self._fields(lane)), fresh=True)
+            self._decide(lane, local.peek(lane.path, self._fields(lane)))
             return
         lane.fresh = False
         self._enqueue(lane)
@@ -276,7 +285,7 @@ class Lanes:
             answer = decision_failed(operation, error)
         self._send(lane, draft, [answer], local)
 
-    def _decide(self, lane: Lane, facts: Facts | None, *, fresh: bool) -> None:
+    def _decide(self, lane: Lane, facts: Facts | None) -> None:
         """The local way: decide, and send without a task."""
         draft, answers = self._run(lane, facts)
         assert self._local is not None
@@ -295,7 +304,13 @@ class Lanes:
             else:
                 self._settle(lane, draft, answers, commit, outcome)
 
-        local.submit((commit,), done)
+        flight = lane.flight
+        try:
+            local.submit((commit,), done)
+        except Exception:
+            log.exception(STORE_FAILED)
+            if lane.flight is flight:
+                done([Unknown("The store failed.")])
 
     def _settle(
         self, lane: Lane, draft: Draft, answers: list[Any], commit: Commit, outcome: Outcome
@@ -309,7 +324,7 @@ class Lanes:
                 self._fail(lane, Unavailable("The stream is too contended.", code="contended"))
             elif self._local is not None:
                 facts = self._local.peek(lane.path, self._fields(lane))
-                self._decide(lane, facts, fresh=True)
+                self._decide(lane, facts)
             else:
                 lane.facts, lane.fresh = outcome.facts, True
                 return False
@@ -455,7 +470,7 @@ class Lanes:
         try:
             return await self._store.commit(batch)
         except Exception:
-            log.exception("the store failed in a commit")
+            log.exception(STORE_FAILED)
             return [Unknown("The store failed.")] * len(batch)
 
     def _find_out(self, lane: Lane, draft: Draft, answers: list[Any], commit: Commit) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Generic, TypeVar
 
-Key = TypeVar("Key", bytes, str)
+Key = TypeVar("Key")
 Known = TypeVar("Known")
 
 

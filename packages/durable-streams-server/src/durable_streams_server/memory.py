@@ -1,5 +1,6 @@
 """The memory store: for tests, for development, and for streams that may be lost with it."""
 
+import sys
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
@@ -71,6 +72,9 @@ class MemoryStore(PromptStore):
 
     ``clock`` returns milliseconds since 1970; tests pass their own.
     """
+
+    # Nothing is gained by a task for what is at hand.
+    large_read = sys.maxsize
 
     def __init__(self, *, clock: Callable[[], int] | None = None) -> None:
         self._clock = clock or wall_clock

@@ -38,12 +38,12 @@ class News:
 
 
 class Backlog:
-    """The latest news of one topic, numbered from 1 on, for those not told of them yet."""
+    """The latest news of one topic, numbered on from ``last``, for those not told of them yet."""
 
     __slots__ = ("_kept", "_news", "_size", "_told", "last")
 
-    def __init__(self) -> None:
-        self.last = 0
+    def __init__(self, last: int) -> None:
+        self.last = last
         self._kept: deque[Change | None] = deque()
         self._size = 0
         self._told = -1
@@ -66,13 +66,6 @@ class Backlog:
             kept = self._kept
             self._news = joined(list(kept)[-missed:]) if missed <= len(kept) else News(None)
         return self._news
-
-    def clear(self) -> None:
-        """Everybody knows."""
-        self._kept.clear()
-        self._size = 0
-        self._told = -1
-        self._news = News(None)
 
 
 def _size(change: Change | None) -> int:

@@ -17,6 +17,7 @@ from durable_streams_core.operations import Unconfirmed, no_stream, soft_deleted
 from durable_streams_core.reads import check_in_range, inside_message
 from durable_streams_core.store import LocalStore, Store
 from durable_streams_core.streams import Birth, Origin, birth_of, expired
+from durable_streams_server.lately import Lately
 
 MAX_ANCESTORS = 65_536
 MAX_KEPT = 256
@@ -68,7 +69,7 @@ class Pages:
         self._store = store
         self._local = store if isinstance(store, LocalStore) else None
         self._ancestry: OrderedDict[str, tuple[Head, Origin | None]] = OrderedDict()
-        self._kept: dict[str, tuple[int, Page]] = {}
+        self._kept: Lately[str, tuple[int, Page]] = Lately(MAX_KEPT)
 
     def page_now(self, path: str, position: int | None, limit: int) -> Page | None:
         """A page at once, or None if it has to be waited for."""
@@ -86,9 +87,7 @@ class Pages:
                     return known
         page = self._make_now(local, path, position, limit)
         if page is not None and not page.head.deadline and len(page.data) <= MAX_KEPT_BYTES:
-            if len(self._kept) >= MAX_KEPT:
-                self._kept.clear()
-            self._kept[path] = limit, page
+            self._kept.add(path, (limit, page))
         return page
 
     def _make_now(

@@ -9,7 +9,7 @@ import logging
 import pytest
 from raw_answers import Answers, exchange
 from raw_corpus import END, GET, POST
-from test_bounds import connect
+from test_bounds import connect, held, until
 
 from durable_streams_server.limits import Limits
 from durable_streams_server.standalone import Bounds
@@ -324,7 +324,7 @@ async def test_a_request_log_that_is_switched_on_misses_none(start, clients, cap
 async def test_an_empty_line_before_a_request_leaves_no_trace(start):
     running = await start()
     reader, writer = await connect(running.port)
-    (connection,) = running.server._connections or await held_by(running)
+    (connection,) = await held(running)
     for _ in range(3):
         writer.write(b"\r\n")
         await turns()
@@ -333,12 +333,6 @@ async def test_an_empty_line_before_a_request_leaves_no_trace(start):
         assert connection._inbound.quiet == 0
         assert not connection._inbound.in_head
     writer.close()
-
-
-async def held_by(running):
-    while not running.server._connections:
-        await asyncio.sleep(0)
-    return running.server._connections
 
 
 async def turns():
@@ -363,7 +357,7 @@ async def test_a_reader_that_stalls_has_the_write_time_limit(start):
     _reader, writer = await connect(running.port)
     writer.transport.pause_reading()
     read = (GET + END).replace(b"/s ", b"/big ")
-    (connection,) = await held_by(running)
+    (connection,) = await held(running)
     while not connection._paused:
         writer.write(read)
         await turns()
@@ -376,12 +370,10 @@ async def test_a_question_of_access_that_nobody_waits_for_is_dropped(start):
     running = await start(authorize=permits)
     _reader, writer = await connect(running.port)
     writer.write((GET + END) * 5)
-    (connection,) = await held_by(running)
-    while not connection._asking:
-        await asyncio.sleep(0)
+    (connection,) = await held(running)
+    await until(lambda: connection._asking)
     writer.transport.abort()
-    while running.server._connections:
-        await asyncio.sleep(0)
+    await until(lambda: not len(running.server))
 
 
 async def test_a_bug_in_looking_at_a_request_is_an_answer(start, monkeypatch, caplog):
@@ -394,3 +386,15 @@ async def test_a_bug_in_looking_at_a_request_is_an_answer(start, monkeypatch, ca
     answers = Answers(await exchange(running.port, GET + END))
     assert answers.statuses == (500,)
     assert "a bug" in caplog.text
+
+
+def test_what_comes_once_is_not_counted_as_met():
+    heads = Heads(Bounds())
+
+    def met(target: bytes) -> bool:
+        head = b"GET " + target + b" HTTP/1.1\r\nHost: x\r\n\r\n"
+        found = heads.read(head, Template(head))
+        assert found is not None
+        return found[2]
+
+    assert [met(b"/a?offset=1"), met(b"/a?offset=2"), met(b"/a?offset=2")] == [False, False, True]

@@ -228,7 +228,6 @@ async def test_a_resync_looks_at_everything_once(stores, memory, desks, receiver
     # Unheard: a stream of another process, and a subscription.
     writer = await desks(MemoryStore())
     writer.engine.store._table = memory._table
-    writer.engine.store._bytes = memory._bytes
     await writer.engine.create("events/a", data=b"x")
     assert receiver.queue.empty()
     desk.subscriptions.driver.heard(None)

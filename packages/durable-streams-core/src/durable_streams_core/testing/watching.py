@@ -9,8 +9,8 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 
-from durable_streams_core.entities import DELETED, FORKING, LIVE, Change, Guard, Head
-from durable_streams_core.store import LocalStore, Store
+from durable_streams_core.entities import DELETED, FORKING, LIVE, Applied, Change, Guard, Head
+from durable_streams_core.store import LocalStore, PromptStore, Store
 from durable_streams_core.testing.stage import (
     Heard,
     Stage,
@@ -270,6 +270,22 @@ class Watching(Stage):
                 for path, head in ((PATH, one), ("two", two)):
                     await heard.until_tail(head, 3)
                     check_order(heard.of(path), b"123")
+            stop()
+
+    async def test_a_commit_is_done_and_told_when_the_call_returns(self) -> None:
+        """For a :class:`PromptStore`: the engine asks it without a queue."""
+        async with self.opened() as store:
+            if not isinstance(store, PromptStore):
+                raise skip("only a prompt store commits within the call")
+            heard: list[Change] = []
+            stop = store.watch(lambda changes: heard.extend(changes or ()))
+            head = new_head()
+            assert list(store.commit_now([creation(PATH, head)])) == [Applied(0)]
+            assert list(store.commit_now([append(PATH, head, b"x")])) == [Applied(1)]
+            assert [change.tail for change in heard] == [0, 1]
+            facts = store.peek(PATH)
+            assert facts is not None
+            assert facts.head.tail == 1
             stop()
 
 

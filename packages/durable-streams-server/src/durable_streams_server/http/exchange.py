@@ -5,7 +5,6 @@ one that no access hook was asked about may be run again, for every request that
 same head. What belongs to one run only is a :class:`Submission`, a pending answer, a live one.
 """
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from inspect import isawaitable
@@ -171,7 +170,11 @@ class Submission:
         if isinstance(outcome, ProtocolError):
             response = problem(outcome, self._base)
         else:
-            response = self._respond(outcome)
+            try:
+                response = self._respond(outcome)
+            except Exception:
+                log.exception("answering a request failed")
+                response = problem(internal_error(), self._base)
         if self._pending is None:
             self._done = response
         else:
@@ -184,24 +187,6 @@ class Submission:
         pending = self._pending = Pending()
         pending.on_cancel(cancel)
         return pending
-
-
-async def awaited(pending: Pending) -> Response | Live:
-    """A pending answer, for a coroutine; cancelling it cancels what is pending."""
-    future: asyncio.Future[Response | Live] = asyncio.get_running_loop().create_future()
-
-    def settle(result: Response | Live) -> None:
-        if not future.done():
-            future.set_result(result)
-        elif not isinstance(result, Response):
-            result.gone()
-
-    pending.then(settle)
-    try:
-        return await future
-    except asyncio.CancelledError:
-        pending.cancel()
-        raise
 
 
 def not_authenticated() -> ProtocolError:

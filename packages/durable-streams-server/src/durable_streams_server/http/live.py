@@ -8,7 +8,7 @@ shutdown. What is the same for many readers is made once and shared through the 
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from durable_streams_core.entities import Change
 from durable_streams_core.errors import ProtocolError
@@ -17,6 +17,7 @@ from durable_streams_core.sse import encode_data
 from durable_streams_server.engine import Engine
 from durable_streams_server.news import News
 from durable_streams_server.pages import Page
+from durable_streams_server.topics import SLICE
 
 log = logging.getLogger("durable_streams_server.http")
 
@@ -66,12 +67,19 @@ class Readers:
     def _tick(self) -> None:
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(TICK_SECONDS, self._tick)
-        now = self.now = loop.time()
-        for reader in tuple(self._readers):
+        self.now = loop.time()
+        self._pass_on(tuple(self._readers), self.now)
+
+    def _pass_on(self, readers: Sequence["Reader"], now: float) -> None:
+        """Tell readers the time, a slice of them in each turn of the loop."""
+        for reader in readers[:SLICE]:
             try:
-                reader.tick(now)
+                if reader in self._readers:
+                    reader.tick(now)
             except Exception:
                 log.exception("a live reader's timer failed")
+        if len(readers) > SLICE:
+            asyncio.get_running_loop().call_soon(self._pass_on, readers[SLICE:], now)
 
     def close(self) -> None:
         """Answer every long-poll and end every SSE response, as at a time limit."""
@@ -198,7 +206,10 @@ class SharedLook:
         self._result = result
         waiting, self._waiting = self._waiting, []
         for then in waiting:
-            then(result)
+            try:
+                then(result)
+            except Exception:
+                log.exception("a live reader failed")
 
 
 def _ignore(_answer: object) -> None:

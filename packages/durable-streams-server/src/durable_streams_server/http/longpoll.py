@@ -39,7 +39,7 @@ class LongPoll(Reader):
         self._timer = asyncio.get_running_loop().call_later(timeout, self.farewell)
         if self._told:
             # Something came after the page was read and before it arrived here.
-            self._look(News(None))
+            self._look(None)
 
     def leave(self) -> None:
         super().leave()
@@ -77,7 +77,7 @@ class LongPoll(Reader):
         start = change.tail - len(data)
         return Page(head, birth, start, change.tail, data, True, change.closed)
 
-    def _look(self, news: News) -> None:
+    def _look(self, news: News | None) -> None:
         self._reading = True
         self._told = False
         self.read(self.engine.limits.chunk, self._looked, news)
@@ -90,7 +90,7 @@ class LongPoll(Reader):
             and not (page.data or page.closed)
         ):
             if self._told and self._timer is not None:
-                self._look(News(None))
+                self._look(None)
             return
         self._finish(page)
 

@@ -7,6 +7,7 @@
 None of the three needs a task.
 """
 
+import asyncio
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
@@ -202,6 +203,33 @@ class Pending:
         cancel, self._cancel = self._cancel, None
         if cancel is not None:
             cancel()
+
+
+async def awaited(pending: Pending) -> Response | Live:
+    """A pending answer, for a coroutine; cancelling it cancels what is pending."""
+    future: asyncio.Future[Response | Live] = asyncio.get_running_loop().create_future()
+
+    def settle(result: Response | Live) -> None:
+        if not future.done():
+            future.set_result(result)
+        else:
+            drop(result)
+
+    pending.then(settle)
+    try:
+        return await future
+    except asyncio.CancelledError:
+        pending.cancel()
+        if not future.cancelled():
+            # It came, and before this could go on nobody wanted it any more.
+            drop(future.result())
+        raise
+
+
+def drop(answer: Response | Live) -> None:
+    """Nobody takes this answer: a live one has to know."""
+    if not isinstance(answer, Response):
+        answer.gone()
 
 
 Answer = Response | Pending | Live

@@ -14,7 +14,7 @@ from durable_streams_core.reads import etag, etag_matches, parse_read_offset
 from durable_streams_core.streams import birth_of
 from durable_streams_server.http import compression, headers
 from durable_streams_server.http.events import SseReader, needs_base64
-from durable_streams_server.http.exchange import Exchange, awaited, internal_error
+from durable_streams_server.http.exchange import Exchange, internal_error
 from durable_streams_server.http.fields import parse_query
 from durable_streams_server.http.longpoll import LongPoll
 from durable_streams_server.http.messages import (
@@ -24,6 +24,7 @@ from durable_streams_server.http.messages import (
     Pending,
     RequestHead,
     Response,
+    awaited,
     problem,
 )
 from durable_streams_server.http.site import Site

@@ -11,6 +11,7 @@ from durable_streams_server.http.headers import Cors
 from durable_streams_server.http.live import Readers
 from durable_streams_server.http.messages import Header, RequestHead, Response
 from durable_streams_server.http.options import Options
+from durable_streams_server.lately import Lately
 from durable_streams_server.pages import MAX_KEPT, MAX_KEPT_BYTES, Page
 
 _HOST = re.compile(rb"[A-Za-z0-9._-]+(?::\d{1,5})?|\[[0-9A-Fa-f:.]+\](?::\d{1,5})?")
@@ -32,7 +33,7 @@ class Site:
         self.public_path = urlsplit(self._public_url or "").path
         if self._public_url is not None:
             engine.subscriptions.driver.public_url = self._public_url
-        self._kept: dict[tuple[str, str], tuple[Page, list[Header], Response]] = {}
+        self._kept: Lately[tuple[str, str], tuple[Page, list[Header], Response]] = Lately(MAX_KEPT)
 
     def location(self, head: RequestHead, path: str) -> bytes:
         """The URL of a stream: absolute where the host is known."""
@@ -55,6 +56,4 @@ class Site:
 
     def keep(self, page: Page, base: list[Header], coding: str, response: Response) -> None:
         if len(response.body) <= MAX_KEPT_BYTES:
-            if len(self._kept) >= MAX_KEPT:
-                self._kept.clear()
-            self._kept[page.head.incarnation, coding] = page, base, response
+            self._kept.add((page.head.incarnation, coding), (page, base, response))

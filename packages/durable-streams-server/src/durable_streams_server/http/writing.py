@@ -1,5 +1,7 @@
 """What changes streams: POST, PUT and DELETE (§5.1 to §5.4)."""
 
+from collections.abc import Callable
+
 import msgspec
 
 from durable_streams_core.errors import InvalidRequest
@@ -90,7 +92,7 @@ class Appending(Exchange):
         operation = Append(wanted, content_type, terms.close, terms.seq, producer, terms.expected)
         respond = self._stored if body and producer is not None else self._appended
         if len(body) >= LARGE_JSON and is_large_json(wanted, content_type or ""):
-            return self._later(self._append_large(operation))
+            return self._later(self._append_large(operation, respond))
         appended = self._engine.perform_now(self.path, operation)
         if appended is not None:
             return respond(appended)
@@ -106,10 +108,11 @@ class Appending(Exchange):
         following._terms = Terms(terms.content_type, terms.close, terms.seq, claim, terms.expected)
         return following
 
-    async def _append_large(self, operation: Append) -> Response:
+    async def _append_large(
+        self, operation: Append, respond: Callable[[Appended], Response]
+    ) -> Response:
         await self._engine.prepare(operation.body, operation.content_type or "")
-        appended = await self._engine.perform(self.path, operation)
-        return self._appended(appended) if operation.producer is None else self._stored(appended)
+        return respond(await self._engine.perform(self.path, operation))
 
     def _appended(self, appended: Appended, status: int = 204) -> Response:
         base = self._site.cors.lines(self._base)

@@ -15,9 +15,9 @@ from math import inf
 from typing import TYPE_CHECKING, cast
 
 from durable_streams_core.errors import ProtocolError
+from durable_streams_server.http import wire
 from durable_streams_server.http.exchange import Exchange
 from durable_streams_server.http.messages import Answer, Live, Pending, Response
-from durable_streams_server.standalone import wire
 from durable_streams_server.standalone.heads import Known, Template
 from durable_streams_server.standalone.inbound import MAX_DRAINED, Inbound
 from durable_streams_server.standalone.request import Request
@@ -412,6 +412,7 @@ class Connection(asyncio.Protocol):
         self._busy = True
         self.deadline = inf
         self._live = live
+        self._known = None
         self._chunked = not request.old
         self._keep = request.keep_alive and self._chunked
         framing = wire.CHUNKED if self._chunked else b""

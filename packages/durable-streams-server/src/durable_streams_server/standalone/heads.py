@@ -16,6 +16,7 @@ import re
 from typing import Final
 
 from durable_streams_server.http.exchange import Exchange
+from durable_streams_server.http.fields import plain_integer
 from durable_streams_server.lately import Lately
 from durable_streams_server.standalone.bounds import Bounds
 
@@ -23,7 +24,6 @@ MAX_HEAD: Final = 2048
 MAX_LINES: Final = 50
 MAX_KNOWN: Final = 512
 MAX_DIGITS: Final = 16
-_ZERO: Final = ord("0")
 
 _REQUEST_LINE: Final = re.compile(
     rb"(GET|POST|PUT|HEAD|DELETE) (/[!\"$-;=@-Z\\\]^-z|~]*)(?:\?([!\"$-;=?-Z\\\]^-z|~]*))? HTTP/1\.1\r\n"
@@ -65,7 +65,7 @@ class Template:
         begin, end = _gap(head, _LENGTHS)
         if begin < 0:
             return
-        self.length = plain_number(head[begin:end])
+        self.length = _number(head[begin:end])
         other, until = _gap(head, _SEQS)
         if other < 0:
             self._first, last = head[:begin], head[end:]
@@ -73,7 +73,7 @@ class Template:
             self.key = self._first + last
             return
         self.seq = head[other:until]
-        if plain_number(self.seq) < 0:
+        if _number(self.seq) < 0:
             self.length = -1
         length_first = begin < other
         if not length_first:
@@ -97,8 +97,8 @@ class Template:
             end = data.find(b"\r", at, at + MAX_DIGITS + 1)
             if end < 0 or not data.startswith(piece, end):
                 return None
-            number = plain_number(data[at:end])
-            if number < 0:
+            number = plain_integer(data[at:end])
+            if number is None:
                 return None
             if is_seq:
                 seq = data[at:end]
@@ -106,6 +106,11 @@ class Template:
                 length = number
             at = end + len(piece)
         return at, length, seq
+
+
+def _number(value: bytes) -> int:
+    number = plain_integer(value)
+    return -1 if number is None else number
 
 
 def _gap(head: bytes, spellings: tuple[bytes, ...]) -> tuple[int, int]:
@@ -116,13 +121,6 @@ def _gap(head: bytes, spellings: tuple[bytes, ...]) -> tuple[int, int]:
             at += len(name)
             return at, head.find(b"\r", at)
     return -1, -1
-
-
-def plain_number(value: bytes) -> int:
-    """The number that some digits spell in the only plain way, or -1 for anything else."""
-    if not value.isdigit() or len(value) > MAX_DIGITS:
-        return -1
-    return int(value) if value[0] != _ZERO or len(value) == 1 else -1
 
 
 class Known:
@@ -158,8 +156,8 @@ class Heads:
     def read(
         self, head: bytes, template: Template
     ) -> tuple[Target, dict[bytes, bytes], bool] | None:
-        """What a head says, from its first byte to its empty line, and whether its headers have
-        been met before; None if it is not plain.
+        """What a head says, from its first byte to its empty line, and whether its first line and
+        its headers have been met before; None if it is not plain.
 
         The headers may be shared: whoever gets them only reads.
         """
@@ -168,6 +166,7 @@ class Heads:
         line = head.find(b"\r\n") + 2
         first = head[:line]
         target = self._targets.get(first)
+        met = target is not None
         if target is None:
             target = self._read_target(first)
             if target is None:
@@ -176,7 +175,7 @@ class Heads:
             return None
         lines = template.key[line:]
         headers = self._blocks.get(lines)
-        met = headers is not None
+        met = met and headers is not None
         if headers is None:
             headers = self._read_headers(head[line:-4])
             if headers is None or int(headers.get(b"content-length", b"0")) != template.length:

@@ -6,10 +6,10 @@ import ssl
 import time
 
 from durable_streams_core.errors import Unavailable
+from durable_streams_server.http import wire
 from durable_streams_server.http.exchange import Exchange
 from durable_streams_server.http.messages import RequestHead, Response
 from durable_streams_server.mounting import Mount
-from durable_streams_server.standalone import wire
 from durable_streams_server.standalone.bounds import Bounds
 from durable_streams_server.standalone.connection import Connection
 from durable_streams_server.standalone.heads import Heads
@@ -73,24 +73,26 @@ class StandaloneServer:
     async def stop(self) -> None:
         """Accept nothing more, tell live readers, let answers under way finish, then close."""
         self.closing = True
-        for listener in self._listeners:
-            listener.close()
-        self.handler.close()
-        for connection in tuple(self._connections):
-            connection.shut()
-        if self._connections:
-            self._empty.clear()
-            try:
-                async with asyncio.timeout(self.bounds.shutdown_timeout):
-                    await self._empty.wait()
-            except TimeoutError:
-                log.info("%d connections are cut", len(self._connections))
-                for connection in tuple(self._connections):
-                    connection.abort()
-                # One round of the loop lets them say goodbye to what they waited for.
-                await asyncio.sleep(0)
-        if self._timer is not None:
-            self._timer.cancel()
+        try:
+            for listener in self._listeners:
+                listener.close()
+            self.handler.close()
+            for connection in tuple(self._connections):
+                connection.shut()
+            if self._connections:
+                self._empty.clear()
+                try:
+                    async with asyncio.timeout(self.bounds.shutdown_timeout):
+                        await self._empty.wait()
+                except TimeoutError:
+                    log.info("%d connections are cut", len(self._connections))
+                    for connection in tuple(self._connections):
+                        connection.abort()
+                    # One round of the loop lets them say goodbye to what they waited for.
+                    await asyncio.sleep(0)
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
 
     def _begin(self) -> asyncio.AbstractEventLoop:
         loop = asyncio.get_running_loop()
