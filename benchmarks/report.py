@@ -13,7 +13,12 @@ def medians(rounds: list[dict[str, float]]) -> dict[str, float]:
 
 
 def table(raw: Raw, what: dict[str, str]) -> str:
-    lines = ["; ".join(f"{key} {value}" for key, value in raw["conditions"].items()), ""]
+    conditions = raw["conditions"].items()
+    said = [
+        f"{key} {value:.1f}" if type(value) is float else f"{key} {value}"
+        for key, value in conditions
+    ]
+    lines = ["; ".join(said), ""]
     for workload, servers in raw["rounds"].items():
         lines += [f"**{workload}**: {what[workload]}", ""]
         rows = {name: medians(rounds) for name, rounds in servers.items() if rounds}
