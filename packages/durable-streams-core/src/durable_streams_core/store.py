@@ -147,7 +147,7 @@ class LocalStore(Store):
 
     @abstractmethod
     def submit(self, batch: Sequence[Commit], done: Callable[[Sequence[Outcome]], None]) -> None:
-        """As :meth:`commit`; calls ``done`` once, in the event loop, at once or later.
+        """As :meth:`Store.commit`; calls ``done`` once, in the event loop, at once or later.
 
         Answers :class:`Unknown` only for what was under way when its disk failed, and takes nothing
         more after that: only opening it again finds out.
@@ -183,8 +183,8 @@ class PromptStore(LocalStore):
 
     @abstractmethod
     def commit_now(self, batch: Sequence[Commit]) -> Sequence[Outcome]:
-        """As :meth:`commit`, and tell the watchers before the outermost call returns: one of them
-        may commit more, of which all hear after this.
+        """As :meth:`Store.commit`, and tell the watchers before the outermost call returns: one
+        of them may commit more, of which all hear after this.
         """
 
     def submit(self, batch: Sequence[Commit], done: Callable[[Sequence[Outcome]], None]) -> None:
