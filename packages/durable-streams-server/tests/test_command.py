@@ -248,3 +248,33 @@ def test_a_port_of_the_systems_is_explained():
     error = PermissionError(13, "Permission denied")
     message = cli._listen_problem(error, {"uds": None, "host": "::1", "port": 80})
     assert "choose a --port above 1023" in message
+
+
+REUSE = """
+import sys
+from pathlib import Path
+from durable_streams_server.allocator import keep_large_blocks
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+keep_large_blocks()
+blocks = [b"x" * 2**20 + bytes([n]) for n in range(64)]
+full = resident()
+del blocks
+print(full - resident())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other allocators have no such setting")
+@pytest.mark.parametrize("chosen, kept", [({}, True), ({"GLIBC_TUNABLES": ""}, False)])
+def test_a_server_keeps_the_memory_that_it_once_needed(chosen, kept):
+    """Each large body was page-faulted in anew. Who chooses otherwise is left alone."""
+    said = subprocess.run(
+        [sys.executable, "-c", REUSE],
+        env={**os.environ, **chosen},
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    assert (int(said) < 16 * 2**20) == kept

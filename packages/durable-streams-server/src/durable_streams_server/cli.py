@@ -16,6 +16,7 @@ import click
 from durable_streams_core.errors import DurableStreamsError
 from durable_streams_core.protocol import DEFAULT_PORT
 from durable_streams_server import __version__
+from durable_streams_server.allocator import keep_large_blocks
 from durable_streams_server.engine import Engine
 from durable_streams_server.http.options import Options
 from durable_streams_server.limits import MIB, Limits
@@ -171,6 +172,7 @@ def main(context: click.Context, /, **settings: Any) -> None:
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
     try:
+        keep_large_blocks()
         _loop_runner()(serve(settings))
     except DurableStreamsError as error:
         raise click.ClickException(str(error)) from error
