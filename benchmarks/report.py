@@ -49,11 +49,15 @@ _COLOURS = {
     "node": "#e07a5f", "node-file": "#b5533c", "rakaia": "#81b29a",
     "rust-electric": "#6d6875", "rust-axum": "#a59fae",
 }  # fmt: skip
+_CUT_AT = 2.5
 _BAR, _GAP, _LEFT, _WIDTH = 14, 26, 190, 860
 
 
 def plot(raw: Raw) -> str:
-    """CPU per request as bars, each workload to a scale of its own; SVG."""
+    """CPU per request as bars, each workload to a scale of its own; SVG.
+
+    A bar of several times Node's is cut, or nothing could be told of the others.
+    """
     parts: list[str] = []
     y = 20
     for workload, servers in raw["rounds"].items():
@@ -61,16 +65,19 @@ def plot(raw: Raw) -> str:
         if not rows or not max(rows.values()):
             continue
         parts.append(_text(10, y, workload, bold=True))
-        scale = (_WIDTH - _LEFT - 120) / max(rows.values())
+        longest = min(max(rows.values()), _CUT_AT * rows.get("node", max(rows.values())))
+        scale = (_WIDTH - _LEFT - 120) / longest
         for name, cpu in rows.items():
             y += _BAR + 4
             parts.append(_text(_LEFT - 8, y, name, anchor="end"))
             colour = _COLOURS.get(name, "#888888")
+            length = min(cpu, longest) * scale
+            cut = "… " if cpu > longest else ""
             parts.append(
-                f'<rect x="{_LEFT}" y="{y - _BAR + 3}" width="{max(1.0, cpu * scale):.1f}" '
+                f'<rect x="{_LEFT}" y="{y - _BAR + 3}" width="{max(1.0, length):.1f}" '
                 f'height="{_BAR}" fill="{colour}"/>'
             )
-            parts.append(_text(_LEFT + cpu * scale + 6, y, f"{cpu:,.1f} µs"))
+            parts.append(_text(_LEFT + length + 6, y, f"{cut}{cpu:,.1f} µs"))
         y += _GAP
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{y}" '
