@@ -557,23 +557,26 @@ async def test_a_prompt_store_that_raises_blocks_no_stream(
     assert (await streams.append("a", "x")).offset == format_offset(1)
 
 
-async def test_an_engine_that_could_not_start_leaves_nothing_behind(memory, monkeypatch):
+@pytest.mark.parametrize("shared", [True, False])
+async def test_an_engine_that_could_not_start_leaves_nothing_behind(
+    memory, remote, monkeypatch, shared
+):
     """It watched the store twice after the next try."""
-    streams = Engine(memory)
+    streams = Engine(remote if shared else memory)
 
     async def fail():
         raise OSError("no")
 
     with monkeypatch.context() as patched:
-        patched.setattr(streams.subscriptions, "start", fail)
+        patched.setattr(streams.subscriptions.driver, "scan", fail)
         with pytest.raises(OSError, match="no"):
             await streams.start()
     assert not memory._watchers
-    heard = []
-    memory.watch(heard.append)
+    with pytest.raises(Unavailable):
+        await streams.append("a", "x")
     async with streams:
         await streams.create("a")
-    assert heard
+    assert not memory._watchers
 
 
 async def test_a_stop_that_is_cancelled_closes_the_store(memory):

@@ -139,7 +139,11 @@ class Engine:
                 self._stop_watching = self.store.watch(self.topics.publish)
                 await self.subscriptions.start()
             except BaseException:
-                await self._close()
+                try:
+                    await self.subscriptions.stop()
+                    await self._lanes.abandon()
+                finally:
+                    await self._close()
                 raise
             self._sweeper = asyncio.create_task(self._sweep_for_ever())
             self._started = True

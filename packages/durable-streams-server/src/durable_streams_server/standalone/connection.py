@@ -230,7 +230,7 @@ class Connection(asyncio.Protocol):
             self.received(request)
         else:
             self._inbound.expect_body(request, length)
-            if come:
+            if come and self.is_open:
                 self._inbound.feed(data[end:])
         self._flush()
         self._wait()
