@@ -22,8 +22,8 @@ from load import allow_many_sockets, closed_loops, request
 from servers import KINDS, Server
 from workloads import TEXT, fresh, measured, replay
 
-from durable_streams_server.engine import Engine
-from durable_streams_server.file import FileStore
+from durable_streams_server.engine.engine import Engine
+from durable_streams_server.stores.file import FileStore
 
 SERVERS = ["ours-file", "ours", "node-file"]
 IDLE_STREAMS = 100_000

@@ -17,10 +17,10 @@ from typing import Any
 
 from load import request
 
+from durable_streams_server.frontends.mount import Mount
+from durable_streams_server.frontends.standalone import StandaloneServer
+from durable_streams_server.frontends.standalone.connection import Connection
 from durable_streams_server.http.options import Options
-from durable_streams_server.mounting import Mount
-from durable_streams_server.standalone import StandaloneServer
-from durable_streams_server.standalone.connection import Connection
 
 URL = "http://127.0.0.1:4437/v1/stream/"
 TEXT = "Content-Type: text/plain\r\n"

@@ -3,8 +3,8 @@
     python benchmarks/soak.py [--minutes 30] [--clients 1500]
 
 Prints what the server holds every ten seconds: memory, descriptors, tasks, connections, live
-readers, topics, lanes. It fails when any of them grew after the first quarter, when something is
-left once all clients are gone, and when the server logs an error. Linux only.
+readers, followed streams, commit queues. It fails when any of them grew after the first quarter,
+when something is left once all clients are gone, and when the server logs an error. Linux only.
 """
 
 import argparse
@@ -26,10 +26,10 @@ import uvloop
 from load import ORDINARY, allow_many_sockets
 
 from durable_streams_server import Engine
+from durable_streams_server.engine.limits import Limits
+from durable_streams_server.frontends.mount import Mount
+from durable_streams_server.frontends.standalone import Bounds, StandaloneServer
 from durable_streams_server.http.options import Options
-from durable_streams_server.limits import Limits
-from durable_streams_server.mounting import Mount
-from durable_streams_server.standalone import Bounds, StandaloneServer
 
 HERE = Path(__file__).resolve().parent
 SAMPLE_SECONDS = 10.0
@@ -56,8 +56,8 @@ async def serve() -> None:
                 "tasks": len(asyncio.all_tasks()),
                 "connections": len(server),
                 "readers": len(mount.handler.readers),
-                "topics": len(engine.topics),
-                "lanes": len(engine._lanes._lanes),  # noqa: SLF001 - nobody else asks for it
+                "followed": len(engine.fanout),
+                "commit queues": len(engine._queues._queues),  # noqa: SLF001 - nobody else asks for it
             }
             print(json.dumps(held), flush=True)
             with contextlib.suppress(TimeoutError):
@@ -249,7 +249,7 @@ async def soak(options: argparse.Namespace) -> int:
         if late > early * 1.15 + 10:
             faults.append(f"{key} grew")
     last = samples[-1]
-    for key in ("connections", "readers", "topics", "lanes"):
+    for key in ("connections", "readers", "followed", "commit queues"):
         if last[key]:
             faults += [f"{last[key]} {key} are left"]
     if last["descriptors"] > samples[0]["descriptors"] + 2:

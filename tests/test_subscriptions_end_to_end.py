@@ -23,9 +23,9 @@ from durable_streams_client import (
     verify_webhook,
 )
 from durable_streams_server import Engine
+from durable_streams_server.frontends.mount import Mount
+from durable_streams_server.frontends.servers import FRONT_ENDS, Address
 from durable_streams_server.http.options import Options
-from durable_streams_server.mounting import Mount
-from durable_streams_server.serving import FRONT_ENDS, Address
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import pytest
 from aiohttp import web
 
 from durable_streams_server import Engine
+from durable_streams_server.frontends.mount import Mount
+from durable_streams_server.frontends.servers import FRONT_ENDS, Address
 from durable_streams_server.http.options import Options
-from durable_streams_server.mounting import Mount
-from durable_streams_server.serving import FRONT_ENDS, Address
 
 PAGE = Path(__file__).parent.parent / "subscriptions.md"
 PIECES = re.findall(

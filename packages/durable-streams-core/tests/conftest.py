@@ -76,7 +76,7 @@ class TinyStore(PromptStore):
         entity = self.shelf.entities.get(path)
         return None if entity is None else self.facts(entity, fields)
 
-    def commit_now(self, batch):
+    def commit_nowait(self, batch):
         outcomes = self.apply_all(batch)
         self.tell()
         return outcomes

@@ -610,7 +610,7 @@ def closing_twice_fails(tiny):
 @caught_by("a_commit_is_done_and_told_when_the_call_returns")
 def watchers_hear_of_it_later(tiny):
     class Broken(tiny):
-        def commit_now(self, batch):
+        def commit_nowait(self, batch):
             outcomes = self.apply_all(batch)
             asyncio.get_running_loop().call_soon(self.tell)
             return outcomes

@@ -1,8 +1,8 @@
 """Leases against a model: random clocks, crashes, and workers that act on what they saw long ago.
 
-A decision may be made on facts and committed later, when others have committed meanwhile; like an
-engine's lane it is then decided again. A crash forgets decisions that were not sent. The model
-knows only which wake may be acted on until when, and how far each stream is done with.
+A decision may be made on facts and committed later, when others have committed meanwhile; as in an
+engine's commit queue it is then decided again. A crash forgets decisions that were not sent. The
+model knows only which wake may be acted on until when, and how far each stream is done with.
 """
 
 import pytest

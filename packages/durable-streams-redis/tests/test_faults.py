@@ -143,7 +143,7 @@ async def test_an_append_after_a_restart_wakes_who_waited_before(kind, prefix):
             await writing.create("p", content_type="text/plain")
             follower = aiter(reading.follow("p"))
             waiting = asyncio.ensure_future(anext(follower))
-            while not len(reading.topics):
+            while not len(reading.fanout):
                 await asyncio.sleep(0)
             # It has looked once these have: they were sent later.
             for _ in range(3):

@@ -10,8 +10,8 @@ from wire import Client
 
 from durable_streams_core.store import Store
 from durable_streams_server import Engine, Limits, MemoryStore
+from durable_streams_server.frontends.mount import Mount
 from durable_streams_server.http.options import Options
-from durable_streams_server.mounting import Mount
 
 
 class Clock:

@@ -10,7 +10,7 @@ from enum import Enum
 
 from durable_streams_core.entities import Commit, Facts, Head, Outcome, Slice, Unknown
 from durable_streams_core.store import Store, Watcher
-from durable_streams_server.memory import MemoryStore
+from durable_streams_server.stores.memory import MemoryStore
 
 
 class Fate(Enum):

@@ -10,9 +10,9 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import uvicorn
 
-from durable_streams_server.asgi import AsgiApp
-from durable_streams_server.mounting import Mount
-from durable_streams_server.serving import Address, aiohttp_server, standalone_server
+from durable_streams_server.frontends.asgi import AsgiApp
+from durable_streams_server.frontends.mount import Mount
+from durable_streams_server.frontends.servers import Address, aiohttp_server, standalone_server
 
 Serve = Callable[[Mount, str], AbstractAsyncContextManager[int]]
 

@@ -7,7 +7,7 @@ from aiohttp import web
 from wire import Client
 
 from durable_streams_server import Engine, Limits, create_app
-from durable_streams_server.aiohttp_app import MOUNT
+from durable_streams_server.frontends.aiohttp import MOUNT
 
 
 class Running:
@@ -115,7 +115,7 @@ async def test_a_disconnect_is_seen_at_the_next_write_on_any_runner(memory):
         events = await client.sse("a?offset=-1&live=sse")
         await events.batch()
         events.connection.abort()
-        while len(client.engine.topics):
+        while len(client.engine.fanout):
             await client.engine.append("a", "x")
             await asyncio.sleep(0.001)
 

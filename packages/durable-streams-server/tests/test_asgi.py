@@ -204,12 +204,12 @@ async def test_a_long_poll_is_left_at_once_when_its_client_is(memory):
         app = create_asgi(engine)
         await engine.create("a")
         caller = Caller(app, query="offset=-1&live=long-poll").body()
-        while not len(engine.topics):
+        while not len(engine.fanout):
             await asyncio.sleep(0)
         caller.disconnect()
         await caller.task
         assert caller.sent == []
-        assert len(engine.topics) == 0
+        assert len(engine.fanout) == 0
 
 
 async def test_an_append_whose_client_left_is_stored_all_the_same(memory):
@@ -234,10 +234,10 @@ async def test_a_live_reader_is_left_at_once_when_its_client_is(memory):
         caller = Caller(app, query="offset=-1&live=sse").body()
         while len(caller.sent) < 2:
             await asyncio.sleep(0)
-        assert len(engine.topics) == 1
+        assert len(engine.fanout) == 1
         caller.disconnect()
         await caller.task
-        assert len(engine.topics) == 0
+        assert len(engine.fanout) == 0
 
 
 async def test_a_server_that_takes_nothing_makes_its_reader_fall_behind(memory):
@@ -257,7 +257,7 @@ async def test_a_server_that_takes_nothing_makes_its_reader_fall_behind(memory):
         sizes = [len(message["body"]) for message in caller.sent[1:]]
         assert sum(sizes) > 1_000_000
         assert max(sizes) < 600_000
-        assert len(engine.topics) == 0
+        assert len(engine.fanout) == 0
 
 
 async def test_a_server_that_fails_to_send_leaves_no_reader_behind(memory):
@@ -275,7 +275,7 @@ async def test_a_server_that_fails_to_send_leaves_no_reader_behind(memory):
         incoming.put_nowait({"type": "http.request", "body": b""})
         with pytest.raises(OSError, match="gone"):
             await app(caller.scope, incoming.get, send)
-        assert len(engine.topics) == 0
+        assert len(engine.fanout) == 0
 
 
 async def test_closing_the_app_tells_its_live_readers(memory):

@@ -15,8 +15,9 @@ import pytest
 from click.testing import CliRunner
 from wire import Connection, Events, chunked, request_bytes
 
-from durable_streams_server import __version__, cli
-from durable_streams_server.serving import FRONT_ENDS
+from durable_streams_server import __version__
+from durable_streams_server.cli import command as cli
+from durable_streams_server.frontends.servers import FRONT_ENDS
 
 LINE = re.compile(r"Serving durable streams from (\S+) at http://([^:]+|\[::1\]):(\d+)(/\S*)\n")
 
@@ -253,7 +254,7 @@ def test_a_port_of_the_systems_is_explained():
 REUSE = """
 import sys
 from pathlib import Path
-from durable_streams_server.allocator import keep_large_blocks
+from durable_streams_server.cli.allocator import keep_large_blocks
 
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096

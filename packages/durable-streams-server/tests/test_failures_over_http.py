@@ -61,14 +61,14 @@ async def test_a_read_that_fails_is_an_answer_and_a_line_in_the_log(
     assert b"network" not in answer.body
     remote.load_error = None
     assert (await client.get("a")).body == b"x"
-    assert len(client.engine.topics) == 0
+    assert len(client.engine.fanout) == 0
 
 
 async def test_a_live_reader_whose_store_fails_ends_where_it_was(client, remote, caplog):
     events = await client.sse(SSE)
     _, control = await events.batch()
     remote.load_error = OSError("the network is down")
-    client.engine.topics.publish(None)
+    client.engine.fanout.publish(None)
     assert await events.rest() == []
     remote.load_error = None
     events = await client.sse(f"a?offset={control['streamNextOffset']}&live=sse")
@@ -81,7 +81,7 @@ async def test_a_live_reader_that_may_have_missed_something_looks(client, remote
     events = await client.sse(SSE)
     await events.batch()
     await client.listening("a")
-    client.engine.topics.publish(None)
+    client.engine.fanout.publish(None)
     await client.post("a", b"y")
     assert (await events.batch())[0] == "y"
 
@@ -90,7 +90,7 @@ async def test_a_bug_is_an_answer(client, caplog, monkeypatch):
     def broken(*_, **__):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(client.engine, "page_now", broken)
+    monkeypatch.setattr(client.engine, "page_nowait", broken)
     answer = await client.get("a")
     assert (answer.status, answer.code) == (500, "internal-error")
     assert b"a bug" not in answer.body

@@ -13,12 +13,11 @@ from wire import Client, Events, request_bytes
 from durable_streams_core.entities import Change
 from durable_streams_core.operations import Append, Body
 from durable_streams_server import Engine, MemoryStore
+from durable_streams_server.engine.fanout import BACKLOG_BYTES, BACKLOG_CHANGES, FEW, SLICE, Fanout
+from durable_streams_server.frontends.mount import Mount
 from durable_streams_server.http.handler import Handler
 from durable_streams_server.http.messages import RequestHead
 from durable_streams_server.http.options import Options
-from durable_streams_server.mounting import Mount
-from durable_streams_server.news import KEPT_BYTES, KEPT_NEWS
-from durable_streams_server.topics import FEW, SLICE, Topics
 
 MANY = 3 * SLICE + 1
 
@@ -26,15 +25,15 @@ MANY = 3 * SLICE + 1
 class Stream:
     """What a store has of one stream, and its topic."""
 
-    def __init__(self, topics, path="a"):
-        self.topics = topics
+    def __init__(self, fanout, path="a"):
+        self.fanout = fanout
         self.path = path
         self.data = b""
 
     def append(self, data, **change):
         self.data += data
         told = Change(self.path, "i", len(self.data), **{"data": data, **change})
-        self.topics.publish([told])
+        self.fanout.publish([told])
 
 
 class Reader:
@@ -45,32 +44,35 @@ class Reader:
         self.position = self.begin = len(stream.data)
         self.heard = []
         self.then = then
-        self.leave = stream.topics.join(stream.path, self)
+        self.leave = stream.fanout.subscribe(stream.path, self)
 
-    def news(self, news):
-        self.heard.append(news)
-        if news.change is None:
+    def notify(self, notification):
+        self.heard.append(notification)
+        if notification.change is None:
             self.position = len(self.stream.data)
         else:
-            assert news.start == self.position
-            self.position = news.change.tail
-            assert self.stream.data[news.start : self.position] == news.change.data
+            assert notification.start == self.position
+            self.position = notification.change.tail
+            assert self.stream.data[notification.start : self.position] == notification.change.data
         if self.then is not None:
             self.then(self)
 
     @property
     def datas(self):
-        return [None if news.change is None else news.change.data for news in self.heard]
+        return [
+            None if notification.change is None else notification.change.data
+            for notification in self.heard
+        ]
 
 
 @pytest.fixture
-def topics():
-    return Topics(100_000)
+def fanout():
+    return Fanout(100_000)
 
 
 @pytest.fixture
-def stream(topics):
-    return Stream(topics)
+def stream(fanout):
+    return Stream(fanout)
 
 
 @pytest.fixture(autouse=True)
@@ -147,13 +149,13 @@ async def test_a_close_that_is_told_late_comes_with_the_last_data(stream):
         assert reader.heard[0].change.closed
 
 
-@pytest.mark.parametrize("count", [1, KEPT_NEWS - 1, KEPT_NEWS, KEPT_NEWS + 1])
+@pytest.mark.parametrize("count", [1, BACKLOG_CHANGES - 1, BACKLOG_CHANGES, BACKLOG_CHANGES + 1])
 async def test_beyond_a_number_of_news_the_store_is_looked_at(stream, count):
     readers = [Reader(stream) for _ in range(MANY)]
     for _ in range(count):
         stream.append(b"x")
     await told(*readers)
-    expected = b"x" * count if count <= KEPT_NEWS else None
+    expected = b"x" * count if count <= BACKLOG_CHANGES else None
     assert all(reader.datas == [expected] for reader in readers)
     assert len({id(reader.heard[0]) for reader in readers}) == 1
 
@@ -161,8 +163,8 @@ async def test_beyond_a_number_of_news_the_store_is_looked_at(stream, count):
 async def test_beyond_a_number_of_bytes_the_store_is_looked_at(stream):
     early, late = [Reader(stream) for _ in range(SLICE)], [Reader(stream) for _ in range(SLICE)]
     for _ in range(3):
-        stream.append(b"x" * (KEPT_BYTES // 2))
-        if stream.data == b"x" * (KEPT_BYTES // 2):
+        stream.append(b"x" * (BACKLOG_BYTES // 2))
+        if stream.data == b"x" * (BACKLOG_BYTES // 2):
             await turn()
     await told(*early, *late)
     assert all(None not in reader.datas for reader in early)
@@ -171,7 +173,7 @@ async def test_beyond_a_number_of_bytes_the_store_is_looked_at(stream):
 
 async def test_one_large_message_is_told_as_it_is(stream):
     readers = [Reader(stream) for _ in range(MANY)]
-    stream.append(b"x" * (KEPT_BYTES + 1))
+    stream.append(b"x" * (BACKLOG_BYTES + 1))
     await told(*readers)
     assert all(reader.datas == [stream.data] for reader in readers)
 
@@ -187,21 +189,21 @@ async def test_one_large_message_is_told_as_it_is(stream):
     ],
     ids=["gone", "another", "gap", "large-first", "large-last"],
 )
-async def test_what_is_no_run_of_bytes_is_told_late_as_a_look(topics, stream, changes):
+async def test_what_is_no_run_of_bytes_is_told_late_as_a_look(fanout, stream, changes):
     readers = [Reader(stream) for _ in range(MANY)]
     stream.data = b"xx"
-    topics.publish(changes)
+    fanout.publish(changes)
     await told(*readers)
     assert all(reader.datas == [None] for reader in readers)
 
 
-async def test_a_resync_makes_everybody_look_after_what_came_before_it(topics):
-    streams = [Stream(topics, str(n)) for n in range(SLICE)]
+async def test_a_resync_makes_everybody_look_after_what_came_before_it(fanout):
+    streams = [Stream(fanout, str(n)) for n in range(SLICE)]
     readers = [Reader(stream) for stream in streams for _ in range(2)]
     for stream in streams:
         stream.append(b"1")
         stream.data += b"2"
-    topics.publish(None)
+    fanout.publish(None)
     streams[0].append(b"3")
     await told(*readers)
     assert all(reader.datas == [b"1", None] for reader in readers)
@@ -236,7 +238,7 @@ async def test_who_left_is_told_no_more_though_it_left_while_others_were_told(st
     await turn()
     await turn()
     assert [reader.datas for reader in readers] == [[b"1"]] + [[]] * (count - 1)
-    assert stream.topics.listeners("a") == 1
+    assert stream.fanout.subscribers("a") == 1
 
 
 @pytest.mark.parametrize("count", [1, FEW, MANY])
@@ -268,10 +270,10 @@ async def test_one_that_fails_harms_no_other(stream, caplog, count):
     caplog.clear()
 
 
-async def test_topics_take_turns(topics):
-    streams = [Stream(topics, str(n)) for n in range(5)]
+async def test_topics_take_turns(fanout):
+    streams = [Stream(fanout, str(n)) for n in range(5)]
     readers = {stream: [Reader(stream) for _ in range(MANY)] for stream in streams}
-    few = Stream(topics, "few")
+    few = Stream(fanout, "few")
     one = Reader(few)
     for stream in streams:
         stream.append(b"1")
@@ -287,8 +289,8 @@ async def test_topics_take_turns(topics):
         await told(*each)
 
 
-async def test_many_middling_topics_take_turns_too(topics):
-    streams = [Stream(topics, str(n)) for n in range(20)]
+async def test_many_middling_topics_take_turns_too(fanout):
+    streams = [Stream(fanout, str(n)) for n in range(20)]
     readers = [Reader(stream) for stream in streams for _ in range(SLICE // 2)]
     for stream in streams:
         stream.append(b"1")
@@ -305,7 +307,7 @@ async def test_nothing_is_kept_of_a_topic_whose_last_listener_left_before_its_tu
     told_so_far = sum(len(reader.heard) for reader in readers)
     for reader in readers:
         reader.leave()
-    assert len(stream.topics) == 0
+    assert len(stream.fanout) == 0
     assert sum(len(reader.heard) for reader in readers) == told_so_far
     del readers, reader
     gc.collect()
@@ -319,9 +321,9 @@ async def test_nothing_is_kept_of_a_topic_whose_last_listener_left_before_its_tu
 
 
 @pytest.mark.parametrize("seed", range(6))
-async def test_thousands_that_come_and_go_get_everything_once_and_in_order(topics, seed):
+async def test_thousands_that_come_and_go_get_everything_once_and_in_order(fanout, seed):
     chance = random.Random(seed)
-    stream = Stream(topics)
+    stream = Stream(fanout)
     here = [Reader(stream) for _ in range(2000)]
     left = []
 
@@ -349,7 +351,7 @@ async def test_thousands_that_come_and_go_get_everything_once_and_in_order(topic
             case 2:
                 await turn()
             case 3 if chance.random() < 0.05:
-                topics.publish(None)
+                fanout.publish(None)
             case _:
                 for _ in range(chance.choice((1, 1, 1, 2, 400))):
                     stream.append(b"%d," % len(stream.data))
@@ -359,7 +361,7 @@ async def test_thousands_that_come_and_go_get_everything_once_and_in_order(topic
     assert all(reader.position == position for reader, position in left)
     for reader in here:
         reader.leave()
-    assert len(topics) == 0
+    assert len(fanout) == 0
 
 
 class Sink:
@@ -408,8 +410,8 @@ async def test_a_reader_that_is_told_late_gets_one_event_and_where_it_ends(engin
     handler = Handler(engine)
     sinks = await sse(engine, handler, MANY)
     for text in (b"2", b"3", b"4"):
-        engine.perform_now("a", Append(Body(text)))
-    engine.perform_now("a", Append(Body(b"5"), close=True))
+        engine.perform_nowait("a", Append(Body(text)))
+    engine.perform_nowait("a", Append(Body(b"5"), close=True))
     while not all(sink.ended for sink in sinks):
         await turn()
     names = [b"event: data", b"event: control"]
@@ -451,7 +453,7 @@ async def test_a_farewell_before_its_turn_ends_a_reader_where_it_is(engines, mem
     assert {sink.data for sink in sinks} <= {b"12", b"12345"}
     for sink in sinks:
         assert int(sink.offset.split("_")[1]) == len(sink.data)
-    assert len(engine.topics) == 0
+    assert len(engine.fanout) == 0
 
 
 async def test_an_engine_may_stop_while_some_have_still_to_be_told():
@@ -460,7 +462,7 @@ async def test_an_engine_may_stop_while_some_have_still_to_be_told():
         handler = Handler(engine)
         sinks = await sse(engine, handler, MANY)
         await engine.append("a", "2")
-        assert engine.topics.behind
+        assert engine.fanout.behind
     for _ in range(10):
         await turn()
     # They are not told that they missed it, and so are not led past it.
@@ -507,11 +509,11 @@ async def test_who_appends_in_a_loop_lets_others_have_their_turn(engines, memory
         def __init__(self, number):
             self.number = number
 
-        def news(self, _news):
+        def notify(self, _notification):
             heard[self.number] += 1
 
     for number in range(MANY):
-        engine.topics.join("a", Counting(number))
+        engine.fanout.subscribe("a", Counting(number))
     for _ in range(50):
         await engine.append("a", "x")
     assert min(heard) > 3
@@ -520,11 +522,11 @@ async def test_who_appends_in_a_loop_lets_others_have_their_turn(engines, memory
 async def test_nothing_is_kept_of_news_that_everybody_has_been_told(engines, memory):
     engine = await engines(memory)
     await engine.create("a", content_type="text/plain")
-    readers = [Reader(Stream(engine.topics)) for _ in range(MANY)]
+    readers = [Reader(Stream(engine.fanout)) for _ in range(MANY)]
     for reader in readers:
         reader.stream.append(b"x")
         break
-    engine.topics.publish(None)
-    while engine.topics.behind:
+    engine.fanout.publish(None)
+    while engine.fanout.behind:
         await turn()
-    assert all(topic._backlog is None for topic in engine.topics._topics.values())
+    assert all(stream._backlog is None for stream in engine.fanout._streams.values())

@@ -51,7 +51,7 @@ async def test_the_last_batch_of_a_closed_stream_says_so(streams):
 async def test_following_from_now_skips_what_was_there(streams):
     await streams.create("a", data="old")
     task = asyncio.create_task(collected(streams, "a", NOW))
-    await until(lambda: len(streams.topics))
+    await until(lambda: len(streams.fanout))
     for _ in range(20):
         await asyncio.sleep(0)
     await streams.append("a", "new", close=True)
@@ -73,7 +73,7 @@ async def test_a_saved_offset_goes_on_where_the_batch_ended(engines, memory):
 async def test_a_follower_learns_that_its_stream_was_deleted(streams):
     await streams.create("a")
     task = asyncio.create_task(collected(streams, "a"))
-    await until(lambda: len(streams.topics))
+    await until(lambda: len(streams.fanout))
     await streams.delete("a")
     with pytest.raises(NotFound):
         await task
@@ -118,18 +118,18 @@ async def test_an_append_between_looking_and_waiting_wakes_the_follower(engines,
 async def test_followers_that_leave_are_not_kept(streams):
     await streams.create("a")
     task = asyncio.create_task(collected(streams, "a"))
-    await until(lambda: len(streams.topics))
+    await until(lambda: len(streams.fanout))
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert len(streams.topics) == 0
+    assert len(streams.fanout) == 0
 
 
 async def test_followers_of_one_stream_are_bounded(engines, store):
     streams = await engines(store, max_waiting_readers=1)
     await streams.create("a")
     first = asyncio.create_task(collected(streams, "a"))
-    await until(lambda: len(streams.topics))
+    await until(lambda: len(streams.fanout))
     with pytest.raises(ProtocolError) as caught:
         await collected(streams, "a")
     assert (caught.value.status, caught.value.code) == (429, "too-many-readers")
@@ -144,7 +144,7 @@ async def test_a_store_that_may_have_missed_something_makes_everybody_look(engin
     streams = await engines(store)
     await streams.create("a")
     task = asyncio.create_task(collected(streams, "a"))
-    await until(lambda: len(streams.topics))
+    await until(lambda: len(streams.fanout))
     await streams.append("a", "x", close=True)
     deaf[0](None)
     assert await task == [b"x"]

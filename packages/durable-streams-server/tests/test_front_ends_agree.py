@@ -9,8 +9,8 @@ from wire import Client, chunked, request_bytes
 
 from durable_streams_core.offsets import format_offset
 from durable_streams_server import Engine, Limits, MemoryStore
+from durable_streams_server.frontends.mount import Mount
 from durable_streams_server.http.options import Options
-from durable_streams_server.mounting import Mount
 
 TEXT = {"content-type": "text/plain"}
 JSON = {"content-type": "application/json"}
@@ -123,7 +123,7 @@ async def test_front_ends_agree(clients, monkeypatch):
         counters[current] += 1
         return f"{counters[current]:016x}"
 
-    monkeypatch.setattr("durable_streams_server.engine.new_incarnation", incarnation)
+    monkeypatch.setattr("durable_streams_server.engine.engine.new_incarnation", incarnation)
     for client in clients.values():
         client.engine._forks._new_incarnation = incarnation
     for method, path, fields, body in STORY:

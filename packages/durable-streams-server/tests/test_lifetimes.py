@@ -177,7 +177,7 @@ async def test_a_follower_learns_that_its_stream_expired(engines, memory, clock)
             pass
 
     task = asyncio.create_task(follow())
-    while not len(streams.topics):
+    while not len(streams.fanout):
         await asyncio.sleep(0)
     clock.advance(11)
     await streams.sweep()
@@ -186,7 +186,7 @@ async def test_a_follower_learns_that_its_stream_expired(engines, memory, clock)
 
 
 async def test_the_engine_sweeps_by_itself(memory, clock, monkeypatch):
-    monkeypatch.setattr("durable_streams_server.engine.SWEEP_SECONDS", 0.001)
+    monkeypatch.setattr("durable_streams_server.engine.engine.SWEEP_SECONDS", 0.001)
     swept = asyncio.Event()
     memory.watch(lambda changes: swept.set() if changes and changes[0].gone else None)
     async with Engine(memory) as streams:
@@ -197,7 +197,7 @@ async def test_the_engine_sweeps_by_itself(memory, clock, monkeypatch):
 
 
 async def test_a_sweep_that_fails_is_tried_again(memory, monkeypatch, caplog):
-    monkeypatch.setattr("durable_streams_server.engine.SWEEP_SECONDS", 0.001)
+    monkeypatch.setattr("durable_streams_server.engine.engine.SWEEP_SECONDS", 0.001)
     store = RemoteStore(memory)
     again = asyncio.Event()
     calls = 0

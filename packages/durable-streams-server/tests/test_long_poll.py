@@ -28,7 +28,7 @@ async def test_an_append_answers_who_waits(client):
     answer = await answer
     assert (answer.status, answer.body, answer[TAIL]) == (200, b"new", format_offset(3))
     assert answer["stream-cursor"]
-    assert len(client.engine.topics) == 0
+    assert len(client.engine.fanout) == 0
 
 
 async def test_now_waits_without_a_round_trip(client):
@@ -190,15 +190,15 @@ async def test_a_client_that_goes_away_at_once_is_not_kept_either(memory, turns)
             pending.cancel()
             for _ in range(20):
                 await asyncio.sleep(0)
-            assert len(engine.topics) == 0
+            assert len(engine.fanout) == 0
             await engine.delete("a")
 
 
 async def test_shutdown_answers_who_waits(front_end, memory):
     from wire import Client
 
+    from durable_streams_server.frontends.mount import Mount
     from durable_streams_server.http.options import Options
-    from durable_streams_server.mounting import Mount
 
     async with Engine(memory) as engine:
         mount = Mount(engine, Options(), None)
@@ -218,7 +218,7 @@ async def test_a_store_that_fails_while_somebody_waits_is_an_answer(serve, remot
     for _ in range(50):
         await asyncio.sleep(0)
     remote.load_error = OSError("the network is down")
-    client.engine.topics.publish(None)
+    client.engine.fanout.publish(None)
     assert (await answer).status == 500
     remote.load_error = None
 

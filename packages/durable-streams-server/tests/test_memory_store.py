@@ -5,7 +5,7 @@ import pytest
 from durable_streams_core.errors import StoreError
 from durable_streams_core.store import create_store
 from durable_streams_core.testing import StoreContract
-from durable_streams_server.memory import MemoryStore
+from durable_streams_server.stores.memory import MemoryStore
 
 
 class TestMemoryStore(StoreContract):

@@ -305,8 +305,8 @@ async def test_a_reader_of_a_fork_gets_the_shared_data_and_the_forks_own(client)
 async def test_shutdown_ends_responses_where_they_are(front_end, memory):
     from wire import Client
 
+    from durable_streams_server.frontends.mount import Mount
     from durable_streams_server.http.options import Options
-    from durable_streams_server.mounting import Mount
 
     async with Engine(memory) as engine:
         mount = Mount(engine, Options(), None)
@@ -317,7 +317,7 @@ async def test_shutdown_ends_responses_where_they_are(front_end, memory):
             await events.batch()
         assert await events.rest() == []
         await client.close()
-    assert len(engine.topics) == 0
+    assert len(engine.fanout) == 0
 
 
 # What only a front end's own timing would show.
@@ -363,7 +363,7 @@ async def test_a_stream_deleted_before_the_head_was_sent_leaves_no_reader(stream
     sink = Sink()
     reader.attach(sink)
     assert sink.ended
-    assert len(streams.topics) == 0
+    assert len(streams.fanout) == 0
 
 
 async def test_data_that_came_before_the_head_was_sent_is_not_missed(streams):
@@ -390,7 +390,7 @@ async def test_a_reader_that_comes_during_shutdown_gets_one_page(streams):
     await turns()
     assert "data:x" in sink.text
     assert sink.ended
-    assert len(streams.topics) == 0
+    assert len(streams.fanout) == 0
 
 
 async def test_a_reader_whose_sink_drains_while_it_reads_gets_nothing_twice(engines, memory):

@@ -4,7 +4,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from durable_streams_core.entities import Applied, Commit, Conflicted, Delta, Guard, Head
-from durable_streams_server.table import REMEMBERED_COMMITS, SMALL_CHANGE, Entity, Recent, Table
+from durable_streams_server.stores.table import (
+    REMEMBERED_COMMITS,
+    SMALL_CHANGE,
+    Entity,
+    Recent,
+    Table,
+)
 
 PATHS = ["a", "a/b", "a0", "b", "ü"]
 

@@ -8,7 +8,7 @@ from typing import Any, Self
 import msgspec
 
 from durable_streams_core.sse import SseDecoder, SseEvent
-from durable_streams_server.mounting import Mount
+from durable_streams_server.frontends.mount import Mount
 
 Fields = Mapping[str, str] | Iterable[tuple[str, str]]
 
@@ -256,12 +256,12 @@ class Client:
 
     async def listening(self, path: str, readers: int = 1) -> None:
         """Return once the engine has so many live readers of a stream."""
-        while self.engine.topics.listeners(path) < readers:
+        while self.engine.fanout.subscribers(path) < readers:
             await asyncio.sleep(0.001)
 
     async def quiet(self) -> None:
         """Return once the engine has no live readers left."""
-        while len(self.engine.topics):
+        while len(self.engine.fanout):
             await asyncio.sleep(0.001)
 
     async def sse(self, path: str, **fields: str) -> Events:

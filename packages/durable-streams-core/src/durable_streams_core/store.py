@@ -176,19 +176,19 @@ class LocalStore(Store):
 
 
 class PromptStore(LocalStore):
-    """A local store whose commits are done when the call returns: implement :meth:`commit_now`.
+    """A local store whose commits are done when the call returns: implement :meth:`commit_nowait`.
 
     The engine then needs no queue for an operation that nothing is in the way of.
     """
 
     @abstractmethod
-    def commit_now(self, batch: Sequence[Commit]) -> Sequence[Outcome]:
+    def commit_nowait(self, batch: Sequence[Commit]) -> Sequence[Outcome]:
         """As :meth:`Store.commit`, and tell the watchers before the outermost call returns: one
         of them may commit more, of which all hear after this.
         """
 
     def submit(self, batch: Sequence[Commit], done: Callable[[Sequence[Outcome]], None]) -> None:
-        done(self.commit_now(batch))
+        done(self.commit_nowait(batch))
 
 
 def create_store(url: str) -> Store:

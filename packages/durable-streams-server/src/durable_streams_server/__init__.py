@@ -16,12 +16,12 @@ from durable_streams_core.errors import (
 )
 from durable_streams_core.operations import ProducerClaim
 from durable_streams_core.protocol import NOW, START
-from durable_streams_server.aiohttp_app import create_app
-from durable_streams_server.asgi import create_asgi
-from durable_streams_server.engine import Engine
-from durable_streams_server.limits import Limits
-from durable_streams_server.memory import MemoryStore
-from durable_streams_server.results import AppendResult, Batch, StreamInfo
+from durable_streams_server.engine.engine import Engine
+from durable_streams_server.engine.limits import Limits
+from durable_streams_server.engine.results import AppendResult, Batch, StreamInfo
+from durable_streams_server.frontends.aiohttp import create_app
+from durable_streams_server.frontends.asgi import create_asgi
+from durable_streams_server.stores.memory import MemoryStore
 from durable_streams_server.subscriptions import SubscriptionOptions
 
 __version__ = "0.1.0"

@@ -44,8 +44,8 @@ from durable_streams_core.streams import (
     decode_link,
     decode_producer,
 )
-from durable_streams_server.file import FileStore, streamfiles
-from durable_streams_server.memory import MemoryStore
+from durable_streams_server.stores.file import FileStore, data_files
+from durable_streams_server.stores.memory import MemoryStore
 
 GENERATIONS = 5
 TYPE = "application/octet-stream"
@@ -72,7 +72,7 @@ class Life:
         self.crashes = 0
         self.workers: list[InlineWorker] = []
         # Often enough many files are synced in one call.
-        streamfiles.ONE_BY_ONE = self.rng.choice([0, 3, 64])
+        data_files.ONE_BY_ONE = self.rng.choice([0, 3, 64])
         self.disk.on_death = self.stop_everything
 
     def draw(self, count: int) -> bytes:

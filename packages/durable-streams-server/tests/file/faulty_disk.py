@@ -10,7 +10,7 @@ import errno
 import random
 from collections.abc import Callable, Sequence
 
-from durable_streams_server.file.disk import Buffer, Disk
+from durable_streams_server.stores.file.disk import Buffer, Disk
 
 SECTOR = 512
 

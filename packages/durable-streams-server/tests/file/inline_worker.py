@@ -9,7 +9,7 @@ from typing import Any
 
 from faulty_disk import PowerLoss
 
-from durable_streams_server.file.worker import Worker
+from durable_streams_server.stores.file.worker import Worker
 
 
 class InlineWorker(Worker):

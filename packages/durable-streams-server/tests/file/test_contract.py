@@ -6,7 +6,7 @@ import pytest
 
 from durable_streams_core.store import Store
 from durable_streams_core.testing import StoreContract
-from durable_streams_server.file import FileStore
+from durable_streams_server.stores.file import FileStore
 
 
 class TestFileStore(StoreContract):

@@ -9,9 +9,9 @@ import pytest
 
 from durable_streams_core.entities import Commit, Delta, Guard, Head
 from durable_streams_core.errors import StoreError
-from durable_streams_server.file import FileStore
-from durable_streams_server.file.check import check
-from durable_streams_server.file.journal import BATCH_HEADER, SEGMENT_HEADER
+from durable_streams_server.stores.file import FileStore
+from durable_streams_server.stores.file.check import check
+from durable_streams_server.stores.file.journal import BATCH_HEADER, SEGMENT_HEADER
 
 
 @pytest.fixture

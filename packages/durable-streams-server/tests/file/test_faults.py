@@ -21,10 +21,10 @@ from durable_streams_core.entities import (
 )
 from durable_streams_core.errors import Unavailable
 from durable_streams_core.store import StoreError
-from durable_streams_server.engine import Engine
-from durable_streams_server.file import FileStore
-from durable_streams_server.file.disk import LocalDisk
-from durable_streams_server.file.journal import RESERVE
+from durable_streams_server.engine.engine import Engine
+from durable_streams_server.stores.file import FileStore
+from durable_streams_server.stores.file.disk import LocalDisk
+from durable_streams_server.stores.file.journal import RESERVE
 
 
 class FailingDisk(LocalDisk):

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from durable_streams_server import Engine
+from durable_streams_server.engine.limits import Limits
+from durable_streams_server.frontends.mount import Mount
+from durable_streams_server.frontends.standalone import Bounds, StandaloneServer
 from durable_streams_server.http.options import Options
-from durable_streams_server.limits import Limits
-from durable_streams_server.mounting import Mount
-from durable_streams_server.standalone import Bounds, StandaloneServer
 
 sys.path.insert(0, str(Path(__file__).parent))
 

@@ -28,13 +28,13 @@ from raw_corpus import CASES
 
 from durable_streams_core.errors import ProtocolError
 from durable_streams_server import Engine
+from durable_streams_server.engine.limits import Limits
+from durable_streams_server.frontends.mount import Mount
+from durable_streams_server.frontends.standalone import Bounds, StandaloneServer
+from durable_streams_server.frontends.standalone.connection import Connection
+from durable_streams_server.frontends.standalone.heads import Heads, Template
+from durable_streams_server.frontends.standalone.strictness import check_head
 from durable_streams_server.http.options import Options
-from durable_streams_server.limits import Limits
-from durable_streams_server.mounting import Mount
-from durable_streams_server.standalone import Bounds, StandaloneServer
-from durable_streams_server.standalone.connection import Connection
-from durable_streams_server.standalone.heads import Heads, Template
-from durable_streams_server.standalone.strictness import check_head
 
 TOKENS = [
     b"\r\n", b"\r", b"\n", b"\r\n\r\n", b"\x00", b" ", b"\t", b":", b",", b";", b"\xff", b"0", b"-1",
@@ -165,7 +165,7 @@ async def answers(pieces: list[bytes]) -> tuple[list[Any], bool]:
         if not wire.closing and not connection.eof_received():
             wire.closing = True
         connection.connection_lost(None)
-        assert not len(engine.topics), "a reader is left"
+        assert not len(engine.fanout), "a reader is left"
         mount.handler.close()
     return comparable(b"".join(wire.sent)), over
 

@@ -5,9 +5,9 @@ import asyncio
 from raw_answers import Answers, exchange
 from raw_corpus import CHUNKED, END, GET, POST
 
-from durable_streams_server.limits import Limits
-from durable_streams_server.standalone import Bounds
-from durable_streams_server.standalone.connection import MAX_DRAINED, MAX_HELD
+from durable_streams_server.engine.limits import Limits
+from durable_streams_server.frontends.standalone import Bounds
+from durable_streams_server.frontends.standalone.connection import MAX_DRAINED, MAX_HELD
 
 SMALL = Bounds(max_header=4096, max_target=1024)
 LATER = 3600.0

@@ -10,11 +10,11 @@ from raw_corpus import END, GET, POST
 from test_bounds import connect, held, until
 
 from durable_streams_server import Engine
+from durable_streams_server.engine.limits import Limits
+from durable_streams_server.frontends.mount import Mount
+from durable_streams_server.frontends.servers import Address, standalone_server, tls_context
+from durable_streams_server.frontends.standalone import Bounds
 from durable_streams_server.http.options import Options
-from durable_streams_server.limits import Limits
-from durable_streams_server.mounting import Mount
-from durable_streams_server.serving import Address, standalone_server, tls_context
-from durable_streams_server.standalone import Bounds
 
 POLL = GET.replace(b"/s ", b"/s?offset=now&live=long-poll ") + END
 SSE = GET.replace(b"/s ", b"/s?offset=now&live=sse ") + END
@@ -51,9 +51,9 @@ async def test_who_leaves_a_long_poll_is_forgotten_at_once(start):
     for leave in ("close", "write_eof"):
         _, writer = await connect(running.port)
         writer.write(POLL)
-        await until(lambda: len(running.engine.topics))
+        await until(lambda: len(running.engine.fanout))
         getattr(writer, leave)()
-        await until(lambda: not len(running.engine.topics) and not len(running.server))
+        await until(lambda: not len(running.engine.fanout) and not len(running.server))
         writer.close()
 
 
@@ -64,7 +64,7 @@ async def test_who_leaves_a_live_read_is_forgotten_at_once(start):
         writer.write(SSE)
         await reader.readuntil(b"event: control")
         getattr(writer, leave)()
-        await until(lambda: not len(running.engine.topics) and not len(running.server))
+        await until(lambda: not len(running.engine.fanout) and not len(running.server))
         writer.close()
 
 

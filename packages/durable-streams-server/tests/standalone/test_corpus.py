@@ -10,10 +10,10 @@ from raw_answers import Answers, exchange
 from raw_corpus import CASES, GET, Case
 
 from durable_streams_server import Engine
+from durable_streams_server.frontends.mount import Mount
+from durable_streams_server.frontends.servers import Address, aiohttp_server
+from durable_streams_server.frontends.standalone import StandaloneServer
 from durable_streams_server.http.options import Options
-from durable_streams_server.mounting import Mount
-from durable_streams_server.serving import Address, aiohttp_server
-from durable_streams_server.standalone import StandaloneServer
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop] | None] = {"asyncio": None}
 if sys.platform != "win32":

@@ -3,7 +3,7 @@
 import pytest
 from click.testing import CliRunner
 
-from durable_streams_server.cli import main
+from durable_streams_server.cli.command import main
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ from raw_answers import Answers, exchange
 from raw_corpus import END, GET, POST
 from test_bounds import connect, held, until
 
-from durable_streams_server.limits import Limits
-from durable_streams_server.standalone import Bounds
-from durable_streams_server.standalone.heads import Heads, Template
+from durable_streams_server.engine.limits import Limits
+from durable_streams_server.frontends.standalone import Bounds
+from durable_streams_server.frontends.standalone.heads import Heads, Template
 
 
 class Client:

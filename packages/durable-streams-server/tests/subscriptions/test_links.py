@@ -133,7 +133,7 @@ async def test_a_wake_tells_of_so_many_streams_and_the_next_of_the_rest(
     desk, receiver, monkeypatch
 ):
     monkeypatch.setattr("durable_streams_server.subscriptions.driver.SNAPSHOT", 3)
-    monkeypatch.setattr("durable_streams_server.subscriptions.driven.MAX_DIRTY", 5)
+    monkeypatch.setattr("durable_streams_server.subscriptions.state.MAX_DIRTY", 5)
     monkeypatch.setattr("durable_streams_server.subscriptions.driver.MAX_DIRTY", 5)
     await desk.webhook("s", receiver.url, pattern="events/**")
     for n in range(20):

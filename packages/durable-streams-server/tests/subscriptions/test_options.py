@@ -2,7 +2,7 @@
 
 import pytest
 
-from durable_streams_server.cli import main, subscriptions_of
+from durable_streams_server.cli.command import main, subscriptions_of
 
 
 @pytest.mark.parametrize(

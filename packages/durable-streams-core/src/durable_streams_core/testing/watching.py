@@ -280,8 +280,8 @@ class Watching(Stage):
             heard: list[Change] = []
             stop = store.watch(lambda changes: heard.extend(changes or ()))
             head = new_head()
-            assert list(store.commit_now([creation(PATH, head)])) == [Applied(0)]
-            assert list(store.commit_now([append(PATH, head, b"x")])) == [Applied(1)]
+            assert list(store.commit_nowait([creation(PATH, head)])) == [Applied(0)]
+            assert list(store.commit_nowait([append(PATH, head, b"x")])) == [Applied(1)]
             assert [change.tail for change in heard] == [0, 1]
             facts = store.peek(PATH)
             assert facts is not None

@@ -12,6 +12,7 @@ from typing import Any
 
 from durable_streams_core.errors import ProtocolError
 from durable_streams_core.operations import Operation
+from durable_streams_server.http.context import Context
 from durable_streams_server.http.messages import (
     Answer,
     Header,
@@ -22,7 +23,6 @@ from durable_streams_server.http.messages import (
     problem,
 )
 from durable_streams_server.http.options import Authorize
-from durable_streams_server.http.site import Site
 
 log = logging.getLogger("durable_streams_server.http")
 
@@ -31,12 +31,20 @@ class Exchange:
     """One request, told what to do by its method: see the subclasses."""
 
     __slots__ = (
-        "_base", "_engine", "_question", "_site", "head", "path", "permission", "takes_body", "verdict",
+        "_base",
+        "_context",
+        "_engine",
+        "_question",
+        "head",
+        "path",
+        "permission",
+        "takes_body",
+        "verdict",
     )  # fmt: skip
 
-    def __init__(self, site: Site, head: RequestHead, path: str, base: list[Header]) -> None:
-        self._site = site
-        self._engine = site.engine
+    def __init__(self, context: Context, head: RequestHead, path: str, base: list[Header]) -> None:
+        self._context = context
+        self._engine = context.engine
         self._base = base
         self.head = head
         self.path = path
@@ -129,7 +137,7 @@ class Exchange:
     def _submit(
         self, operation: Operation[Any], respond: Callable[[Any], Response]
     ) -> Response | Pending:
-        """Put an operation in its lane, and answer at once if it is done at once."""
+        """Put an operation in its commit queue, and answer at once if it is done at once."""
         submission = Submission(respond, self._base)
         ticket = self._engine.submit(self.path, operation, submission.settle)
         return submission.answer(ticket.cancel)
@@ -155,7 +163,7 @@ class Exchange:
 
 
 class Submission:
-    """One operation in its lane, until its outcome has become an answer."""
+    """One operation in its commit queue, until its outcome has become an answer."""
 
     __slots__ = ("_base", "_done", "_pending", "_respond")
 

@@ -12,9 +12,11 @@ import logging
 
 from durable_streams_core.errors import NotFound, ProtocolError
 from durable_streams_core.paths import decode_path
-from durable_streams_server.engine import Engine
+from durable_streams_server.engine.engine import Engine
 from durable_streams_server.http import headers
-from durable_streams_server.http.control import (
+from durable_streams_server.http.context import Context
+from durable_streams_server.http.control import Controlling
+from durable_streams_server.http.control_routes import (
     MAX_CONTROL_BODY,
     OPEN,
     check_method,
@@ -23,14 +25,12 @@ from durable_streams_server.http.control import (
     is_control,
     parse_route,
 )
-from durable_streams_server.http.controlling import Controlling
 from durable_streams_server.http.exchange import Exchange, internal_error, not_authenticated
 from durable_streams_server.http.headers import Cors
 from durable_streams_server.http.messages import Header, RequestHead, Response, problem
 from durable_streams_server.http.options import Options
-from durable_streams_server.http.reading import Describing, Reading
-from durable_streams_server.http.site import Site
-from durable_streams_server.http.writing import Appending, Creating, Deleting
+from durable_streams_server.http.reads import Describing, Reading
+from durable_streams_server.http.writes import Appending, Creating, Deleting
 
 log = logging.getLogger("durable_streams_server.http")
 
@@ -50,9 +50,9 @@ class Handler:
     def __init__(self, engine: Engine, options: Options | None = None) -> None:
         self.engine = engine
         self.options = options = options or Options()
-        self._site = site = Site(engine, options)
-        self.readers = site.readers
-        self._cors = site.cors
+        self._context = context = Context(engine, options)
+        self.readers = context.readers
+        self._cors = context.cors
         self._authorize = options.authorize
         self._token = None if options.token is None else options.token.encode()
 
@@ -79,7 +79,7 @@ class Handler:
             log.debug("%s %s", head.method, path)
         if head.method in ("POST", "PUT"):
             self._check_body(head)
-        exchange = kind(self._site, head, path, base)
+        exchange = kind(self._context, head, path, base)
         if self._token is not None and not self._has_token(head):
             raise not_authenticated()
         if self._authorize is not None:
@@ -96,7 +96,7 @@ class Handler:
         length = head.headers.get(b"content-length")
         if length is not None and length.isdigit() and int(length) > MAX_CONTROL_BODY:
             return error_response(control_too_large(), base)
-        exchange = Controlling(self._site, head, route, base)
+        exchange = Controlling(self._context, head, route, base)
         if route.name not in OPEN:
             if self._token is not None and not self._has_token(head):
                 raise not_authenticated()

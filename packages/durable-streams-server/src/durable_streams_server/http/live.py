@@ -2,7 +2,7 @@
 
 Both are listeners at a topic: registered before they look at the stream, told of each commit
 once, and never advanced past bytes that they did not get, be it at a time limit, a close or a
-shutdown. What is the same for many readers is made once and shared through the news.
+shutdown. What is the same for many readers is made once and shared through the notification.
 """
 
 import asyncio
@@ -14,10 +14,9 @@ from durable_streams_core.entities import Change
 from durable_streams_core.errors import ProtocolError
 from durable_streams_core.operations import Touch
 from durable_streams_core.sse import encode_data
-from durable_streams_server.engine import Engine
-from durable_streams_server.news import News
-from durable_streams_server.pages import Page
-from durable_streams_server.topics import SLICE
+from durable_streams_server.engine.engine import Engine
+from durable_streams_server.engine.fanout import SLICE, Notification
+from durable_streams_server.engine.pages import Page
 
 log = logging.getLogger("durable_streams_server.http")
 
@@ -106,7 +105,7 @@ class Reader:
         self.ttl: int | None = None
         self._touch_at = 0.0
         self._task: asyncio.Task[None] | None = None
-        self._leave: Callable[[], None] = self.engine.topics.join(path, self)
+        self._leave: Callable[[], None] = self.engine.fanout.subscribe(path, self)
 
     def see(self, page: Page) -> None:
         """Begin from a first page, which renewed the stream's life."""
@@ -120,7 +119,7 @@ class Reader:
             self._touch_at = asyncio.get_running_loop().time() + self.ttl / 10
         self._readers.add(self)
 
-    def news(self, news: News) -> None:
+    def notify(self, notification: Notification) -> None:
         raise NotImplementedError
 
     def tick(self, now: float) -> None:
@@ -148,28 +147,31 @@ class Reader:
         return change.incarnation == self.incarnation
 
     def read(
-        self, limit: int, then: Callable[[Page | ProtocolError], None], news: News | None = None
+        self,
+        limit: int,
+        then: Callable[[Page | ProtocolError], None],
+        notification: Notification | None = None,
     ) -> None:
         """Read a page from where the reader is, at once if possible.
 
-        Those whom the same news sent to look at the same position share one look.
+        Those whom the same notification sent to look at the same position share one look.
         """
-        if news is not None:
+        if notification is not None:
             key = (self.position, limit)
-            look = news.shared.get(key)
+            look = notification.shared.get(key)
             if isinstance(look, SharedLook):
                 look.join(then)
                 return
-            news.shared[key] = look = SharedLook(then)
+            notification.shared[key] = look = SharedLook(then)
             then = look.settle
         try:
-            page = self.engine.page_now(self.path, self.position, limit)
+            page = self.engine.page_nowait(self.path, self.position, limit)
         except ProtocolError as error:
             then(error)
             return
         if page is not None:
             then(page)
-        elif news is not None:
+        elif notification is not None:
             # A look that is shared goes on when the reader that began it leaves.
             _ = self.engine.spawn(self._read_later(limit, then))
         else:

@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 from durable_streams_core.entities import Change, Head
 from durable_streams_core.errors import InvalidRequest, ProtocolError
+from durable_streams_server.engine.fanout import Notification
+from durable_streams_server.engine.pages import Page
 from durable_streams_server.http.live import Reader, Readers
 from durable_streams_server.http.messages import Pending
-from durable_streams_server.news import News
-from durable_streams_server.pages import Page
 
 
 class LongPoll(Reader):
@@ -47,8 +47,8 @@ class LongPoll(Reader):
             self._timer.cancel()
             self._timer = None
 
-    def news(self, news: News) -> None:
-        change = news.change
+    def notify(self, notification: Notification) -> None:
+        change = notification.change
         if self._timer is None or self._reading:
             # The page that is being read may be older than this.
             self._told = True
@@ -58,17 +58,17 @@ class LongPoll(Reader):
                 return
             data = change.data
             if (
-                news.start == self.position
+                notification.start == self.position
                 and data is not None
                 and len(data) <= self.engine.limits.chunk
             ):
-                page = news.shared.get("page")
+                page = notification.shared.get("page")
                 if page is None:
-                    page = news.shared["page"] = self._page_of(change, data)
+                    page = notification.shared["page"] = self._page_of(change, data)
                 assert isinstance(page, Page)
                 self._finish(page)
                 return
-        self._look(news)
+        self._look(notification)
 
     def _page_of(self, change: Change, data: bytes) -> Page:
         """The page that a change brought with it, without a look at the store."""
@@ -77,10 +77,10 @@ class LongPoll(Reader):
         start = change.tail - len(data)
         return Page(head, birth, start, change.tail, data, True, change.closed)
 
-    def _look(self, news: News | None) -> None:
+    def _look(self, notification: Notification | None) -> None:
         self._reading = True
         self._told = False
-        self.read(self.engine.limits.chunk, self._looked, news)
+        self.read(self.engine.limits.chunk, self._looked, notification)
 
     def _looked(self, page: Page | ProtocolError) -> None:
         self._reading = False

@@ -58,14 +58,14 @@ from durable_streams_core.subscriptions.records import (
     decode_place,
 )
 from durable_streams_server.subscriptions import webhooks
-from durable_streams_server.subscriptions.driven import MAX_DIRTY, Driven
 from durable_streams_server.subscriptions.index import Index
 from durable_streams_server.subscriptions.keyring import Keyring
 from durable_streams_server.subscriptions.membership import Membership
 from durable_streams_server.subscriptions.options import SubscriptionOptions
-from durable_streams_server.subscriptions.places import control_url, quoted
-from durable_streams_server.subscriptions.standings import Standings
-from durable_streams_server.subscriptions.wakestreams import WakeStreams
+from durable_streams_server.subscriptions.positions import Positions
+from durable_streams_server.subscriptions.state import MAX_DIRTY, SubscriptionState
+from durable_streams_server.subscriptions.urls import control_url, quoted
+from durable_streams_server.subscriptions.wake_streams import WakeStreams
 from durable_streams_server.subscriptions.webhooks import Webhooks
 
 log = logging.getLogger("durable_streams_server.subscriptions")
@@ -101,11 +101,11 @@ class Driver:
         self._webhooks = posts
         self._shared = not isinstance(store, LocalStore)
         self.wake_streams = WakeStreams()
-        self.standings = Standings(store, self.wake_streams)
+        self.positions = Positions(store, self.wake_streams)
         self.membership = Membership(store, perform, options.member_lease, self._moved)
         self.public_url = options.public_url
-        self._driven: dict[str, Driven] = {}
-        self._index: Index[Driven] = Index()
+        self._driven: dict[str, SubscriptionState] = {}
+        self._index: Index[SubscriptionState] = Index()
         self._steps = asyncio.Semaphore(MAX_STEPS)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._stop_watching: Callable[[], None] | None = None
@@ -199,16 +199,16 @@ class Driver:
                 return
             self._drop(driven)
         self._watch()
-        driven = self._driven[path] = Driven(path, head)
+        driven = self._driven[path] = SubscriptionState(path, head)
         glob = driven.config.glob
         if glob is not None:
             self._index.add_glob(glob, driven)
         self.poke(driven)
 
-    def get(self, path: str) -> Driven | None:
+    def get(self, path: str) -> SubscriptionState | None:
         return self._driven.get(path)
 
-    def _drop(self, driven: Driven) -> None:
+    def _drop(self, driven: SubscriptionState) -> None:
         if driven.dropped:
             return
         driven.dropped = True
@@ -246,7 +246,7 @@ class Driver:
                     self._heard_of_control(change)
             self._concern(concerned, change.path)
 
-    def _concern(self, concerned: Iterable[Driven], stream: str) -> None:
+    def _concern(self, concerned: Iterable[SubscriptionState], stream: str) -> None:
         for driven in concerned:
             driven.changed(stream)
             if driven.lease.phase == IDLE:
@@ -322,13 +322,13 @@ class Driver:
 
     # Steps.
 
-    def poke(self, driven: Driven) -> None:
+    def poke(self, driven: SubscriptionState) -> None:
         """Call for a step."""
         driven.again = True
         if driven.task is None and self._running and not driven.dropped:
             driven.task = self._spawn(self._run(driven))
 
-    async def _run(self, driven: Driven) -> None:
+    async def _run(self, driven: SubscriptionState) -> None:
         try:
             while driven.again and not driven.dropped:
                 driven.again = False
@@ -343,7 +343,7 @@ class Driver:
         finally:
             driven.task = None
 
-    async def _step(self, driven: Driven) -> None:
+    async def _step(self, driven: SubscriptionState) -> None:
         facts = await self._store.load(driven.path, (LEASE, PLACE))
         if facts is None or facts.head.incarnation != driven.incarnation:
             self._drop(driven)
@@ -381,7 +381,7 @@ class Driver:
         return lease.driver != self.membership.me and self.membership.is_alive(lease.driver)
 
     async def _advance(
-        self, driven: Driven, step: str, changes: Changes = NO_CHANGES
+        self, driven: SubscriptionState, step: str, changes: Changes = NO_CHANGES
     ) -> Lease | None:
         """Commit a step; None if another one overtook it, which calls for a new look."""
         lease: Lease | None = await self._perform(
@@ -395,15 +395,15 @@ class Driver:
             self._arm(driven)
         return lease
 
-    def _has(self, driven: Driven) -> bool:
+    def _has(self, driven: SubscriptionState) -> bool:
         return self._driven.get(driven.path) is driven
 
-    async def _read_links(self, driven: Driven) -> None:
+    async def _read_links(self, driven: SubscriptionState) -> None:
         driven.relink = False
         try:
             found = {
                 stream
-                async for stream, cursor in self.standings.cursors(driven.path, driven.incarnation)
+                async for stream, cursor in self.positions.cursors(driven.path, driven.incarnation)
                 if cursor.explicit
             }
         except BaseException:
@@ -418,7 +418,7 @@ class Driver:
             self._index.remove_stream(stream, driven)
         driven.explicit = found
 
-    async def wake(self, driven: Driven, place: Place | None) -> bool:
+    async def wake(self, driven: SubscriptionState, place: Place | None) -> bool:
         """Begin a wake if work is pending. Answers whether it is."""
         pending = await self.pending(driven)
         if not pending:
@@ -432,7 +432,7 @@ class Driver:
                 self._deliver_soon(driven, lease, place, pending)
         return True
 
-    async def pending(self, driven: Driven) -> list[Standing]:
+    async def pending(self, driven: SubscriptionState) -> list[Standing]:
         """Streams with pending work, up to SNAPSHOT of them."""
         async with driven.looking:
             while True:
@@ -443,7 +443,7 @@ class Driver:
                 if found or driven.looked:
                     return found[:SNAPSHOT]
 
-    async def _look_at_dirty(self, driven: Driven) -> list[Standing]:
+    async def _look_at_dirty(self, driven: SubscriptionState) -> list[Standing]:
         found: list[Standing] = []
         waiting = list(driven.dirty)
         for begin in range(0, len(waiting), SNAPSHOT):
@@ -452,7 +452,7 @@ class Driver:
             for stream in some:
                 driven.dirty.pop(stream, None)
             try:
-                stand = await self.standings.of(driven.path, driven.incarnation, some)
+                stand = await self.positions.of(driven.path, driven.incarnation, some)
                 await self._forget(driven, stand)
             except BaseException:
                 driven.look_at_all()
@@ -465,11 +465,11 @@ class Driver:
                 break
         return found
 
-    async def _look_at_all(self, driven: Driven) -> None:
+    async def _look_at_all(self, driven: SubscriptionState) -> None:
         driven.looked = True
         gone: list[Standing] = []
         try:
-            stands = self.standings.all(driven.path, driven.incarnation, driven.config)
+            stands = self.positions.all(driven.path, driven.incarnation, driven.config)
             async for standing in stands:
                 if standing.head is None:
                     gone.append(standing)
@@ -484,7 +484,7 @@ class Driver:
             driven.looked = False
             raise
 
-    async def _forget(self, driven: Driven, stand: Sequence[Standing]) -> None:
+    async def _forget(self, driven: SubscriptionState, stand: Sequence[Standing]) -> None:
         """Drop the cursors of streams that are gone."""
         gone = [
             Tail(standing.path, standing.cursor.incarnation)
@@ -499,7 +499,7 @@ class Driver:
 
     # Telling.
 
-    async def _announce(self, driven: Driven, lease: Lease) -> None:
+    async def _announce(self, driven: SubscriptionState, lease: Lease) -> None:
         """Write the wake event, as a producer whose epoch is the generation: written again by
         another driver, it is a duplicate and stored once (§7.2).
         """
@@ -524,13 +524,13 @@ class Driver:
         if lease.failing:
             await self._advance(driven, ACCEPT)
 
-    async def _failed(self, driven: Driven, lease: Lease) -> None:
+    async def _failed(self, driven: SubscriptionState, lease: Lease) -> None:
         delay = retry_delay(lease.attempts + 1, random.uniform(-1, 1))
         await self._advance(driven, FAIL, Changes(until=self._store.now() + delay))
 
     def _deliver_soon(
         self,
-        driven: Driven,
+        driven: SubscriptionState,
         lease: Lease,
         place: Place | None,
         pending: list[Standing] | None,
@@ -539,7 +539,7 @@ class Driver:
 
     async def _deliver(
         self,
-        driven: Driven,
+        driven: SubscriptionState,
         lease: Lease,
         place: Place | None,
         pending: list[Standing] | None,
@@ -562,7 +562,7 @@ class Driver:
         self.poke(driven)
 
     async def _tell(
-        self, driven: Driven, lease: Lease, place: Place | None, pending: list[Standing]
+        self, driven: SubscriptionState, lease: Lease, place: Place | None, pending: list[Standing]
     ) -> None:
         """Send the webhook (§7.1), and commit what came of it."""
         config = driven.config
@@ -591,7 +591,7 @@ class Driver:
             await self._result(driven, lease, FAIL, Changes(until=self._store.now() + delay))
 
     async def _result(
-        self, driven: Driven, lease: Lease, step: str, changes: Changes = NO_CHANGES
+        self, driven: SubscriptionState, lease: Lease, step: str, changes: Changes = NO_CHANGES
     ) -> None:
         """Commit what came of a delivery, unless the wake was over before."""
         nudge = not self._has(driven)
@@ -601,7 +601,7 @@ class Driver:
         if after is not None:
             driven.lease = after
 
-    async def _done(self, driven: Driven, lease: Lease, pending: list[Standing]) -> None:
+    async def _done(self, driven: SubscriptionState, lease: Lease, pending: list[Standing]) -> None:
         """The receiver is done with the snapshot: ack it and release the lease (§7.1)."""
         acks = [
             AckedStream(s.path, s.head.tail, s.head.incarnation, s.head.tail)
@@ -621,7 +621,7 @@ class Driver:
 
     # Time.
 
-    def _arm(self, driven: Driven) -> None:
+    def _arm(self, driven: SubscriptionState) -> None:
         """Step again when the lease's timer is due."""
         until = driven.lease.until
         if until:
@@ -629,7 +629,7 @@ class Driver:
         else:
             driven.disarm()
 
-    def _arm_in(self, driven: Driven, seconds: float) -> None:
+    def _arm_in(self, driven: SubscriptionState, seconds: float) -> None:
         driven.disarm()
         if self._running and not driven.dropped:
             loop = asyncio.get_running_loop()

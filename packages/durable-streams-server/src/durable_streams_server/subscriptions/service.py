@@ -58,12 +58,12 @@ from durable_streams_core.subscriptions.records import (
     parse_stream,
     subscription_path,
 )
-from durable_streams_server.subscriptions.addresses import Receivers
 from durable_streams_server.subscriptions.driver import SNAPSHOT, Driver, new_wake_id
 from durable_streams_server.subscriptions.keyring import Keyring
 from durable_streams_server.subscriptions.options import SubscriptionOptions
-from durable_streams_server.subscriptions.places import control_url
-from durable_streams_server.subscriptions.standings import tail_of
+from durable_streams_server.subscriptions.positions import tail_of
+from durable_streams_server.subscriptions.receivers import Receivers
+from durable_streams_server.subscriptions.urls import control_url
 from durable_streams_server.subscriptions.webhooks import Webhooks
 
 log = logging.getLogger("durable_streams_server.subscriptions")
@@ -103,7 +103,7 @@ class Subscriptions:
             self.keyring,
             Webhooks(self._receivers, self.options.max_deliveries),
         )
-        self._standings = self.driver.standings
+        self._positions = self.driver.positions
 
     async def start(self) -> None:
         """Drive what is to be driven."""
@@ -133,7 +133,7 @@ class Subscriptions:
         incarnation = secrets.token_hex(8)
         while True:
             facts = await self._store.load(path)
-            tails = await self._standings.tails(config) if facts is None else []
+            tails = await self._positions.tails(config) if facts is None else []
             operation = Subscribe(
                 incarnation,
                 config,
@@ -153,7 +153,7 @@ class Subscriptions:
     async def _link(self, path: str, done: Subscribed, tails: Sequence[Any] | None) -> None:
         """Write the cursors that did not fit, or all, for a creation that stopped half-way."""
         if tails is None:
-            tails = await self._standings.tails(birth_of(done.head).config)
+            tails = await self._positions.tails(birth_of(done.head).config)
         for begin in range(0, len(tails), _LINKS):
             await self._perform(
                 path, LinkMore(done.head.incarnation, tails[begin : begin + _LINKS])
@@ -177,7 +177,7 @@ class Subscriptions:
         config = birth.config
         streams: list[dict[str, Any]] = []
         incarnation = facts.head.incarnation
-        async for standing in self._standings.all(path, incarnation, config):
+        async for standing in self._positions.all(path, incarnation, config):
             if standing.head is not None or standing.explicit:
                 streams.append(standing.described(tail=False))
             if len(streams) >= MAX_LISTED:
@@ -218,7 +218,7 @@ class Subscriptions:
     async def add_streams(self, subscription: str, streams: Sequence[str]) -> None:
         """Link streams explicitly, at their tails (§6.4)."""
         path = subscription_path(subscription)
-        heads = await self._standings.heads(streams)
+        heads = await self._positions.heads(streams)
         tails = [tail_of(stream, head) for stream, head in zip(streams, heads, strict=True)]
         for begin in range(0, len(tails), _LINKS):
             some = tails[begin : begin + _LINKS]
@@ -271,7 +271,7 @@ class Subscriptions:
             if pending:
                 return pending
         pending = []
-        stands = self._standings.all(path, head.incarnation, birth_of(head).config)
+        stands = self._positions.all(path, head.incarnation, birth_of(head).config)
         async for standing in stands:
             if standing.pending:
                 pending.append(standing)
@@ -334,7 +334,7 @@ class Subscriptions:
             if not isinstance(stream, str):
                 raise invalid("An ack names its stream.")
             wanted.append((parse_stream(stream), parse_position(named.get("offset"))))
-        heads = await self._standings.heads([stream for stream, _ in wanted])
+        heads = await self._positions.heads([stream for stream, _ in wanted])
         acks: list[AckedStream] = []
         for (stream, position), head in zip(wanted, heads, strict=True):
             if head is None:

@@ -13,7 +13,7 @@ import aiohttp
 import msgspec
 
 from durable_streams_core.errors import SubscriptionError
-from durable_streams_server.subscriptions.addresses import Receivers
+from durable_streams_server.subscriptions.receivers import Receivers
 
 log = logging.getLogger("durable_streams_server.subscriptions")
 

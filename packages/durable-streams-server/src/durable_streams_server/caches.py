@@ -1,0 +1,38 @@
+"""A small bounded cache that drops the oldest half."""
+
+from collections.abc import Iterator
+from typing import Generic, TypeVar
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+
+
+class TwoGenerationCache(Generic[Key, Value]):
+    """Keeps at least the ``most`` entries added or used last, and at most twice as many."""
+
+    __slots__ = ("_most", "_newer", "_older")
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._newer: dict[Key, Value] = {}
+        self._older: dict[Key, Value] = {}
+
+    def get(self, key: Key) -> Value | None:
+        value = self._newer.get(key)
+        if value is None and self._older:
+            value = self._older.get(key)
+            if value is not None:
+                self.add(key, value)
+        return value
+
+    def add(self, key: Key, value: Value) -> None:
+        newer = self._newer
+        newer[key] = value
+        if len(newer) >= self._most:
+            self._older = newer
+            self._newer = {}
+
+    def items(self) -> Iterator[tuple[Key, Value]]:
+        """Oldest first; an entry in both generations comes twice, the newer one last."""
+        yield from self._older.items()
+        yield from self._newer.items()

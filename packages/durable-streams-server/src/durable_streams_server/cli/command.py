@@ -1,0 +1,299 @@
+"""The command ``durable-streams-server``: one process that serves until it is told to stop."""
+
+import asyncio
+import contextlib
+import errno
+import gc
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from durable_streams_core.errors import DurableStreamsError
+from durable_streams_core.protocol import DEFAULT_PORT
+from durable_streams_server import __version__
+from durable_streams_server.cli.allocator import keep_large_blocks
+from durable_streams_server.cli.maintenance import check, export, import_
+from durable_streams_server.engine.engine import Engine
+from durable_streams_server.engine.limits import MIB, Limits
+from durable_streams_server.frontends.mount import Mount, as_root
+from durable_streams_server.frontends.servers import FRONT_ENDS, Address, tls_context
+from durable_streams_server.frontends.standalone import Bounds
+from durable_streams_server.http.options import Options
+from durable_streams_server.subscriptions import SubscriptionOptions
+
+ENVIRONMENT = "DURABLE_STREAMS"
+_DEFAULTS = Limits()
+_BOUNDS = Bounds()
+
+
+@click.group(
+    invoke_without_command=True,
+    context_settings={"auto_envvar_prefix": ENVIRONMENT, "show_default": True},
+    epilog="Every option can also be set in the environment, as DURABLE_STREAMS_PORT for --port.",
+)
+@click.option(
+    "--store", default="file:./data", metavar="URL", help="memory:, file:PATH or redis://HOST."
+)
+@click.option("--host", default="127.0.0.1", help="Address to listen on.")
+@click.option("--port", default=DEFAULT_PORT, type=click.IntRange(0, 65535), help="0 picks one.")
+@click.option(
+    "--uds", metavar="PATH", help="Listen on this Unix socket instead of an address and port."
+)
+@click.option(
+    "--tls-cert",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False),
+    help="Serve HTTPS with this certificate chain (PEM).",
+)
+@click.option(
+    "--tls-key",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False),
+    help="The certificate's key (PEM), if it is in a file of its own.",
+)
+@click.option("--root", default="/v1/stream", help="Path under which streams live.")
+@click.option("--public-url", metavar="URL", help="Where clients reach the server, if elsewhere.")
+@click.option(
+    "--front-end", default="standalone", type=click.Choice(sorted(FRONT_ENDS)), help="HTTP server."
+)
+@click.option(
+    "--token",
+    metavar="SECRET",
+    help="Serve only requests with this bearer token. Safer in the environment than here.",
+)
+@click.option(
+    "--cors-origin",
+    multiple=True,
+    default=("*",),
+    metavar="ORIGIN",
+    help="Browser origin that may use the server; repeat for several.",
+)
+@click.option("--public", is_flag=True, help="Let shared caches keep pages.")
+@click.option("--no-compress", is_flag=True, help="Never compress pages.")
+@click.option(
+    "--long-poll-timeout",
+    default=_DEFAULTS.long_poll_timeout,
+    type=click.FloatRange(min=0, max=3600),
+    metavar="SECONDS",
+    help="How long a long-poll waits.",
+)
+@click.option(
+    "--sse-rotation",
+    default=_DEFAULTS.sse_rotation,
+    type=click.FloatRange(min=1),
+    metavar="SECONDS",
+    help="How long an SSE response lasts.",
+)
+@click.option(
+    "--max-body",
+    default=_DEFAULTS.max_body // MIB,
+    type=click.IntRange(1, 1024),
+    metavar="MIB",
+    help="Largest append.",
+)
+@click.option(
+    "--chunk",
+    default=_DEFAULTS.chunk // 1024,
+    type=click.IntRange(1, 1024 * 1024),
+    metavar="KIB",
+    help="Size of a page of a read.",
+)
+@click.option(
+    "--max-waiting-readers",
+    default=_DEFAULTS.max_waiting_readers,
+    type=click.IntRange(1),
+    help="Live readers of one stream.",
+)
+@click.option(
+    "--max-producers",
+    default=_DEFAULTS.max_producers,
+    type=click.IntRange(1),
+    help="Producers remembered of one stream; the longest idle are forgotten.",
+)
+@click.option(
+    "--webhook-allow",
+    "webhook_allow",
+    multiple=True,
+    metavar="HOST|NETWORK",
+    help="Receiver of webhooks to trust although it is private; repeat for several.",
+)
+@click.option(
+    "--webhook-localhost/--no-webhook-localhost",
+    default=None,
+    show_default="where --host is loopback",
+    help="Allow http://localhost receivers, for development.",
+)
+@click.option(
+    "--webhook-key-days",
+    type=click.FloatRange(min=0.01),
+    metavar="DAYS",
+    help="Sign webhooks with a new key after so long; else only when told to.",
+)
+@click.option(
+    "--max-connections",
+    default=_BOUNDS.max_connections,
+    type=click.IntRange(1),
+    help="Clients at once; more are told to come again. Standalone front end only.",
+)
+@click.option(
+    "--idle-timeout",
+    default=_BOUNDS.idle_timeout,
+    type=click.FloatRange(min=1),
+    metavar="SECONDS",
+    help="How long a connection may be quiet between two requests. Standalone front end only.",
+)
+@click.option(
+    "--log-level",
+    default="info",
+    type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
+    help="Requests are logged at debug only.",
+)
+@click.version_option(__version__, prog_name="durable-streams-server")
+@click.pass_context
+def main(context: click.Context, /, **settings: Any) -> None:
+    """Serve durable streams over HTTP."""
+    if context.invoked_subcommand is not None:
+        return
+    if settings["token"] is None:
+        # click takes an empty variable for one that is not set; here somebody wanted a token.
+        settings["token"] = os.environ.get(f"{ENVIRONMENT}_TOKEN")
+    logging.basicConfig(
+        level=settings["log_level"].upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    _allow_many_files()
+    # What was imported stays: the collector need not look at it again, nor at what is young as
+    # often as it does by default. Requests leave no cycles behind.
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+    try:
+        keep_large_blocks()
+        _loop_runner()(serve(settings))
+    except DurableStreamsError as error:
+        raise click.ClickException(str(error)) from error
+    except OSError as error:
+        raise click.ClickException(_listen_problem(error, settings)) from error
+
+
+for command in check, export, import_:
+    main.add_command(command)
+
+
+def _loop_runner() -> Callable[[Any], None]:
+    if sys.platform == "win32":
+        return asyncio.run
+    import uvloop
+
+    return uvloop.run
+
+
+def limits_of(settings: dict[str, Any]) -> Limits:
+    return Limits(
+        max_body=settings["max_body"] * MIB,
+        chunk=settings["chunk"] * 1024,
+        max_waiting_readers=settings["max_waiting_readers"],
+        max_producers=settings["max_producers"],
+        long_poll_timeout=settings["long_poll_timeout"],
+        sse_rotation=settings["sse_rotation"],
+        # With what the front end waits for answers, less than a supervisor's patience.
+        drain=1.5,
+    )
+
+
+def subscriptions_of(settings: dict[str, Any]) -> SubscriptionOptions:
+    localhost = settings["webhook_localhost"]
+    if localhost is None:
+        localhost = settings["host"] in ("localhost", "::1") or settings["host"].startswith("127.")
+    return SubscriptionOptions(
+        public_url=settings["public_url"],
+        webhook_allow=tuple(settings["webhook_allow"]),
+        webhook_localhost=localhost,
+        key_days=settings["webhook_key_days"],
+    )
+
+
+async def serve(settings: dict[str, Any]) -> None:
+    """Serve until SIGTERM or SIGINT, then end cleanly."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        with contextlib.suppress(NotImplementedError):
+            loop.add_signal_handler(signum, stop.set)
+    try:
+        options = Options(
+            token=settings["token"],
+            cors_origins=tuple(settings["cors_origin"]),
+            public=settings["public"],
+            public_url=settings["public_url"],
+            compress=not settings["no_compress"],
+            health=True,
+        )
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
+    root = as_root(settings["root"])
+    async with Engine(
+        settings["store"], limits=limits_of(settings), subscriptions=subscriptions_of(settings)
+    ) as engine:
+        mount = Mount(engine, options, None)
+        address = address_of(settings)
+        async with FRONT_ENDS[settings["front_end"]](mount, root, address) as port:
+            click.echo(
+                f"Serving durable streams from {settings['store'].split('@')[-1]} "
+                f"at {_shown_url(address, port, settings['public_url'])}{root}"
+            )
+            await stop.wait()
+
+
+def address_of(settings: dict[str, Any]) -> Address:
+    """Where to listen; raises :class:`click.ClickException` for a certificate that is none."""
+    tls = None
+    certificate, key = settings["tls_cert"], settings["tls_key"]
+    if certificate is not None:
+        try:
+            tls = tls_context(certificate, key)
+        except OSError as error:
+            raise click.ClickException(
+                f"{key or certificate} does not hold the certificate's key, or not in PEM: {error}"
+            ) from error
+    elif key is not None:
+        raise click.ClickException("--tls-key needs --tls-cert, the certificate that it is of.")
+    bounds = Bounds(
+        max_connections=settings["max_connections"], idle_timeout=settings["idle_timeout"]
+    )
+    return Address(settings["host"], settings["port"], settings["uds"], tls, bounds)
+
+
+def _shown_url(address: Address, port: int, public_url: str | None) -> str:
+    if public_url is not None:
+        return public_url.rstrip("/")
+    if address.unix is not None:
+        return f"unix:{address.unix} "
+    host = f"[{address.host}]" if ":" in address.host else address.host
+    return f"{'http' if address.tls is None else 'https'}://{host}:{port}"
+
+
+def _allow_many_files() -> None:
+    """A connection is a file: ask for as many as the system lets this user have."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _listen_problem(error: OSError, settings: dict[str, Any]) -> str:
+    place = settings["uds"] or f"{settings['host']}:{settings['port']}"
+    if error.errno == errno.EADDRINUSE:
+        return (
+            f"{place} is taken by another program; stop it, or choose another --port (0 picks one)."
+        )
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f"This user may not listen on {place}; choose a --port above 1023."
+    return f"Cannot listen on {place}: {error.strerror or error}. Check --host and --port."

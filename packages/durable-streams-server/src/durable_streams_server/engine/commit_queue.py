@@ -1,0 +1,553 @@
+"""Operations on one stream take their turn in its queue and are committed together.
+
+While a commit is in flight the next operations gather; then they are decided in order on one
+draft and become one commit. A commit belongs to the stream and not to the caller: one that goes
+away only stops waiting. While an outcome is unknown the same commit is sent again and the queue
+waits.
+
+A store with its facts at hand is asked at once and answers through a callback, so an operation
+costs no task; with one that commits in the same call it is done before it needs a queue. Any other
+is decided on the facts that were last seen, because the guard catches what changed meanwhile; but
+a refusal is only given on facts that were just loaded.
+"""
+
+import asyncio
+import logging
+import os
+import random
+from collections.abc import Callable, Sequence
+from itertools import count
+from typing import Any
+
+import msgspec
+
+from durable_streams_core.drafts import Draft
+from durable_streams_core.entities import (
+    Applied,
+    Commit,
+    Conflicted,
+    Facts,
+    Outcome,
+    Refused,
+    Unknown,
+)
+from durable_streams_core.errors import ProtocolError, StreamClosed, Unavailable
+from durable_streams_core.operations import (
+    Append,
+    Appended,
+    Create,
+    Created,
+    Operation,
+    Unconfirmed,
+)
+from durable_streams_core.store import LocalStore, PromptStore, Store
+from durable_streams_server.engine.limits import Limits
+
+log = logging.getLogger("durable_streams_server.engine")
+
+MAX_FLIGHT_BYTES = 8 * 1024 * 1024
+MAX_BATCHES = 8
+MAX_REMEMBERED_QUEUES = 10_000
+MAX_CONFLICTS = 1000
+STORE_FAILED = "the store failed in a commit"
+RESEND_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
+
+Done = Callable[[Any], None]
+
+
+class Ticket:
+    """One operation on its way; ``done`` gets its answer or its ProtocolError, once."""
+
+    __slots__ = ("done", "operation", "size")
+
+    def __init__(self, operation: Operation[Any], done: Done, size: int) -> None:
+        self.operation = operation
+        self.done: Done | None = done
+        self.size = size
+
+    def cancel(self) -> None:
+        """Stop waiting; the operation itself goes on."""
+        self.done = None
+
+    def finish(self, answer: object) -> None:
+        done, self.done = self.done, None
+        if done is not None:
+            try:
+                done(answer)
+            except Exception:
+                log.exception("a caller's completion failed")
+
+
+class CommitQueue:
+    """One stream's waiting and what is in flight for it."""
+
+    __slots__ = ("busy", "conflicts", "facts", "flight", "fresh", "path", "waiting")
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.waiting: list[Ticket] = []
+        self.flight: list[Ticket] = []
+        self.busy = False
+        self.facts: Facts | None = None
+        self.fresh = False
+        self.conflicts = 0
+
+    def take(self) -> None:
+        """Move what fits into one commit from the waiting into the flight."""
+        waiting = self.waiting
+        size = 0
+        for position, ticket in enumerate(waiting):
+            size += ticket.size
+            if size > MAX_FLIGHT_BYTES and position:
+                self.flight, self.waiting = waiting[:position], waiting[position:]
+                return
+        self.flight, self.waiting = waiting, []
+
+
+class CommitQueues:
+    """All queues of an engine, and the way of their commits to the store.
+
+    ``applied`` is told of each commit with its draft and, where the store's facts are not at hand,
+    the facts after it; ``unconfirmed`` gets tickets that met a fork which its source has not
+    confirmed yet.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        limits: Limits,
+        applied: Callable[[Draft, Commit, Facts | None], None],
+        unconfirmed: Callable[[str, Ticket], None],
+    ) -> None:
+        self._store = store
+        self._local = store if isinstance(store, LocalStore) else None
+        self._prompt = store if isinstance(store, PromptStore) else None
+        self._limits = limits
+        self._applied = applied
+        self._unconfirmed = unconfirmed
+        self._queues: dict[str, CommitQueue] = {}
+        self._queued_bytes = 0
+        self._ready: list[CommitQueue] = []
+        self._batches: set[asyncio.Task[None]] = set()
+        self._resends: set[asyncio.Task[None]] = set()
+        self._pending = 0
+        self._emptied: asyncio.Event | None = None
+        self._next = count(random.getrandbits(32))
+        self._prefix = os.urandom(8).hex()
+        self._running = False
+
+    def new_id(self) -> str:
+        """A commit id that nobody else makes."""
+        return f"{self._prefix}-{next(self._next):x}"
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is queued or in flight."""
+        return not self._pending
+
+    async def drained(self) -> None:
+        """Return once nothing is queued or in flight."""
+        while self._pending:
+            if self._emptied is None:
+                self._emptied = asyncio.Event()
+            await self._emptied.wait()
+
+    async def abandon(self) -> None:
+        """Stop asking for outcomes that the store does not tell, and tell whoever still waits."""
+        self._running = False
+        tasks = [*self._batches, *self._resends]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for queue in self._queues.values():
+            for ticket in queue.flight:
+                ticket.finish(outcome_unknown())
+            waiting, queue.waiting = queue.waiting, []
+            for ticket in waiting:
+                ticket.finish(stopped())
+        self._queues.clear()
+        self._ready.clear()
+
+    def resume(self) -> None:
+        """Take operations, at first or again after :meth:`abandon`."""
+        self._running = True
+        self._pending = self._queued_bytes = 0
+
+    def perform_nowait(self, path: str, operation: Operation[Any]) -> Any | None:
+        """The answer of an operation that can be done at once, else None: :meth:`submit` it.
+
+        For operations that have an answer. Raises the ProtocolError that is the answer.
+        """
+        prompt = self._prompt
+        if prompt is None or path in self._queues or not self._running:
+            return None
+        draft = Draft(path, prompt.peek(path, operation.fields))
+        try:
+            answer = operation.decide(draft, prompt.now())
+        except Unconfirmed:
+            return None
+        except ProtocolError:
+            if draft.changes:
+                # A life that was over has been ended on the way, which is to be stored too.
+                return None
+            raise
+        except Exception as error:
+            raise decision_failed(operation, error) from None
+        if draft.changes:
+            commit = draft.commit(self.new_id)
+            try:
+                outcome = prompt.commit_nowait((commit,))[0]
+            except Exception:
+                log.exception(STORE_FAILED)
+                raise outcome_unknown() from None
+            if type(outcome) is not Applied:
+                if type(outcome) is Unknown:
+                    raise outcome_unknown()
+                # Nothing was done. In its queue it is decided again, or refused with a reason.
+                return None
+            self._follow_up(draft, commit, None)
+        return answer
+
+    def submit(self, path: str, operation: Operation[Any], done: Done) -> Ticket:
+        """Queue an operation; raises :class:`Unavailable` when too much is queued already.
+
+        ``done`` may be called before this returns.
+        """
+        if not self._running:
+            raise stopped()
+        size = 0
+        if type(operation) is Append or type(operation) is Create:
+            size = len(operation.body.raw)
+        queued = self._queued_bytes
+        if size and queued and queued + size > self._limits.max_queued_bytes:
+            raise Unavailable("Too much data waits to be stored.", code="overloaded")
+        queue = self._queues.get(path)
+        if queue is None:
+            queue = self._queues[path] = CommitQueue(path)
+            if self._local is None and len(self._queues) > MAX_REMEMBERED_QUEUES:
+                self._forget()
+        elif len(queue.waiting) >= self._limits.max_queued:
+            raise Unavailable("Too many operations wait for this stream.", code="overloaded")
+        self._queued_bytes += size
+        ticket = Ticket(operation, done, size)
+        if queue.busy:
+            queue.waiting.append(ticket)
+            return ticket
+        queue.busy = True
+        self._pending += 1
+        local = self._local
+        if local is not None:
+            queue.flight = [ticket]
+            self._decide_alone(queue, operation, local)
+        else:
+            queue.waiting.append(ticket)
+            self._begin(queue)
+        return ticket
+
+    def _begin(self, queue: CommitQueue) -> None:
+        queue.take()
+        queue.conflicts = 0
+        local = self._local
+        if local is not None:
+            self._decide(queue, local.peek(queue.path, self._fields(queue)))
+            return
+        queue.fresh = False
+        self._enqueue(queue)
+
+    @staticmethod
+    def _fields(queue: CommitQueue) -> Sequence[str]:
+        if len(queue.flight) == 1:
+            return queue.flight[0].operation.fields
+        return list(dict.fromkeys(key for t in queue.flight for key in t.operation.fields))
+
+    def _run(self, queue: CommitQueue, facts: Facts | None) -> tuple[Draft, list[Any]]:
+        draft = Draft(queue.path, facts)
+        now = self._store.now()
+        answers: list[Any] = []
+        for ticket in queue.flight:
+            try:
+                answers.append(ticket.operation.decide(draft, now))
+            except (ProtocolError, Unconfirmed) as error:
+                answers.append(error)
+            except Exception as error:
+                answers.append(decision_failed(ticket.operation, error))
+        return draft, answers
+
+    def _decide_alone(
+        self, queue: CommitQueue, operation: Operation[Any], local: LocalStore
+    ) -> None:
+        """The short way: one operation, and the facts are at hand."""
+        draft = Draft(queue.path, local.peek(queue.path, operation.fields))
+        answer: Any
+        try:
+            answer = operation.decide(draft, local.now())
+        except (ProtocolError, Unconfirmed) as error:
+            answer = error
+        except Exception as error:
+            answer = decision_failed(operation, error)
+        self._send(queue, draft, [answer], local)
+
+    def _decide(self, queue: CommitQueue, facts: Facts | None) -> None:
+        """The local way: decide, and send without a task."""
+        draft, answers = self._run(queue, facts)
+        assert self._local is not None
+        self._send(queue, draft, answers, self._local)
+
+    def _send(
+        self, queue: CommitQueue, draft: Draft, answers: list[Any], local: LocalStore
+    ) -> None:
+        if not draft.changes:
+            self._finish(queue, answers)
+            return
+        commit = draft.commit(self.new_id)
+
+        def done(outcomes: Sequence[Outcome]) -> None:
+            outcome = outcomes[0]
+            if type(outcome) is Applied:
+                self._succeed(queue, draft, answers, commit, outcome.tail)
+            else:
+                self._settle(queue, draft, answers, commit, outcome)
+
+        flight = queue.flight
+        try:
+            local.submit((commit,), done)
+        except Exception:
+            log.exception(STORE_FAILED)
+            if queue.flight is flight:
+                done([Unknown("The store failed.")])
+
+    def _settle(
+        self, queue: CommitQueue, draft: Draft, answers: list[Any], commit: Commit, outcome: Outcome
+    ) -> bool:
+        """Act on a known outcome; False if the operations have to be decided again."""
+        if type(outcome) is Applied:
+            self._succeed(queue, draft, answers, commit, outcome.tail)
+        elif type(outcome) is Conflicted:
+            queue.conflicts += 1
+            if queue.conflicts > MAX_CONFLICTS:
+                self._fail(queue, Unavailable("The stream is too contended.", code="contended"))
+            elif self._local is not None:
+                facts = self._local.peek(queue.path, self._fields(queue))
+                self._decide(queue, facts)
+            else:
+                queue.facts, queue.fresh = outcome.facts, True
+                return False
+        elif type(outcome) is Unknown:
+            # Only a local store's: its disk failed in the middle, and it will not find out.
+            self._fail(queue, outcome_unknown())
+        else:
+            assert isinstance(outcome, Refused)
+            full = outcome.code == "storage-full"
+            self._fail(
+                queue,
+                Unavailable(
+                    outcome.message,
+                    code=outcome.code,
+                    status=507 if full else 503,
+                    retry_after=None if full else 1,
+                ),
+            )
+        return True
+
+    def _succeed(
+        self, queue: CommitQueue, draft: Draft, answers: list[Any], commit: Commit, tail: int
+    ) -> None:
+        shift = tail - draft.tail
+        if shift:
+            # Others appended between: what was decided relative to our tail moves along.
+            for position, answer in enumerate(answers):
+                if isinstance(answer, Appended | Created):
+                    answers[position] = msgspec.structs.replace(answer, tail=answer.tail + shift)
+                elif isinstance(answer, StreamClosed):
+                    answers[position] = StreamClosed(answer.tail + shift)
+        if self._local is None:
+            queue.facts = draft.facts_after(tail)
+        self._follow_up(draft, commit, queue.facts)
+        self._finish(queue, answers)
+
+    def _follow_up(self, draft: Draft, commit: Commit, facts: Facts | None) -> None:
+        try:
+            self._applied(draft, commit, facts)
+        except Exception:
+            log.exception("following up on a commit failed")
+
+    def _fail(self, queue: CommitQueue, error: ProtocolError) -> None:
+        queue.facts = None
+        self._finish(queue, [error] * len(queue.flight))
+
+    def _finish(self, queue: CommitQueue, answers: Sequence[Any]) -> None:
+        flight, queue.flight = queue.flight, []
+        for ticket, answer in zip(flight, answers, strict=True):
+            self._queued_bytes -= ticket.size
+            if type(answer) is Unconfirmed:
+                self._unconfirmed(queue.path, ticket)
+            else:
+                ticket.finish(answer)
+        if queue.waiting:
+            asyncio.get_running_loop().call_soon(self._begin, queue)
+            return
+        queue.busy = False
+        self._pending -= 1
+        if self._emptied is not None and not self._pending:
+            self._emptied.set()
+            self._emptied = None
+        if self._local is not None or queue.facts is None:
+            self._queues.pop(queue.path, None)
+
+    # The way of a store that has to be waited for.
+
+    def _enqueue(self, queue: CommitQueue) -> None:
+        if not self._ready and len(self._batches) < MAX_BATCHES:
+            asyncio.get_running_loop().call_soon(self._launch)
+        self._ready.append(queue)
+
+    def _launch(self) -> None:
+        if self._ready and len(self._batches) < MAX_BATCHES:
+            queues, self._ready = self._ready, []
+            task = asyncio.create_task(self._work(queues))
+            self._batches.add(task)
+            task.add_done_callback(self._landed)
+
+    def _landed(self, task: asyncio.Task[None]) -> None:
+        self._batches.discard(task)
+        self._launch()
+
+    async def _work(self, queues: list[CommitQueue]) -> None:
+        """Decide and commit a batch of queues until each has its answers."""
+        try:
+            while queues:
+                queues = await self._round(queues)
+        except Exception:
+            log.exception("committing a batch failed")
+            for queue in queues:
+                if queue.flight:
+                    self._fail(queue, Unavailable("The store failed; see the server's log."))
+
+    async def _round(self, queues: list[CommitQueue]) -> list[CommitQueue]:
+        """One try; returns the queues that have to be decided again."""
+        loading = [queue for queue in queues if not self._known(queue)]
+        if loading:
+            found = await asyncio.gather(
+                *(self._store.load(queue.path, self._fields(queue)) for queue in loading),
+                return_exceptions=True,
+            )
+            for queue, facts in zip(loading, found, strict=True):
+                if isinstance(facts, BaseException):
+                    log.warning("loading a stream failed: %r", facts)
+                    self._fail(queue, Unavailable("The store cannot be reached."))
+                else:
+                    queue.facts, queue.fresh = facts, True
+        again: list[CommitQueue] = []
+        sent: list[tuple[CommitQueue, Draft, list[Any], Commit]] = []
+        for queue in queues:
+            if not queue.flight:
+                continue
+            draft, answers = self._run(queue, queue.facts)
+            # Closing again what is closed changes nothing, so no guard would vouch for it.
+            unsure = not queue.fresh and (
+                not draft.changes or any(not _is_change(a) for a in answers)
+            )
+            if unsure:
+                queue.facts = None
+                again.append(queue)
+            elif draft.changes:
+                sent.append((queue, draft, answers, draft.commit(self.new_id)))
+            else:
+                self._finish(queue, answers)
+        if sent:
+            outcomes = await self._commit([commit for *_, commit in sent])
+            for (queue, draft, answers, commit), outcome in zip(sent, outcomes, strict=True):
+                queue.fresh = False
+                if isinstance(outcome, Unknown):
+                    self._find_out(queue, draft, answers, commit)
+                elif not self._settle(queue, draft, answers, commit, outcome):
+                    again.append(queue)
+        return again
+
+    def _known(self, queue: CommitQueue) -> bool:
+        facts = queue.facts
+        if facts is None:
+            return queue.fresh
+        return all(key in facts.fields for key in self._fields(queue))
+
+    async def _commit(self, batch: Sequence[Commit]) -> Sequence[Outcome]:
+        try:
+            return await self._store.commit(batch)
+        except Exception:
+            log.exception(STORE_FAILED)
+            return [Unknown("The store failed.")] * len(batch)
+
+    def _find_out(
+        self, queue: CommitQueue, draft: Draft, answers: list[Any], commit: Commit
+    ) -> None:
+        task = asyncio.create_task(self._resend(queue, draft, answers, commit))
+        self._resends.add(task)
+        task.add_done_callback(self._resends.discard)
+
+    async def _resend(
+        self, queue: CommitQueue, draft: Draft, answers: list[Any], commit: Commit
+    ) -> None:
+        """Send the same commit until its outcome is known; callers are told when it takes long."""
+        told = False
+
+        def tell() -> None:
+            nonlocal told
+            told = True
+            for ticket in queue.flight:
+                ticket.finish(outcome_unknown())
+
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(self._limits.unknown_outcome, tell)
+        try:
+            for attempt in count():
+                await asyncio.sleep(
+                    RESEND_SECONDS[min(attempt, len(RESEND_SECONDS) - 1)] * random.uniform(0.5, 1.0)
+                )
+                (outcome,) = await self._commit([commit])
+                if not isinstance(outcome, Unknown) and not (
+                    isinstance(outcome, Refused) and outcome.code == "unavailable"
+                ):
+                    break
+        finally:
+            timer.cancel()
+        if told and isinstance(outcome, Conflicted):
+            # It was not applied, and must not be any more: its callers may have looked and, finding
+            # nothing, may have sent it anew.
+            queue.facts = None
+            self._finish(queue, [None] * len(queue.flight))
+        elif not self._settle(queue, draft, answers, commit, outcome):
+            await self._work([queue])
+
+    def _forget(self) -> None:
+        for path, queue in list(self._queues.items())[: MAX_REMEMBERED_QUEUES // 10]:
+            if not queue.busy and queue.facts is not None:
+                del self._queues[path]
+
+
+def _is_change(answer: object) -> bool:
+    """Whether an answer can only be true together with the commit, whose guard vouches for it."""
+    if isinstance(answer, Appended):
+        return not answer.duplicate
+    return isinstance(answer, Created) and answer.new
+
+
+def decision_failed(operation: Operation[Any], error: Exception) -> ProtocolError:
+    """500; the log tells why."""
+    log.error("deciding %s failed", type(operation).__name__, exc_info=error)
+    return ProtocolError("The server failed; see its log.")
+
+
+def stopped() -> Unavailable:
+    """503: the engine has stopped, or has not started."""
+    return Unavailable("The streams engine is not running.", code="not-started")
+
+
+def outcome_unknown() -> Unavailable:
+    """504: the operation may or may not have been applied."""
+    return Unavailable(
+        "The store does not say whether this was applied. Repeat it with producer headers, "
+        "or read the stream to find out.",
+        code="outcome-unknown",
+        status=504,
+        retry_after=None,
+    )

@@ -1,0 +1,219 @@
+"""Reading: one page of a stream, stitched over its fork chain and cut where content allows.
+
+The steps are written once, as a generator that asks for what it needs; a store with its facts at
+hand answers at once, any other is awaited.
+"""
+
+from collections import OrderedDict
+from collections.abc import Generator
+from typing import Any
+
+import msgspec
+
+from durable_streams_core.content import Kind, cut, is_boundary
+from durable_streams_core.entities import LIVE, Head, Slice
+from durable_streams_core.errors import ProtocolError
+from durable_streams_core.operations import Unconfirmed, no_stream, soft_deleted
+from durable_streams_core.reads import check_in_range, inside_message
+from durable_streams_core.store import LocalStore, Store
+from durable_streams_core.streams import Birth, Origin, birth_of, expired
+from durable_streams_server.caches import TwoGenerationCache
+
+MAX_ANCESTORS = 65_536
+MAX_KEPT = 256
+MAX_KEPT_BYTES = 16 * 1024
+
+
+class Page(msgspec.Struct, frozen=True, gc=False):
+    """Some stored bytes of a stream, those of positions ``start`` to ``end``.
+
+    ``closed`` says that the stream is closed and this page reaches its end.
+    """
+
+    head: Head
+    birth: Birth
+    start: int
+    end: int
+    data: bytes
+    up_to_date: bool
+    closed: bool
+
+
+class Need(msgspec.Struct, frozen=True, gc=False):
+    """What a reader asks the store for: the head at ``path``, or bytes of one incarnation."""
+
+    path: str
+    incarnation: str | None = None
+    start: int = 0
+    limit: int = 0
+
+
+Steps = Generator[Need, Any, Page]
+
+
+def check_live(head: Head | None, now: int) -> Head:
+    """The head of a stream that is served; raises NotFound, Gone or Unconfirmed."""
+    if head is None:
+        raise no_stream()
+    if head.state != LIVE:
+        raise soft_deleted() if head.state == "deleted" else Unconfirmed
+    if expired(head, now):
+        raise no_stream()
+    return head
+
+
+class Pages:
+    """Reads pages from one store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._local = store if isinstance(store, LocalStore) else None
+        self._ancestry: OrderedDict[str, tuple[Head, Origin | None]] = OrderedDict()
+        self._kept: TwoGenerationCache[str, tuple[int, Page]] = TwoGenerationCache(MAX_KEPT)
+
+    def page_nowait(self, path: str, position: int | None, limit: int) -> Page | None:
+        """A page at once, or None if it has to be waited for."""
+        local = self._local
+        if local is None:
+            return None
+        kept = self._kept.get(path)
+        if kept is not None:
+            # Many read the same page of a stream. While its head is the very one that the page
+            # was made of, and the stream has no life to renew, it is the page to give.
+            known = kept[1]
+            if known.start == position and kept[0] == limit:
+                facts = local.peek(path)
+                if facts is not None and facts.head is known.head:
+                    return known
+        page = self._make_nowait(local, path, position, limit)
+        if page is not None and not page.head.deadline and len(page.data) <= MAX_KEPT_BYTES:
+            self._kept.add(path, (limit, page))
+        return page
+
+    def _make_nowait(
+        self, local: LocalStore, path: str, position: int | None, limit: int
+    ) -> Page | None:
+        steps = self.steps(path, position, limit)
+        try:
+            need = next(steps)
+            while True:
+                if need.incarnation is None:
+                    facts = local.peek(need.path)
+                    need = steps.send(None if facts is None else facts.head)
+                elif need.limit > local.large_read:
+                    steps.close()
+                    return None
+                else:
+                    found = local.slice(need.path, need.incarnation, need.start, need.limit)
+                    need = steps.send(found)
+        except StopIteration as stop:
+            page: Page = stop.value
+            return page
+
+    async def page(self, path: str, position: int | None, limit: int) -> Page:
+        """A page from ``position`` (None: the tail) of about ``limit`` bytes."""
+        store = self._store
+        steps = self.steps(path, position, limit)
+        try:
+            need = next(steps)
+            while True:
+                if need.incarnation is None:
+                    facts = await store.load(need.path)
+                    need = steps.send(None if facts is None else facts.head)
+                else:
+                    found = await store.read(need.path, need.incarnation, need.start, need.limit)
+                    need = steps.send(found)
+        except StopIteration as stop:
+            page: Page = stop.value
+            return page
+
+    def steps(self, path: str, position: int | None, limit: int) -> Steps:
+        """The reads that make a page; raises what the protocol answers (§5.6, §8)."""
+        head = check_live((yield Need(path)), self._store.now())
+        birth = birth_of(head)
+        if position is None:
+            position = head.tail
+        check_in_range(position, head.tail)
+        if position == head.tail:
+            return Page(head, birth, position, position, b"", True, head.closed)
+        # To see whether a JSON page begins between messages, it is read from the byte before.
+        # A fork's own bytes always begin there.
+        look_back = int(birth.kind is Kind.JSON and position not in (0, head.start))
+        while True:
+            room = min(limit, head.tail - position)
+            data, head = yield from self._bytes(path, head, position - look_back, room + look_back)
+            if look_back:
+                if not is_boundary(birth.kind, data[:1]):
+                    raise inside_message()
+                data = data[1:]
+            at_tail = position + len(data) >= head.tail
+            length = cut(birth.kind, data, at_tail)
+            if length:
+                break
+            # Not one whole message fits: a single one is never cut.
+            limit *= 4
+        if length < len(data):
+            data = data[:length]
+        end = position + length
+        return Page(
+            head, birth, position, end, data, end == head.tail, head.closed and end == head.tail
+        )
+
+    def _bytes(
+        self, path: str, head: Head, start: int, length: int
+    ) -> Generator[Need, Any, tuple[bytes, Head]]:
+        """Bytes across the fork chain, and the stream's newest head."""
+        end = start + length
+        if start >= head.start:
+            own: Slice | None = yield Need(path, head.incarnation, start, length)
+            if own is None:
+                raise no_stream()
+            return own.data, own.head
+        parts: list[bytes] = []
+        owners = yield from self._owners(path, head, start)
+        for owner_path, incarnation, upto in owners:
+            until = min(end, upto)
+            if start >= until:
+                continue
+            found: Slice | None = yield Need(owner_path, incarnation, start, until - start)
+            if found is None:
+                raise no_stream() if owner_path == path else _lost(owner_path)
+            parts.append(found.data)
+            start += len(found.data)
+            if start < until:
+                raise no_stream() if owner_path == path else _lost(owner_path)
+        return b"".join(parts), head
+
+    def _owners(
+        self, path: str, head: Head, start: int
+    ) -> Generator[Need, Any, list[tuple[str, str, int]]]:
+        """Who holds the bytes from ``start`` on, oldest first, each with where its part ends."""
+        upto = head.tail
+        owners = [(path, head.incarnation, upto)]
+        origin = birth_of(head).origin
+        for _ in range(MAX_ANCESTORS):
+            if start >= head.start or origin is None:
+                owners.reverse()
+                return owners
+            # A fork of a fork may end before the bytes of the one between begin.
+            upto = min(upto, head.start)
+            key = origin.incarnation
+            known = self._ancestry.get(key)
+            if known is None:
+                found: Head | None = yield Need(origin.path)
+                if found is None or found.incarnation != key:
+                    raise _lost(origin.path)
+                known = self._ancestry[key] = found, birth_of(found).origin
+                if len(self._ancestry) > 4096:
+                    self._ancestry.popitem(last=False)
+            owners.append((origin.path, key, upto))
+            # Only what never changes is used of a remembered head: where its own bytes begin.
+            head, origin = known
+        raise _lost(path)
+
+
+def _lost(path: str) -> ProtocolError:
+    return ProtocolError(
+        f"The data that this fork shares with {path} is missing from the store.",
+        code="source-lost",
+    )

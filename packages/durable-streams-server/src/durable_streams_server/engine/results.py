@@ -1,0 +1,105 @@
+"""What the engine answers: typed, immutable, with offsets as tokens that are safe to store."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from durable_streams_core.content import Kind, to_page
+from durable_streams_core.entities import Head
+from durable_streams_core.expiry import format_expires_at
+from durable_streams_core.offsets import format_offset
+from durable_streams_core.operations import Appended, Created
+from durable_streams_core.streams import birth_of
+from durable_streams_server.engine.pages import Page
+
+
+class StreamInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A stream as ``head`` and ``create`` tell it; ``ttl`` in seconds, ``expires_at`` RFC 3339."""
+
+    path: str
+    content_type: str
+    offset: str
+    """The tail: where the next byte will go."""
+    closed: bool
+    ttl: int | None = None
+    expires_at: str | None = None
+    created: bool = False
+    """True in the answer of the call that created it."""
+
+
+class AppendResult(msgspec.Struct, frozen=True, kw_only=True):
+    """``offset`` is the position after the data; ``epoch`` and ``seq`` are set for producers."""
+
+    offset: str
+    closed: bool
+    duplicate: bool = False
+    epoch: int | None = None
+    seq: int | None = None
+
+
+class Batch(msgspec.Struct, frozen=True, kw_only=True):
+    """Some data of a stream, as ``read`` and ``follow`` yield it.
+
+    ``data`` is the body a GET would answer: the bytes themselves, or for JSON an array. ``offset``
+    is safe to store once the batch was handled. Iterate it for its items: the messages of a JSON
+    stream as Python values, else its bytes in one piece.
+    """
+
+    data: bytes
+    offset: str
+    up_to_date: bool
+    closed: bool
+    json: bool
+
+    def items(self) -> list[Any]:
+        if self.json:
+            found: list[Any] = msgspec.json.decode(self.data)
+            return found
+        return [self.data] if self.data else []
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.items())
+
+
+def stream_info(
+    path: str, head: Head, *, tail: int | None = None, closed: bool | None = None, new: bool = False
+) -> StreamInfo:
+    birth = birth_of(head)
+    return StreamInfo(
+        path=path,
+        content_type=birth.content_type,
+        offset=format_offset(head.tail if tail is None else tail),
+        closed=head.closed if closed is None else closed,
+        ttl=birth.ttl,
+        expires_at=None if birth.expires_at is None else format_expires_at(birth.expires_at),
+        created=new,
+    )
+
+
+def created_info(path: str, created: Created) -> StreamInfo:
+    return stream_info(
+        path, created.head, tail=created.tail, closed=created.closed, new=created.new
+    )
+
+
+def append_result(appended: Appended) -> AppendResult:
+    known = appended.epoch >= 0
+    return AppendResult(
+        offset=format_offset(appended.tail),
+        closed=appended.closed,
+        duplicate=appended.duplicate,
+        epoch=appended.epoch if known else None,
+        seq=appended.seq if known else None,
+    )
+
+
+def batch_of(page: Page) -> Batch:
+    kind = page.birth.kind
+    return Batch(
+        data=to_page(kind, page.data),
+        offset=format_offset(page.end),
+        up_to_date=page.up_to_date,
+        closed=page.closed,
+        json=kind is Kind.JSON,
+    )

@@ -1,6 +1,0 @@
-"""The file store: one directory, one process, no other software."""
-
-from durable_streams_server.file.store import FileStore
-from durable_streams_server.file.url import open_store
-
-__all__ = ["FileStore", "open_store"]

@@ -1,0 +1,348 @@
+"""The aiohttp front end: an application of its own, or a sub-app under any prefix.
+
+Answers are written as prepared bytes, because building aiohttp's own response costs more than
+answering. Where the application, or one above it, listens to ``on_response_prepare`` or touches
+the headers, the ordinary way is taken instead.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from http import HTTPStatus
+from time import time
+from typing import Any
+
+from aiohttp import HttpVersion11, web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http import SERVER_SOFTWARE
+from multidict import CIMultiDict
+
+from durable_streams_core.errors import ProtocolError
+from durable_streams_server.engine.limits import Limits
+from durable_streams_server.frontends.mount import Mount, Streams, as_root, split_target
+from durable_streams_server.http import wire
+from durable_streams_server.http.exchange import Exchange
+from durable_streams_server.http.messages import (
+    Answer,
+    Live,
+    Pending,
+    RequestHead,
+    Response,
+    awaited,
+    fold_headers,
+)
+from durable_streams_server.http.options import Authorize, Options
+
+_TAIL = "{path}"
+
+_BEGUN_NAME = "durable_streams_begun"
+_BEGUN: Any = web.RequestKey(_BEGUN_NAME, object) if hasattr(web, "RequestKey") else _BEGUN_NAME
+"""What :meth:`_Front.expect` began, so that access is not asked for twice."""
+_SERVER = b"server: " + SERVER_SOFTWARE.encode() + b"\r\n"
+
+MOUNT: web.AppKey[Mount] = web.AppKey("durable_streams_mount", Mount)
+
+
+def create_app(
+    streams: Streams,
+    *,
+    root: str = "/",
+    limits: Limits | None = None,
+    authorize: Authorize | None = None,
+    token: str | None = None,
+    cors_origins: tuple[str, ...] = ("*",),
+    public: bool = False,
+    public_url: str | None = None,
+    compress: bool = True,
+) -> web.Application:
+    """An application that serves streams under ``root`` of wherever it is mounted.
+
+    ``streams`` is an :class:`Engine`, which stays yours to start and stop, or a store or its URL.
+    Run it with ``handler_cancellation=True`` to see at once when a waiting client goes away.
+    """
+    options = Options(
+        authorize=authorize,
+        token=token,
+        cors_origins=cors_origins,
+        public=public,
+        public_url=public_url,
+        compress=compress,
+    )
+    return application(Mount(streams, options, limits), as_root(root))
+
+
+def application(mount: Mount, root: str) -> web.Application:
+    """The application over a mount; ``root`` has both slashes."""
+    front = _Front(mount, root)
+    app = web.Application()
+    app[MOUNT] = mount
+    app.cleanup_ctx.append(front.lifetime)
+    app.on_shutdown.append(front.shutdown)
+    # `.` alone would leave paths with an encoded line end to the router's own 404.
+    app.router.add_route("*", "/{path:(?s:.*)}", front.handle, expect_handler=front.expect)
+    return app
+
+
+class _Front:
+    """Handles the requests of one application."""
+
+    def __init__(self, mount: Mount, root: str) -> None:
+        self._mount = mount
+        self._handler = mount.handler
+        self._root = root
+        self._roots: dict[str, str] = {}
+
+    async def lifetime(self, _app: web.Application) -> AsyncIterator[None]:
+        async with self._mount.running():
+            yield
+
+    async def shutdown(self, _app: web.Application) -> None:
+        """Before aiohttp waits for handlers: live readers get their farewell."""
+        self._handler.close()
+
+    async def expect(self, request: web.Request) -> web.StreamResponse | None:
+        """Answer ``Expect: 100-continue`` only where the body will be read."""
+        begun = request[_BEGUN] = await self._begin(request)
+        if isinstance(begun, Response):
+            return _final(begun)
+        if request.version == HttpVersion11 and request.transport is not None:
+            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        return None
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        begun = request.get(_BEGUN) or await self._begin(request)
+        if isinstance(begun, Response):
+            return _final(begun) if request.can_read_body else Prepared(begun)
+        body = b""
+        if begun.takes_body and request.can_read_body:
+            received = await _receive(request, begun.max_body)
+            if received is None:
+                return _final(self._handler.too_large(begun.head))
+            body = received
+        answer: Answer = begun.run(body)
+        if isinstance(answer, Pending):
+            answer = await awaited(answer)
+        if isinstance(answer, Response):
+            return Prepared(answer)
+        return LiveResponse(answer)
+
+    async def _begin(self, request: web.Request) -> Response | Exchange:
+        try:
+            await self._mount.ready()
+            path, query = split_target(request.raw_path)
+            root = self._root_of(request)
+            if not path.startswith(root):
+                return self._handler.outside(request.method, path, root)
+            head = RequestHead(
+                request.method,
+                path[len(root) :],
+                query,
+                fold_headers(request.raw_headers),
+                root=root,
+                scheme=request.scheme,
+                native=request,
+            )
+        except ProtocolError as error:
+            return self._handler.refuse(error)
+        begun = self._handler.begin(head)
+        if isinstance(begun, Exchange):
+            if begun.permission is not None:
+                begun.permitted(await begun.permission)
+            if begun.verdict is not None:
+                return begun.verdict
+        return begun
+
+    def _root_of(self, request: web.Request) -> str:
+        """The stream root as the client sees it, below whatever this app is mounted on."""
+        resource = request.match_info.route.resource
+        canonical = "" if resource is None else resource.canonical
+        root = self._roots.get(canonical)
+        if root is None:
+            prefix = canonical.removesuffix(_TAIL).rstrip("/")
+            root = self._roots[canonical] = prefix + self._root
+        return root
+
+
+async def _receive(request: web.Request, limit: int) -> bytes | None:
+    """The whole body, or None when it is larger than the limit; no more than that is kept."""
+    content = request.content
+    chunks: list[bytes] = []
+    size = 0
+    while True:
+        chunk = await content.readany()
+        if not chunk:
+            break
+        size += len(chunk)
+        if size > limit:
+            return None
+        chunks.append(chunk)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _final(response: Response) -> web.StreamResponse:
+    """An answer after which the connection ends, because the body was not read."""
+    prepared = Prepared(response)
+    prepared.force_close()
+    return prepared
+
+
+class _Date:
+    """The Date header, made once a second."""
+
+    second = 0
+    line = b""
+
+
+def _date_line() -> bytes:
+    now = int(time())
+    if now != _Date.second:
+        _Date.second = now
+        _Date.line = wire.date_line(now)
+    return _Date.line
+
+
+def _head_bytes(response: Response, framing: bytes) -> bytes:
+    parts = (
+        wire.STATUS_LINES[response.status],
+        response.lines,
+        framing,
+        _date_line(),
+        _SERVER,
+        b"\r\n",
+    )
+    return b"".join(parts)
+
+
+class Prepared(web.StreamResponse):
+    """A response whose bytes are known: written in one piece, past aiohttp's own header work."""
+
+    def __init__(self, response: Response) -> None:
+        self._state = {}
+        self._response = response
+        self._status = response.status
+        self._reason = HTTPStatus(response.status).phrase
+        self._real: CIMultiDict[str] | None = None
+
+    @property
+    def _headers(self) -> CIMultiDict[str]:  # type: ignore[override]
+        """Asked for only by middleware and signals, which may change them."""
+        if self._real is None:
+            self._real = CIMultiDict(
+                (name.decode("latin-1"), value.decode("latin-1"))
+                for name, value in self._response.headers
+            )
+            if self._has_body_length():
+                self._real["content-length"] = str(len(self._response.body))
+        return self._real
+
+    def _has_body_length(self) -> bool:
+        return self._status not in (204, 304)
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        if self._eof_sent:
+            return None
+        if self._real is not None or _is_watched(request) or request.version != HttpVersion11:
+            return await super().prepare(request)
+        keep_alive = self._keep_alive
+        if keep_alive is None:
+            keep_alive = self._keep_alive = request.keep_alive
+        body = b"" if request.method == "HEAD" else self._response.body
+        framing = b"" if keep_alive else b"connection: close\r\n"
+        if self._has_body_length() and request.method != "HEAD":
+            framing += b"content-length: %d\r\n" % len(body)
+        transport = request.transport
+        if transport is None or transport.is_closing():
+            raise ConnectionResetError("the client went away")
+        head = _head_bytes(self._response, framing)
+        if len(body) < 65536:
+            transport.write(head + body)
+        else:
+            transport.write(head)
+            transport.write(body)
+            await request._payload_writer.drain()
+        self._body_length = len(body)
+        self._eof_sent = True
+        return None
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        if self._eof_sent:
+            return
+        empty = self._must_be_empty_body
+        await super().write_eof(data or (b"" if empty else self._response.body))
+
+
+def _is_watched(request: web.BaseRequest) -> bool:
+    match_info = getattr(request, "_match_info", None)
+    return match_info is not None and any(app.on_response_prepare for app in match_info.apps)
+
+
+class LiveResponse(web.StreamResponse):
+    """A live answer, pushed into the transport as it comes."""
+
+    def __init__(self, live: Live) -> None:
+        super().__init__(status=live.head.status)
+        for name, value in live.head.headers:
+            self.headers.add(name.decode(), value.decode())
+        self._live = live
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        if self._eof_sent:
+            return None
+        try:
+            writer = await super().prepare(request)
+            assert writer is not None
+            await _push(self._live, request, chunked=self.chunked or _is_chunked(self))
+        except BaseException:
+            self._live.gone()
+            raise
+        return writer
+
+
+def _is_chunked(response: web.StreamResponse) -> bool:
+    return response.headers.get("transfer-encoding") == "chunked"
+
+
+async def _push(live: Live, request: web.BaseRequest, *, chunked: bool) -> None:
+    """Attach the transport to the live answer and stay until one of them ends."""
+    sink = _TransportSink(request, chunked=chunked)
+    live.attach(sink)
+    while not sink.ended:
+        await sink.changed.wait()
+        sink.changed.clear()
+        if sink.lost:
+            live.gone()
+            raise ConnectionResetError("the client went away")
+        if sink.full and not sink.ended:
+            await request._payload_writer.drain()
+            sink.full = False
+            live.drained()
+
+
+class _TransportSink:
+    """Frames as HTTP chunks, straight into the transport."""
+
+    __slots__ = ("_chunked", "_request", "changed", "ended", "full", "lost")
+
+    def __init__(self, request: web.BaseRequest, *, chunked: bool) -> None:
+        self._request = request
+        self._chunked = chunked
+        self.changed = asyncio.Event()
+        self.ended = self.full = self.lost = False
+
+    def write(self, frame: bytes) -> bool:
+        transport = self._request.transport
+        if transport is None or transport.is_closing():
+            self.lost = True
+            self.changed.set()
+            return False
+        if self._chunked:
+            frame = wire.chunk(frame)
+        transport.write(frame)
+        if self._request.protocol._paused:
+            self.full = True
+            self.changed.set()
+            return False
+        return True
+
+    def end(self) -> None:
+        self.ended = True
+        self.changed.set()

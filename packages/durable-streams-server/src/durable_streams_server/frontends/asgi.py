@@ -1,0 +1,292 @@
+"""The ASGI front end, for FastAPI, Starlette, Litestar, Django and any ASGI server.
+
+A mounted app gets no lifespan, so an owned engine starts with the first request; where there is a
+lifespan it is used. A client that goes away is seen at once.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+from urllib.parse import quote
+
+from durable_streams_core.errors import InvalidRequest, ProtocolError, StoreError
+from durable_streams_server.engine.limits import Limits
+from durable_streams_server.frontends.mount import Mount, Streams, as_root
+from durable_streams_server.http.exchange import Exchange
+from durable_streams_server.http.messages import (
+    Live,
+    Pending,
+    RequestHead,
+    Response,
+    awaited,
+    drop,
+    fold_headers,
+)
+from durable_streams_server.http.options import Authorize, Options
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+MAX_UNSENT_BYTES = 256 * 1024
+"""Frames that may wait for the server to take them before a live reader falls behind."""
+
+
+def create_asgi(
+    streams: Streams,
+    *,
+    root: str = "/",
+    limits: Limits | None = None,
+    authorize: Authorize | None = None,
+    token: str | None = None,
+    cors_origins: tuple[str, ...] = ("*",),
+    public: bool = False,
+    public_url: str | None = None,
+    compress: bool = True,
+) -> "AsgiApp":
+    """An ASGI app that serves streams under ``root`` of wherever it is mounted.
+
+    ``streams`` is an :class:`Engine`, which stays yours to start and stop, or a store or its URL.
+    """
+    options = Options(
+        authorize=authorize,
+        token=token,
+        cors_origins=cors_origins,
+        public=public,
+        public_url=public_url,
+        compress=compress,
+    )
+    return AsgiApp(Mount(streams, options, limits), as_root(root))
+
+
+class AsgiApp:
+    """An ASGI 3 application."""
+
+    def __init__(self, mount: Mount, root: str) -> None:
+        self._mount = mount
+        self._handler = mount.handler
+        self._root = root
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        elif scope["type"] == "http":
+            await self._http(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": 1003})
+
+    async def close(self) -> None:
+        """Say farewell to live readers, and stop the engine if the app owns it."""
+        await self._mount.close()
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()
+        try:
+            if self._mount.owned:
+                await self._mount.engine.start()
+        except StoreError as error:
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            return
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self._mount.close()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        client = _Client(receive, send, scope["method"])
+        try:
+            await self._mount.ready()
+            path, root = self._place(scope)
+            if not path.startswith(root):
+                await client.respond(self._handler.outside(scope["method"], path, root))
+                return
+            head = RequestHead(
+                scope["method"],
+                path[len(root) :],
+                scope.get("query_string", b"").decode("latin-1"),
+                fold_headers(scope["headers"]),
+                root=root,
+                scheme=scope.get("scheme", "http"),
+                native=scope,
+            )
+        except ProtocolError as error:
+            await client.respond(self._handler.refuse(error))
+            return
+        begun = self._handler.begin(head)
+        if isinstance(begun, Response):
+            await client.respond(begun)
+            return
+        await self._exchange(begun, client)
+
+    async def _exchange(self, exchange: Exchange, client: "_Client") -> None:
+        if exchange.permission is not None:
+            exchange.permitted(await exchange.permission)
+        if exchange.verdict is not None:
+            await client.respond(exchange.verdict)
+            return
+        body = await client.body(exchange.max_body if exchange.takes_body else 0)
+        if body is None:
+            if exchange.takes_body:
+                await client.respond(self._handler.too_large(exchange.head))
+                return
+            body = b""
+        if client.gone:
+            return
+        answer = exchange.run(body)
+        if isinstance(answer, Pending):
+            settled = await client.wait(answer)
+            if settled is None:
+                return
+            answer = settled
+        if isinstance(answer, Response):
+            await client.respond(answer)
+        else:
+            await client.stream(answer)
+
+    def _place(self, scope: Scope) -> tuple[str, str]:
+        """The raw path, and the stream root as the client sees it."""
+        raw = scope.get("raw_path")
+        path = quote(scope["path"]) if raw is None else raw.decode("latin-1").partition("?")[0]
+        if not path.startswith("/"):
+            raise InvalidRequest("The request target is no path.", code="invalid-target")
+        # What a router mounted us under; some servers leave it out of the raw path.
+        prefix = quote(scope.get("root_path", "").rstrip("/"))
+        if prefix and not path.startswith(prefix + "/"):
+            path = prefix + path
+        return path, prefix + self._root
+
+
+class _Client:
+    """One request's two channels."""
+
+    def __init__(self, receive: Receive, send: Send, method: str) -> None:
+        self._receive = receive
+        self._send = send
+        self._method = method
+        self._complete = False
+        self.gone = False
+
+    async def body(self, limit: int) -> bytes | None:
+        """The whole body, or None when it is larger than the limit; no more than that is kept."""
+        chunks: list[bytes] = []
+        size = 0
+        while not self._complete:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                self.gone = True
+                return b""
+            chunk = message.get("body", b"")
+            size += len(chunk)
+            if size > limit:
+                return None
+            if chunk:
+                chunks.append(chunk)
+            self._complete = not message.get("more_body", False)
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    async def respond(self, response: Response) -> None:
+        body = b"" if self._method == "HEAD" else response.body
+        headers = list(response.headers)
+        if response.status not in (204, 304) and self._method != "HEAD":
+            headers.append((b"content-length", b"%d" % len(body)))
+        if not self._complete and self._method in ("POST", "PUT"):
+            headers.append((b"connection", b"close"))
+        await self._send(
+            {"type": "http.response.start", "status": response.status, "headers": headers}
+        )
+        await self._send({"type": "http.response.body", "body": body})
+
+    async def _disconnected(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+    async def wait(self, pending: Pending) -> Response | Live | None:
+        """The pending answer, or None if the client went away first."""
+        answering = asyncio.ensure_future(awaited(pending))
+        watch = asyncio.create_task(self._disconnected())
+        try:
+            await asyncio.wait((answering, watch), return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            answering.add_done_callback(_drop)
+            raise
+        finally:
+            watch.cancel()
+            if not answering.done():
+                answering.cancel()
+        return answering.result() if answering.done() else None
+
+    async def stream(self, live: Live) -> None:
+        """Push a live answer until it ends or the client goes away."""
+        sink = _QueueSink()
+        watch: asyncio.Task[None] | None = None
+        try:
+            await self._send(
+                {
+                    "type": "http.response.start",
+                    "status": live.head.status,
+                    "headers": live.head.headers,
+                }
+            )
+            watch = asyncio.create_task(self._disconnected())
+            watch.add_done_callback(sink.lose)
+            live.attach(sink)
+            while not sink.lost:
+                await sink.changed.wait()
+                sink.changed.clear()
+                frames = sink.take()
+                if frames and not sink.lost:
+                    await self._send(
+                        {"type": "http.response.body", "body": frames, "more_body": True}
+                    )
+                if sink.ended and not sink.frames:
+                    await self._send({"type": "http.response.body", "body": b""})
+                    return
+                if sink.full:
+                    sink.full = False
+                    live.drained()
+        finally:
+            live.gone()
+            if watch is not None:
+                watch.cancel()
+
+
+def _drop(answering: asyncio.Future[Response | Live]) -> None:
+    if not answering.cancelled():
+        drop(answering.result())
+
+
+class _QueueSink:
+    """Frames that wait for the server to take them, never more than a bound."""
+
+    __slots__ = ("_size", "changed", "ended", "frames", "full", "lost")
+
+    def __init__(self) -> None:
+        self.frames: deque[bytes] = deque()
+        self.changed = asyncio.Event()
+        self.ended = self.full = self.lost = False
+        self._size = 0
+
+    def write(self, frame: bytes) -> bool:
+        self.frames.append(frame)
+        self._size += len(frame)
+        self.changed.set()
+        if self._size >= MAX_UNSENT_BYTES:
+            self.full = True
+        return not self.full
+
+    def end(self) -> None:
+        self.ended = True
+        self.changed.set()
+
+    def lose(self, _task: object) -> None:
+        self.lost = True
+        self.changed.set()
+
+    def take(self) -> bytes:
+        frames = b"".join(self.frames)
+        self.frames.clear()
+        self._size = 0
+        return frames

@@ -1,0 +1,156 @@
+"""All connections of one server: their welcome, their clock and their end."""
+
+import asyncio
+import logging
+import ssl
+import time
+
+from durable_streams_core.errors import Unavailable
+from durable_streams_server.frontends.mount import Mount
+from durable_streams_server.frontends.standalone.bounds import Bounds
+from durable_streams_server.frontends.standalone.connection import Connection
+from durable_streams_server.frontends.standalone.heads import Heads
+from durable_streams_server.http import wire
+from durable_streams_server.http.exchange import Exchange
+from durable_streams_server.http.messages import RequestHead, Response
+
+log = logging.getLogger("durable_streams_server.frontends.standalone")
+requests_log = logging.getLogger("durable_streams_server.http")
+
+TICK_SECONDS = 1.0
+BACKLOG = 4096
+
+
+class StandaloneServer:
+    """Serves a mount under a root, on any number of addresses."""
+
+    def __init__(self, mount: Mount, root: str, bounds: Bounds | None = None) -> None:
+        self.handler = mount.handler
+        self.root = root
+        self.bounds = bounds or Bounds()
+        self._asks = mount.handler.options.authorize is not None
+        self.remembers = False
+        """Whether an exchange may be run again: no access hook, no log of requests."""
+        self.closing = False
+        self.now = self.idle_deadline = 0.0
+        self.heads = Heads(self.bounds), Heads(self.bounds)
+        """What heads mean in the clear, and over TLS: they lead to other addresses there."""
+        self.prefixes: dict[int, bytes] = {}
+        """An answer's status line and Date header, by status."""
+        self._connections: set[Connection] = set()
+        self._empty = asyncio.Event()
+        self._listeners: list[asyncio.Server] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._frame = self._chunk = b""
+
+    def __len__(self) -> int:
+        return len(self._connections)
+
+    # Life.
+
+    async def listen(self, host: str, port: int, *, tls: ssl.SSLContext | None = None) -> int:
+        """Accept connections; returns the port, which 0 lets the system pick."""
+        loop = self._begin()
+        server = await loop.create_server(
+            lambda: Connection(self, secure=tls is not None),
+            host,
+            port,
+            ssl=tls,
+            backlog=BACKLOG,
+        )
+        self._listeners.append(server)
+        found: int = server.sockets[0].getsockname()[1]
+        return found
+
+    async def listen_unix(self, path: str, *, tls: ssl.SSLContext | None = None) -> None:
+        """Accept connections at a Unix socket."""
+        loop = self._begin()
+        server = await loop.create_unix_server(
+            lambda: Connection(self, secure=tls is not None), path, ssl=tls, backlog=BACKLOG
+        )
+        self._listeners.append(server)
+
+    async def stop(self) -> None:
+        """Accept nothing more, tell live readers, let answers under way finish, then close."""
+        self.closing = True
+        try:
+            for listener in self._listeners:
+                listener.close()
+            self.handler.close()
+            for connection in tuple(self._connections):
+                connection.shut()
+            if self._connections:
+                self._empty.clear()
+                try:
+                    async with asyncio.timeout(self.bounds.shutdown_timeout):
+                        await self._empty.wait()
+                except TimeoutError:
+                    log.info("%d connections are cut", len(self._connections))
+                    for connection in tuple(self._connections):
+                        connection.abort()
+                    # One round of the loop lets them say goodbye to what they waited for.
+                    await asyncio.sleep(0)
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+
+    def _begin(self) -> asyncio.AbstractEventLoop:
+        loop = asyncio.get_running_loop()
+        if self._timer is None:
+            self._tick()
+        return loop
+
+    def _tick(self) -> None:
+        """Once a second: the time, the Date header, and deadlines."""
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(TICK_SECONDS, self._tick)
+        self.look(loop.time())
+
+    def look(self, now: float) -> None:
+        """Take note of the loop's time, and end what is late."""
+        self.now = now
+        self.idle_deadline = now + self.bounds.idle_timeout
+        self.remembers = not (self._asks or requests_log.isEnabledFor(logging.DEBUG))
+        date = wire.date_line(time.time())
+        self.prefixes = {status: line + date for status, line in wire.STATUS_LINES.items()}
+        late = [connection for connection in self._connections if connection.deadline < now]
+        for connection in late:
+            try:
+                connection.expire()
+            except Exception:
+                log.exception("ending a slow connection failed")
+
+    # What connections ask.
+
+    def welcome(self, connection: Connection) -> Unavailable | None:
+        """Take a new connection in; what is returned is why it cannot stay."""
+        self._connections.add(connection)
+        if len(self._connections) > self.bounds.max_connections:
+            return Unavailable("Too many connections; try again.", code="too-many-connections")
+        return None
+
+    def forget(self, connection: Connection) -> None:
+        self._connections.discard(connection)
+        if not self._connections:
+            self._empty.set()
+
+    def begin(
+        self, method: str, path: str, query: str, headers: dict[bytes, bytes], *, secure: bool
+    ) -> Response | Exchange:
+        """Have the handler look at a request's head."""
+        root = self.root
+        if not path.startswith(root):
+            return self.handler.outside(method, path, root)
+        scheme = "https" if secure else "http"
+        head = RequestHead(method, path[len(root) :], query, headers, root=root, scheme=scheme)
+        if self._asks:
+            # The hook is a stranger's: it gets headers of its own.
+            head.headers = dict(headers)
+            head.native = head
+        return self.handler.begin(head)
+
+    def framed(self, frame: bytes) -> bytes:
+        """A frame as a chunk, made once for all readers that get the same one."""
+        if frame is not self._frame:
+            self._frame, self._chunk = frame, wire.chunk(frame)
+        return self._chunk

@@ -1,0 +1,61 @@
+"""What all exchanges of one front end share: engine, options, live readers, addresses, and the
+answers that were made of pages before.
+"""
+
+import re
+from urllib.parse import quote, urlsplit
+
+from durable_streams_core.reads import page_cache_control
+from durable_streams_server.caches import TwoGenerationCache
+from durable_streams_server.engine.engine import Engine
+from durable_streams_server.engine.pages import MAX_KEPT, MAX_KEPT_BYTES, Page
+from durable_streams_server.http.headers import Cors
+from durable_streams_server.http.live import Readers
+from durable_streams_server.http.messages import Header, RequestHead, Response
+from durable_streams_server.http.options import Options
+
+_HOST = re.compile(rb"[A-Za-z0-9._-]+(?::\d{1,5})?|\[[0-9A-Fa-f:.]+\](?::\d{1,5})?")
+
+
+class Context:
+    """One front end's streams, as its exchanges see them."""
+
+    def __init__(self, engine: Engine, options: Options) -> None:
+        self.engine = engine
+        self.options = options
+        self.readers = Readers(engine)
+        self.cors = Cors(options.cors_origins)
+        self.cache: Header = (
+            b"cache-control",
+            page_cache_control(public=options.public).encode(),
+        )
+        self._public_url = None if options.public_url is None else options.public_url.rstrip("/")
+        self.public_path = urlsplit(self._public_url or "").path
+        if self._public_url is not None:
+            engine.subscriptions.driver.public_url = self._public_url
+        self._kept: TwoGenerationCache[tuple[str, str], tuple[Page, list[Header], Response]] = (
+            TwoGenerationCache(MAX_KEPT)
+        )
+
+    def location(self, head: RequestHead, path: str) -> bytes:
+        """The URL of a stream: absolute where the host is known."""
+        target = head.root + quote(path, safe="/~!$&'()*+,;=:@")
+        return (self.origin(head) + target).encode()
+
+    def origin(self, head: RequestHead) -> str:
+        """Where the client reached the server, up to the root; empty where that is not known."""
+        if self._public_url is not None:
+            return self._public_url
+        host = head.headers.get(b"host", b"")
+        return "" if _HOST.fullmatch(host) is None else f"{head.scheme}://{host.decode()}"
+
+    def kept(self, page: Page, base: list[Header], coding: str) -> Response | None:
+        """The answer that was made of this very page before."""
+        known = self._kept.get((page.head.incarnation, coding))
+        if known is not None and known[0] is page and known[1] is base:
+            return known[2]
+        return None
+
+    def keep(self, page: Page, base: list[Header], coding: str, response: Response) -> None:
+        if len(response.body) <= MAX_KEPT_BYTES:
+            self._kept.add((page.head.incarnation, coding), (page, base, response))

@@ -1,0 +1,252 @@
+"""The reserved control routes under ``__ds/`` (§6, §7), with the bodies that the protocol fixes.
+
+    PUT, GET, DELETE  __ds/subscriptions/:id
+    POST              __ds/subscriptions/:id/streams
+    DELETE            __ds/subscriptions/:id/streams/:path
+    POST              __ds/subscriptions/:id/callback, /claim, /ack, /release
+    GET               __ds/jwks.json
+
+Callback, ack and release are authenticated by the tokens of their wake alone, and the public keys
+are public; for everything else the server's own access rules are asked.
+"""
+
+import re
+from typing import Any, Final
+from urllib.parse import unquote_to_bytes
+
+import msgspec
+
+from durable_streams_core.errors import ProtocolError, SubscriptionError
+from durable_streams_core.protocol import RESERVED_SEGMENT
+from durable_streams_core.subscriptions.operations import no_subscription
+from durable_streams_core.subscriptions.records import (
+    PREFIX,
+    WEBHOOK,
+    Config,
+    Place,
+    invalid,
+    parse_config,
+    parse_object,
+    parse_streams,
+    subscription_path,
+)
+from durable_streams_server.http.messages import Header, RequestHead, Response
+from durable_streams_server.subscriptions import Subscriptions
+from durable_streams_server.subscriptions.service import MAX_WORKER
+from durable_streams_server.subscriptions.tokens import token_invalid
+
+MAX_CONTROL_BODY: Final = 1024 * 1024
+
+_JSON: Final[Header] = (b"content-type", b"application/json")
+_JWKS: Final[Header] = (b"content-type", b"application/jwk-set+json")
+_NO_STORE: Final[Header] = (b"cache-control", b"no-store")
+_FOR_MINUTES: Final[Header] = (b"cache-control", b"public, max-age=300")
+
+_BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
+
+METHODS: Final = {
+    "jwks": ("GET",),
+    "base": ("PUT", "GET", "DELETE"),
+    "streams": ("POST",),
+    "stream": ("DELETE",),
+    "callback": ("POST",),
+    "claim": ("POST",),
+    "ack": ("POST",),
+    "release": ("POST",),
+}
+BY_TOKEN: Final = ("callback", "ack", "release")
+OPEN: Final = ("jwks", *BY_TOKEN)
+"""Routes for which the server's own access rules are not asked."""
+
+
+class Route(msgspec.Struct, frozen=True):
+    """What a control path names."""
+
+    name: str
+    subscription: str = ""
+    stream: str = ""
+
+    @property
+    def path(self) -> str:
+        """What the access hook is asked about."""
+        return PREFIX + self.subscription
+
+    @property
+    def action(self) -> str:
+        """What the access hook is asked for."""
+        return "claim" if self.name == "claim" else "subscribe"
+
+
+def is_control(path: str) -> bool:
+    """Whether a raw path is one of control; asked before anything else is made of it."""
+    return path.startswith(RESERVED_SEGMENT) and path[4:5] in ("", "/")
+
+
+def parse_route(path: str) -> Route:
+    """The route of a raw path; raises :class:`SubscriptionError`."""
+    parts = path.split("/")[1:]
+    if parts == ["jwks.json"]:
+        return Route("jwks")
+    if len(parts) < 2 or parts[0] != "subscriptions":
+        raise no_route()
+    subscription = _decoded(parts[1])
+    subscription_path(subscription)
+    match parts[2:]:
+        case []:
+            return Route("base", subscription)
+        case ["streams"]:
+            return Route("streams", subscription)
+        case ["streams", *stream]:
+            return Route("stream", subscription, _decoded("/".join(stream)))
+        case [("callback" | "claim" | "ack" | "release") as name]:
+            return Route(name, subscription)
+    raise no_route()
+
+
+def check_method(route: Route, method: str) -> None:
+    """Raise :class:`ProtocolError` for a method that the route does not know."""
+    allowed = METHODS[route.name]
+    if method not in allowed:
+        raise ProtocolError(
+            f"Use {' or '.join(allowed)} here.",
+            status=405,
+            code="METHOD_NOT_ALLOWED",
+            headers={"Allow": ", ".join((*allowed, "OPTIONS"))},
+        )
+
+
+def _decoded(raw: str) -> str:
+    try:
+        if _BAD_ESCAPE.search(raw) is None:
+            return unquote_to_bytes(raw).decode()
+    except UnicodeDecodeError:
+        pass
+    raise invalid("Percent-encode the path as UTF-8.")
+
+
+def no_route() -> SubscriptionError:
+    error = no_subscription()
+    error.message = "There is no such control route."
+    return error
+
+
+def control_too_large() -> ProtocolError:
+    """For a body over :data:`MAX_CONTROL_BODY`; it cannot be sent in pieces, as an append can."""
+    return ProtocolError(
+        f"The body of a control request is at most {MAX_CONTROL_BODY} bytes long.",
+        status=413,
+        code="BODY_TOO_LARGE",
+    )
+
+
+def bearer(head: RequestHead) -> str:
+    """The token of a request; raises :class:`SubscriptionError` where there is none."""
+    scheme, _, token = head.headers.get(b"authorization", b"").partition(b" ")
+    token = token.strip()
+    if scheme.lower() != b"bearer" or not token or not token.isascii():
+        raise token_invalid()
+    return token.decode()
+
+
+def error_response(error: ProtocolError, base: list[Header]) -> Response:
+    """An error of these routes in the form that the protocol gives it."""
+    said: dict[str, Any] = {"code": error.code}
+    if isinstance(error, SubscriptionError):
+        said.update(error.details)
+    said["message"] = error.message
+    fields = [*base, _JSON, _NO_STORE]
+    fields += [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
+    return Response(error.status, fields, msgspec.json.encode({"error": said}))
+
+
+def asked_for(body: bytes) -> object:
+    """The value in a body; an empty one is an empty object."""
+    if not body:
+        return {}
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise invalid("The body is not valid JSON.") from None
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """A request whose body was read: what the access hook is asked for beyond the route itself.
+
+    A subscription learns of its streams, and its server writes to its wake stream for it.
+    """
+
+    questions: list[tuple[str, str]]
+    config: Config | None = None
+    streams: tuple[str, ...] = ()
+    worker: str = ""
+    body: object = None
+
+
+def parse_body(route: Route, method: str, body: bytes) -> Wanted:
+    """What a request wants; raises :class:`SubscriptionError`."""
+    if method in ("GET", "DELETE"):
+        return Wanted([])
+    asked = asked_for(body)
+    if route.name == "base":
+        config = parse_config(asked)
+        questions = [("subscribe", path) for path in config.streams]
+        if config.pattern is not None:
+            questions.append(("subscribe", config.pattern))
+        if config.wake_stream is not None:
+            questions.append(("append", config.wake_stream))
+        return Wanted(questions, config)
+    if route.name == "streams":
+        streams = parse_streams(parse_object(asked))
+        return Wanted([("subscribe", path) for path in streams], streams=streams)
+    if route.name == "claim":
+        worker = parse_object(asked).get("worker")
+        if not isinstance(worker, str) or not 0 < len(worker) <= MAX_WORKER:
+            raise invalid(f"worker is a name of 1 to {MAX_WORKER} characters.")
+        return Wanted([], worker=worker)
+    return Wanted([], body=asked)
+
+
+async def answer(
+    subscriptions: Subscriptions,
+    route: Route,
+    head: RequestHead,
+    wanted: Wanted,
+    *,
+    place: Place,
+    base: list[Header],
+) -> Response:
+    """Do what a permitted request wants; raises :class:`SubscriptionError`."""
+    named = route.subscription
+    name = route.name
+    if name == "jwks":
+        keys = msgspec.json.encode(await subscriptions.jwks())
+        return Response(200, [*base, _JWKS, _FOR_MINUTES], keys)
+    if name == "base":
+        if wanted.config is not None:
+            if wanted.config.type == WEBHOOK and not place.origin:
+                raise invalid(
+                    "The server cannot tell where it is reached: send a Host header, or "
+                    "configure its public URL."
+                )
+            new, described = await subscriptions.create(named, wanted.config, place)
+            return _json(described, base, 201 if new else 200)
+        if head.method == "GET":
+            return _json(await subscriptions.describe(named, place), base)
+        await subscriptions.delete(named)
+    elif name == "streams":
+        await subscriptions.add_streams(named, wanted.streams)
+    elif name == "stream":
+        await subscriptions.remove_stream(named, route.stream)
+    elif name == "claim":
+        return _json(await subscriptions.claim(named, wanted.worker), base)
+    elif name == "callback":
+        return _json(await subscriptions.callback(named, bearer(head), wanted.body), base)
+    elif name == "ack":
+        return _json(await subscriptions.ack(named, bearer(head), wanted.body), base)
+    else:
+        await subscriptions.release(named, bearer(head), wanted.body)
+    return Response(204, [*base, _NO_STORE])
+
+
+def _json(value: object, base: list[Header], status: int = 200) -> Response:
+    return Response(status, [*base, _JSON, _NO_STORE], msgspec.json.encode(value))

@@ -1,0 +1,288 @@
+"""What reads streams: GET in its three modes, and HEAD (§5.5 to §5.8)."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from durable_streams_core.content import to_page
+from durable_streams_core.entities import Head
+from durable_streams_core.errors import InvalidRequest, ProtocolError
+from durable_streams_core.expiry import format_expires_at
+from durable_streams_core.protocol import LIVE_LONG_POLL, LIVE_SSE, NOW, START
+from durable_streams_core.reads import etag, etag_matches, parse_read_offset
+from durable_streams_core.streams import birth_of
+from durable_streams_server.engine.pages import Page
+from durable_streams_server.http import compression, headers
+from durable_streams_server.http.context import Context
+from durable_streams_server.http.exchange import Exchange, internal_error
+from durable_streams_server.http.longpoll import LongPoll
+from durable_streams_server.http.messages import (
+    Answer,
+    Header,
+    Live,
+    Pending,
+    RequestHead,
+    Response,
+    awaited,
+    problem,
+)
+from durable_streams_server.http.parsing import parse_query
+from durable_streams_server.http.sse import SseReader, needs_base64
+
+log = logging.getLogger("durable_streams_server.http")
+
+
+class Describing(Exchange):
+    """HEAD."""
+
+    __slots__ = ()
+
+    def _answer(self, body: bytes) -> Answer:
+        head = self._engine.head_nowait(self.path)
+        if head is not None:
+            return self._described(head)
+        return self._later(self._head_later())
+
+    async def _head_later(self) -> Response:
+        return self._described(await self._engine.live_head(self.path))
+
+    def _described(self, head: Head) -> Response:
+        birth = birth_of(head)
+        fields = [
+            *self._base,
+            headers.content_type(birth),
+            headers.next_offset(head.tail),
+            headers.NO_STORE,
+        ]
+        if head.closed:
+            fields.append(headers.CLOSED)
+        if birth.ttl is not None:
+            fields.append((b"stream-ttl", b"%d" % birth.ttl))
+        if birth.expires_at is not None:
+            fields.append((b"stream-expires-at", format_expires_at(birth.expires_at).encode()))
+        return Response(200, fields)
+
+
+class Reading(Exchange):
+    """GET: one page, a long-poll, or events."""
+
+    __slots__ = ("_query",)
+
+    def __init__(self, context: Context, head: RequestHead, path: str, base: list[Header]) -> None:
+        super().__init__(context, head, path, base)
+        self._query: tuple[int | None, bool, str | None, str | None] | None = None
+
+    def _parsed(self) -> tuple[int | None, bool, str | None, str | None]:
+        """Position (None: the tail), whether that was asked for as ``now``, mode and cursor."""
+        offset, live, cursor = parse_query(self.head.query)
+        if live is not None:
+            if live not in (LIVE_LONG_POLL, LIVE_SSE):
+                raise InvalidRequest(
+                    "The live modes are long-poll and sse.", code="invalid-live-mode"
+                )
+            if offset is None:
+                raise InvalidRequest(
+                    f"A live read needs an offset: one of this stream, {START} or {NOW}.",
+                    code="missing-offset",
+                )
+        position = 0 if offset is None else parse_read_offset(offset)
+        return position, offset == NOW, live, cursor
+
+    def _answer(self, body: bytes) -> Answer:
+        query = self._query
+        if query is None:
+            # Once, and after access was permitted: an error tells something too.
+            query = self._query = self._parsed()
+        position, now, live, cursor = query
+        if live is None:
+            page = self._engine.page_nowait(self.path, position)
+            if page is None:
+                return self._later(self._catch_up_later(position, now=now))
+            return self._caught_up(page, now=now)
+        if live == LIVE_SSE:
+            return self._sse(position, cursor)
+        return self._long_poll(position, cursor)
+
+    # One page (§5.6).
+
+    async def _catch_up_later(self, position: int | None, *, now: bool) -> Response | Live:
+        page = await self._engine.page(self.path, position)
+        answer = self._caught_up(page, now=now)
+        if isinstance(answer, Pending):
+            return await awaited(answer)
+        return answer
+
+    def _caught_up(self, page: Page, *, now: bool) -> Response | Pending:
+        if now:
+            fields = self._page_fields(page)
+            fields.append(headers.NO_STORE)
+            return Response(200, fields, to_page(page.birth.kind, b""))
+        return self._page_response(page, None)
+
+    def _page_fields(self, page: Page) -> list[Header]:
+        fields = [
+            *self._base,
+            headers.content_type(page.birth),
+            headers.next_offset(page.end),
+        ]
+        if page.up_to_date:
+            fields.append(headers.UP_TO_DATE)
+        if page.closed:
+            fields.append(headers.CLOSED)
+        return fields
+
+    def _page_response(self, page: Page, cursor: str | None) -> Response | Pending:
+        context = self._context
+        options = context.options
+        request = self.head.headers
+        birth = page.birth
+        coding = ""
+        compressible = (
+            len(page.data) >= compression.MIN_BYTES
+            and options.compress
+            and compression.is_compressible(birth.content_type)
+        )
+        if compressible and compression.accepts_gzip(request.get(b"accept-encoding")):
+            coding = compression.GZIP
+        if_none_match = request.get(b"if-none-match")
+        plain = cursor is None and if_none_match is None
+        if plain:
+            kept = context.kept(page, self._base, coding)
+            if kept is not None:
+                return kept
+        fields = self._page_fields(page)
+        # An empty page at an open tail says what is true only now.
+        fields.append(context.cache if page.data or page.closed else headers.NO_CACHE)
+        if cursor is not None and not page.closed:
+            fields.append((b"stream-cursor", cursor.encode()))
+        if compressible:
+            fields.append(headers.VARY_ENCODING)
+        tag = etag(page.head, page.start, page.end, page.closed, coding)
+        fields.append((b"etag", tag.encode()))
+        if if_none_match is not None and etag_matches(if_none_match.decode("latin-1"), tag):
+            return Response(304, fields)
+        body = to_page(birth.kind, page.data)
+        if coding:
+            fields.append((b"content-encoding", coding.encode()))
+            if len(body) >= compression.OFF_LOOP_BYTES:
+                return self._later(self._compressed(fields, body))
+            body = compression.compress(body)
+        response = Response(200, fields, body)
+        if plain:
+            context.keep(page, self._base, coding, response)
+        return response
+
+    @staticmethod
+    async def _compressed(fields: list[Header], body: bytes) -> Response:
+        return Response(200, fields, await asyncio.to_thread(compression.compress, body))
+
+    # A long-poll (§5.7).
+
+    def _long_poll(self, position: int | None, cursor: str | None) -> Answer:
+        engine = self._engine
+        poll = LongPoll(self._context.readers, self.path, cursor)
+        try:
+            page = engine.page_nowait(self.path, position)
+        except BaseException:
+            poll.leave()
+            raise
+        pending = Pending()
+        if page is not None:
+            self._poll(poll, page, pending)
+        else:
+            self._first_page(poll, position, None, pending, self._poll)
+        return pending.result or pending
+
+    def _poll(self, poll: LongPoll, page: Page, pending: Pending) -> None:
+        if page.data or page.closed or self._context.readers.closing:
+            poll.leave()
+            cursor = self._engine.cursor(poll.asked)
+            self._resolve(pending, self._polled(page, cursor))
+        else:
+            poll.wait(page, pending, self._poll_answer)
+
+    def _poll_answer(self, pending: Pending, page: Page | ProtocolError, cursor: str) -> None:
+        if isinstance(page, ProtocolError):
+            pending.resolve(problem(page, self._base))
+        else:
+            self._resolve(pending, self._polled(page, cursor))
+
+    def _polled(self, page: Page, cursor: str) -> Response | Pending:
+        if page.data:
+            return self._page_response(page, cursor)
+        fields = self._page_fields(page)
+        fields.append(headers.NO_STORE)
+        if not page.closed:
+            fields.append((b"stream-cursor", cursor.encode()))
+        return Response(204, fields)
+
+    # Events (§5.8).
+
+    def _sse(self, position: int | None, cursor: str | None) -> Answer:
+        reader = SseReader(self._context.readers, self.path, cursor)
+        limit = reader.page_bytes
+        try:
+            page = self._engine.page_nowait(self.path, position, limit)
+        except BaseException:
+            reader.leave()
+            raise
+        if page is not None:
+            return self._live(reader, page)
+        pending = Pending()
+        self._first_page(reader, position, limit, pending, self._resolve_live)
+        return pending
+
+    def _live(self, reader: SseReader, page: Page) -> Live:
+        fields = [*self._base, headers.SSE_TYPE, headers.NO_CACHE, (b"x-accel-buffering", b"no")]
+        if needs_base64(page):
+            fields.append(headers.SSE_BASE64)
+        reader.begin(page, Response(200, fields))
+        return reader
+
+    def _resolve_live(self, reader: SseReader, page: Page, pending: Pending) -> None:
+        pending.resolve(self._live(reader, page))
+
+    # Both.
+
+    def _first_page(
+        self,
+        reader: Any,
+        position: int | None,
+        limit: int | None,
+        pending: Pending,
+        then: Callable[[Any, Page, Pending], None],
+    ) -> None:
+        """The first look of a live reader, where it has to be waited for."""
+
+        async def look() -> None:
+            try:
+                page = await self._engine.page(self.path, position, limit)
+                then(reader, page, pending)
+            except ProtocolError as error:
+                reader.leave()
+                pending.resolve(problem(error, self._base))
+            except asyncio.CancelledError:
+                reader.leave()
+                raise
+            except Exception:
+                log.exception("a live read failed")
+                reader.leave()
+                pending.resolve(problem(internal_error(), self._base))
+
+        task = self._engine.spawn(look())
+
+        def cancel() -> None:
+            # A task that has not begun yet ends without a word.
+            task.cancel()
+            reader.leave()
+
+        pending.on_cancel(cancel)
+
+    @staticmethod
+    def _resolve(pending: Pending, answer: Response | Pending) -> None:
+        if isinstance(answer, Pending):
+            pending.on_cancel(answer.cancel)
+            answer.then(pending.resolve)
+        else:
+            pending.resolve(answer)

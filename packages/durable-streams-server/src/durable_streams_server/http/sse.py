@@ -1,0 +1,241 @@
+"""Server-sent events: catch-up pages, then what is committed, for as long as it lasts (§5.8)."""
+
+import asyncio
+
+from durable_streams_core.content import Kind, incomplete_suffix
+from durable_streams_core.entities import Change
+from durable_streams_core.errors import ProtocolError
+from durable_streams_core.offsets import format_offset
+from durable_streams_core.sse import KEEP_ALIVE, encode_control, encode_data
+from durable_streams_server.engine.fanout import Notification
+from durable_streams_server.engine.pages import Page
+from durable_streams_server.http import live
+from durable_streams_server.http.messages import Response, Sink
+
+PAGE_BYTES = 64 * 1024
+"""What one event carries in catch-up, and so about what a client that stalls may cost."""
+
+
+class SseReader(live.Reader):
+    """One SSE response (§5.8): catch-up pages, then frames as they are committed.
+
+    Each data event is paired with a control event and written together with it. When the sink is
+    full nothing is queued: the reader falls behind and reads on from the store once it drains, so
+    a slow client costs one page at most.
+    """
+
+    __slots__ = (
+        "_asked", "_base64", "_behind", "_born", "_ended", "_first", "_frames_key", "_full",
+        "_kind", "_live", "_reading", "_sink", "_written", "head",
+    )  # fmt: skip
+
+    def __init__(self, readers: live.Readers, path: str, asked: str | None) -> None:
+        super().__init__(readers, path)
+        self._asked = asked
+        self._sink: Sink | None = None
+        self._live = self._full = self._behind = self._ended = self._reading = False
+
+    @property
+    def page_bytes(self) -> int:
+        return min(PAGE_BYTES, self.engine.limits.chunk)
+
+    def begin(self, page: Page, head: Response) -> None:
+        """Be ready to send, first of all, ``page``; ``head`` is the answer's head."""
+        self.see(page)
+        self.head = head
+        self._first: Page | None = page
+        self.position = page.start
+        self._kind = page.birth.kind
+        self._base64 = needs_base64(page)
+        # Most readers of a herd bring no cursor, and are sent what another has had made.
+        self._frames_key = (self._base64, None) if self._asked is None else None
+
+    def attach(self, sink: Sink) -> None:
+        self._sink = sink
+        self._born = self._written = asyncio.get_running_loop().time()
+        page, self._first = self._first, None
+        if self._ended or page is None:
+            self.leave()
+            sink.end()
+            return
+        self.enlist()
+        self._take(page, first=True)
+        if self._readers.closing:
+            self.farewell()
+
+    def drained(self) -> None:
+        self._full = False
+        if self._behind and not self._ended:
+            self._behind = False
+            self._catch_up()
+
+    def gone(self) -> None:
+        self._ended = True
+        self.leave()
+
+    def farewell(self) -> None:
+        """End the response so that the client comes back from where it is."""
+        if not self._ended:
+            self._ended = True
+            self.leave()
+            if self._sink is not None:
+                self._sink.end()
+
+    def tick(self, now: float) -> None:
+        super().tick(now)
+        if now - self._born >= self.engine.limits.sse_rotation:
+            self.farewell()
+        elif not self._full and now - self._written >= (
+            self.engine.limits.sse_keep_alive - live.TICK_SECONDS / 2
+        ):
+            self._write(KEEP_ALIVE)
+
+    def notify(self, notification: Notification) -> None:
+        change = notification.change
+        if (
+            notification.start == self.position
+            and self._live
+            and not self._full
+            and change is not None
+            and change.incarnation == self.incarnation
+        ):
+            # The way that every message to every reader goes.
+            frame = notification.frames.get(self._frames_key) or self._frame(notification, change)
+            if frame is None:
+                self._catch_up(notification)
+                return
+            self.position = change.tail
+            self._write(frame)
+            if change.closed:
+                self.farewell()
+            return
+        if change is not None and self.concerns(change):
+            if change.gone:
+                if self._sink is not None:
+                    self.farewell()
+                else:
+                    self._ended = True
+                return
+            if change.tail <= self.position and not change.closed:
+                return
+        # It asks for a look, came before the first page, or concerns a former incarnation.
+        if self._full or not self._live:
+            self._behind = True
+        else:
+            self._catch_up(notification)
+
+    def _frame(self, notification: Notification, change: Change) -> bytes | None:
+        """The events of a change, encoded once for all readers at the same position.
+
+        None where this response cannot carry the data.
+        """
+        data = change.data
+        assert data is not None
+        frames = notification.frames
+        event = frames.get((self._base64, "data"))
+        if event is None:
+            if not self._base64 and self._kind is Kind.TEXT and not is_text(data):
+                return None
+            event = encode_data(self._kind, data, base64=self._base64) if data else b""
+            frames[self._base64, "data"] = event
+        plain = self.engine.cursor(None)
+        cursor = plain if self._asked is None else self.engine.cursor(self._asked)
+        key = (self._base64, None)
+        whole = frames.get(key) if cursor == plain else None
+        if whole is None:
+            whole = event + encode_control(
+                format_offset(change.tail), cursor=cursor, up_to_date=True, closed=change.closed
+            )
+            if cursor == plain:
+                frames[key] = whole
+        return whole
+
+    def _catch_up(self, notification: Notification | None = None) -> None:
+        """Read on until the tail is reached or the sink is full."""
+        if self._reading:
+            # What is being read may be older than what this is about; two reads at once would
+            # send the same data twice.
+            self._behind = True
+            return
+        self._live = False
+        self._reading = True
+        self.read(self.page_bytes, self._caught, notification)
+
+    def _caught(self, page: Page | ProtocolError) -> None:
+        self._task = None
+        self._reading = False
+        if self._ended:
+            return
+        if isinstance(page, ProtocolError) or page.head.incarnation != self.incarnation:
+            self.farewell()
+            return
+        self._take(page, first=False)
+
+    def _take(self, page: Page, *, first: bool) -> None:
+        """Send a page and decide how to go on."""
+        data = page.data
+        if self._kind is Kind.TEXT and not self._base64:
+            # An incomplete last character waits for its other bytes.
+            kept = incomplete_suffix(data)
+            data = data[: len(data) - kept] if kept else data
+            if not is_text(data) or (kept and page.closed):
+                # Not text after all: the client comes back and is given base64.
+                self.farewell()
+                return
+        end = page.start + len(data)
+        whole = end == page.end
+        closed = page.closed and whole
+        if data or closed or first:
+            frame = encode_control(
+                format_offset(end),
+                cursor=self.engine.cursor(self._asked),
+                up_to_date=page.up_to_date,
+                closed=closed,
+            )
+            if data:
+                frame = self._readers.data_event(page, data, base64=self._base64) + frame
+            self.position = end
+            self._write(frame)
+        if closed:
+            self.farewell()
+        elif page.up_to_date:
+            self._live = True
+            if self._behind and not self._full:
+                # Something came while this page was being read.
+                self._behind = False
+                self._catch_up()
+        elif self._full:
+            self._behind = True
+        else:
+            asyncio.get_running_loop().call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        if self._full:
+            self._behind = True
+        elif not self._ended:
+            self._catch_up()
+
+    def _write(self, frame: bytes) -> None:
+        assert self._sink is not None
+        self._written = self._readers.now
+        if not self._sink.write(frame):
+            self._full = True
+
+
+def is_text(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def needs_base64(page: Page) -> bool:
+    """Whether a response that begins with this page carries base64 (§5.8)."""
+    kind = page.birth.kind
+    if kind is not Kind.TEXT:
+        return kind is Kind.BINARY
+    kept = incomplete_suffix(page.data)
+    if kept and page.closed:
+        return True
+    return not is_text(page.data[: len(page.data) - kept])

@@ -1,0 +1,189 @@
+"""What changes streams: POST, PUT and DELETE (§5.1 to §5.4)."""
+
+from collections.abc import Callable
+
+import msgspec
+
+from durable_streams_core.errors import InvalidRequest
+from durable_streams_core.operations import (
+    EMPTY_BODY,
+    Append,
+    Appended,
+    Body,
+    Create,
+    Created,
+    ProducerClaim,
+)
+from durable_streams_core.streams import Asked, birth_of
+from durable_streams_server.engine.engine import LARGE_JSON, is_large_json
+from durable_streams_server.http import headers
+from durable_streams_server.http.context import Context
+from durable_streams_server.http.exchange import Exchange
+from durable_streams_server.http.messages import Answer, Header, RequestHead, Response
+from durable_streams_server.http.parsing import (
+    parse_closed,
+    parse_creation,
+    parse_if_match,
+    parse_producer,
+    parse_seq,
+    plain_integer,
+)
+
+
+class Terms(msgspec.Struct, frozen=True):
+    """What the head of an append says."""
+
+    content_type: str | None
+    close: bool = False
+    seq: bytes | None = None
+    producer: ProducerClaim | None = None
+    expected: int | None = None
+
+
+_CONDITIONS = frozenset(
+    (
+        b"producer-id", b"producer-epoch", b"producer-seq", b"stream-closed", b"stream-seq",
+        b"if-match",
+    )
+)  # fmt: skip
+"""Headers of an append without any of which it is a plain one."""
+
+
+def parse_terms(head: RequestHead) -> Terms:
+    if _CONDITIONS.isdisjoint(head.headers):
+        return Terms(head.text(b"content-type"))
+    producer = parse_producer(head)
+    close = parse_closed(head)
+    seq = parse_seq(head)
+    expected = parse_if_match(head)
+    return Terms(head.text(b"content-type"), close, seq, producer, expected)
+
+
+class Appending(Exchange):
+    """POST: append, close, or both."""
+
+    __slots__ = ("_terms",)
+
+    def __init__(self, context: Context, head: RequestHead, path: str, base: list[Header]) -> None:
+        super().__init__(context, head, path, base)
+        self._terms: Terms | None = None
+
+    def _answer(self, body: bytes) -> Answer:
+        terms = self._terms
+        if terms is None:
+            # Once, and after access was permitted: an error tells something too.
+            terms = self._terms = parse_terms(self.head)
+        content_type = terms.content_type
+        producer = terms.producer
+        if body:
+            if content_type is None:
+                raise InvalidRequest(
+                    "An append needs a Content-Type, that of the stream.",
+                    code="missing-content-type",
+                )
+            wanted = Body(body)
+        else:
+            if not terms.close:
+                raise InvalidRequest(
+                    "The body is empty; send data, or Stream-Closed: true to close the stream.",
+                    code="empty-body",
+                )
+            wanted, content_type = EMPTY_BODY, None
+        operation = Append(wanted, content_type, terms.close, terms.seq, producer, terms.expected)
+        respond = self._stored if body and producer is not None else self._appended
+        if len(body) >= LARGE_JSON and is_large_json(wanted, content_type or ""):
+            return self._later(self._append_large(operation, respond))
+        appended = self._engine.perform_nowait(self.path, operation)
+        if appended is not None:
+            return respond(appended)
+        return self._submit(operation, respond)
+
+    def next_batch(self, seq: bytes) -> "Appending | None":
+        terms = self._terms
+        number = plain_integer(seq)
+        if terms is None or terms.producer is None or number is None:
+            return None
+        claim = ProducerClaim(terms.producer.id, terms.producer.epoch, number)
+        following = Appending(self._context, self.head, self.path, self._base)
+        following._terms = Terms(terms.content_type, terms.close, terms.seq, claim, terms.expected)
+        return following
+
+    async def _append_large(
+        self, operation: Append, respond: Callable[[Appended], Response]
+    ) -> Response:
+        await self._engine.prepare(operation.body, operation.content_type or "")
+        return respond(await self._engine.perform(self.path, operation))
+
+    def _appended(self, appended: Appended, status: int = 204) -> Response:
+        base = self._context.cors.lines(self._base)
+        lines = headers.appended_lines(
+            base, appended.tail, appended.epoch, appended.seq, closed=appended.closed
+        )
+        return Response(status, lines=lines)
+
+    def _stored(self, appended: Appended) -> Response:
+        """A producer's batch: 200 where it is new, 204 where it was stored before (§5.2.1)."""
+        return self._appended(appended, 204 if appended.duplicate else 200)
+
+
+class Creating(Exchange):
+    """PUT: create, ensure, fork."""
+
+    __slots__ = ("_asked",)
+
+    def __init__(self, context: Context, head: RequestHead, path: str, base: list[Header]) -> None:
+        super().__init__(context, head, path, base)
+        limits = self._engine.limits
+        self._asked: Asked = parse_creation(head, context.public_path + head.root, limits.max_path)
+
+    def _questions(self, action: str) -> list[tuple[str, str]]:
+        source = self._asked.forked_from
+        if source is None:
+            return super()._questions(action)
+        # A fork shows its source's data.
+        return [(action, self.path), ("read", source)]
+
+    def _answer(self, body: bytes) -> Answer:
+        asked = self._asked
+        closed = parse_closed(self.head)
+        wanted = Body(body) if body else EMPTY_BODY
+        if asked.forked_from is not None:
+            return self._later(self._fork(wanted, closed=closed))
+        operation: Create = self._engine.creation(asked, wanted, closed=closed)
+        if body and is_large_json(wanted, operation.content_type):
+            return self._later(self._create_large(operation))
+        return self._submit(operation, self._created)
+
+    async def _create_large(self, operation: Create) -> Response:
+        await self._engine.prepare(operation.body, operation.content_type)
+        return self._created(await self._engine.perform(self.path, operation))
+
+    async def _fork(self, body: Body, *, closed: bool) -> Response:
+        created = await self._engine.create_fork(self.path, self._asked, body, closed=closed)
+        return self._created(created)
+
+    def _created(self, created: Created) -> Response:
+        fields = [
+            *self._base,
+            headers.content_type(birth_of(created.head)),
+            headers.next_offset(created.tail),
+        ]
+        if created.closed:
+            fields.append(headers.CLOSED)
+        if not created.new:
+            return Response(200, fields)
+        fields.append((b"location", self._context.location(self.head, self.path)))
+        return Response(201, fields)
+
+
+class Deleting(Exchange):
+    """DELETE."""
+
+    __slots__ = ()
+
+    def _answer(self, body: bytes) -> Answer:
+        return self._later(self._delete())
+
+    async def _delete(self) -> Response:
+        await self._engine.delete(self.path)
+        return Response(204, list(self._base))

@@ -1,0 +1,1 @@
+"""Stores that come with the server: in memory, and files in one directory."""

@@ -1,0 +1,172 @@
+"""Gathering commits into a batch: each is let in if its guard holds after those before it.
+
+The table holds what is durable. A second commit to a path within one batch is checked against a
+copy of the entity with the first one made; that is rare, as the engine sends one at a time.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
+
+from durable_streams_core.entities import (
+    DELETED,
+    Applied,
+    Commit,
+    Delta,
+    Outcome,
+    Refused,
+    Unknown,
+)
+from durable_streams_server.stores.file.records import Entry, entry_of
+from durable_streams_server.stores.file.write_behind import Stored
+from durable_streams_server.stores.table import Recent, Table
+
+BATCH_COMMITS: Final = 1024
+BATCH_BYTES: Final = 16 * 1024 * 1024
+
+_OPEN: Final = Unknown("The batch is not written yet.")
+
+
+class Submission:
+    """Commits as they were handed in; ``done`` hears all their outcomes at once."""
+
+    __slots__ = ("commits", "done", "outcomes")
+
+    def __init__(
+        self, commits: Sequence[Commit], done: Callable[[Sequence[Outcome]], None]
+    ) -> None:
+        self.commits = commits
+        self.done = done
+        self.outcomes: list[Outcome] = []
+
+
+class Staged(NamedTuple):
+    """A commit that was let in: where its outcome goes, and the number of its entity after it."""
+
+    outcomes: list[Outcome]
+    place: int
+    commit: Commit
+    number: int
+
+
+class Batch:
+    """What goes to the journal in one write. ``numbers`` is the next new entity's."""
+
+    def __init__(self, table: Table[Stored], recent: Recent, numbers: int) -> None:
+        self._table = table
+        self._recent = recent
+        self.numbers = numbers
+        self.submissions: list[Submission] = []
+        self.staged: list[Staged] = []
+        self.entries: list[Entry] = []
+        self.large: list[bytes] = []
+        self.size = 0
+        self.urgent = False
+        """Only frees room, and may use the room reserved for that."""
+        self._paths: set[str] = set()
+        self._copies: dict[str, Table[Stored]] = {}
+        self._repeated: list[tuple[list[Outcome], int, Staged]] = []
+        self._resting: list[tuple[list[Outcome], int]] = []
+
+    def gather(self, queue: deque[Submission]) -> None:
+        """Take from the queue what fits."""
+        while queue and len(self.staged) < BATCH_COMMITS and self.size < BATCH_BYTES:
+            submission = queue.popleft()
+            self.submissions.append(submission)
+            outcomes = submission.outcomes
+            for commit in submission.commits:
+                if commit.path in self._paths:
+                    outcomes.append(self._add_on_top(commit, outcomes))
+                else:
+                    outcomes.append(self._add(commit, outcomes, self._table))
+
+    def _add(self, commit: Commit, outcomes: list[Outcome], table: Table[Stored]) -> Outcome:
+        repeated = self._recent.get(commit.id)
+        if repeated is not None:
+            return repeated
+        conflict = table.check(commit)
+        if conflict is not None:
+            return conflict
+        path, delta = commit.path, commit.delta
+        entity = table.entities.get(path)
+        number = position = removed = 0
+        if entity is not None:
+            number, position = entity.number, entity.head.tail
+            if delta.remove:
+                removed = number
+        if delta.create is not None:
+            number, position = self.numbers, delta.create.tail
+            self.numbers += 1
+        elif not number:
+            return Applied(0)
+        self._paths.add(path)
+        self.entries.append(entry_of(commit, number, position, removed, self.large))
+        self.staged.append(Staged(outcomes, len(outcomes), commit, number))
+        self.size += len(delta.data)
+        return _OPEN
+
+    def _add_on_top(self, commit: Commit, outcomes: list[Outcome]) -> Outcome:
+        path = commit.path
+        earlier = [staged for staged in self.staged if staged.commit.path == path]
+        for staged in earlier:
+            if staged.commit.id == commit.id:
+                self._repeated.append((outcomes, len(outcomes), staged))
+                return _OPEN
+        copy = self._copies.get(path)
+        if copy is None:
+            copy = self._copies[path] = Table(Stored)
+            entity = self._table.entities.get(path)
+            if entity is not None:
+                copy.entities[path] = entity.copy()
+            for staged in earlier:
+                _make(copy, staged)
+        before = len(self.staged)
+        outcome = self._add(commit, outcomes, copy)
+        if len(self.staged) > before:
+            _make(copy, self.staged[-1])
+        else:
+            # It rests on commits that may yet fail.
+            self._resting.append((outcomes, len(outcomes)))
+        return outcome
+
+    def settle_repeated(self) -> None:
+        """Give resends within the batch what the first try came to."""
+        for outcomes, index, staged in self._repeated:
+            outcomes[index] = staged.outcomes[staged.place]
+
+    def fail(self, outcome: Outcome) -> None:
+        """Give this outcome to every commit of the batch."""
+        for staged in self.staged:
+            staged.outcomes[staged.place] = outcome
+        for outcomes, index in self._resting:
+            outcomes[index] = outcome
+        self.settle_repeated()
+        self.staged = []
+
+    def keep_freeing(self, refused: Refused) -> bool:
+        """Refuse what does not free room; whether anything is left, which may use the reserve."""
+        kept = [
+            (staged, entry)
+            for staged, entry in zip(self.staged, self.entries, strict=True)
+            if _frees(staged.commit.delta) and staged.commit.path not in self._copies
+        ]
+        self.fail(refused)
+        self.staged = [staged for staged, _ in kept]
+        self.entries = [entry for _, entry in kept]
+        self.large = []
+        self.urgent = True
+        return bool(kept)
+
+
+def _make(copy: Table[Stored], staged: Staged) -> None:
+    copy.apply(staged.commit.path, staged.commit.delta)
+    entity = copy.entities.get(staged.commit.path)
+    if entity is not None:
+        entity.number = staged.number
+
+
+def _frees(delta: Delta) -> bool:
+    if delta.data or delta.create is not None:
+        return False
+    dropped = bool(delta.fields) and not any(delta.fields.values())
+    return delta.remove or delta.state == DELETED or dropped

@@ -1,0 +1,86 @@
+"""A checkpoint: bring the stream files and a snapshot up to date, so that the journal before it can
+go.
+
+Nothing stops for it. What it must not do is hold the event loop, so the snapshot is taken in
+slices; why replaying over a newer slice changes nothing is told in `snapshot`.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from durable_streams_server.stores.file.data_files import FileWriter
+from durable_streams_server.stores.file.disk import Disk
+from durable_streams_server.stores.file.journal import Journal
+from durable_streams_server.stores.file.snapshot import Cover, Kept, SnapshotWriter, keep
+from durable_streams_server.stores.file.worker import Worker
+from durable_streams_server.stores.file.write_behind import Contents, Stored
+from durable_streams_server.stores.table import Recent, Table
+
+SLICE: Final = 256
+"""Entities that are taken at once: about a millisecond."""
+
+
+class Checkpoint:
+    """One checkpoint of a store. ``seen`` gives the last batch that the table holds."""
+
+    def __init__(
+        self,
+        disk: Disk,
+        cover: Cover,
+        *,
+        table: Table[Stored],
+        recent: Recent,
+        contents: Contents,
+        seen: Callable[[], int],
+    ) -> None:
+        self._disk = disk
+        self._cover = cover
+        self._table = table
+        self._recent = recent
+        self._contents = contents
+        self._seen = seen
+        self._paths = list(table.entities)
+
+    async def run(
+        self, journal_worker: Worker, files_worker: Worker, journal: Journal, files: FileWriter
+    ) -> None:
+        """Raises ``OSError`` or :class:`WriteFailedError` as the disk does; whatever was unfinished
+        is of no consequence.
+        """
+        await self._contents.save_all()
+        self._contents.proofs = {}
+        try:
+            await files_worker.run(files.sync)
+            writer = await files_worker.run(lambda: SnapshotWriter(self._disk, self._cover))
+            try:
+                await self._write(writer, files_worker)
+                recent = [(commit_id, applied.tail) for commit_id, applied in self._recent.items()]
+                # What the slices have seen must be in the journal when they count.
+                await journal_worker.run(journal.flush)
+                await files_worker.run(lambda: writer.finish(recent))
+            except BaseException:
+                files_worker.put(writer.abandon, lambda _, __: None)
+                raise
+        finally:
+            self._contents.proofs = None
+        await journal_worker.run(lambda: journal.drop(self._cover.through))
+
+    async def _write(self, writer: SnapshotWriter, worker: Worker) -> None:
+        for begin in range(0, len(self._paths), SLICE):
+            slice_ = self._slice(begin)
+            if slice_:
+                seen = self._seen()
+                await worker.run(lambda seen=seen, slice_=slice_: writer.add(seen, slice_))  # type: ignore[misc]
+
+    def _slice(self, begin: int) -> list[Kept]:
+        entities = self._table.entities
+        proofs = self._contents.proofs
+        assert proofs is not None
+        found = []
+        for path in self._paths[begin : begin + SLICE]:
+            entity = entities.get(path)
+            # What was created since is whole in the journal.
+            if entity is not None and entity.number < self._cover.numbers:
+                proven, crc = proofs.get(entity.number) or (entity.saved, entity.crc)
+                found.append(keep(path, entity, proven, crc))
+        return found

@@ -1,0 +1,217 @@
+"""The files of the streams' bytes, one an incarnation: written, synced and read.
+
+A file is named by its entity's number, which is never given again, and begins with the byte at the
+entity's ``start``. Few files are open at once.
+"""
+
+import zlib
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from typing import Final, NamedTuple
+
+from durable_streams_core.errors import StoreError
+from durable_streams_server.stores.file.directory import STREAMS, UNSYNCED
+from durable_streams_server.stores.file.disk import Disk
+
+OPEN_FILES: Final = 256
+_PER_DIRECTORY: Final = 4096
+ONE_BY_ONE: Final = 64
+"""Up to so many files are synced one by one."""
+
+
+def file_name(number: int) -> str:
+    return f"{STREAMS}/{number // _PER_DIRECTORY:x}/{number:x}"
+
+
+def file_numbers(disk: Disk) -> Iterable[int]:
+    """The numbers of all entities that have a file."""
+    for directory in disk.names(STREAMS):
+        for name in disk.names(f"{STREAMS}/{directory}"):
+            try:
+                number = int(name, 16)
+            except ValueError:
+                continue
+            if file_name(number) == f"{STREAMS}/{directory}/{name}":
+                yield number
+
+
+class Write(NamedTuple):
+    """Bytes to be put into a file; ``crc`` is that of the file before them."""
+
+    number: int
+    offset: int
+    data: bytearray
+    crc: int
+
+
+class Written(NamedTuple):
+    """The new CRCs of the files whose writes were made, and what stopped the rest."""
+
+    crcs: list[int]
+    error: OSError | None
+
+
+class FileWriter:
+    """Writes and syncs stream files. Not for two threads at once."""
+
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
+        self._directories: set[str] = set()
+        self._changed: set[int] = set()
+        self.distrusted = disk.file_size(UNSYNCED) is not None
+        """A sync failed, and what the files seem to hold may not be on the disk."""
+
+    def write(self, writes: Sequence[Write]) -> Written:
+        """Make some writes, in order, up to one that fails."""
+        crcs: list[int] = []
+        for each in writes:
+            try:
+                self._put(each)
+            except OSError as error:
+                return Written(crcs, error)
+            crcs.append(zlib.crc32(each.data, each.crc))
+        return Written(crcs, None)
+
+    def changed(self, numbers: Iterable[int]) -> None:
+        """Count files as not synced."""
+        self._changed.update(numbers)
+
+    def remove(self, numbers: Sequence[int]) -> None:
+        """Unlink the files that there are of these entities."""
+        for number in numbers:
+            self._changed.discard(number)
+            with suppress(FileNotFoundError):
+                self._disk.unlink(file_name(number))
+
+    def cut(self, number: int, length: int) -> None:
+        """Shorten a file to what is proven."""
+        fd = self._disk.open(file_name(number), write=True)
+        try:
+            self._disk.truncate(fd, length)
+        finally:
+            self._disk.close(fd)
+        self._changed.add(number)
+
+    def sync(self) -> None:
+        """Make everything written so far durable; never to be repeated after an error.
+
+        After one, the system shows as written what is not on the disk, for as long as it runs: a
+        mark says so to the next start, which then trusts the journal and not what it reads.
+        """
+        try:
+            self._sync()
+        except OSError:
+            self._disk.close(self._disk.open(UNSYNCED, create=True, write=True))
+            raise
+        if self.distrusted:
+            self._disk.unlink(UNSYNCED)
+            self.distrusted = False
+
+    def _sync(self) -> None:
+        changed, self._changed = self._changed, set()
+        if not changed or (len(changed) > ONE_BY_ONE and self._disk.sync_everything()):
+            return
+        for number in changed:
+            fd = self._disk.open(file_name(number))
+            try:
+                self._disk.sync(fd)
+            finally:
+                self._disk.close(fd)
+        for directory in sorted({_directory(number) for number in changed}):
+            self._disk.sync_directory(directory)
+        self._disk.sync_directory(STREAMS)
+
+    def _put(self, write: Write) -> None:
+        disk = self._disk
+        directory = _directory(write.number)
+        if directory not in self._directories:
+            disk.make_directory(directory)
+            self._directories.add(directory)
+        self._changed.add(write.number)
+        fd = disk.open(file_name(write.number), create=True, write=True)
+        try:
+            disk.write(fd, [write.data], write.offset)
+        finally:
+            disk.close(fd)
+
+
+def _directory(number: int) -> str:
+    return f"{STREAMS}/{number // _PER_DIRECTORY:x}"
+
+
+class OpenFile:
+    """A stream file that is open for reading, and how many read it now."""
+
+    __slots__ = ("fd", "forgotten", "readers")
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.readers = 0
+        self.forgotten = False
+
+
+class FileReader:
+    """Reads stream files and keeps the latest open. Called in the event loop, but for
+    :meth:`read_from`.
+    """
+
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
+        self._open: OrderedDict[int, OpenFile] = OrderedDict()
+
+    def read(self, number: int, offset: int, length: int) -> bytes:
+        return self.read_from(self._get(number), number, offset, length)
+
+    def begin(self, number: int) -> OpenFile:
+        """Open a file and keep it so until :meth:`end`, whatever happens to it meanwhile."""
+        file = self._get(number)
+        file.readers += 1
+        return file
+
+    def end(self, file: OpenFile) -> None:
+        file.readers -= 1
+        if file.forgotten and not file.readers:
+            self._disk.close(file.fd)
+
+    def read_from(self, file: OpenFile, number: int, offset: int, length: int) -> bytes:
+        """Exactly ``length`` bytes; in any thread."""
+        data = self._disk.read(file.fd, offset, length)
+        if len(data) < length:
+            raise StoreError(
+                f"The data file {file_name(number)} ends at byte {offset + len(data)} and should "
+                f"have {offset + length}: something outside this server cut it. Restore it from a "
+                "backup."
+            )
+        return data
+
+    def forget(self, number: int) -> None:
+        file = self._open.pop(number, None)
+        if file is not None:
+            self._close(file)
+
+    def close(self) -> None:
+        while self._open:
+            self._close(self._open.popitem()[1])
+
+    def _get(self, number: int) -> OpenFile:
+        opened = self._open
+        file = opened.get(number)
+        if file is not None:
+            opened.move_to_end(number)
+            return file
+        try:
+            file = opened[number] = OpenFile(self._disk.open(file_name(number)))
+        except FileNotFoundError as error:
+            raise StoreError(
+                f"The data file {file_name(number)} is missing: something outside this server "
+                "removed it. Restore it from a backup."
+            ) from error
+        if len(opened) > OPEN_FILES:
+            self._close(opened.popitem(last=False)[1])
+        return file
+
+    def _close(self, file: OpenFile) -> None:
+        file.forgotten = True
+        if not file.readers:
+            self._disk.close(file.fd)

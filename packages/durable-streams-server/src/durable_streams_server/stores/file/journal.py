@@ -1,0 +1,251 @@
+"""The journal: a sequence of batches, in segments, each batch one write and one sync.
+
+A segment begins with a header and is filled with zeros a step ahead, so that a sync has no
+metadata to write and a full disk shows before a batch is begun, not within it. A batch is
+
+    salt  sequence  known durable  length  length of the array  CRC  CRC of this header
+    the array of entries (`records`)
+    large data
+
+The salt is the segment's own and random, so that neither what an earlier batch left there nor what
+a client sends can be taken for a batch. ``known durable`` is the last batch that was surely on the
+disk when this one was written: what tells a torn tail, which nobody was told of, from corruption.
+"""
+
+import errno
+import struct
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
+
+from durable_streams_server.stores.file.directory import FORMAT_VERSION, JOURNAL
+from durable_streams_server.stores.file.disk import Disk
+from durable_streams_server.stores.file.records import Entry, encode_batch
+
+SEGMENT_HEADER: Final = struct.Struct("<8sI16s8sQQI")
+SEGMENT_MAGIC: Final = b"DSJOURNL"
+BATCH_HEADER: Final = struct.Struct("<8sQQQIII")
+SALT_LENGTH: Final = 8
+
+RESERVE: Final = 64 * 1024
+"""Room that only deletes may use, so that a full disk can be emptied."""
+
+_SMALLEST_STEP: Final = 128 * 1024
+_LARGEST_STEP: Final = 2 * 1024 * 1024
+_ZEROS: Final = memoryview(bytes(_LARGEST_STEP))
+
+FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Errors that say that the disk is full, for this user at least."""
+
+
+class WriteFailedError(Exception):
+    """The disk failed in a way after which nothing may be written; the cause is the ``OSError``.
+
+    ``unsure`` says that the batch may have become durable.
+    """
+
+    def __init__(self, *, unsure: bool) -> None:
+        super().__init__(unsure)
+        self.unsure = unsure
+
+
+class Segment(NamedTuple):
+    """A segment and the sequence numbers of the batches that it may hold, from ``first``."""
+
+    name: str
+    first: int
+
+
+def segment_name(ordinal: int) -> str:
+    return f"{JOURNAL}/{ordinal:08d}.log"
+
+
+class Journal:
+    """The end of the journal, where batches are added. Not for two threads at once.
+
+    ``draw`` gives random bytes. ``ordinal`` and ``sequence`` are those of the next segment and
+    batch, ``earlier`` the segments that are still there.
+    """
+
+    def __init__(
+        self,
+        disk: Disk,
+        store: bytes,
+        *,
+        sync: bool,
+        segment_bytes: int,
+        draw: Callable[[int], bytes],
+        ordinal: int,
+        sequence: int,
+        earlier: Sequence[Segment] = (),
+    ) -> None:
+        self._disk = disk
+        self._store = store
+        self._sync = sync
+        self._segment_bytes = segment_bytes
+        self._draw = draw
+        self._ordinal = ordinal
+        self.sequence = sequence
+        self.durable = sequence - 1
+        self.segments = list(earlier)
+        self._fd = -1
+        self._salt = b""
+        self._position = 0
+        self._filled = 0
+        self._step = _SMALLEST_STEP
+        self.written = 0
+        """Bytes of all batches since the start."""
+
+    def append(
+        self, now: int, entries: Sequence[Entry], large: Sequence[bytes], *, urgent: bool = False
+    ) -> int:
+        """Add a batch and return its sequence number; durable when this returns, if so wished.
+
+        Raises ``OSError`` when nothing was done (the disk is full), :class:`WriteFailedError` when
+        nothing may be written any more. ``urgent`` batches may use the reserve.
+        """
+        body = encode_batch(now, entries)
+        length = len(body)
+        crc = zlib.crc32(body)
+        for piece in large:
+            length += len(piece)
+            crc = zlib.crc32(piece, crc)
+        total = BATCH_HEADER.size + length
+        begin = SEGMENT_HEADER.size
+        if self._position > begin and self._position + total > self._segment_bytes:
+            self.roll()
+        position = self._position
+        end = position + total
+        if end + (0 if urgent else RESERVE) > self._filled:
+            self._fill(end + RESERVE, required=end if urgent else end + RESERVE)
+        header = BATCH_HEADER.pack(
+            self._salt, self.sequence, self.durable, length, len(body), crc, 0
+        )[:-4]
+        header += zlib.crc32(header).to_bytes(4, "little")
+        try:
+            self._disk.write(self._fd, [header, body, *large], position)
+        except OSError as error:
+            self._cut(position)
+            if error.errno in FULL:
+                raise
+            raise WriteFailedError(unsure=False) from error
+        if self._sync:
+            self._make_durable()
+            self.durable = self.sequence
+        self._position = end
+        self.written += total
+        self.sequence += 1
+        return self.sequence - 1
+
+    def roll(self) -> None:
+        """End this segment and begin another; stay in it if the disk is full."""
+        self.flush()
+        fd, position = self._fd, self._position
+        try:
+            self.begin()
+        except OSError as error:
+            if error.errno in FULL:
+                return
+            raise WriteFailedError(unsure=False) from error
+        try:
+            self._disk.truncate(fd, position)
+        except OSError:
+            pass  # only room that is not given back yet
+        finally:
+            self._disk.close(fd)
+
+    def begin(self) -> None:
+        """Begin a segment: usable only when its header and its name are durable."""
+        disk = self._disk
+        name = segment_name(self._ordinal)
+        salt = self._draw(SALT_LENGTH)
+        header = SEGMENT_HEADER.pack(
+            SEGMENT_MAGIC, FORMAT_VERSION, self._store, salt, self.sequence, self.durable, 0
+        )[:-4]
+        header += zlib.crc32(header).to_bytes(4, "little")
+        fd = disk.open(name, create=True, write=True)
+        try:
+            disk.truncate(fd, 0)
+            disk.write(fd, [header, _ZEROS[: _SMALLEST_STEP - len(header)]], 0)
+        except OSError:
+            disk.close(fd)
+            disk.unlink(name)
+            raise
+        try:
+            disk.sync(fd)
+            disk.sync_directory(JOURNAL)
+        except OSError as error:
+            disk.close(fd)
+            raise WriteFailedError(unsure=False) from error
+        self._fd, self._salt = fd, salt
+        self._position = len(header)
+        self._filled = self._step = _SMALLEST_STEP
+        self._ordinal += 1
+        self.segments.append(Segment(name, self.sequence))
+
+    def drop(self, through: int) -> None:
+        """Remove the segments that hold nothing after batch ``through``."""
+        while len(self.segments) > 1 and self.segments[1].first <= through + 1:
+            self._disk.unlink(self.segments[0].name)
+            del self.segments[0]
+
+    def close(self, now: int) -> None:
+        """Vouch for the last batch with an empty one, and let go of the file.
+
+        Raises :class:`WriteFailedError` if what was acknowledged may not be on the disk.
+        """
+        try:
+            if self.written:
+                self.flush()
+                self.append(now, (), (), urgent=True)
+                self.flush()
+                self._disk.truncate(self._fd, self._position)
+        except OSError:
+            pass  # the batch that would vouch is a help, no more
+        finally:
+            self.abandon()
+
+    def flush(self) -> None:
+        """Make everything so far durable, where it is not at once."""
+        if self.durable < self.sequence - 1:
+            self._make_durable()
+            self.durable = self.sequence - 1
+
+    def abandon(self) -> None:
+        """Let go of the file as it is."""
+        if self._fd >= 0:
+            self._disk.close(self._fd)
+            self._fd = -1
+
+    def _make_durable(self) -> None:
+        try:
+            self._disk.sync(self._fd)
+        except OSError as error:
+            raise WriteFailedError(unsure=True) from error
+
+    def _fill(self, wanted: int, *, required: int) -> None:
+        """Fill the segment with zeros ahead of what is to be written."""
+        while self._filled < wanted:
+            count = self._step
+            try:
+                self._disk.write(self._fd, [_ZEROS[:count]], self._filled)
+            except OSError as error:
+                self._cut(self._filled)
+                if error.errno not in FULL:
+                    raise WriteFailedError(unsure=False) from error
+                if count > _SMALLEST_STEP:
+                    self._step = _SMALLEST_STEP
+                    continue
+                if self._filled >= required:
+                    return
+                raise
+            self._filled += count
+            self._step = min(self._step * 2, _LARGEST_STEP)
+
+    def _cut(self, length: int) -> None:
+        """Take back what a failed write left."""
+        try:
+            self._disk.truncate(self._fd, length)
+        except OSError as error:
+            raise WriteFailedError(unsure=False) from error
+        self._filled = min(self._filled, length)

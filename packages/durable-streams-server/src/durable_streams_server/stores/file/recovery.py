@@ -1,0 +1,504 @@
+"""What the directory holds after a crash, or after anything: snapshot, then journal, then proof
+that the stream files have every byte of it.
+
+:meth:`Recovery.load` only reads. :meth:`Recovery.settle` then makes the directory hold exactly what
+was loaded: a torn tail is cut, batches that nothing vouches for yet are written again (a sync that
+failed before a crash may have left them in the system's cache only), stream files are cut or
+rewritten to what is proven. Damage is refused with its position unless it is to be set aside.
+"""
+
+import ctypes
+import time
+import zlib
+from collections import deque
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any, Final
+
+import msgspec
+
+from durable_streams_core.entities import Applied, Head
+from durable_streams_server.stores.file.data_files import (
+    FileWriter,
+    Write,
+    file_name,
+    file_numbers,
+)
+from durable_streams_server.stores.file.directory import (
+    FORMAT,
+    JOURNAL,
+    STREAMS,
+    UNFINISHED,
+)
+from durable_streams_server.stores.file.disk import Disk
+from durable_streams_server.stores.file.journal_reader import Batch, CorruptionError, JournalReader
+from durable_streams_server.stores.file.quarantine import Aside
+from durable_streams_server.stores.file.records import unpack_head
+from durable_streams_server.stores.file.snapshot import SnapshotReader, snapshot_names
+from durable_streams_server.stores.file.write_behind import OVERHEAD, Stored
+from durable_streams_server.stores.table import REMEMBERED_COMMITS, Recent, Table
+
+_MUCH: Final = 256 * 1024
+_PIECE: Final = 1024 * 1024
+_REWRITE_AT_ONCE: Final = 32 * 1024 * 1024
+
+
+class Report(msgspec.Struct):
+    """What a start found and did."""
+
+    streams: int = 0
+    batches: int = 0
+    commits: int = 0
+    torn_bytes: int = 0
+    rewritten_files: int = 0
+    cut_files: int = 0
+    removed_files: int = 0
+    set_aside: list[str] = msgspec.field(default_factory=list)
+    clock_behind: int = 0
+    """Milliseconds by which the clock was behind the time last recorded."""
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        parts = [
+            f"{self.streams:,} streams recovered in {self.seconds:.2f} s",
+            f"{self.commits:,} commits in {self.batches:,} batches replayed",
+            f"{self.torn_bytes:,} bytes of a torn tail cut",
+        ]
+        if self.rewritten_files:
+            parts.append(f"{self.rewritten_files:,} data files completed from the journal")
+        if self.cut_files or self.removed_files:
+            parts.append(
+                f"{self.cut_files:,} data files cut and {self.removed_files:,} removed that nothing holds"
+            )
+        if self.clock_behind:
+            parts.append(
+                f"the clock is {self.clock_behind / 1000:,.1f} s behind the time last recorded; "
+                "going on from there"
+            )
+        parts.extend(f"set aside: {each}" for each in self.set_aside)
+        return "; ".join(parts)
+
+
+class Span:
+    """What the journal holds of one entity's bytes, past what a snapshot proves."""
+
+    __slots__ = ("begin", "begin_crc", "crc", "end")
+
+    def __init__(self, begin: int, crc: int) -> None:
+        self.begin = self.end = begin
+        self.begin_crc = self.crc = crc
+
+
+class Recovery:
+    """One look at a directory."""
+
+    def __init__(self, disk: Disk, store: str, *, set_aside: bool = False) -> None:
+        self._disk = disk
+        self._store = store
+        self._set_aside = set_aside
+        self._aside = Aside(disk)
+        self.report = Report()
+        self.damaged: list[CorruptionError] = []
+        """Stream files that do not hold what is proven."""
+        self.files = FileWriter(disk)
+        self._dropped: set[int] = set()
+        self._reset()
+
+    def _reset(self) -> None:
+        self.table: Table[Stored] = Table(Stored)
+        self.recent = Recent()
+        self.through = 0
+        """The last batch that the snapshot holds."""
+        self.numbers = 1
+        self.floor = 0
+        """The time last recorded."""
+        self._reset_working()
+        self.report.batches = self.report.commits = 0
+
+    def _reset_working(self) -> None:
+        """What is needed only until the directory is as it should be."""
+        self.by_number: dict[int, tuple[str, Stored]] = {}
+        self._paths: dict[str, Stored] = {}
+        self._spans: dict[int, Span] = {}
+        self._tails: dict[int, int] = {}
+        self._seen: dict[int, int] = {}
+        self._last_seen = 0
+        self._strays: set[int] = set()
+        self._latest: deque[list[list[Any]]] = deque()
+        self._latest_count = 0
+        self._rewrite: set[int] = set()
+        self._cut: dict[int, int] = {}
+        self._remove: list[int] = []
+
+    # Reading.
+
+    def load(self) -> None:
+        """Work out what there is; raises :class:`CorruptionError`, having changed nothing, or sets
+        damage aside. Damaged stream files are only listed.
+        """
+        started = time.monotonic()
+        while True:
+            try:
+                self._load()
+                break
+            except CorruptionError as error:
+                if not self._set_aside:
+                    raise
+                self._put_aside(error)
+                self._reset()
+        for path, entity in self._paths.items():
+            self.table.put(path, entity)
+        self._remember()
+        self._seen, self._tails = {}, {}
+        self.report.streams = len(self._paths)
+        self.report.torn_bytes = self.journal.tail.torn if self.journal.tail else 0
+        self.report.seconds = time.monotonic() - started
+
+    def _load(self) -> None:
+        self._load_snapshot()
+        self.journal = JournalReader(self._disk, bytes.fromhex(self._store))
+        for batch in self._batches():
+            self._replay(batch)
+        self._finish_entities()
+        self.damaged = self._prove_files()
+        if self._set_aside and self.damaged:
+            raise self.damaged[0]
+
+    @property
+    def sequence(self) -> int:
+        """The number of the next batch."""
+        return max(self.through, self.journal.last) + 1
+
+    def _batches(self) -> Iterator[Batch]:
+        return self.journal.batches(self.through, may_end_early=self._set_aside)
+
+    def _load_snapshot(self) -> None:
+        names = snapshot_names(self._disk)
+        if not names:
+            return
+        reader = SnapshotReader(self._disk, names[-1], self._store)
+        cover = reader.cover
+        self.through, self.numbers, self.floor = cover.through, cover.numbers, cover.now
+        for seen, slice_ in reader.slices():
+            self._last_seen = max(self._last_seen, seen)
+            for kept in slice_:
+                head = kept.head
+                if kept.proven != kept.tail:
+                    # What the journal holds of it is added from here.
+                    self._tails[kept.number] = kept.tail
+                    head = _with_tail(head, kept.proven)
+                entity = Stored(head, kept.number, kept.crc)
+                if kept.fields:
+                    entity.set_fields(kept.fields)
+                if seen > self.through:
+                    self._seen[kept.number] = seen
+                self._add(kept.path, entity)
+        for commit_id, tail in reader.recent:
+            self.recent.add(commit_id, Applied(tail))
+
+    def _add(self, path: str, entity: Stored) -> None:
+        self._paths[path] = entity
+        self.by_number[entity.number] = (path, entity)
+        self.numbers = max(self.numbers, entity.number + 1)
+
+    def _replay(self, batch: Batch) -> None:
+        sequence = batch.sequence
+        by_number, spans = self.by_number, self._spans
+        self.floor = max(self.floor, batch.now)
+        self.report.batches += 1
+        self.report.commits += len(batch.entries)
+        may_be_seen = sequence <= self._last_seen
+        for entry in batch.entries:
+            length = len(entry)
+            if length > 5:
+                self._replay_change(entry, batch)
+                continue
+            number = entry[0]
+            found = by_number.get(number)
+            if found is None:
+                self._strays.add(number)
+                continue
+            data = entry[3]
+            if data:
+                span = spans.get(number)
+                if span is not None and span.end == entry[2]:
+                    span.end += len(data)
+                    span.crc = zlib.crc32(data, span.crc)
+                else:
+                    self._cover(found[1], entry[2], data, batch)
+            if length == 5 and not (may_be_seen and sequence <= self._seen.get(number, 0)):
+                found[1].set_fields(entry[4])
+        self._note(batch)
+
+    def _note(self, batch: Batch) -> None:
+        """Keep the latest commits, without their data where that is much."""
+        latest = self._latest
+        latest.append(batch.entries)
+        self._latest_count += len(batch.entries)
+        while self._latest_count - len(latest[0]) >= REMEMBERED_COMMITS:
+            self._latest_count -= len(latest.popleft())
+        if batch.end - batch.begin > _MUCH:
+            for entry in batch.entries:
+                if len(entry) <= 5:
+                    entry[2:4] = entry[2] + len(entry[3]), b""
+
+    def _replay_change(self, entry: list[Any], batch: Batch) -> None:
+        number, _, position, data, fields, close, state, deadline, path, removed, created = entry
+        if removed:
+            gone = self.by_number.pop(removed, None)
+            self._strays.discard(removed)
+            self._spans.pop(removed, None)
+            self._tails.pop(removed, None)
+            if gone is not None and self._paths.get(path) is gone[1]:
+                del self._paths[path]
+        if created is not None:
+            if path in self._paths:
+                raise CorruptionError(batch.name, batch.begin, f"it creates {path!r} twice")
+            self._add(path, Stored(unpack_head(created), number))
+        found = self.by_number.get(number)
+        if found is None:
+            if number != removed:
+                self._strays.add(number)
+            return
+        entity = found[1]
+        if data:
+            self._cover(entity, position, data, batch)
+        if batch.sequence <= self._seen.get(number, 0):
+            return
+        head = entity.head
+        if close or state is not None or deadline is not None:
+            entity.head = Head(
+                head.incarnation,
+                head.birth,
+                head.start,
+                head.tail,
+                head.closed or close,
+                head.state if state is None else state,
+                head.deadline if deadline is None else deadline,
+            )
+        if fields:
+            entity.set_fields(fields)
+
+    def _cover(self, entity: Stored, position: int, data: bytes, batch: Batch) -> None:
+        span = self._spans.get(entity.number)
+        end = entity.head.tail if span is None else span.end
+        if position + len(data) <= end:
+            return
+        if position != end:
+            raise CorruptionError(
+                batch.name,
+                batch.begin,
+                f"it goes on at byte {position} of a stream that has {end}",
+            )
+        if span is None:
+            span = self._spans[entity.number] = Span(end, entity.crc)
+        span.end += len(data)
+        span.crc = zlib.crc32(data, span.crc)
+
+    def _finish_entities(self) -> None:
+        for number in self._dropped:
+            found = self.by_number.pop(number, None)
+            if found is not None:
+                del self._paths[found[0]]
+                self._spans.pop(number, None)
+                self._tails.pop(number, None)
+        for number, span in self._spans.items():
+            _, entity = self.by_number[number]
+            entity.head = _with_tail(entity.head, span.end)
+            entity.crc = span.crc
+        for number, tail in self._tails.items():
+            path, entity = self.by_number[number]
+            if entity.head.tail < tail:
+                problem = (
+                    f"the journal has no bytes {entity.head.tail} to {tail} of the stream {path!r}"
+                )
+                if not self._set_aside:
+                    raise CorruptionError(JOURNAL, 0, problem)
+                self.report.set_aside.append(problem)
+        if self._strays and not self._set_aside:
+            raise CorruptionError(
+                JOURNAL,
+                0,
+                f"it changes the stream number {min(self._strays)}, which nothing created",
+            )
+
+    def _remember(self) -> None:
+        for entries in self._latest:
+            for entry in entries:
+                if len(entry) > 5 and entry[9] == entry[0]:
+                    self.recent.add(entry[1], Applied(0))
+                else:
+                    self.recent.add(entry[1], Applied(entry[2] + len(entry[3])))
+        self._latest.clear()
+
+    # Proving.
+
+    def _prove_files(self) -> list[CorruptionError]:
+        """Compare the stream files with what the snapshot proves and the journal holds; what is
+        not there as proven.
+        """
+        damaged = []
+        for number, (path, entity) in self.by_number.items():
+            span = self._spans.get(number)
+            head = entity.head
+            proven = head.tail if span is None else span.begin
+            size = self._disk.file_size(file_name(number)) if head.tail > head.start else None
+            if proven > head.start and (size is None or size < proven - head.start):
+                name = file_name(number)
+                is_there = f"it has {size} of {proven - head.start} bytes"
+                problem = "it is missing" if size is None else is_there
+                damaged.append(
+                    CorruptionError(
+                        name, size or 0, f"{problem}; it holds the stream {path!r}", number=number
+                    )
+                )
+                continue
+            if size is not None and size > head.tail - head.start:
+                self._cut[number] = head.tail - head.start
+            if span is not None and not self._holds(entity, span, size):
+                self._rewrite.add(number)
+        for number in file_numbers(self._disk):
+            found = self.by_number.get(number)
+            if found is None or found[1].head.tail == found[1].head.start:
+                self._remove.append(number)
+        return damaged
+
+    def _holds(self, entity: Stored, span: Span, size: int | None) -> bool:
+        start = entity.head.start
+        if self.files.distrusted or size is None or size < span.end - start:
+            return False
+        begin, end = span.begin - start, span.end - start
+        return self.file_crc(entity.number, begin, end, span.begin_crc) == span.crc
+
+    def lacks(self, number: int) -> bool:
+        """Whether the entity's file has yet to be completed from the journal."""
+        return number in self._rewrite
+
+    def file_crc(self, number: int, begin: int, end: int, crc: int = 0) -> int:
+        """The CRC of a part of a file, going on from ``crc``."""
+        fd = self._disk.open(file_name(number))
+        try:
+            while begin < end:
+                data = self._disk.read(fd, begin, min(_PIECE, end - begin))
+                if not data:
+                    return -1
+                crc = zlib.crc32(data, crc)
+                begin += len(data)
+        finally:
+            self._disk.close(fd)
+        return crc
+
+    # Making it so.
+
+    def settle(self) -> None:
+        """Make the directory hold what was loaded, and no more."""
+        disk, journal = self._disk, self.journal
+        for name in JOURNAL, STREAMS:
+            disk.make_directory(name)
+        disk.sync_directory("")
+        for batch in journal.unsure:
+            self._write_again(batch)
+        if journal.tail is not None and journal.tail.name not in journal.unused:
+            fd = disk.open(journal.tail.name, write=True)
+            try:
+                disk.truncate(fd, journal.tail.position)
+                disk.sync(fd)
+            finally:
+                disk.close(fd)
+        self._complete_files()
+        for number, length in self._cut.items():
+            self.files.cut(number, length)
+        self.files.changed(number for number in self._spans if number in self.by_number)
+        if self.report.set_aside:
+            # They may hold what was lost.
+            for number in self._remove:
+                self._aside.move(file_name(number))
+        self.files.remove(self._remove)
+        for name in disk.names(""):
+            if name.endswith(UNFINISHED) and name != FORMAT + UNFINISHED:
+                disk.unlink(name)
+        self.report.rewritten_files = len(self._rewrite)
+        self.report.cut_files = len(self._cut)
+        self.report.removed_files = len(self._remove)
+        self._reset_working()
+        give_back_memory()
+
+    def _write_again(self, batch: Batch) -> None:
+        fd = self._disk.open(batch.name, write=True)
+        try:
+            content = self._disk.read(fd, batch.begin, batch.end - batch.begin)
+            self._disk.write(fd, [content], batch.begin)
+            self._disk.sync(fd)
+        finally:
+            self._disk.close(fd)
+
+    def _complete_files(self) -> None:
+        """Write from the journal what the stream files lack."""
+        if not self._rewrite:
+            return
+        gathered: dict[int, Write] = {}
+        held = 0
+        ends = {number: self._spans[number].begin for number in self._rewrite}
+        for batch in self._batches():
+            for entry in batch.entries:
+                number, position, data = entry[0], entry[2], entry[3]
+                if not data or ends.get(number) != position:
+                    continue
+                ends[number] = position + len(data)
+                write = gathered.get(number)
+                if write is None:
+                    start = self.by_number[number][1].head.start
+                    write = gathered[number] = Write(number, position - start, bytearray(), 0)
+                    held += OVERHEAD
+                write.data.extend(data)
+                held += len(data)
+            if held > _REWRITE_AT_ONCE:
+                self._write(gathered)
+                gathered, held = {}, 0
+        self._write(gathered)
+
+    def _write(self, gathered: dict[int, Write]) -> None:
+        written = self.files.write(list(gathered.values()))
+        if written.error is not None:
+            raise written.error
+
+    # Setting aside.
+
+    def _put_aside(self, error: CorruptionError) -> None:
+        """Take what is damaged, and what cannot be understood without it, out of the way."""
+        aside = self._aside
+        if error.number:
+            self._dropped.add(error.number)
+            path, _ = self.by_number[error.number]
+            what = f"the stream {path!r}"
+            if self._disk.file_size(error.name) is not None:
+                aside.move(error.name)
+        elif error.baseless:
+            what = "everything"
+            for name in snapshot_names(self._disk):
+                aside.move(name)
+            for name in self._disk.names(JOURNAL):
+                aside.move(f"{JOURNAL}/{name}")
+            for number in list(file_numbers(self._disk)):
+                aside.move(file_name(number))
+        else:
+            what = f"the journal from byte {error.position} of {error.name} on"
+            short = error.name.rpartition("/")[2]
+            for name in self._disk.names(JOURNAL):
+                if name > short or (name == short and not error.position):
+                    aside.move(f"{JOURNAL}/{name}")
+            if error.position:
+                aside.cut(error.name, error.position)
+        self.report.set_aside.append(f"{what}, because {error.problem}; see {aside.place}")
+
+
+def give_back_memory() -> None:
+    """Return to the system what was needed for a while only, where the C library is asked to."""
+    with suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _with_tail(head: Head, tail: int) -> Head:
+    return Head(
+        head.incarnation, head.birth, head.start, tail, head.closed, head.state, head.deadline
+    )

@@ -1,0 +1,312 @@
+"""The file store: durable by default, in one directory, for one process.
+
+Commits gather while a batch is being written, go to the journal together in a writer thread, and
+are seen by nobody before they are durable. A guard is checked against what the table holds and what
+the batch being gathered will change; as there is one batch at a time, there is nothing else.
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, Literal
+
+from durable_streams_core.entities import Commit, Facts, Head, Outcome, Refused, Slice
+from durable_streams_core.errors import StoreError
+from durable_streams_core.store import LocalStore, Watcher, Watchers
+from durable_streams_server.stores.file.checkpoint import Checkpoint
+from durable_streams_server.stores.file.clock import Clock, wall_clock
+from durable_streams_server.stores.file.data_files import FileReader
+from durable_streams_server.stores.file.directory import identify, make_root, take
+from durable_streams_server.stores.file.disk import Disk
+from durable_streams_server.stores.file.journal import FULL, Journal, WriteFailedError
+from durable_streams_server.stores.file.pipeline import CLOSED, Pipeline
+from durable_streams_server.stores.file.recovery import Recovery, Report
+from durable_streams_server.stores.file.snapshot import Cover
+from durable_streams_server.stores.file.worker import ThreadWorker, Worker
+from durable_streams_server.stores.file.write_behind import Stored
+from durable_streams_server.stores.table import Table
+
+_log: Final = logging.getLogger(__name__)
+
+Sync = Literal["commit", "off"]
+Corruption = Literal["refuse", "set-aside"]
+
+
+class FileStore(LocalStore):
+    """Keeps everything in the directory ``path``.
+
+    With ``sync="commit"`` an acknowledged commit survives loss of power; with ``"off"`` it survives
+    the end of this process and may be lost with the machine. ``corruption`` says what to do with
+    damage found at the start: refuse to open, or set it aside and go on without it. The journal
+    is cut into segments of about ``segment_bytes`` and brought to a checkpoint every
+    ``checkpoint_bytes``; the streams' newest bytes go to their files when about ``save_bytes`` of
+    them are in memory.
+
+    ``disk``, ``worker``, ``clock`` and ``draw`` (random bytes) are for tests.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        sync: Sync = "commit",
+        corruption: Corruption = "refuse",
+        segment_bytes: int = 32 * 1024 * 1024,
+        checkpoint_bytes: int = 256 * 1024 * 1024,
+        save_bytes: int = 8 * 1024 * 1024,
+        disk: Disk | None = None,
+        worker: Callable[[str], Worker] = ThreadWorker,
+        clock: Callable[[], int] = wall_clock,
+        draw: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        self.path = os.fspath(path)
+        self.sync = sync
+        self.recovered: Report | None = None
+        """What the start found and did, once open."""
+        self._corruption = corruption
+        self._segment_bytes = segment_bytes
+        self._checkpoint_bytes = checkpoint_bytes
+        self._save_bytes = save_bytes
+        self._disk = disk
+        self._make_worker = worker
+        self._wall = clock
+        self._draw = draw
+        self._clock = Clock(0, clock)
+        self._table: Table[Stored] = Table(Stored)
+        self._watchers = Watchers()
+        self._pipeline: Pipeline | None = None
+        self._checkpointing: asyncio.Task[None] | None = None
+        self._checkpointed_at = 0
+        self._one_checkpoint = asyncio.Lock()
+
+    # Opening and closing.
+
+    async def open(self) -> None:
+        if self._pipeline is not None:
+            return
+        loop = asyncio.get_running_loop()
+        disk = self._disk
+        if disk is None:
+            disk = await loop.run_in_executor(None, make_root, self.path)
+        self._journal_worker = self._make_worker("durable-streams-journal")
+        try:
+            self._unlock = await self._journal_worker.run(lambda: take(disk, self.path))
+            try:
+                recovery = await self._journal_worker.run(lambda: self._recover(disk))
+            except BaseException:
+                self._unlock()
+                raise
+        except BaseException:
+            await self._journal_worker.stop()
+            raise
+        self._files_worker = self._make_worker("durable-streams-files")
+        self._threads = ThreadPoolExecutor(4, "durable-streams-reads")
+        self._open_disk = disk
+        self._files = recovery.files
+        self._reader = FileReader(disk)
+        self._recent = recovery.recent
+        self._table = recovery.table
+        self._clock = Clock(recovery.floor, self._wall)
+        self._checkpointed_at = 0
+        self._pipeline = Pipeline(
+            table=recovery.table,
+            recent=recovery.recent,
+            journal=self._journal,
+            journal_worker=self._journal_worker,
+            files=recovery.files,
+            files_worker=self._files_worker,
+            reader=self._reader,
+            now=self._clock.now,
+            numbers=recovery.numbers,
+            save_bytes=self._save_bytes,
+            written=self._after_batch,
+        )
+        self._pipeline.watchers = self._watchers
+        found = self.recovered = recovery.report
+        found.clock_behind = self._clock.behind
+        level = logging.WARNING if found.set_aside or found.clock_behind else logging.INFO
+        _log.log(level, "%s: %s", self.path, found)
+        if self.sync == "off":
+            _log.warning(
+                "%s: sync is off: what is acknowledged survives the end of this process and may be "
+                "lost with the machine",
+                self.path,
+            )
+        if found.set_aside:
+            # What was set aside must not be found missing by the next start.
+            await self.checkpoint()
+
+    def _recover(self, disk: Disk) -> Recovery:
+        try:
+            store = identify(disk, self.path, lambda: self._draw(16).hex())
+            recovery = Recovery(disk, store, set_aside=self._corruption == "set-aside")
+            recovery.load()
+            if recovery.damaged:
+                raise recovery.damaged[0]
+            recovery.settle()
+            journal = Journal(
+                disk,
+                bytes.fromhex(store),
+                sync=self.sync == "commit",
+                segment_bytes=self._segment_bytes,
+                draw=self._draw,
+                ordinal=recovery.journal.next_ordinal,
+                sequence=recovery.sequence,
+                earlier=recovery.journal.segments,
+            )
+            journal.begin()
+            for name in recovery.journal.unused:
+                disk.unlink(name)
+        except OSError as error:
+            raise StoreError(
+                f"The store in {self.path} cannot be opened: {error}. "
+                "Make sure that the disk works, has room, and may be read and written by this user."
+            ) from error
+        except WriteFailedError as error:
+            raise StoreError(
+                f"The disk under {self.path} fails ({error.__cause__}); nothing can be stored there."
+            ) from error
+        self._journal = journal
+        self._store_id = store
+        return recovery
+
+    async def close(self) -> None:
+        pipeline = self._pipeline
+        if pipeline is None:
+            return
+        self._pipeline = None
+        await pipeline.close()
+        if self._checkpointing is not None:
+            await asyncio.wait([self._checkpointing])
+        now = self.now()
+        try:
+            if pipeline.failure is None:
+                await self._journal_worker.run(lambda: self._journal.close(now))
+            else:
+                await self._journal_worker.run(self._journal.abandon)
+        except WriteFailedError as error:
+            _log.error("%s: the disk failed at the end: %s", self.path, error.__cause__)
+        finally:
+            await self._files_worker.stop()
+            await self._journal_worker.stop()
+            self._threads.shutdown()
+            self._reader.close()
+            self._unlock()
+
+    # Checkpoints.
+
+    def _after_batch(self) -> None:
+        written = self._journal.written - self._checkpointed_at
+        if written >= self._checkpoint_bytes and self._checkpointing is None:
+            self._checkpointing = asyncio.ensure_future(self.checkpoint())
+            self._checkpointing.add_done_callback(self._checkpointed)
+
+    def _checkpointed(self, task: "asyncio.Task[None]") -> None:
+        self._checkpointing = None
+        if not task.cancelled() and task.exception() is not None:
+            _log.error("%s: a checkpoint failed", self.path, exc_info=task.exception())
+
+    async def checkpoint(self) -> None:
+        """Bring files and snapshot up to date, and give back the journal's room."""
+        async with self._one_checkpoint:
+            await self._checkpoint()
+
+    async def _checkpoint(self) -> None:
+        pipeline = self._pipeline
+        if pipeline is None or pipeline.failure is not None:
+            return
+        self._checkpointed_at = self._journal.written
+        cover = Cover(self._store_id, pipeline.sequence, pipeline.numbers, self.now())
+        checkpoint = Checkpoint(
+            self._open_disk,
+            cover,
+            table=self._table,
+            recent=self._recent,
+            contents=pipeline.contents,
+            seen=lambda: pipeline.sequence,
+        )
+        try:
+            await checkpoint.run(
+                self._journal_worker, self._files_worker, self._journal, self._files
+            )
+        except (OSError, WriteFailedError) as error:
+            cause = error.__cause__ or error
+            if isinstance(cause, OSError) and cause.errno in FULL:
+                _log.warning("%s: no room for a checkpoint; trying again later", self.path)
+                return
+            pipeline.fail(
+                f"The disk failed ({cause}), so nothing more is written until the server is started "
+                "again. Check the disk first; reading goes on."
+            )
+
+    # Reading.
+
+    def now(self) -> int:
+        return self._clock.now()
+
+    def peek(self, path: str, fields: Sequence[str] = ()) -> Facts | None:
+        return self._table.facts(path, fields)
+
+    def slice(self, path: str, incarnation: str, start: int, limit: int) -> Slice | None:
+        entity = self._table.entities.get(path)
+        if entity is None or entity.head.incarnation != incarnation:
+            return None
+        head = entity.head
+        length = min(limit, head.tail - start)
+        if length <= 0:
+            return Slice(head, b"")
+        unsaved = entity.unsaved
+        if unsaved is not None and start >= unsaved.begin:
+            return Slice(head, unsaved.read(start, length))
+        in_file = min(length, entity.saved - start)
+        data = self._reader.read(entity.number, start - head.start, in_file)
+        if in_file < length:
+            assert unsaved is not None
+            data += unsaved.read(unsaved.begin, length - in_file)
+        return Slice(head, data)
+
+    async def read(self, path: str, incarnation: str, start: int, limit: int) -> Slice | None:
+        entity = self._table.entities.get(path)
+        if limit <= self.large_read or entity is None:
+            return self.slice(path, incarnation, start, limit)
+        head = entity.head
+        saved = entity.saved
+        in_file = min(limit, saved - start)
+        if head.incarnation != incarnation or in_file <= self.large_read:
+            return self.slice(path, incarnation, start, limit)
+        rest = b""
+        if start + limit > saved and entity.unsaved is not None:
+            rest = entity.unsaved.read(saved, start + limit - saved)
+        reader = self._reader
+        file = reader.begin(entity.number)
+        try:
+            data = await asyncio.get_running_loop().run_in_executor(
+                self._threads, reader.read_from, file, entity.number, start - head.start, in_file
+            )
+        finally:
+            reader.end(file)
+        return Slice(head, data + rest if rest else data)
+
+    async def scan(
+        self, path: str, incarnation: str, kind: str, after: str, limit: int
+    ) -> Sequence[tuple[str, bytes]]:
+        return self._table.scan(path, incarnation, kind, after, limit)
+
+    async def list(self, prefix: str, after: str, limit: int) -> Sequence[tuple[str, Head]]:
+        return self._table.list(prefix, after, limit)
+
+    async def due(self, before: int, limit: int) -> Sequence[str]:
+        return self._table.due(before, limit)
+
+    def watch(self, watcher: Watcher) -> Callable[[], None]:
+        return self._watchers.add(watcher)
+
+    # Writing.
+
+    def submit(self, batch: Sequence[Commit], done: Callable[[Sequence[Outcome]], None]) -> None:
+        if self._pipeline is None:
+            done([Refused("unavailable", CLOSED)] * len(batch))
+        else:
+            self._pipeline.submit(batch, done)

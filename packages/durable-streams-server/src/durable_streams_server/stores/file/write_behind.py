@@ -1,0 +1,201 @@
+"""The streams' bytes on their way to the files: written behind, from what is durable already.
+
+A commit's bytes are durable in the journal. Here they first stay in memory, and go to the stream's
+file when enough has gathered, or at a checkpoint. So an append costs no write to a file of its own,
+a file never holds what a crash can take back, and a short-lived stream has no file at all.
+"""
+
+import asyncio
+from collections.abc import Callable
+from itertools import islice
+from typing import Final
+
+from durable_streams_core.entities import Head
+from durable_streams_server.stores.file.data_files import FileWriter, Write, Written
+from durable_streams_server.stores.file.worker import Worker
+from durable_streams_server.stores.table import Entity
+
+OVERHEAD: Final = 256
+"""What keeping some unsaved bytes of one stream costs beside them, about."""
+AT_ONCE: Final = 1000
+"""Streams that are written to their files in one go, so that the event loop is not held."""
+
+
+class Unsaved:
+    """Bytes that are not in the stream's file yet: from position ``begin``, what is being written
+    now and then what came since.
+    """
+
+    __slots__ = ("begin", "fresh", "gone", "leaving")
+
+    def __init__(self, begin: int) -> None:
+        self.begin = begin
+        self.gone = False
+        self.leaving: bytearray | None = None
+        self.fresh = bytearray()
+
+    def read(self, start: int, limit: int) -> bytes:
+        """At most ``limit`` bytes from position ``start``, which is not before ``begin``."""
+        offset = start - self.begin
+        leaving = self.leaving
+        if leaving is None:
+            return _part(self.fresh, offset, limit)
+        if offset >= len(leaving):
+            return _part(self.fresh, offset - len(leaving), limit)
+        data = _part(leaving, offset, limit)
+        if len(data) < limit:
+            data += _part(self.fresh, 0, limit - len(data))
+        return data
+
+
+def _part(data: bytearray, offset: int, limit: int) -> bytes:
+    with memoryview(data) as view:
+        return bytes(view[offset : offset + limit])
+
+
+class Stored(Entity):
+    """An entity of the file store. ``crc`` is that of the bytes in its file, which are all up to
+    ``unsaved.begin``, or to the tail.
+    """
+
+    __slots__ = ("crc", "number", "unsaved")
+
+    def __init__(self, head: Head, number: int = 0, crc: int = 0) -> None:
+        super().__init__(head)
+        self.number = number
+        self.crc = crc
+        self.unsaved: Unsaved | None = None
+
+    def copy(self) -> "Stored":
+        """Its head and fields, without its bytes."""
+        copy = Stored(self.head, self.number)
+        copy.fields = None if self.fields is None else dict(self.fields)
+        copy.counts = self.counts
+        return copy
+
+    @property
+    def saved(self) -> int:
+        """The position up to which its file has its bytes."""
+        return self.head.tail if self.unsaved is None else self.unsaved.begin
+
+
+class Contents:
+    """What of the streams' bytes is in memory only.
+
+    ``told`` is called after each try to write them to the files, with what went wrong.
+    """
+
+    def __init__(
+        self, worker: Worker, files: FileWriter, told: Callable[[OSError | None], None]
+    ) -> None:
+        self._worker = worker
+        self._files = files
+        self._told = told
+        self._dirty: dict[int, Stored] = {}
+        self._leaving: list[Stored] = []
+        self._waiting: list[asyncio.Future[OSError | None]] = []
+        self.held = 0
+        """About how many bytes of memory the unsaved bytes take."""
+        self.proofs: dict[int, tuple[int, int]] | None = None
+        """While a checkpoint wants it: position and CRC of files as they were when it began, for
+        those that were written to since."""
+
+    def add(self, entity: Stored, position: int, data: bytes) -> None:
+        """Keep bytes that were appended at ``position``."""
+        unsaved = entity.unsaved
+        if unsaved is None:
+            unsaved = entity.unsaved = Unsaved(position)
+        if not unsaved.fresh:
+            self._dirty[entity.number] = entity
+            self.held += OVERHEAD
+        unsaved.fresh += data
+        self.held += len(data)
+
+    def drop(self, entity: Stored) -> None:
+        """Forget what is unsaved of an entity that was removed."""
+        unsaved = entity.unsaved
+        if unsaved is None:
+            return
+        unsaved.gone = True
+        if self._dirty.pop(entity.number, None) is not None:
+            self.held -= OVERHEAD + len(unsaved.fresh)
+            unsaved.fresh = bytearray()
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._leaving)
+
+    async def save_all(self) -> None:
+        """Return when all that is unsaved now is in the files; raises what the disk does."""
+        left = len(self._dirty)
+        while self._leaving:
+            await self._wait()
+        while left > 0 and self._dirty:
+            self.save()
+            left -= len(self._leaving)
+            error = await self._wait()
+            if error is not None:
+                raise error
+            while self._leaving:
+                await self._wait()
+
+    async def _wait(self) -> OSError | None:
+        future: asyncio.Future[OSError | None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        return await future
+
+    def save(self) -> None:
+        """Write what was unsaved for longest to the files; not while :attr:`busy`."""
+        dirty = self._dirty
+        self._leaving = leaving = list(islice(dirty.values(), AT_ONCE))
+        writes = []
+        for entity in leaving:
+            del dirty[entity.number]
+            unsaved = entity.unsaved
+            assert unsaved is not None
+            unsaved.leaving, unsaved.fresh = unsaved.fresh, bytearray()
+            offset = unsaved.begin - entity.head.start
+            writes.append(Write(entity.number, offset, unsaved.leaving, entity.crc))
+        self._worker.put(lambda: self._files.write(writes), self._written)
+
+    def _written(self, result: Written | None, error: BaseException | None) -> None:
+        if result is None:
+            problem = error if isinstance(error, OSError) else OSError(f"writing failed: {error!r}")
+            result = Written([], problem)
+        leaving, self._leaving = self._leaving, []
+        for entity, crc in zip(leaving, result.crcs, strict=False):
+            self._arrived(entity, crc)
+        for entity in leaving[len(result.crcs) :]:
+            self._put_back(entity)
+        waiting, self._waiting = self._waiting, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(result.error)
+        self._told(result.error)
+
+    def _arrived(self, entity: Stored, crc: int) -> None:
+        unsaved = entity.unsaved
+        assert unsaved is not None
+        assert unsaved.leaving is not None
+        if self.proofs is not None:
+            self.proofs.setdefault(entity.number, (unsaved.begin, entity.crc))
+        self.held -= OVERHEAD + len(unsaved.leaving)
+        unsaved.begin += len(unsaved.leaving)
+        unsaved.leaving = None
+        entity.crc = crc
+        if not unsaved.fresh:
+            entity.unsaved = None
+
+    def _put_back(self, entity: Stored) -> None:
+        """Keep what could not be written: the disk may have room again later."""
+        unsaved = entity.unsaved
+        assert unsaved is not None
+        assert unsaved.leaving is not None
+        leaving, unsaved.leaving = unsaved.leaving, None
+        if unsaved.gone:
+            self.held -= OVERHEAD + len(leaving)
+            return
+        if unsaved.fresh:
+            self.held -= OVERHEAD
+        unsaved.fresh = leaving + unsaved.fresh
+        self._dirty[entity.number] = entity

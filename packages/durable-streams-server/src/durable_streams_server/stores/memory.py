@@ -1,0 +1,174 @@
+"""The memory store: for tests, for development, and for streams that may be lost with it."""
+
+import sys
+import time
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+
+from durable_streams_core.entities import Change, Commit, Facts, Head, Outcome, Slice
+from durable_streams_core.errors import StoreError
+from durable_streams_core.store import PromptStore, Watcher, Watchers
+from durable_streams_server.stores.table import Entity, Recent, Table
+
+LARGE = 64 * 1024
+SEALED = 1024 * 1024
+
+
+class Bytes:
+    """One incarnation's bytes, in parts: a large append is kept as it came, and read again without
+    a copy where a page is just that; small ones gather in a part until that is full.
+    """
+
+    __slots__ = ("_parts", "_size", "_starts")
+
+    def __init__(self) -> None:
+        self._parts: list[bytes | bytearray] = []
+        self._starts: list[int] = []
+        self._size = 0
+
+    def add(self, data: bytes) -> None:
+        parts = self._parts
+        if len(data) < LARGE and parts:
+            last = parts[-1]
+            if type(last) is bytearray and len(last) < SEALED:
+                last += data
+                self._size += len(data)
+                return
+        parts.append(data if len(data) >= LARGE else bytearray(data))
+        self._starts.append(self._size)
+        self._size += len(data)
+
+    def read(self, begin: int, limit: int) -> bytes:
+        """At most ``limit`` bytes from ``begin``, which lies before the end."""
+        end = min(begin + limit, self._size)
+        index = bisect_right(self._starts, begin) - 1
+        found: list[bytes] = []
+        while begin < end:
+            part = self._parts[index]
+            offset = begin - self._starts[index]
+            length = min(len(part) - offset, end - begin)
+            if type(part) is bytes and length == len(part):
+                found.append(part)
+            else:
+                with memoryview(part) as view:
+                    found.append(bytes(view[offset : offset + length]))
+            begin += length
+            index += 1
+        return found[0] if len(found) == 1 else b"".join(found)
+
+
+class Kept(Entity):
+    """An entity with its bytes."""
+
+    __slots__ = ("bytes",)
+
+    def __init__(self, head: Head) -> None:
+        super().__init__(head)
+        self.bytes = Bytes()
+
+
+class MemoryStore(PromptStore):
+    """Keeps everything in this process and nothing beyond it.
+
+    ``clock`` returns milliseconds since 1970; tests pass their own.
+    """
+
+    # Nothing is gained by a task for what is at hand.
+    large_read = sys.maxsize
+
+    def __init__(self, *, clock: Callable[[], int] | None = None) -> None:
+        self._clock = clock or wall_clock
+        self._table = Table(Kept)
+        self._watchers = Watchers()
+        self._untold: list[Change] = []
+        self._telling = False
+        self._recent = Recent()
+
+    async def open(self) -> None:
+        """Nothing to do."""
+
+    async def close(self) -> None:
+        """Nothing to do: what was stored stays as long as the object."""
+
+    def now(self) -> int:
+        return self._clock()
+
+    def peek(self, path: str, fields: Sequence[str] = ()) -> Facts | None:
+        return self._table.facts(path, fields)
+
+    def commit_nowait(self, batch: Sequence[Commit]) -> Sequence[Outcome]:
+        if len(batch) == 1:
+            outcomes = [self._apply(batch[0])]
+        else:
+            outcomes = [self._apply(commit) for commit in batch]
+        if self._untold:
+            self._tell()
+        return outcomes
+
+    def _tell(self) -> None:
+        """Tell the watchers, never of one change inside another: who is called may change more, and
+        that must be heard after this.
+        """
+        if self._telling:
+            return
+        self._telling = True
+        try:
+            while self._untold:
+                changes, self._untold = self._untold, []
+                self._watchers.tell(changes)
+        finally:
+            self._telling = False
+
+    def _apply(self, commit: Commit) -> Outcome:
+        table = self._table
+        repeated = self._recent.get(commit.id)
+        if repeated is not None:
+            return repeated
+        conflict = table.check(commit)
+        if conflict is not None:
+            return conflict
+        path, delta = commit.path, commit.delta
+        entity = table.entities.get(path)
+        before = None if entity is None else entity.head
+        applied = table.apply(path, delta)
+        if delta.data:
+            table.entities[path].bytes.add(delta.data)
+        if self._watchers:
+            self._untold.extend(table.changes(path, delta, before))
+        self._recent.add(commit.id, applied)
+        return applied
+
+    def slice(self, path: str, incarnation: str, start: int, limit: int) -> Slice | None:
+        entity = self._table.entities.get(path)
+        if entity is None or entity.head.incarnation != incarnation:
+            return None
+        head = entity.head
+        if start >= head.tail:
+            return Slice(head, b"")
+        return Slice(head, entity.bytes.read(start - head.start, limit))
+
+    async def scan(
+        self, path: str, incarnation: str, kind: str, after: str, limit: int
+    ) -> Sequence[tuple[str, bytes]]:
+        return self._table.scan(path, incarnation, kind, after, limit)
+
+    async def list(self, prefix: str, after: str, limit: int) -> Sequence[tuple[str, Head]]:
+        return self._table.list(prefix, after, limit)
+
+    async def due(self, before: int, limit: int) -> Sequence[str]:
+        return self._table.due(before, limit)
+
+    def watch(self, watcher: Watcher) -> Callable[[], None]:
+        return self._watchers.add(watcher)
+
+
+def wall_clock() -> int:
+    """Milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+def open_store(url: str) -> MemoryStore:
+    """The store for ``memory:`` URLs."""
+    if url.lower() != "memory:":
+        raise StoreError(f"{url!r} says more than a memory store can do. Use memory: alone.")
+    return MemoryStore()

@@ -1,0 +1,238 @@
+"""The entities of a store that has all its facts in memory: looked up, guarded, changed, listed.
+
+Bytes are not kept here. A table knows where each entity's bytes begin and end; whoever owns the
+table keeps the bytes themselves.
+"""
+
+import heapq
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from typing import Generic, TypeVar
+
+from durable_streams_core.entities import (
+    NO_COUNTS,
+    NO_FIELDS,
+    Applied,
+    Change,
+    Commit,
+    Conflicted,
+    Delta,
+    Facts,
+    Guard,
+    Head,
+)
+from durable_streams_server.caches import TwoGenerationCache
+
+SMALL_CHANGE = 64 * 1024
+"""Bytes of a commit up to this size ride along with the change that watchers see."""
+
+REMEMBERED_COMMITS = 4096
+
+FEW = 32
+"""So many new paths are put in their places one by one, more are sorted with all others."""
+
+
+class Entity:
+    """One entity's head, fields and counts."""
+
+    __slots__ = ("counts", "fields", "head")
+
+    def __init__(self, head: Head) -> None:
+        self.head = head
+        self.fields: dict[str, bytes] | None = None
+        self.counts: Mapping[str, int] = NO_COUNTS
+
+    def facts(self, fields: Sequence[str]) -> Facts:
+        if not fields:
+            return Facts(self.head, NO_FIELDS, self.counts)
+        own = self.fields
+        known = {key: own.get(key) for key in fields} if own else dict.fromkeys(fields)
+        return Facts(self.head, known, self.counts)
+
+    def meets(self, guard: Guard) -> bool:
+        head = self.head
+        if (
+            guard.incarnation != head.incarnation
+            or (guard.state is not None and guard.state != head.state)
+            or (guard.open and head.closed)
+            or (guard.tail is not None and guard.tail != head.tail)
+            or (guard.deadline is not None and guard.deadline != head.deadline)
+        ):
+            return False
+        if guard.fields:
+            own = self.fields or NO_FIELDS
+            for key, value in guard.fields.items():
+                if own.get(key) != value:
+                    return False
+        return not guard.none_of or not any(self.counts.get(kind) for kind in guard.none_of)
+
+    def set_fields(self, changes: Mapping[str, bytes | None]) -> None:
+        own = self.fields
+        if own is None:
+            own = self.fields = {}
+        moved: dict[str, int] | None = None
+        for key, value in changes.items():
+            if (key in own) == (value is None):
+                if moved is None:
+                    moved = dict(self.counts)
+                moved[key[0]] = moved.get(key[0], 0) + (-1 if value is None else 1)
+            if value is None:
+                own.pop(key, None)
+            else:
+                own[key] = value
+        if moved is not None:
+            self.counts = moved
+
+
+AnyEntity = TypeVar("AnyEntity", bound=Entity)
+
+
+class Recent(TwoGenerationCache[str, Applied]):
+    """What the latest commits came to, by their ids: a resend is answered and not redone."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__(REMEMBERED_COMMITS)
+
+    def get(self, key: str) -> Applied | None:
+        """Without counting as met: what pushes a commit out is only later commits."""
+        return self._newer.get(key) or self._older.get(key)
+
+
+class Table(Generic[AnyEntity]):
+    """All entities of one store, by path; ``make`` makes the entity of a new head."""
+
+    def __init__(self, make: Callable[[Head], AnyEntity]) -> None:
+        self.entities: dict[str, AnyEntity] = {}
+        self._make = make
+        self._sorted: list[str] = []
+        self._unsorted: list[str] = []
+        self._deadlines: list[tuple[int, str]] = []
+
+    def put(self, path: str, entity: AnyEntity) -> AnyEntity:
+        """Place an entity where nothing is."""
+        self.entities[path] = entity
+        self._unsorted.append(path)
+        if len(self._unsorted) > 1000 + 2 * len(self.entities):
+            self._sort()
+        if entity.head.deadline:
+            self._push(entity.head.deadline, path)
+        return entity
+
+    def _sort(self) -> None:
+        """Bring the new paths in order, where each stands once."""
+        new, self._unsorted = self._unsorted, []
+        if len(new) > FEW:
+            merged = self._sorted + new
+            merged.sort()
+            self._sorted = list(dict.fromkeys(p for p in merged if p in self.entities))
+            return
+        for path in new:
+            place = bisect_left(self._sorted, path)
+            if place == len(self._sorted) or self._sorted[place] != path:
+                self._sorted.insert(place, path)
+
+    def _push(self, deadline: int, path: str) -> None:
+        heap = self._deadlines
+        if len(heap) > 1000 + 4 * len(self.entities):
+            # Most are of lives that were renewed or are over.
+            heap[:] = [(e.head.deadline, p) for p, e in self.entities.items() if e.head.deadline]
+            heapq.heapify(heap)
+        heapq.heappush(heap, (deadline, path))
+
+    def facts(self, path: str, fields: Sequence[str]) -> Facts | None:
+        entity = self.entities.get(path)
+        return None if entity is None else entity.facts(fields)
+
+    def check(self, commit: Commit) -> Conflicted | None:
+        """None if the guard holds now."""
+        entity = self.entities.get(commit.path)
+        guard = commit.guard
+        if entity is None:
+            return None if guard.incarnation is None else Conflicted(None)
+        if entity.meets(guard):
+            return None
+        return Conflicted(entity.facts([*guard.fields, *commit.delta.fields]))
+
+    def apply(self, path: str, delta: Delta) -> Applied:
+        """Make a change whose guard was checked. Reports the tail; the bytes are the caller's."""
+        entity = self.entities.get(path)
+        if delta.remove:
+            del self.entities[path]
+            entity = None
+        if delta.create is not None:
+            entity = self.put(path, self._make(delta.create))
+        if entity is None:
+            return Applied(0)
+        head = entity.head
+        if delta.data or delta.close or delta.state is not None or delta.deadline is not None:
+            head = entity.head = Head(
+                head.incarnation,
+                head.birth,
+                head.start,
+                head.tail + len(delta.data),
+                head.closed or delta.close,
+                head.state if delta.state is None else delta.state,
+                head.deadline if delta.deadline is None else delta.deadline,
+            )
+            if delta.deadline:
+                self._push(delta.deadline, path)
+        if delta.fields:
+            entity.set_fields(delta.fields)
+        return Applied(head.tail)
+
+    def changes(self, path: str, delta: Delta, before: Head | None) -> Sequence[Change]:
+        """What watchers hear of a change that was just applied; ``before`` is the head it met."""
+        removed: tuple[Change, ...] = ()
+        if delta.remove and before is not None:
+            removed = (Change(path, before.incarnation, before.tail, before.closed, True),)
+        entity = self.entities.get(path)
+        if entity is None:
+            return removed
+        if delta.data or delta.close or delta.state is not None or delta.create is not None:
+            head = entity.head
+            data = delta.data if len(delta.data) <= SMALL_CHANGE else None
+            gone = head.state != "live"
+            change = Change(path, head.incarnation, head.tail, head.closed, gone, data)
+            return (*removed, change) if removed else (change,)
+        return removed
+
+    def scan(
+        self, path: str, incarnation: str, kind: str, after: str, limit: int
+    ) -> Sequence[tuple[str, bytes]]:
+        entity = self.entities.get(path)
+        if entity is None or entity.head.incarnation != incarnation or not entity.fields:
+            return []
+        own = entity.fields
+        keys = sorted(key for key in own if key[0] == kind and key > after)
+        return [(key, own[key]) for key in keys[:limit]]
+
+    def list(self, prefix: str, after: str, limit: int) -> Sequence[tuple[str, Head]]:
+        self._sort()
+        begin = (
+            bisect_right(self._sorted, after)
+            if after >= prefix
+            else bisect_left(self._sorted, prefix)
+        )
+        found: list[tuple[str, Head]] = []
+        for position in range(begin, len(self._sorted)):
+            path = self._sorted[position]
+            if len(found) == limit or not path.startswith(prefix):
+                break
+            entity = self.entities.get(path)
+            if entity is not None:
+                found.append((path, entity.head))
+        return found
+
+    def due(self, before: int, limit: int) -> Sequence[str]:
+        heap = self._deadlines
+        found: dict[str, int] = {}
+        while heap and heap[0][0] <= before and len(found) < limit:
+            deadline, path = heapq.heappop(heap)
+            entity = self.entities.get(path)
+            if entity is not None and entity.head.deadline == deadline:
+                found[path] = deadline
+        for path, deadline in found.items():
+            heapq.heappush(heap, (deadline, path))
+        return list(found)

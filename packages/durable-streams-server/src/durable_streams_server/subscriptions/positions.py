@@ -1,0 +1,155 @@
+"""How the streams of a subscription stand: their heads and its cursors, read from the store."""
+
+import asyncio
+from collections.abc import AsyncIterator, Container, Sequence
+from typing import Final
+
+from durable_streams_core.entities import LIVE, Head
+from durable_streams_core.protocol import RESERVED_SEGMENT
+from durable_streams_core.store import LocalStore, Store
+from durable_streams_core.streams import expired
+from durable_streams_core.subscriptions.operations import Tail
+from durable_streams_core.subscriptions.records import (
+    CURSOR,
+    Config,
+    Cursor,
+    Standing,
+    birth_of,
+    decode_cursor,
+)
+
+PAGE: Final = 500
+_AT_ONCE: Final = 64
+
+
+class Positions:
+    """Looks at one store; knows nothing itself."""
+
+    def __init__(self, store: Store, wake_streams: Container[str]) -> None:
+        self._store = store
+        self._wake_streams = wake_streams
+        self._local = isinstance(store, LocalStore)
+
+    async def heads(self, paths: Sequence[str]) -> list[Head | None]:
+        """The heads of streams, None for those that are not served."""
+        found: list[Head | None] = []
+        if self._local:
+            for path in paths:
+                facts = await self._store.load(path)
+                found.append(None if facts is None else self._live(facts.head))
+            return found
+        for begin in range(0, len(paths), _AT_ONCE):
+            loaded = await asyncio.gather(
+                *(self._store.load(path) for path in paths[begin : begin + _AT_ONCE])
+            )
+            found += [None if facts is None else self._live(facts.head) for facts in loaded]
+        return found
+
+    def _live(self, head: Head) -> Head | None:
+        return head if head.state == LIVE and not expired(head, self._store.now()) else None
+
+    async def of(self, subscription: str, incarnation: str, paths: Sequence[str]) -> list[Standing]:
+        """How these streams stand, of which those that are not linked are left out."""
+        facts = await self._store.load(subscription, [CURSOR + path for path in paths])
+        if facts is None or facts.head.incarnation != incarnation:
+            return []
+        config = birth_of(facts.head).config
+        heads = await self.heads(paths)
+        found: list[Standing] = []
+        for path, head in zip(paths, heads, strict=True):
+            cursor = decode_cursor(facts.fields[CURSOR + path])
+            if self._links(config, path, cursor):
+                found.append(Standing(path, cursor, head))
+        return found
+
+    def _links(self, config: Config, path: str, cursor: Cursor | None) -> bool:
+        explicit = cursor is not None and cursor.explicit
+        return explicit or config.means(path, self._wake_streams)
+
+    async def all(
+        self, subscription: str, incarnation: str, config: Config
+    ) -> AsyncIterator[Standing]:
+        """How every linked stream stands. A cursor whose stream is gone comes without a head."""
+        alone: list[tuple[str, Cursor]] = []
+        cursors = self.cursors(subscription, incarnation)
+        row = await anext(cursors, None)
+        async for path, head in self.meant(config):
+            while row is not None and row[0] < path:
+                alone.append(row)
+                row = await anext(cursors, None)
+                if len(alone) >= PAGE:
+                    for standing in await self._alone(config, alone):
+                        yield standing
+                    alone = []
+            cursor = None
+            if row is not None and row[0] == path:
+                cursor = row[1]
+                row = await anext(cursors, None)
+            yield Standing(path, cursor, head)
+        while row is not None:
+            alone.append(row)
+            row = await anext(cursors, None)
+            if len(alone) >= PAGE:
+                for standing in await self._alone(config, alone):
+                    yield standing
+                alone = []
+        for standing in await self._alone(config, alone):
+            yield standing
+
+    async def _alone(self, config: Config, rows: list[tuple[str, Cursor]]) -> list[Standing]:
+        """Of those that the pattern does not mean: a stream may have become a wake stream."""
+        heads = await self.heads([path for path, _ in rows])
+        return [
+            Standing(path, cursor, head)
+            for (path, cursor), head in zip(rows, heads, strict=True)
+            if head is None or self._links(config, path, cursor)
+        ]
+
+    async def cursors(
+        self, subscription: str, incarnation: str
+    ) -> AsyncIterator[tuple[str, Cursor]]:
+        """The written cursors, in order of paths."""
+        after = ""
+        while True:
+            rows = await self._store.scan(subscription, incarnation, CURSOR, after, PAGE)
+            for key, value in rows:
+                cursor = decode_cursor(value)
+                assert cursor is not None
+                yield key.removeprefix(CURSOR), cursor
+            if len(rows) < PAGE:
+                return
+            after = rows[-1][0]
+            await asyncio.sleep(0)
+
+    async def meant(self, config: Config) -> AsyncIterator[tuple[str, Head]]:
+        """The streams that the pattern means, in order of paths."""
+        if config.pattern is None:
+            return
+        prefix = config.prefix
+        after = ""
+        while True:
+            rows = await self._store.list(prefix, after, PAGE)
+            for path, head in rows:
+                if config.means(path, self._wake_streams) and self._live_stream(path, head):
+                    yield path, head
+            if len(rows) < PAGE:
+                return
+            after = rows[-1][0]
+            await asyncio.sleep(0)
+
+    def _live_stream(self, path: str, head: Head) -> bool:
+        return not path.startswith(RESERVED_SEGMENT + "/") and self._live(head) is not None
+
+    async def tails(self, config: Config) -> list[Tail]:
+        """Where the streams end that a new subscription links (§6.2)."""
+        heads = await self.heads(config.streams)
+        tails = {
+            path: tail_of(path, head) for path, head in zip(config.streams, heads, strict=True)
+        }
+        async for path, head in self.meant(config):
+            tails.setdefault(path, tail_of(path, head))
+        return list(tails.values())
+
+
+def tail_of(path: str, head: Head | None) -> Tail:
+    return Tail(path) if head is None else Tail(path, head.incarnation, head.tail)
