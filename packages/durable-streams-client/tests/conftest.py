@@ -8,6 +8,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from hostile import Hostile
 from subscribed import Subscribed
+from wire import Wire
 
 
 @pytest.fixture
@@ -20,4 +21,11 @@ def server() -> Iterator[Hostile]:
 def hub() -> Iterator[Subscribed]:
     """A server with subscriptions."""
     with Subscribed() as server:
+        yield server
+
+
+@pytest.fixture
+def wire() -> Iterator[Wire]:
+    """A server that sends prepared bytes."""
+    with Wire() as server:
         yield server

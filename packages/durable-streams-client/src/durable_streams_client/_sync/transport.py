@@ -10,9 +10,19 @@ from typing import Any
 
 from durable_streams_client._sync import connections, runtime
 from durable_streams_client.addresses import with_params
-from durable_streams_client.errors import ClientClosed
+from durable_streams_client.decoding import CorruptCoding, UnknownCoding, decoder_of
+from durable_streams_client.errors import (
+    ClientClosed,
+    ConnectionLost,
+    MalformedAnswer,
+    TransportError,
+)
 from durable_streams_client.faults import fault_of
 from durable_streams_client.messages import Head, Request
+
+MAX_BODY_BYTES = 128 * 1024 * 1024
+"""Four times the largest append that our server takes by default."""
+MAX_REFUSAL_BYTES = 64 * 1024
 
 _SAFE_METHODS = ("GET", "HEAD")
 
@@ -28,27 +38,90 @@ class Answer:
         )
 
     def chunks(self) -> Iterator[bytes]:
-        """The body as it comes, content encodings undone."""
+        """The body as it comes, content codings undone.
+
+        Raises ConnectionLost if it ends where nothing says that it is complete, so that what came
+        is never taken for a whole page.
+        """
+        if self._response.is_stream_consumed:  # a transport of a test has read and decoded it
+            yield self._response.content
+            return
         try:
-            yield from self._response.iter_bytes()
+            decoder = decoder_of(self.head.get("content-encoding"))
+            for chunk in self._response.iter_raw():
+                if decoder is None:
+                    yield chunk
+                else:
+                    yield from decoder.feed(chunk)
+        except UnknownCoding as error:
+            raise MalformedAnswer(
+                f"The body cannot be decoded: {error}.",
+                method=self._request.method,
+                url=self._request.url,
+                status=self.head.status,
+                code="unknown-encoding",
+            ) from None
+        except CorruptCoding as error:
+            raise self._lost(f"The compressed body is damaged: {error}.") from None
         except Exception as error:
             fault = fault_of(error, method=self._request.method, url=self._request.url)
             if fault is None:
                 raise
             raise fault from error
+        if self._request.method != "GET" or self.head.status in {204, 304}:
+            return
+        if decoder is None:
+            if not self._is_delimited():
+                raise self._lost(
+                    "The body has neither a length nor chunks, so it may have been cut short."
+                )
+        elif not decoder.whole:
+            raise self._lost("The compressed body ended before its end mark.")
+
+    def _is_delimited(self) -> bool:
+        """Whether the end of the body is told by more than the end of the connection."""
+        version = self._response.extensions.get("http_version", b"")
+        if not version.startswith(b"HTTP/1"):
+            return True
+        return any(name in self.head.headers for name in ("content-length", "transfer-encoding"))
+
+    def _lost(self, message: str) -> ConnectionLost:
+        return ConnectionLost(message, method=self._request.method, url=self._request.url)
 
     def read(self) -> bytes:
-        """The whole body; the connection is given back."""
+        """The whole body; the connection is given back.
+
+        Of a refusal as much as there is, up to 64 KiB: its head says enough. Raises MalformedAnswer
+        for a success with more than ``MAX_BODY_BYTES``, after decompression.
+        """
+        refused = self.head.status >= 300
+        limit = MAX_REFUSAL_BYTES if refused else MAX_BODY_BYTES
+        parts: list[bytes] = []
+        size = 0
+        chunks = self.chunks()
         try:
-            body: bytes = self._response.read()
-        except Exception as error:
-            fault = fault_of(error, method=self._request.method, url=self._request.url)
-            if fault is None:
+            for chunk in chunks:
+                size += len(chunk)
+                parts.append(chunk)
+                if size > limit:
+                    break
+        except (TransportError, MalformedAnswer):
+            if not refused:
                 raise
-            raise fault from error
         finally:
+            chunks.close()  # type: ignore[attr-defined]
             self.close()
-        return body
+        if size > limit and not refused:
+            raise MalformedAnswer(
+                f"The body holds more than {limit} bytes.",
+                method=self._request.method,
+                url=self._request.url,
+                status=self.head.status,
+                code="answer-too-large",
+                advice="Check that the URL is that of a stream, and let the server send less"
+                " at a time.",
+            )
+        return b"".join(parts)
 
     def close(self) -> None:
         try:
