@@ -28,6 +28,8 @@ class Asked:
     body: bytes
     count: int
     """How many requests of this method came before it."""
+    peer: tuple[str, int] = ("", 0)
+    """The address of the connection's other end."""
 
     @property
     def live(self) -> str:
@@ -217,7 +219,8 @@ class Hostile:
         count = self._counts.get(method, 0)
         self._counts[method] = count + 1
         asked = Asked(
-            method, parts.path, dict(parse_qsl(parts.query)), parts.query, headers, body, count
+            *(method, parts.path, dict(parse_qsl(parts.query)), parts.query, headers, body, count),
+            peer=writer.get_extra_info("peername"),
         )
         self.asked.append(asked)
         fault = self.faults(asked) or Fault()

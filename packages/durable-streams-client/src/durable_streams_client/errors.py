@@ -4,6 +4,7 @@
     └── ClientError                     url, status, code, advice
         ├── InvalidArgument             also a ValueError: the call itself is at fault
         ├── ClientClosed                the client was closed before or during the call
+        ├── NotUsableHere               made in another process or event loop
         ├── Cancelled                   a reader was cancelled from another thread or task
         ├── NotStored                   a producer could not store what it was given
         ├── TransportError              no complete answer came
@@ -88,6 +89,12 @@ class ClientClosed(ClientError):
     advice = "Make a new client, or use this one inside its `with` block."
 
 
+class NotUsableHere(ClientError):
+    """What is used belongs to another process or event loop, and cannot be shared with it."""
+
+    code = "not-usable-here"
+
+
 class Cancelled(ClientError):
     """The reader was cancelled; this is never the end of a stream."""
 
@@ -117,6 +124,16 @@ class NotStored(ClientError):
         self.items = items
         self.uncertain = uncertain
         self.cause = cause
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Pickled by its attributes: what it was made with is not in `args`.
+        return _restored, (type(self), self.message, self.__dict__)
+
+
+def _restored(kind: type[NotStored], message: str, attributes: dict[str, Any]) -> NotStored:
+    error = kind.__new__(kind, message)
+    error.__dict__.update(attributes)
+    return error
 
 
 class TransportError(ClientError):

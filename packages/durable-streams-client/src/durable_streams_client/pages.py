@@ -8,6 +8,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from threading import Lock
 
+from durable_streams_client import forking
 from durable_streams_client.messages import Head
 
 
@@ -25,6 +26,10 @@ class PageCache:
         self._limit = limit
         self._held = 0
         self._pages: OrderedDict[str, KeptPage] = OrderedDict()
+        self._mutex = Lock()
+        forking.register(self)
+
+    def after_fork(self) -> None:
         self._mutex = Lock()
 
     def get(self, url: str) -> KeptPage | None:

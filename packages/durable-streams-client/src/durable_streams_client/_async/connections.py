@@ -11,10 +11,12 @@ import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Iterable
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import httpcore
 import httpx
+
+from durable_streams_client import forking
 
 HIGH_WATER = 1024 * 1024
 SMALL_BYTES = 64 * 1024
@@ -35,8 +37,8 @@ class _Protocol(asyncio.Protocol):
         self.full = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        # A loop need not derive its transports from asyncio's; uvloop does not.
+        self.transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
         self.received.append(data)
@@ -97,6 +99,11 @@ class _Stream(httpcore.AsyncNetworkStream):
         self._transport = transport
         self._protocol = protocol
         self._unsent = b""
+        forking.register(self)
+
+    def after_fork(self) -> None:
+        forking.close_descriptor(self._transport.get_extra_info("socket").fileno())
+        forking.keep(self)
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         """What has come, whatever its size: ``max_bytes`` is a wish of no use here."""
@@ -126,6 +133,8 @@ class _Stream(httpcore.AsyncNetworkStream):
     async def _send(self, buffer: bytes, timeout: float | None) -> None:
         protocol = self._protocol
         unsent, self._unsent = self._unsent, b""
+        if self._transport.is_closing():  # uvloop refuses a write then, with an error of its own
+            raise httpcore.WriteError("the connection is closed") from protocol.error
         if unsent:
             self._transport.write(unsent)
         if buffer:
@@ -186,7 +195,7 @@ class _Backend(httpcore.AsyncNetworkBackend):
         options: dict[str, Any] = {}
         if local_address is not None:
             options["local_addr"] = local_address, 0
-        if isinstance(loop, asyncio.BaseEventLoop):  # uvloop does not know it
+        if isinstance(loop, asyncio.BaseEventLoop):  # uvloop does not have this option
             options["happy_eyeballs_delay"] = 0.25
         try:
             async with asyncio.timeout(timeout):

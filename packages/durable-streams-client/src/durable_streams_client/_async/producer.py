@@ -7,7 +7,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from durable_streams_client import messages
+from durable_streams_client import forking, messages
 from durable_streams_client._async import runtime
 from durable_streams_client._async.calls import AsyncCalls, retry_after
 from durable_streams_client.encoding import encoder_for, join, kind_of
@@ -16,6 +16,7 @@ from durable_streams_client.errors import (
     ClientError,
     Fenced,
     InvalidArgument,
+    NotUsableHere,
     SequenceGap,
     StreamClosed,
     TooLarge,
@@ -68,6 +69,17 @@ class AsyncProducer:
         self._kind = Kind.BINARY
         self._encode: Callable[[Any], bytes] | None = None
         self._stopped = False
+        self._inherited = False
+        self._owner: object = None
+        forking.register(self)
+
+    def after_fork(self) -> None:
+        """Stay with the parent: its numbers and what it has accepted cannot be shared."""
+        forking.keep((self._mutex, self._changed, self._workers))
+        self._mutex = runtime.Mutex()
+        self._changed = runtime.Notifier()
+        self._workers = []
+        self._stopped = self._inherited = True
 
     # -- where it stands ---------------------------------------------------------------------------
 
@@ -128,6 +140,7 @@ class AsyncProducer:
 
     async def _added(self, part: bytes, *, full: bool) -> None:
         """The slow way of an append: wake a sender, or wait for room."""
+        self._check_owner()
         while full:
             version = self._changed.version
             with self._mutex:
@@ -139,7 +152,22 @@ class AsyncProducer:
                 await self._changed.wait(version)
         self._wake()
 
+    def _check_owner(self) -> None:
+        if self._inherited:
+            raise NotUsableHere(
+                "The producer was made before the fork, and belongs to the parent process.",
+                url=self._stream.url,
+                advice="Make a producer in the child.",
+            )
+        if self._workers and self._owner is not runtime.owner():
+            raise NotUsableHere(
+                "The producer was used in another event loop, where its senders run.",
+                url=self._stream.url,
+                advice="Make a producer in each event loop.",
+            )
+
     def _check_usable(self) -> None:
+        self._check_owner()
         if self._machine.failure is not None:
             raise self._machine.failure
         if self._stopped:
@@ -150,6 +178,7 @@ class AsyncProducer:
             )
 
     async def _prepare(self) -> Callable[[Any], bytes]:
+        self._check_owner()
         if self._stream.content_type is None:
             await self._stream.head()
         self._kind = kind_of(self._stream.content_type or protocol.DEFAULT_CONTENT_TYPE)
@@ -160,6 +189,7 @@ class AsyncProducer:
         with self._mutex:
             spawn = not self._idle_workers and len(self._workers) < self._machine.limits.in_flight
             if spawn:
+                self._owner = runtime.owner()
                 self._workers.append(runtime.Worker(self._work, f"producer {self.id}"))
         if not spawn:
             self._changed.notify()
@@ -168,6 +198,7 @@ class AsyncProducer:
 
     async def flush(self) -> None:
         """Wait until everything accepted before is stored; raises NotStored."""
+        self._check_owner()
         with self._mutex:
             if self._machine.failure is not None:
                 raise self._machine.failure
@@ -181,6 +212,7 @@ class AsyncProducer:
 
         Returns its final offset. Calling it again changes nothing.
         """
+        self._check_owner()
         encode = self._encode or await self._prepare()
         parts = [] if data is None else [encode(data)]
         with self._mutex:
@@ -208,6 +240,8 @@ class AsyncProducer:
 
         Without ``flush`` what is on its way is given up.
         """
+        if self._inherited:
+            return
         try:
             if flush and not self._stopped:
                 await self.flush()

@@ -9,8 +9,10 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
+from weakref import WeakKeyDictionary
 
+from durable_streams_client import forking
 from durable_streams_client.errors import Cancelled, TimedOut
 
 T = TypeVar("T")
@@ -28,6 +30,45 @@ async def blocking(function: Callable[..., Any], *args: Any) -> Any:
     if inspect.iscoroutinefunction(function):
         return await function(*args)
     return await settle(await asyncio.to_thread(function, *args))
+
+
+class Local(Generic[T]):
+    """One value for each event loop of this process, made when it is first asked for."""
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make = make
+        self._values: WeakKeyDictionary[asyncio.AbstractEventLoop, T] = WeakKeyDictionary()
+        forking.register(self)
+
+    def get(self) -> T:
+        """The value of the running loop."""
+        loop = asyncio.get_running_loop()
+        value = self._values.get(loop)
+        if value is None:
+            for other in list(self._values):
+                if other.is_closed():
+                    del self._values[other]
+            value = self._values[loop] = self._make()
+        return value
+
+    async def close(self, close: Callable[[T], Coroutine[Any, Any, None]]) -> None:
+        """Forget all values, each closed in its own loop if that still runs."""
+        here = asyncio.get_running_loop()
+        values, self._values = self._values, WeakKeyDictionary()
+        for loop, value in list(values.items()):
+            if loop is here:
+                await close(value)
+            elif loop.is_running():
+                asyncio.run_coroutine_threadsafe(close(value), loop)
+
+    def after_fork(self) -> None:
+        forking.keep(self._values)
+        self._values = WeakKeyDictionary()
+
+
+def owner() -> object:
+    """What objects that cannot be shared belong to: the running loop."""
+    return asyncio.get_running_loop()
 
 
 class Notifier:

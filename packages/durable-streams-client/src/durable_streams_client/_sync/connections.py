@@ -16,6 +16,7 @@ from typing import Any
 import httpcore
 import httpx
 
+from durable_streams_client import forking
 from durable_streams_client._sync.runtime import current_scope, remaining
 
 READ_BYTES = 256 * 1024
@@ -27,6 +28,11 @@ class _Stream(httpcore.NetworkStream):
         self._stream = stream
         self._socket = stream.get_extra_info("socket")
         self._unsent = b""
+        forking.register(self)
+
+    def after_fork(self) -> None:
+        forking.close_descriptor(self._socket.fileno())
+        forking.keep(self)
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         if self._unsent:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from durable_streams_client import messages
+from durable_streams_client import forking, messages
 from durable_streams_client._sync import runtime
 from durable_streams_client._sync.calls import Calls, retry_after
 from durable_streams_client.encoding import encoder_for, join, kind_of
@@ -17,6 +17,7 @@ from durable_streams_client.errors import (
     ClientError,
     Fenced,
     InvalidArgument,
+    NotUsableHere,
     SequenceGap,
     StreamClosed,
     TooLarge,
@@ -69,6 +70,17 @@ class Producer:
         self._kind = Kind.BINARY
         self._encode: Callable[[Any], bytes] | None = None
         self._stopped = False
+        self._inherited = False
+        self._owner: object = None
+        forking.register(self)
+
+    def after_fork(self) -> None:
+        """Stay with the parent: its numbers and what it has accepted cannot be shared."""
+        forking.keep((self._mutex, self._changed, self._workers))
+        self._mutex = runtime.Mutex()
+        self._changed = runtime.Notifier()
+        self._workers = []
+        self._stopped = self._inherited = True
 
     # -- where it stands ---------------------------------------------------------------------------
 
@@ -129,6 +141,7 @@ class Producer:
 
     def _added(self, part: bytes, *, full: bool) -> None:
         """The slow way of an append: wake a sender, or wait for room."""
+        self._check_owner()
         while full:
             version = self._changed.version
             with self._mutex:
@@ -140,7 +153,22 @@ class Producer:
                 self._changed.wait(version)
         self._wake()
 
+    def _check_owner(self) -> None:
+        if self._inherited:
+            raise NotUsableHere(
+                "The producer was made before the fork, and belongs to the parent process.",
+                url=self._stream.url,
+                advice="Make a producer in the child.",
+            )
+        if self._workers and self._owner is not runtime.owner():
+            raise NotUsableHere(
+                "The producer was used in another event loop, where its senders run.",
+                url=self._stream.url,
+                advice="Make a producer in each event loop.",
+            )
+
     def _check_usable(self) -> None:
+        self._check_owner()
         if self._machine.failure is not None:
             raise self._machine.failure
         if self._stopped:
@@ -151,6 +179,7 @@ class Producer:
             )
 
     def _prepare(self) -> Callable[[Any], bytes]:
+        self._check_owner()
         if self._stream.content_type is None:
             self._stream.head()
         self._kind = kind_of(self._stream.content_type or protocol.DEFAULT_CONTENT_TYPE)
@@ -161,6 +190,7 @@ class Producer:
         with self._mutex:
             spawn = not self._idle_workers and len(self._workers) < self._machine.limits.in_flight
             if spawn:
+                self._owner = runtime.owner()
                 self._workers.append(runtime.Worker(self._work, f"producer {self.id}"))
         if not spawn:
             self._changed.notify()
@@ -169,6 +199,7 @@ class Producer:
 
     def flush(self) -> None:
         """Wait until everything accepted before is stored; raises NotStored."""
+        self._check_owner()
         with self._mutex:
             if self._machine.failure is not None:
                 raise self._machine.failure
@@ -182,6 +213,7 @@ class Producer:
 
         Returns its final offset. Calling it again changes nothing.
         """
+        self._check_owner()
         encode = self._encode or self._prepare()
         parts = [] if data is None else [encode(data)]
         with self._mutex:
@@ -209,6 +241,8 @@ class Producer:
 
         Without ``flush`` what is on its way is given up.
         """
+        if self._inherited:
+            return
         try:
             if flush and not self._stopped:
                 self.flush()

@@ -10,6 +10,7 @@ from typing import Any, Generic, Self, TypeVar
 
 import msgspec
 
+from durable_streams_client import forking
 from durable_streams_client._sync import runtime
 from durable_streams_client._sync.calls import Calls, retry_after
 from durable_streams_client._sync.transport import Answer
@@ -71,6 +72,13 @@ class Reader(Generic[T]):
         self._key = ""
         self.status: int | None = None
         """HTTP status of the last answer."""
+        forking.register(self)
+
+    def after_fork(self) -> None:
+        """Go on in the child from the same place, with an answer of its own."""
+        forking.keep((self._chunks, self._answer))
+        self._chunks = self._answer = None
+        self._scope = runtime.Scope()
 
     # -- where it stands ---------------------------------------------------------------------------
 

@@ -10,8 +10,9 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
+from durable_streams_client import forking
 from durable_streams_client.errors import Cancelled, InvalidArgument, TimedOut
 
 T = TypeVar("T")
@@ -34,6 +35,43 @@ def settle(value: T) -> T:
 def blocking(function: Callable[..., Any], *args: Any) -> Any:
     """The result of a function that may touch the disk."""
     return settle(function(*args))
+
+
+class Local(Generic[T]):
+    """One value for this process, made when it is first asked for."""
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make = make
+        self._value: T | None = None
+        self._mutex = Mutex()
+        forking.register(self)
+
+    def get(self) -> T:
+        """The value of this process."""
+        value = self._value
+        if value is None:
+            with self._mutex:
+                value = self._value
+                if value is None:
+                    value = self._value = self._make()
+        return value
+
+    def close(self, close: Callable[[T], None]) -> None:
+        """Forget the value, and close it."""
+        with self._mutex:
+            value, self._value = self._value, None
+        if value is not None:
+            close(value)
+
+    def after_fork(self) -> None:
+        forking.keep(self._value)
+        self._value = None
+        self._mutex = Mutex()
+
+
+def owner() -> object:
+    """What objects that cannot be shared belong to: threads may share all of them."""
+    return None
 
 
 class Notifier:

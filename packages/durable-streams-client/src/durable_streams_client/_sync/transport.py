@@ -8,6 +8,7 @@ answer that is not read to its end gives its connection back.
 from collections.abc import Iterator
 from typing import Any
 
+from durable_streams_client import forking
 from durable_streams_client._sync import connections, runtime
 from durable_streams_client.addresses import with_params
 from durable_streams_client.decoding import CorruptCoding, UnknownCoding, decoder_of
@@ -15,6 +16,7 @@ from durable_streams_client.errors import (
     ClientClosed,
     ConnectionLost,
     MalformedAnswer,
+    NotUsableHere,
     TransportError,
 )
 from durable_streams_client.faults import fault_of
@@ -141,24 +143,32 @@ class Transport:
         self._given = http
         self._http2 = http2
         self._verify = verify
-        self._http: Any = None
+        self._http: runtime.Local[Any] = runtime.Local(self._make)
         self._owned = not hasattr(http, "build_request")
         self._closed = False
-        self._mutex = runtime.Mutex()
+        self._used = False
+        self._inherited = False
+        forking.register(self)
+
+    def _make(self) -> Any:
+        if not self._owned:
+            return self._given
+        return connections.make_http(http2=self._http2, verify=self._verify, transport=self._given)
 
     def _client(self) -> Any:
-        with self._mutex:
-            if self._closed:
-                raise ClientClosed("The client is closed.")
-            if self._http is None:
-                self._http = (
-                    self._given
-                    if not self._owned
-                    else connections.make_http(
-                        http2=self._http2, verify=self._verify, transport=self._given
-                    )
-                )
-            return self._http
+        if self._closed:
+            raise ClientClosed("The client is closed.")
+        if self._inherited:
+            raise NotUsableHere(
+                "The HTTP client or transport handed in has connections of the parent process.",
+                advice="Make it, and the client that uses it, after the fork.",
+            )
+        self._used = True
+        return self._http.get()
+
+    def after_fork(self) -> None:
+        # Only what was handed in keeps connections that we cannot reach.
+        self._inherited = self._given is not None and (self._used or self._inherited)
 
     def open(self, request: Request, timeout: dict[str, float | None], *, compress: bool) -> Answer:
         """Send ``request`` and return its answer as soon as the head has come.
@@ -187,8 +197,10 @@ class Transport:
         return Answer(response, request)
 
     def close(self) -> None:
-        with self._mutex:
-            self._closed = True
-            http, self._http = self._http, None
-        if http is not None and self._owned:
-            http.close()
+        self._closed = True
+        if self._owned:
+            self._http.close(_close)
+
+
+def _close(http: Any) -> None:
+    http.close()

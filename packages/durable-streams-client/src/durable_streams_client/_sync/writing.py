@@ -14,19 +14,28 @@ from durable_streams_client.options import Extra
 RESTARTS = 3
 
 
+class _Lanes:
+    """The identities that the appends of one client use in one process and event loop."""
+
+    def __init__(self) -> None:
+        self.mutex = runtime.Mutex()
+        self.book = LaneBook(f"py-{secrets.token_hex(8)}")
+        self.freed = runtime.Notifier()
+
+
 class Appends:
     """The appends of one client."""
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
-        self._mutex = runtime.Mutex()
-        self._book = LaneBook(f"py-{secrets.token_hex(8)}")
-        self._freed = runtime.Notifier()
+        # Not shared with a forked child: the server would take the child's appends for repeats.
+        self._lanes = runtime.Local(_Lanes)
 
     def forget(self, url: str) -> None:
         """The stream is gone, and with it what the server knew of our identities."""
-        with self._mutex:
-            self._book.drop(url)
+        lanes = self._lanes.get()
+        with lanes.mutex:
+            lanes.book.drop(url)
 
     def append(
         self,
@@ -46,15 +55,16 @@ class Appends:
             # Only ending a stream without data is harmless to repeat (§5.2).
             reply = self._calls.call(request, extra=extra, repeatable=not content)
             return messages.appended_of(url, reply.head, producing=False)
-        lane = self._take(url)
+        lanes = self._lanes.get()
+        lane = self._take(lanes, url)
         try:
             return self._append_in(
                 lane, url, content, content_type=content_type, close=close, seq=seq, extra=extra
             )
         finally:
-            with self._mutex:
-                self._book.of(url).give_back(lane)
-            self._freed.notify()
+            with lanes.mutex:
+                lanes.book.of(url).give_back(lane)
+            lanes.freed.notify()
 
     def _append_in(
         self,
@@ -99,11 +109,12 @@ class Appends:
                     lane.restart()
         raise AssertionError("unreachable")
 
-    def _take(self, url: str) -> Lane:
+    @staticmethod
+    def _take(lanes: _Lanes, url: str) -> Lane:
         while True:
-            version = self._freed.version
-            with self._mutex:
-                lane = self._book.of(url).take()
+            version = lanes.freed.version
+            with lanes.mutex:
+                lane = lanes.book.of(url).take()
             if lane is not None:
                 return lane
-            self._freed.wait(version)
+            lanes.freed.wait(version)
