@@ -62,7 +62,9 @@ async def test_cancelled_at_any_wait(server: Hostile, steps: int) -> None:
     assert stored.count(1) <= 1
 
 
-async def test_a_producer_in_a_cancelled_task_stops(server: Hostile) -> None:
+async def test_a_producer_in_a_cancelled_task_stops_and_says_what_it_dropped(
+    server: Hostile, caplog: pytest.LogCaptureFixture
+) -> None:
     server.put("a", content_type=JSON)
     server.faults = lambda asked: Fault(stall=True) if asked.method == "POST" else None
     full = ProducerLimits(queue_items=1, linger=0)
@@ -81,6 +83,7 @@ async def test_a_producer_in_a_cancelled_task_stops(server: Hostile) -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+        assert "was interrupted: 1 of 1 items were not stored" in caplog.text
         with pytest.raises(NotStored) as caught:
             await producer.flush()
         assert caught.value.items == [b"0"]

@@ -213,7 +213,9 @@ async def test_an_error_in_the_block_does_not_keep_what_was_accepted(server: Hos
     assert items(server) == [1]
 
 
-async def test_an_interrupt_does_not_wait(server: Hostile) -> None:
+async def test_an_interrupt_does_not_wait_and_says_what_it_dropped(
+    server: Hostile, caplog: pytest.LogCaptureFixture
+) -> None:
     server.put("a", content_type=JSON)
     server.faults = lambda asked: refuse(503, Retry_After="60") if asked.method == "POST" else None
     async with AsyncClient(server.url) as client:
@@ -221,6 +223,7 @@ async def test_an_interrupt_does_not_wait(server: Hostile) -> None:
             async with client.stream("a").producer() as producer:
                 await producer.append(1)
                 raise KeyboardInterrupt
+        assert "was interrupted: 1 of 1 items were not stored" in caplog.text
         with pytest.raises(NotStored, match="1 of 1"):
             await producer.append(2)
 
@@ -365,17 +368,21 @@ async def test_close_of_a_stopped_producer(server: Hostile) -> None:
             await producer.close_stream()
 
 
-async def test_a_forgotten_producer_is_told_about(server: Hostile) -> None:
+async def test_a_producer_collected_with_items_in_it_warns(server: Hostile) -> None:
     server.put("a", content_type=JSON)
+    server.faults = lambda asked: refuse(403) if asked.method == "POST" else None
     async with AsyncClient(server.url) as client:
         producer = client.stream("a").producer()
         assert producer.id in repr(producer)
-        producer._machine.add(b"1")
+        await producer.append_many(range(3))
+        del producer
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            del producer
-            gc.collect()
-        assert "1 items not stored" in str(caught[0].message)
+            while not caught:  # its senders end once the server has refused
+                await client.stream("a").head()
+                gc.collect()
+        assert "3 of 3 items were not stored" in str(caught[0].message)
+        assert caught[0].category is RuntimeWarning
 
 
 async def test_encoding_happens_at_once(server: Hostile) -> None:

@@ -214,7 +214,9 @@ def test_an_error_in_the_block_does_not_keep_what_was_accepted(server: Hostile) 
     assert items(server) == [1]
 
 
-def test_an_interrupt_does_not_wait(server: Hostile) -> None:
+def test_an_interrupt_does_not_wait_and_says_what_it_dropped(
+    server: Hostile, caplog: pytest.LogCaptureFixture
+) -> None:
     server.put("a", content_type=JSON)
     server.faults = lambda asked: refuse(503, Retry_After="60") if asked.method == "POST" else None
     with Client(server.url) as client:
@@ -222,6 +224,7 @@ def test_an_interrupt_does_not_wait(server: Hostile) -> None:
             with client.stream("a").producer() as producer:
                 producer.append(1)
                 raise KeyboardInterrupt
+        assert "was interrupted: 1 of 1 items were not stored" in caplog.text
         with pytest.raises(NotStored, match="1 of 1"):
             producer.append(2)
 
@@ -366,17 +369,21 @@ def test_close_of_a_stopped_producer(server: Hostile) -> None:
             producer.close_stream()
 
 
-def test_a_forgotten_producer_is_told_about(server: Hostile) -> None:
+def test_a_producer_collected_with_items_in_it_warns(server: Hostile) -> None:
     server.put("a", content_type=JSON)
+    server.faults = lambda asked: refuse(403) if asked.method == "POST" else None
     with Client(server.url) as client:
         producer = client.stream("a").producer()
         assert producer.id in repr(producer)
-        producer._machine.add(b"1")
+        producer.append_many(range(3))
+        del producer
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            del producer
-            gc.collect()
-        assert "1 items not stored" in str(caught[0].message)
+            while not caught:  # its senders end once the server has refused
+                client.stream("a").head()
+                gc.collect()
+        assert "3 of 3 items were not stored" in str(caught[0].message)
+        assert caught[0].category is RuntimeWarning
 
 
 def test_encoding_happens_at_once(server: Hostile) -> None:

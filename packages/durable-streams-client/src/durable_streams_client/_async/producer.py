@@ -1,5 +1,6 @@
 """Drives a :class:`~durable_streams_client.producing.ProducerMachine` over the network."""
 
+import logging
 import secrets
 import time
 import warnings
@@ -33,11 +34,18 @@ from durable_streams_client.producing import (
     ProducerMachine,
     check_producer,
 )
+from durable_streams_client.unfinished import unwatch, watch
 from durable_streams_core import protocol
 from durable_streams_core.content import Kind
 
 if TYPE_CHECKING:
     from durable_streams_client._async.stream import AsyncStream
+
+
+logger = logging.getLogger("durable_streams_client")
+
+EXIT_PATIENCE = 5.0
+"""How many seconds the end of a program waits for the next acknowledgement."""
 
 
 class AsyncProducer:
@@ -71,7 +79,10 @@ class AsyncProducer:
         self._stopped = False
         self._inherited = False
         self._owner: object = None
+        self._loss_is_known = False
+        """Whether the caller has been told of what was not stored, or has asked to drop it."""
         forking.register(self)
+        watch(self)
 
     def after_fork(self) -> None:
         """Stay with the parent: its numbers and what it has accepted cannot be shared."""
@@ -79,7 +90,7 @@ class AsyncProducer:
         self._mutex = runtime.Mutex()
         self._changed = runtime.Notifier()
         self._workers = []
-        self._stopped = self._inherited = True
+        self._stopped = self._inherited = self._loss_is_known = True
 
     # -- where it stands ---------------------------------------------------------------------------
 
@@ -166,10 +177,14 @@ class AsyncProducer:
                 advice="Make a producer in each event loop.",
             )
 
+    def _check_failure(self) -> None:
+        if self._machine.failure is not None:
+            self._loss_is_known = True
+            raise self._machine.failure
+
     def _check_usable(self) -> None:
         self._check_owner()
-        if self._machine.failure is not None:
-            raise self._machine.failure
+        self._check_failure()
         if self._stopped:
             raise InvalidArgument("the producer is closed", url=self._stream.url)
         if self._machine.closing:
@@ -200,8 +215,7 @@ class AsyncProducer:
         """Wait until everything accepted before is stored; raises NotStored."""
         self._check_owner()
         with self._mutex:
-            if self._machine.failure is not None:
-                raise self._machine.failure
+            self._check_failure()
             target = self._machine.flush()
         if self._machine.acknowledged < target:
             self._wake()
@@ -227,8 +241,7 @@ class AsyncProducer:
         while True:
             version = self._changed.version
             with self._mutex:
-                if self._machine.failure is not None:
-                    raise self._machine.failure
+                self._check_failure()
                 if done():
                     return
                 if self._stopped:
@@ -246,8 +259,10 @@ class AsyncProducer:
             if flush and not self._stopped:
                 await self.flush()
         finally:
+            unwatch(self)
             with self._mutex:
                 self._stopped = True
+                self._loss_is_known = self._loss_is_known or not flush
                 if not self._machine.idle:
                     self._machine.abandon(
                         Cancelled("The producer was closed.", url=self._stream.url)
@@ -269,24 +284,51 @@ class AsyncProducer:
         if error is None:
             await self.aclose()
             return
-        # What was accepted before an ordinary error is still to be stored; who is interrupted or
-        # cancelled does not want to wait.
+        # Items accepted before an ordinary error are still stored. A task that is cancelled, or a
+        # program that is interrupted, does not want to wait.
+        if not isinstance(error, Exception) and not self._machine.idle:
+            logger.warning("%s", self._loss("was interrupted"))
         try:
             await self.aclose(flush=isinstance(error, Exception))
         except ClientError as lost:
             if lost is not error:
                 error.add_note(f"The producer also failed: {lost}")
 
-    def __del__(self) -> None:
-        if getattr(self, "_stopped", True) or self._machine.idle:
+    # -- ending without being closed ---------------------------------------------------------------
+
+    def finish_at_exit(self) -> None:
+        """Send what is left if this flavour can still wait, and warn about what is not stored."""
+        with self._mutex:
+            target = self._machine.flush()
+        self._changed.notify()
+
+        def left() -> int:
+            machine = self._machine
+            return 0 if machine.failure is not None else target - machine.acknowledged
+
+        runtime.wait_at_exit(self._changed, left, EXIT_PATIENCE)
+        self._warn("was not closed before the program ended")
+
+    def _warn(self, what: str) -> None:
+        if self._loss_is_known or self.pending <= 0:
             return
+        self._loss_is_known = True
         warnings.warn(
-            f"{self!r} was let go of with {self.pending} items not stored; "
-            "use it in a `with` block",
-            ResourceWarning,
-            stacklevel=2,
-            source=self,
+            f"{self._loss(what)} Use it in a `with` block, or close it.",
+            RuntimeWarning,
+            stacklevel=3,
         )
+
+    def _loss(self, what: str) -> str:
+        cause = self._machine.failure.cause.message if self._machine.failure is not None else ""
+        return (
+            f"{self!r} {what}: {self.pending} of {self._machine.accepted} items were not stored, or"
+            f" not acknowledged.{' ' if cause else ''}{cause}"
+        )
+
+    def __del__(self) -> None:
+        if hasattr(self, "_loss_is_known"):
+            self._warn("was dropped without being closed")
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.id!r} of {self._stream.url}>"
@@ -298,7 +340,7 @@ class AsyncProducer:
         while True:
             version = self._changed.version
             with self._mutex:
-                if self._stopped:
+                if self._stopped or self._machine.failing:
                     return
                 step = self._machine.next()
                 epoch = self._machine.epoch

@@ -209,5 +209,10 @@ def release_later(close: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 _releasing: set[asyncio.Task[None]] = set()
 
+
+def wait_at_exit(changed: Notifier, left: Callable[[], int], patience: float) -> None:
+    """Nothing can be waited for: the event loop has ended before the program."""
+
+
 Mutex = threading.Lock
 """Guards fields that tasks, or in the sync flavour threads, share. Never held across a wait."""

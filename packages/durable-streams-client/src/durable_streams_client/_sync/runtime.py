@@ -234,5 +234,22 @@ def release_later(close: Callable[[], None]) -> None:
     close()
 
 
+def wait_at_exit(changed: Notifier, left: Callable[[], int], patience: float) -> None:
+    """Wait until nothing is left, but no longer than ``patience`` seconds for the next change."""
+    least = left()
+    until = time.monotonic() + patience
+    while least > 0:
+        version = changed.version
+        count = left()
+        if count < least:
+            least = count
+            until = time.monotonic() + patience
+        seconds = until - time.monotonic()
+        if seconds <= 0:
+            return
+        if least > 0:
+            changed.wait(version, seconds)
+
+
 Mutex = threading.Lock
 """Guards fields that threads share. Never held across a wait."""
