@@ -132,9 +132,9 @@ async def test_cursors_of_streams_that_are_gone_are_not_kept(desk, receiver):
 async def test_a_wake_tells_of_so_many_streams_and_the_next_of_the_rest(
     desk, receiver, monkeypatch
 ):
-    monkeypatch.setattr("durable_streams_server.subscriptions.driver.SNAPSHOT", 3)
-    monkeypatch.setattr("durable_streams_server.subscriptions.state.MAX_DIRTY", 5)
-    monkeypatch.setattr("durable_streams_server.subscriptions.driver.MAX_DIRTY", 5)
+    monkeypatch.setattr("durable_streams_server.subscriptions.pending.SNAPSHOT", 3)
+    monkeypatch.setattr("durable_streams_server.subscriptions.state.MAX_CANDIDATES", 5)
+    monkeypatch.setattr("durable_streams_server.subscriptions.state.MAX_CANDIDATES", 5)
     await desk.webhook("s", receiver.url, pattern="events/**")
     for n in range(20):
         await desk.engine.create(f"events/{n}", data=b"x")

@@ -27,7 +27,7 @@ async def accepted(_told):
 
 async def until_both_see_each_other(*found):
     async def seen():
-        return all(len(d.subscriptions.driver.membership._members) == len(found) for d in found)
+        return all(len(d.subscriptions.driver.membership.members) == len(found) for d in found)
 
     for desk in found:
         desk.subscriptions.driver.membership.look()
@@ -37,15 +37,7 @@ async def until_both_see_each_other(*found):
 async def crash(desk, memory):
     """End a process without a word: nothing of it is written any more."""
     desk.engine.store.fate = lambda _commit: Refused("unavailable", "The process is dead.")
-    membership = desk.subscriptions.driver.membership
-    membership._task.cancel()
-    desk.subscriptions.driver._running = False
-    for driven in desk.subscriptions.driver._driven.values():
-        driven.disarm()
-    for task in list(desk.subscriptions.driver._tasks):
-        task.cancel()
-    desk.subscriptions.driver._stop_watching()
-    desk.subscriptions.driver._stop_watching = None
+    await desk.subscriptions.driver.abort()
 
 
 async def test_before_anybody_subscribes_nothing_is_written(stores, desks):
@@ -60,7 +52,7 @@ async def test_one_process_drives_each_subscription(stores, desks, receiver):
     await until_both_see_each_other(*both)
 
     async def shared_out():
-        driven = [set(desk.subscriptions.driver._driven) for desk in both]
+        driven = [desk.subscriptions.driver.paths() for desk in both]
         return all(driven) and not driven[0] & driven[1] and len(driven[0] | driven[1]) == 20
 
     await both[0].until(shared_out)
@@ -152,11 +144,10 @@ async def test_one_that_was_not_listening_learns_what_it_missed(memory, desks):
     await desk.engine.create("wake/t", content_type="application/json", data=[1])
     await desk.pull("t", pattern="events/*", wake_stream="wake/t")
     await desk.pull("s", pattern="**", wake_stream="wake/s")
-    desk.subscriptions.driver._stop_watching()
-    desk.subscriptions.driver._stop_watching = None
+    desk.subscriptions.driver.stop_watching()
     await other.subscriptions.delete("t")
     assert await desk.links("s") == {}
-    desk.subscriptions.driver.heard(None)
+    desk.subscriptions.driver.changed(None)
 
     async def linked():
         return set(await desk.links("s")) == {"wake/t"}
@@ -223,20 +214,19 @@ async def test_a_resync_looks_at_everything_once(stores, memory, desks, receiver
     desk = await desks(stores[0])
     await desk.webhook("s", receiver.url)
     await desk.until(lambda: _looked(desk))
-    heard = desk.subscriptions.driver._stop_watching
-    heard()
-    # Unheard: a stream of another process, and a subscription.
+    desk.subscriptions.driver.stop_watching()
+    # Unnoticed: a stream of another process, and a subscription.
     writer = await desks(MemoryStore())
     writer.engine.store._table = memory._table
     await writer.engine.create("events/a", data=b"x")
     assert receiver.queue.empty()
-    desk.subscriptions.driver.heard(None)
+    desk.subscriptions.driver.changed(None)
     await receiver.next()
 
 
 async def _looked(desk):
-    driven = desk.subscriptions.driver.get("__ds/subscriptions/s")
-    return driven is not None and driven.looked and driven.task is None
+    state = desk.subscriptions.driver.get("__ds/subscriptions/s")
+    return state is not None and state.complete and state.step_task is None
 
 
 @pytest.mark.parametrize("phase", ["waking", "held", "idle"])
@@ -259,7 +249,7 @@ async def test_a_wake_outlives_the_process(memory, desks, receiver, clock, phase
     if phase == "idle":
         # Appended and not yet heard of when the process died.
         deaf = await desks(memory)
-        deaf.subscriptions.driver._stop_watching()
+        deaf.subscriptions.driver.stop_watching()
         await deaf.engine.create("events/a", data=b"x")
         await _kill(deaf)
     receiver.answer = lambda _told: asyncio.sleep(0, web.json_response({"done": True}))
@@ -276,13 +266,7 @@ async def test_a_wake_outlives_the_process(memory, desks, receiver, clock, phase
 
 async def _kill(desk):
     """Stop a process without letting it write down how its deliveries ended."""
-    driver = desk.subscriptions.driver
-    driver._running = False
-    for driven in driver._driven.values():
-        driven.disarm()
-    for task in list(driver._tasks):
-        task.cancel()
-    await asyncio.gather(*driver._tasks, return_exceptions=True)
+    await desk.subscriptions.driver.abort()
     await desk.engine.stop()
 
 

@@ -1,7 +1,7 @@
-"""Whom an append concerns: subscriptions by the streams that they name and by their patterns.
+"""An index of subscriptions: which of them a stream concerns, by name or by pattern.
 
-What was found for a path is remembered until a subscription comes or goes, so that one more append
-to a busy stream costs one look-up, however many subscriptions there are.
+The result for a path is remembered until a subscription comes or goes. So a further append to a
+busy stream costs one lookup, however many subscriptions there are.
 """
 
 from collections.abc import Hashable
@@ -17,11 +17,13 @@ _RESERVED: Final = RESERVED_SEGMENT + "/"
 
 
 class Index(Generic[Item]):
+    """Maps stream paths to the items that are interested in them."""
+
     def __init__(self) -> None:
         self._globs: Globs[Item] = Globs()
         self._streams: dict[str, set[Item]] = {}
         self.found: dict[str, tuple[Item, ...]] = {}
-        """What is remembered; :meth:`find` knows the rest."""
+        """Remembered results, for lookups without a call; :meth:`find` works out the others."""
 
     def add_glob(self, segments: tuple[str, ...], item: Item) -> None:
         self._globs.add(segments, item)

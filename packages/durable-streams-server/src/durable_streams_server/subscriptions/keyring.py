@@ -2,25 +2,22 @@
 
 import logging
 import secrets
-from collections.abc import Awaitable, Callable
 from hashlib import sha256
 from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from durable_streams_core.operations import Operation
 from durable_streams_core.store import Store
 from durable_streams_core.subscriptions.keys import KEYS_PATH, EnsureKeys, Keys, published
+from durable_streams_server.perform import Perform
 from durable_streams_server.subscriptions import tokens
 from durable_streams_server.subscriptions.tokens import Claims, b64
 
 log = logging.getLogger("durable_streams_server.subscriptions")
 
-Perform = Callable[[str, Operation[Any]], Awaitable[Any]]
-
 DAY_MILLISECONDS: Final = 86_400_000
 RELOAD_MILLISECONDS: Final = 60_000
-"""How old what is known of the keys may be, should news of a rotation be lost."""
+"""How long keys are used without reading them again, in case a rotation went unnoticed."""
 
 
 class Keyring:
@@ -40,7 +37,7 @@ class Keyring:
             await self._ensure(0 if self._max_age is None else now - self._max_age)
 
     async def rotate(self) -> str:
-        """Sign with a new key from now on; answers its id."""
+        """Sign with a new key from now on; returns its id."""
         await self._ensure(self._store.now() + 1)
         return self.kid
 

@@ -1,7 +1,8 @@
-"""Being one of several processes that drive the subscriptions of a shared store.
+"""Membership of the processes that drive the subscriptions of one shared store.
 
-A process writes its member entity anew three times within its lease. Whose time is over, or who
-has left, is out, and its shards belong to others at once: within one lease of its last sign.
+Each process renews its member entity three times within its lease. A process that left, or whose
+lease has ended, is no longer a member, and its shards belong to the others at once. So a process
+that dies is replaced within one lease.
 """
 
 import asyncio
@@ -9,11 +10,11 @@ import logging
 import random
 import secrets
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Final
 
-from durable_streams_core.operations import Operation
 from durable_streams_core.store import Store
 from durable_streams_core.subscriptions.members import MEMBERS, SHARDS, Join, Leave, owner_of
+from durable_streams_server.perform import Perform
 
 log = logging.getLogger("durable_streams_server.subscriptions")
 
@@ -22,95 +23,110 @@ _PAGE: Final = 500
 
 
 class Membership:
-    """``moved`` is awaited after the members have changed."""
+    """This process as a member, and what it knows of the others.
+
+    ``changed`` is awaited after the members have changed.
+    """
 
     def __init__(
         self,
         store: Store,
-        perform: Callable[[str, Operation[Any]], Awaitable[Any]],
+        perform: Perform,
         lease: float,
-        moved: Callable[[], Awaitable[None]],
+        changed: Callable[[], Awaitable[None]],
     ) -> None:
         self.me = secrets.token_hex(8)
         self._store = store
         self._perform = perform
         self._lease = lease
-        self._moved = moved
+        self._changed = changed
         self._members: frozenset[str] = frozenset()
         self._owned: frozenset[int] = frozenset()
         self._starting = asyncio.Lock()
-        self._news = asyncio.Event()
+        self._look = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._burials: set[asyncio.Task[None]] = set()
+        self._forgetting: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Be a member; safe to call again."""
+        """Become a member; safe to call again."""
         async with self._starting:
             if self._task is None:
-                await self._stay()
-                await self._see()
-                self._task = asyncio.create_task(self._keep_on())
+                await self._renew()
+                await self._look_at_members()
+                self._task = asyncio.create_task(self._keep_renewing())
 
     async def stop(self) -> None:
         """Leave, so that others need not wait for the lease to end."""
         if self._task is None:
             return
-        self._task.cancel()
-        await asyncio.gather(self._task, *self._burials, return_exceptions=True)
-        self._task = None
-        self._members = frozenset()
-        self._owned = frozenset()
+        await self.abort()
         try:
             async with asyncio.timeout(LEAVE_SECONDS):
                 await self._perform(MEMBERS + self.me, Leave())
         except Exception:
-            log.exception("leaving failed; the others will notice")
+            log.exception("leaving failed; the other processes notice when the lease ends")
+
+    async def abort(self) -> None:
+        """Stop renewing without leaving, as a crash would."""
+        if self._task is None:
+            return
+        self._task.cancel()
+        await asyncio.gather(self._task, *self._forgetting, return_exceptions=True)
+        self._task = None
+        self._members = frozenset()
+        self._owned = frozenset()
+
+    @property
+    def members(self) -> frozenset[str]:
+        """The members as last seen."""
+        return self._members
 
     def owns(self, shard: int) -> bool:
+        """Whether this process drives the subscriptions of a shard."""
         return shard in self._owned
 
     def is_alive(self, member: str) -> bool:
         return member in self._members
 
     def look(self) -> None:
-        """Somebody has come or gone."""
-        self._news.set()
+        """Look at the members soon: one has come or gone."""
+        self._look.set()
 
-    def bury(self, path: str) -> None:
-        """Forget a member whose time is over."""
+    def forget(self, path: str) -> None:
+        """Remove the entity of a member whose lease has ended."""
 
-        async def forget() -> None:
+        async def remove() -> None:
             try:
                 await self._perform(path, Leave(dead=True))
             except Exception:
-                log.exception("forgetting a member failed")
+                log.exception("removing a member whose lease has ended failed")
 
-        task = asyncio.create_task(forget())
-        self._burials.add(task)
-        task.add_done_callback(self._burials.discard)
+        task = asyncio.create_task(remove())
+        self._forgetting.add(task)
+        task.add_done_callback(self._forgetting.discard)
 
-    async def _keep_on(self) -> None:
+    async def _keep_renewing(self) -> None:
         while True:
-            self._news.clear()
+            self._look.clear()
             try:
                 async with asyncio.timeout(self._lease / 3 * random.uniform(0.8, 1.0)):
-                    await self._news.wait()
+                    await self._look.wait()
             except TimeoutError:
                 pass
             try:
-                await self._stay()
-                if await self._see():
-                    await self._moved()
+                await self._renew()
+                if await self._look_at_members():
+                    await self._changed()
             except Exception:
-                log.exception("keeping up with the other processes failed")
+                log.exception("renewing the membership failed")
                 await asyncio.sleep(self._lease / 10)
 
-    async def _stay(self) -> None:
+    async def _renew(self) -> None:
         until = self._store.now() + int(self._lease * 1000)
         await self._perform(MEMBERS + self.me, Join(secrets.token_hex(8), until))
 
-    async def _see(self) -> bool:
-        """Look at who is alive; answers whether that has changed."""
+    async def _look_at_members(self) -> bool:
+        """Read who is a member; returns whether that has changed."""
         now = self._store.now()
         members = {self.me}
         after = ""

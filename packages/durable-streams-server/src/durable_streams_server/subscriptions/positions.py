@@ -1,4 +1,4 @@
-"""How the streams of a subscription stand: their heads and its cursors, read from the store."""
+"""The positions of a subscription's streams: their heads and its cursors, read from the store."""
 
 import asyncio
 from collections.abc import AsyncIterator, Container, Sequence
@@ -19,11 +19,11 @@ from durable_streams_core.subscriptions.records import (
 )
 
 PAGE: Final = 500
-_AT_ONCE: Final = 64
+_LOADED_AT_ONCE: Final = 64
 
 
 class Positions:
-    """Looks at one store; knows nothing itself."""
+    """Reads positions from one store; remembers nothing."""
 
     def __init__(self, store: Store, wake_streams: Container[str]) -> None:
         self._store = store
@@ -38,9 +38,9 @@ class Positions:
                 facts = await self._store.load(path)
                 found.append(None if facts is None else self._live(facts.head))
             return found
-        for begin in range(0, len(paths), _AT_ONCE):
+        for begin in range(0, len(paths), _LOADED_AT_ONCE):
             loaded = await asyncio.gather(
-                *(self._store.load(path) for path in paths[begin : begin + _AT_ONCE])
+                *(self._store.load(path) for path in paths[begin : begin + _LOADED_AT_ONCE])
             )
             found += [None if facts is None else self._live(facts.head) for facts in loaded]
         return found
@@ -49,7 +49,7 @@ class Positions:
         return head if head.state == LIVE and not expired(head, self._store.now()) else None
 
     async def of(self, subscription: str, incarnation: str, paths: Sequence[str]) -> list[Standing]:
-        """How these streams stand, of which those that are not linked are left out."""
+        """The positions of those of these streams that are linked."""
         facts = await self._store.load(subscription, [CURSOR + path for path in paths])
         if facts is None or facts.head.incarnation != incarnation:
             return []
@@ -69,35 +69,38 @@ class Positions:
     async def all(
         self, subscription: str, incarnation: str, config: Config
     ) -> AsyncIterator[Standing]:
-        """How every linked stream stands. A cursor whose stream is gone comes without a head."""
-        alone: list[tuple[str, Cursor]] = []
+        """The positions of every linked stream; one whose stream is gone has no head."""
+        unmatched: list[tuple[str, Cursor]] = []
         cursors = self.cursors(subscription, incarnation)
         row = await anext(cursors, None)
-        async for path, head in self.meant(config):
+        async for path, head in self.matching(config):
             while row is not None and row[0] < path:
-                alone.append(row)
+                unmatched.append(row)
                 row = await anext(cursors, None)
-                if len(alone) >= PAGE:
-                    for standing in await self._alone(config, alone):
+                if len(unmatched) >= PAGE:
+                    for standing in await self._unmatched(config, unmatched):
                         yield standing
-                    alone = []
+                    unmatched = []
             cursor = None
             if row is not None and row[0] == path:
                 cursor = row[1]
                 row = await anext(cursors, None)
             yield Standing(path, cursor, head)
         while row is not None:
-            alone.append(row)
+            unmatched.append(row)
             row = await anext(cursors, None)
-            if len(alone) >= PAGE:
-                for standing in await self._alone(config, alone):
+            if len(unmatched) >= PAGE:
+                for standing in await self._unmatched(config, unmatched):
                     yield standing
-                alone = []
-        for standing in await self._alone(config, alone):
+                unmatched = []
+        for standing in await self._unmatched(config, unmatched):
             yield standing
 
-    async def _alone(self, config: Config, rows: list[tuple[str, Cursor]]) -> list[Standing]:
-        """Of those that the pattern does not mean: a stream may have become a wake stream."""
+    async def _unmatched(self, config: Config, rows: list[tuple[str, Cursor]]) -> list[Standing]:
+        """The positions of streams that the pattern does not match, as far as they are linked.
+
+        A cursor may outlive its link: the stream may have become a wake stream.
+        """
         heads = await self.heads([path for path, _ in rows])
         return [
             Standing(path, cursor, head)
@@ -108,7 +111,7 @@ class Positions:
     async def cursors(
         self, subscription: str, incarnation: str
     ) -> AsyncIterator[tuple[str, Cursor]]:
-        """The written cursors, in order of paths."""
+        """The stored cursors, in order of paths."""
         after = ""
         while True:
             rows = await self._store.scan(subscription, incarnation, CURSOR, after, PAGE)
@@ -121,8 +124,8 @@ class Positions:
             after = rows[-1][0]
             await asyncio.sleep(0)
 
-    async def meant(self, config: Config) -> AsyncIterator[tuple[str, Head]]:
-        """The streams that the pattern means, in order of paths."""
+    async def matching(self, config: Config) -> AsyncIterator[tuple[str, Head]]:
+        """The streams that the pattern matches, in order of paths."""
         if config.pattern is None:
             return
         prefix = config.prefix
@@ -130,23 +133,23 @@ class Positions:
         while True:
             rows = await self._store.list(prefix, after, PAGE)
             for path, head in rows:
-                if config.means(path, self._wake_streams) and self._live_stream(path, head):
+                if config.means(path, self._wake_streams) and self._is_live_stream(path, head):
                     yield path, head
             if len(rows) < PAGE:
                 return
             after = rows[-1][0]
             await asyncio.sleep(0)
 
-    def _live_stream(self, path: str, head: Head) -> bool:
+    def _is_live_stream(self, path: str, head: Head) -> bool:
         return not path.startswith(RESERVED_SEGMENT + "/") and self._live(head) is not None
 
     async def tails(self, config: Config) -> list[Tail]:
-        """Where the streams end that a new subscription links (§6.2)."""
+        """The tails of the streams that a new subscription links (§6.2)."""
         heads = await self.heads(config.streams)
         tails = {
             path: tail_of(path, head) for path, head in zip(config.streams, heads, strict=True)
         }
-        async for path, head in self.meant(config):
+        async for path, head in self.matching(config):
             tails.setdefault(path, tail_of(path, head))
         return list(tails.values())
 

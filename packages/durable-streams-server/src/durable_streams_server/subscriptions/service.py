@@ -1,7 +1,7 @@
-"""What requests and applications do with subscriptions: the engine's ``subscriptions``.
+"""Subscriptions as requests and applications use them: the engine's ``subscriptions``.
 
-Requests of workers are answered by any process, from the store; the driver of the subscription
-hears of what they changed.
+Any process answers the requests of workers, from the store. The process that drives the
+subscription learns of the change like of any other commit.
 """
 
 import logging
@@ -12,7 +12,6 @@ from typing import Any, Final
 
 from durable_streams_core.entities import LIVE, Facts, Head
 from durable_streams_core.errors import InvalidRequest, SubscriptionError
-from durable_streams_core.operations import Operation
 from durable_streams_core.store import Store
 from durable_streams_core.subscriptions.leases import (
     ACK,
@@ -58,18 +57,21 @@ from durable_streams_core.subscriptions.records import (
     parse_stream,
     subscription_path,
 )
-from durable_streams_server.subscriptions.driver import SNAPSHOT, Driver, new_wake_id
+from durable_streams_server.perform import Perform
+from durable_streams_server.subscriptions.driver import Driver
 from durable_streams_server.subscriptions.keyring import Keyring
 from durable_streams_server.subscriptions.options import SubscriptionOptions
+from durable_streams_server.subscriptions.pending import SNAPSHOT
 from durable_streams_server.subscriptions.positions import tail_of
 from durable_streams_server.subscriptions.receivers import Receivers
+from durable_streams_server.subscriptions.tokens import new_wake_id
 from durable_streams_server.subscriptions.urls import control_url
 from durable_streams_server.subscriptions.webhooks import Webhooks
 
 log = logging.getLogger("durable_streams_server.subscriptions")
 
 MAX_LISTED: Final = 10_000
-"""Streams that one answer lists of a subscription."""
+"""Streams that the description of a subscription lists."""
 MAX_ACKS: Final = 10_000
 MAX_WORKER: Final = 256
 _LINKS: Final = 500
@@ -84,7 +86,7 @@ class Subscriptions:
     def __init__(
         self,
         store: Store,
-        perform: Callable[[str, Operation[Any]], Awaitable[Any]],
+        perform: Perform,
         check_boundary: IsBoundary,
         options: SubscriptionOptions | None,
     ) -> None:
@@ -106,18 +108,18 @@ class Subscriptions:
         self._positions = self.driver.positions
 
     async def start(self) -> None:
-        """Drive what is to be driven."""
+        """Begin to drive subscriptions."""
         await self.driver.start()
 
     async def stop(self) -> None:
         await self.driver.stop()
 
     def due(self, path: str) -> None:
-        """The sweeper met a control entity whose deadline is over."""
+        """The sweep found a control entity whose deadline has passed."""
         self.driver.due(path)
 
     async def rotate_keys(self) -> str:
-        """Sign webhooks with a new key from now on; answers its id (§6.5)."""
+        """Sign webhooks with a new key from now on; returns its id (§6.5)."""
         return await self.keyring.rotate()
 
     # Managing (§6.2 to §6.5).
@@ -125,7 +127,7 @@ class Subscriptions:
     async def create(
         self, subscription: str, config: Config, place: Place
     ) -> tuple[bool, dict[str, Any]]:
-        """Create or re-confirm: whether it is new, and its description."""
+        """Create or confirm a subscription; returns whether it is new, and its description."""
         path = subscription_path(subscription)
         if config.webhook is not None:
             self._receivers.judge(config.webhook)
@@ -151,7 +153,7 @@ class Subscriptions:
         return done.new, await self.describe(subscription, place)
 
     async def _link(self, path: str, done: Subscribed, tails: Sequence[Any] | None) -> None:
-        """Write the cursors that did not fit, or all, for a creation that stopped half-way."""
+        """Write the cursors that did not fit, or all if an earlier creation stopped half-way."""
         if tails is None:
             tails = await self._positions.tails(birth_of(done.head).config)
         for begin in range(0, len(tails), _LINKS):
@@ -170,7 +172,7 @@ class Subscriptions:
         return (await self._facts(path)).head
 
     async def describe(self, subscription: str, place: Place | None = None) -> dict[str, Any]:
-        """A subscription as it is answered (§6.3)."""
+        """The description of a subscription (§6.3)."""
         path = subscription_path(subscription)
         facts = await self._facts(path)
         birth, lease = birth_of(facts.head), decode_lease(facts.fields[LEASE])
@@ -212,7 +214,7 @@ class Subscriptions:
         return described
 
     async def delete(self, subscription: str) -> None:
-        """Delete; what is in flight for it is refused from now on (§6.3)."""
+        """Delete; acknowledgements of its wakes are refused from now on (§6.3)."""
         await self._perform(subscription_path(subscription), Unsubscribe())
 
     async def add_streams(self, subscription: str, streams: Sequence[str]) -> None:
@@ -236,7 +238,7 @@ class Subscriptions:
     # Working (§7).
 
     async def claim(self, subscription: str, worker: str) -> dict[str, Any]:
-        """Take what is pending, for one worker alone (§7.2)."""
+        """Lease the pending work to one worker (§7.2)."""
         path = subscription_path(subscription)
         facts = await self._facts(path)
         require_type(birth_of(facts.head).config, PULL_WAKE)
@@ -254,7 +256,7 @@ class Subscriptions:
         claimed: Lease = await self._perform(
             path, Claim(worker, new_wake_id(), pending[0].path, nudge)
         )
-        self.driver.stepped(path, claimed)
+        self.driver.lease_changed(path, claimed)
         return {
             "wake_id": claimed.wake_id,
             "generation": claimed.generation,
@@ -264,10 +266,10 @@ class Subscriptions:
         }
 
     async def _pending(self, path: str, head: Head) -> list[Standing]:
-        """What is pending, from the store: first where its driver has heard of something."""
-        driven = self.driver.get(path)
-        if driven is not None and driven.incarnation == head.incarnation:
-            pending = await self.driver.pending(driven)
+        """The pending work: of the candidates, where this process drives; else of all streams."""
+        state = self.driver.get(path)
+        if state is not None and state.incarnation == head.incarnation:
+            pending = await self.driver.pending(state)
             if pending:
                 return pending
         pending = []
@@ -280,15 +282,15 @@ class Subscriptions:
         return pending
 
     async def callback(self, subscription: str, token: str, body: object) -> dict[str, Any]:
-        """A webhook's receiver acks, goes on, or is done (§7.1)."""
+        """A webhook's receiver acknowledges, extends its lease, or is done (§7.1)."""
         return await self._finish(WEBHOOK, subscription, token, body)
 
     async def ack(self, subscription: str, token: str, body: object) -> dict[str, Any]:
-        """A pull-wake worker does the same (§7.2)."""
+        """A pull-wake worker acknowledges, extends its lease, or is done (§7.2)."""
         return await self._finish(PULL_WAKE, subscription, token, body)
 
     async def release(self, subscription: str, token: str, body: object) -> None:
-        """A pull-wake worker gives its claim back (§7.2)."""
+        """A pull-wake worker releases its lease without acknowledging (§7.2)."""
         await self._finish(PULL_WAKE, subscription, token, body, release=True)
 
     async def _finish(
@@ -308,16 +310,15 @@ class Subscriptions:
             raise invalid("done is true or false.")
         acks = [] if release else await self._acks(asked.get("acks"))
         step = RELEASE if release else DONE if done else ACK
-        driven = self.driver.get(path)
+        state = self.driver.get(path)
         ref = WakeRef(claims.inc, claims.gen, generation, wake_id)
-        lease: Lease = await self._perform(path, Finish(ref, step, acks, nudge=driven is None))
-        self.driver.stepped(path, lease)
+        lease: Lease = await self._perform(path, Finish(ref, step, acks, nudge=state is None))
+        self.driver.lease_changed(path, lease)
         next_wake = False
         if lease.phase == IDLE:
-            if driven is not None:
-                # Should the next lines fail, the driver finds out by itself.
-                self.driver.poke(driven)
-                next_wake = await self.driver.wake(driven, decode_place(facts.fields[PLACE]))
+            if state is not None:
+                place = decode_place(facts.fields[PLACE])
+                next_wake = await self.driver.wake_again(state, place)
             elif not release:
                 next_wake = bool(await self._pending(path, facts.head))
         return {"ok": True, "next_wake": next_wake}
@@ -346,7 +347,7 @@ class Subscriptions:
         return acks
 
     async def _check_readable(self, stream: str, position: int) -> None:
-        """A cursor inside a message could never be read from."""
+        """Refuse a cursor inside a message: no read could begin there."""
         try:
             await self._check_boundary(stream, position)
         except InvalidRequest as error:

@@ -1,67 +1,64 @@
-"""One subscription as the process that drives it sees it."""
+"""One subscription as the process that drives it remembers it."""
 
 import asyncio
 
 from durable_streams_core.entities import Head
-from durable_streams_core.subscriptions.leases import IDLE, Lease
-from durable_streams_core.subscriptions.records import PREFIX, Birth, Config, birth_of
+from durable_streams_core.subscriptions.leases import Lease
+from durable_streams_core.subscriptions.records import PREFIX, Config, birth_of
 
-MAX_DIRTY = 10_000
-"""Streams that may be remembered as changed; with more, all are looked at."""
+MAX_CANDIDATES = 10_000
+"""Streams remembered as changed; with more, every linked stream is checked instead."""
 
 
 class SubscriptionState:
-    """What the driver remembers. Only ``dirty`` and ``looked`` carry weight: together they say
-    which streams can have pending work. Everything else is read from the store again.
+    """The memory of a subscription between steps.
+
+    Only ``candidates`` and ``complete`` carry weight: together they say which streams can have
+    pending work. Everything else is read from the store again before it is acted on.
     """
 
     __slots__ = (
-        "again", "announced", "birth", "delivery", "dirty", "dropped", "explicit", "id",
-        "incarnation", "lease", "looked", "looking", "path", "relink", "task", "timer",
+        "announced", "candidates", "checking", "complete", "config", "delivery", "dropped", "id",
+        "incarnation", "lease", "links", "links_stale", "path", "step_again", "step_task", "timer",
     )  # fmt: skip
 
     def __init__(self, path: str, head: Head) -> None:
         self.path = path
         self.id = path.removeprefix(PREFIX)
         self.incarnation = head.incarnation
-        self.birth: Birth = birth_of(head)
+        self.config: Config = birth_of(head).config
         self.lease = Lease()
-        self.dirty: dict[str, None] = {}
-        """Streams that may have pending work, those that were looked at longest ago first."""
-        self.looked = False
-        """Whether every stream with pending work is in ``dirty``."""
-        self.looking = asyncio.Lock()
-        self.explicit: set[str] = set()
-        self.relink = True
-        """Whether the explicit links have to be read."""
+        """The lease as last seen."""
+        self.candidates: dict[str, None] = {}
+        """Streams that may have pending work, the least recently checked first."""
+        self.complete = False
+        """Whether every stream with pending work is among the candidates."""
+        self.checking = asyncio.Lock()
+        """Held while pending work is looked up."""
+        self.links: set[str] = set()
+        """Streams that are linked explicitly (§6.4)."""
+        self.links_stale = True
+        """Whether the links have to be read from the store."""
         self.announced = 0
         """The generation whose wake event is known to be written."""
-        self.task: asyncio.Task[None] | None = None
-        self.again = False
+        self.step_task: asyncio.Task[None] | None = None
+        self.step_again = False
+        """Whether another step is due after the one that runs."""
         self.delivery: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.dropped = False
+        """Whether this process no longer drives the subscription."""
 
-    @property
-    def config(self) -> Config:
-        return self.birth.config
-
-    @property
-    def idle(self) -> bool:
-        return self.lease.phase == IDLE
-
-    def changed(self, stream: str) -> None:
+    def stream_changed(self, stream: str) -> None:
         """A stream has more data, or is gone."""
-        if len(self.dirty) >= MAX_DIRTY and stream not in self.dirty:
-            self.dirty.clear()
-            self.looked = False
+        if len(self.candidates) >= MAX_CANDIDATES and stream not in self.candidates:
+            self.candidates.clear()
+            self.complete = False
         else:
-            self.dirty[stream] = None
-
-    def look_at_all(self) -> None:
-        self.looked = False
+            self.candidates[stream] = None
 
     def disarm(self) -> None:
+        """Cancel the timer."""
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None

@@ -5,6 +5,7 @@ incarnation ``inc``, the generation ``gen`` and the expiry ``exp`` in seconds.
 """
 
 import hmac
+import secrets
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from hashlib import sha256
 from typing import Final
@@ -14,7 +15,7 @@ import msgspec
 from durable_streams_core.errors import SubscriptionError
 
 LIFE_SECONDS: Final = 24 * 3600
-"""Longer than any one wake is worked on: what really ends a token is the end of its lease."""
+"""Longer than any wake takes: in practice a token ends with its lease."""
 MAX_TOKEN: Final = 4096
 
 
@@ -23,6 +24,11 @@ class Claims(msgspec.Struct, frozen=True):
     inc: str
     gen: int
     exp: int
+
+
+def new_wake_id() -> str:
+    """A random id for one wake."""
+    return "w_" + secrets.token_hex(12)
 
 
 def b64(data: bytes) -> str:
@@ -57,9 +63,7 @@ def check(secret: bytes, token: str, subscription: str, now: int) -> Claims:
     if claims.sub != subscription:
         raise token_invalid()
     if now >= claims.exp:
-        raise SubscriptionError(
-            "TOKEN_EXPIRED", "The token's time is over; wait for the next wake."
-        )
+        raise SubscriptionError("TOKEN_EXPIRED", "The token has expired; wait for the next wake.")
     return claims
 
 

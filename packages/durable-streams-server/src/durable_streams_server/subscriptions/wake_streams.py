@@ -1,9 +1,10 @@
-"""Which streams are wake streams, whoever drives their subscriptions.
+"""The wake streams of all subscriptions, whichever process drives them.
 
 Two pull-wake subscriptions whose patterns cover each other's wake streams would wake each other
 without end: each wake is an append to a stream that the other one works on. So no pattern of a
 pull-wake subscription links a wake stream (:meth:`Config.means`), for which every process knows
-those of all subscriptions of the store. What it has not heard of yet costs one wake too many.
+the wake streams of all subscriptions of the store. One that it does not know yet costs one needless
+wake.
 """
 
 from collections import Counter
@@ -17,7 +18,7 @@ MAX_GONE: Final = 1000
 
 
 class WakeStreams:
-    """A container of stream paths, kept by what is heard of subscriptions."""
+    """A container of the paths of wake streams, updated as subscriptions come and go."""
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[str, str | None]] = {}
@@ -37,7 +38,7 @@ class WakeStreams:
         return known is not None and known[0] == incarnation
 
     def note(self, subscription: str, head: Head) -> None:
-        """There is this subscription."""
+        """Add a subscription."""
         if head.incarnation in self._gone or self.knows(subscription, head.incarnation):
             return
         self._forget(subscription)
@@ -47,7 +48,7 @@ class WakeStreams:
             self._uses[stream] += 1
 
     def gone(self, subscription: str, incarnation: str) -> str | None:
-        """It was deleted. Answers the stream that is no wake stream any more, if there is one."""
+        """Remove a deleted subscription; returns its stream if that is no longer a wake stream."""
         self._gone[incarnation] = None
         if len(self._gone) > MAX_GONE:
             del self._gone[next(iter(self._gone))]

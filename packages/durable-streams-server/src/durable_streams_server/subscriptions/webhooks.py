@@ -1,5 +1,6 @@
-"""Telling receivers: one signed request, bounded in time and size, to an address that was checked
-when it was connected to (§7.1, §12.8). Redirects are not followed.
+"""Sends webhooks: one signed request, bounded in time and size (§7.1, §12.8).
+
+The address is checked when the connection is made, and redirects are not followed.
 """
 
 import asyncio

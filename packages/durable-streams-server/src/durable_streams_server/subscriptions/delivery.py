@@ -1,0 +1,84 @@
+"""Delivers wakes: an event in the wake stream of workers, or a webhook to a receiver (§7)."""
+
+import random
+
+import msgspec
+
+from durable_streams_core.operations import Append, Body, ProducerClaim
+from durable_streams_core.subscriptions.leases import Lease, retry_delay
+from durable_streams_core.subscriptions.records import Place, Standing
+from durable_streams_server.perform import Perform
+from durable_streams_server.subscriptions.keyring import Keyring
+from durable_streams_server.subscriptions.state import SubscriptionState
+from durable_streams_server.subscriptions.urls import control_url, quoted
+from durable_streams_server.subscriptions.webhooks import Webhooks
+
+
+class Delivery:
+    """Sends one wake at a time for each subscription; commits nothing of what comes of it."""
+
+    def __init__(
+        self,
+        perform: Perform,
+        keyring: Keyring,
+        webhooks: Webhooks,
+        *,
+        webhook_timeout: float,
+    ) -> None:
+        self._perform = perform
+        self._keyring = keyring
+        self._webhooks = webhooks
+        self._webhook_timeout = webhook_timeout
+
+    async def announce(self, state: SubscriptionState, lease: Lease, now: int) -> None:
+        """Append the wake event to the wake stream (§7.2); raises :class:`ProtocolError`.
+
+        The producer's epoch is the generation, so an event that another driver appends again is a
+        duplicate and stored once.
+        """
+        stream = state.config.wake_stream
+        assert stream is not None
+        event = {
+            "type": "wake",
+            "subscription_id": state.id,
+            "stream": lease.stream,
+            "generation": lease.generation,
+            "ts": now,
+        }
+        producer = ProducerClaim(f"subscription:{state.incarnation}", lease.generation, 0)
+        body = Body(msgspec.json.encode(event) + b"\n")
+        await self._perform(stream, Append(body, producer=producer))
+        state.announced = lease.generation
+
+    async def post(
+        self,
+        state: SubscriptionState,
+        lease: Lease,
+        place: Place,
+        pending: list[Standing],
+        public_url: str | None,
+    ) -> str:
+        """Send the webhook (§7.1); returns ``DONE``, ``ACCEPTED`` or ``FAILED``."""
+        config = state.config
+        assert config.webhook is not None
+        await self._keyring.ready()
+        callback = f"subscriptions/{quoted(state.id)}/callback"
+        body = msgspec.json.encode(
+            {
+                "subscription_id": state.id,
+                "wake_id": lease.wake_id,
+                "generation": lease.generation,
+                "streams": [standing.described(tail=True) for standing in pending],
+                "callback_url": control_url(public_url, place, callback),
+                "callback_token": self._keyring.token(
+                    state.id, state.incarnation, lease.generation
+                ),
+            }
+        )
+        seconds = min(config.lease_ttl_ms / 1000, self._webhook_timeout)
+        return await self._webhooks.post(config.webhook, body, self._keyring.sign(body), seconds)
+
+
+def retry_in(lease: Lease) -> int:
+    """Milliseconds until a failed wake is tried again, with jitter (§7.3)."""
+    return retry_delay(lease.attempts + 1, random.uniform(-1, 1))
