@@ -9,6 +9,7 @@ from aiohttp import web
 
 from durable_streams_server.frontends.aiohttp import application
 from durable_streams_server.frontends.mount import Mount
+from durable_streams_server.frontends.sockets import BACKLOG, listen_at, listen_at_path
 from durable_streams_server.frontends.standalone import Bounds, StandaloneServer
 
 SHUTDOWN_SECONDS = 3.0
@@ -46,7 +47,7 @@ async def standalone_server(mount: Mount, root: str, address: Address) -> AsyncI
         server = StandaloneServer(mount, root, address.bounds)
         try:
             if address.unix is not None:
-                await server.listen_unix(address.unix, tls=address.tls)
+                server.listen_unix(address.unix, tls=address.tls)
                 yield 0
             else:
                 yield await server.listen(address.host, address.port, tls=address.tls)
@@ -67,15 +68,16 @@ async def aiohttp_server(mount: Mount, root: str, address: Address) -> AsyncIter
     )
     await runner.setup()
     try:
+        port = 0
         if address.unix is not None:
-            await web.UnixSite(runner, address.unix, ssl_context=address.tls, backlog=4096).start()
-            yield 0
+            listeners = [listen_at_path(address.unix)]
         else:
-            site = web.TCPSite(
-                runner, address.host, address.port, ssl_context=address.tls, backlog=4096
-            )
+            listeners = listen_at(address.host, address.port)
+            port = listeners[0].getsockname()[1]
+        for listener in listeners:
+            site = web.SockSite(runner, listener, ssl_context=address.tls, backlog=BACKLOG)
             await site.start()
-            yield runner.addresses[0][1]
+        yield port
     finally:
         await runner.cleanup()
 

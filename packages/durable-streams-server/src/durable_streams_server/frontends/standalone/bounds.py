@@ -1,6 +1,11 @@
 """What one client is given, and how long the server waits for it."""
 
+import sys
+
 import msgspec
+
+RESERVED_DESCRIPTORS = 256
+"""File descriptors that connections leave to the store, to webhooks and to whatever else opens."""
 
 
 class Bounds(msgspec.Struct, frozen=True, kw_only=True):
@@ -10,7 +15,7 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     max_connections: int = 20_000
-    """More are answered 503 and closed."""
+    """More are answered 503 and closed. The limit of open files may allow for fewer."""
     max_header: int = 32 * 1024
     """A request's head: target, names and values together (431)."""
     max_target: int = 12 * 1024
@@ -27,3 +32,18 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     """How long a client may take nothing of an answer that waits for it."""
     shutdown_timeout: float = 3.0
     """For answers under way when the server stops."""
+
+
+def connections_allowed(bounds: Bounds) -> int:
+    """How many connections may be open at once: what the bounds say, as far as descriptors go.
+
+    A small limit of open files is shared evenly between connections and everything else.
+    """
+    if sys.platform == "win32":
+        return bounds.max_connections
+    import resource
+
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files == resource.RLIM_INFINITY:
+        return bounds.max_connections
+    return min(bounds.max_connections, max(files - RESERVED_DESCRIPTORS, files // 2))

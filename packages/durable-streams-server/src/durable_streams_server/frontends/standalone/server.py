@@ -2,12 +2,15 @@
 
 import asyncio
 import logging
+import socket
 import ssl
 import time
+from typing import Any
 
 from durable_streams_core.errors import Unavailable
 from durable_streams_server.frontends.mount import Mount
-from durable_streams_server.frontends.standalone.bounds import Bounds
+from durable_streams_server.frontends.sockets import listen_at, listen_at_path
+from durable_streams_server.frontends.standalone.bounds import Bounds, connections_allowed
 from durable_streams_server.frontends.standalone.connection import Connection
 from durable_streams_server.frontends.standalone.heads import Heads
 from durable_streams_server.http import wire
@@ -18,7 +21,9 @@ log = logging.getLogger("durable_streams_server.frontends.standalone")
 requests_log = logging.getLogger("durable_streams_server.http")
 
 TICK_SECONDS = 1.0
-BACKLOG = 4096
+ACCEPT_RETRY_SECONDS = 0.1
+MAX_REFUSED = 64
+"""Connections beyond the bound that are told so at once; any more are closed without a word."""
 
 
 class StandaloneServer:
@@ -39,43 +44,88 @@ class StandaloneServer:
         """An answer's status line and Date header, by status."""
         self._connections: set[Connection] = set()
         self._empty = asyncio.Event()
-        self._listeners: list[asyncio.Server] = []
+        self._listeners: dict[socket.socket, asyncio.Task[None]] = {}
+        self._opening: dict[Connection, asyncio.Task[None]] = {}
+        """Connections that were accepted and have no transport yet: most are in a handshake."""
+        self._allowed = self.bounds.max_connections
         self._timer: asyncio.TimerHandle | None = None
         self._frame = self._chunk = b""
 
     def __len__(self) -> int:
-        return len(self._connections)
+        return len(self._connections) + len(self._opening)
 
     # Life.
 
     async def listen(self, host: str, port: int, *, tls: ssl.SSLContext | None = None) -> int:
         """Accept connections; returns the port, which 0 lets the system pick."""
-        loop = self._begin()
-        server = await loop.create_server(
-            lambda: Connection(self, secure=tls is not None),
-            host,
-            port,
-            ssl=tls,
-            backlog=BACKLOG,
-        )
-        self._listeners.append(server)
-        found: int = server.sockets[0].getsockname()[1]
+        # Looking a name up may take a while.
+        listeners = await asyncio.to_thread(listen_at, host, port)
+        self._begin(listeners, tls)
+        found: int = listeners[0].getsockname()[1]
         return found
 
-    async def listen_unix(self, path: str, *, tls: ssl.SSLContext | None = None) -> None:
+    def listen_unix(self, path: str, *, tls: ssl.SSLContext | None = None) -> None:
         """Accept connections at a Unix socket."""
-        loop = self._begin()
-        server = await loop.create_unix_server(
-            lambda: Connection(self, secure=tls is not None), path, ssl=tls, backlog=BACKLOG
-        )
-        self._listeners.append(server)
+        self._begin([listen_at_path(path)], tls)
+
+    def _begin(self, listeners: list[socket.socket], tls: ssl.SSLContext | None) -> None:
+        loop = asyncio.get_running_loop()
+        self._allowed = connections_allowed(self.bounds)
+        if self._timer is None:
+            self._tick()
+        for listener in listeners:
+            self._listeners[listener] = loop.create_task(self._accept(listener, tls))
+
+    async def _accept(self, listener: socket.socket, tls: ssl.SSLContext | None) -> None:
+        """Accept connections until cancelled; an error of the system only delays that."""
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                client, _ = await loop.sock_accept(listener)
+            except OSError as error:
+                log.warning("accepting a connection failed: %s", error)
+                await asyncio.sleep(ACCEPT_RETRY_SECONDS)
+                continue
+            crowded = len(self) - self._allowed
+            if crowded >= (MAX_REFUSED if tls is None else 0):
+                # To say why would take a descriptor, or a handshake.
+                client.close()
+            else:
+                connection = Connection(self, secure=tls is not None)
+                self._opening[connection] = loop.create_task(self._open(connection, client, tls))
+            await asyncio.sleep(0)
+
+    async def _open(
+        self, connection: Connection, client: socket.socket, tls: ssl.SSLContext | None
+    ) -> None:
+        """Give an accepted connection its transport, after the handshake where there is one."""
+        loop = asyncio.get_running_loop()
+        bounds = self.bounds
+        limits: dict[str, Any] = {}
+        if tls is not None:
+            limits = {
+                "ssl": tls,
+                "ssl_handshake_timeout": bounds.header_timeout,
+                "ssl_shutdown_timeout": bounds.shutdown_timeout,
+            }
+        try:
+            if client.family != socket.AF_UNIX:
+                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            await loop.connect_accepted_socket(lambda: connection, client, **limits)
+        except OSError as error:
+            log.debug("a connection failed before its first request: %s", error)
+            client.close()
+        except asyncio.CancelledError:
+            client.close()
+            raise
+        finally:
+            self._opening.pop(connection, None)
 
     async def stop(self) -> None:
         """Accept nothing more, tell live readers, let answers under way finish, then close."""
         self.closing = True
         try:
-            for listener in self._listeners:
-                listener.close()
+            await self._stop_listening()
             self.handler.close()
             for connection in tuple(self._connections):
                 connection.shut()
@@ -94,11 +144,18 @@ class StandaloneServer:
             if self._timer is not None:
                 self._timer.cancel()
 
-    def _begin(self) -> asyncio.AbstractEventLoop:
-        loop = asyncio.get_running_loop()
-        if self._timer is None:
-            self._tick()
-        return loop
+    async def _stop_listening(self) -> None:
+        for accepting in self._listeners.values():
+            accepting.cancel()
+        # Also begins each task that was just created: one cancelled before would leave its socket.
+        await asyncio.gather(*self._listeners.values(), return_exceptions=True)
+        opening = tuple(self._opening.values())
+        for task in opening:
+            task.cancel()
+        await asyncio.gather(*opening, return_exceptions=True)
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
 
     def _tick(self) -> None:
         """Once a second: the time, the Date header, and deadlines."""
@@ -124,8 +181,9 @@ class StandaloneServer:
 
     def welcome(self, connection: Connection) -> Unavailable | None:
         """Take a new connection in; what is returned is why it cannot stay."""
+        self._opening.pop(connection, None)
         self._connections.add(connection)
-        if len(self._connections) > self.bounds.max_connections:
+        if len(self) > self._allowed:
             return Unavailable("Too many connections; try again.", code="too-many-connections")
         return None
 
