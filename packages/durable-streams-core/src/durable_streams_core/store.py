@@ -74,6 +74,13 @@ class Store(ABC):
 
     api: int = STORE_API
 
+    @property
+    def descriptors(self) -> int:
+        """How many file descriptors this store may need at once. A server that accepts connections
+        leaves so many free for it.
+        """
+        return 0
+
     @abstractmethod
     async def open(self) -> None:
         """Get ready; raises :class:`StoreError` saying what is wrong and what to do."""

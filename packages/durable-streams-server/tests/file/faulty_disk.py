@@ -104,7 +104,8 @@ class Directory:
 
 class FaultyDisk(Disk):
     """``crash_in`` is the number of changes until the power goes, ``full_in`` until one write is
-    stopped by a full disk, ``failing_in`` until one sync fails; None for never.
+    stopped by a full disk, ``failing_in`` until one sync fails, ``short_in`` the number of steps
+    until one finds no descriptor or no memory free, before anything is done; None for never.
     """
 
     def __init__(self, rng: random.Random) -> None:
@@ -117,6 +118,7 @@ class FaultyDisk(Disk):
         self.crash_in: int | None = None
         self.full_in: int | None = None
         self.failing_in: int | None = None
+        self.short_in: int | None = None
         self.locked = False
 
     def power_off(self) -> None:
@@ -128,7 +130,7 @@ class FaultyDisk(Disk):
         """A process ended; the system lives on."""
         self._open = {}
         self.dead = self.locked = False
-        self.crash_in = self.full_in = self.failing_in = None
+        self.crash_in = self.full_in = self.failing_in = self.short_in = None
 
     # Faults.
 
@@ -143,6 +145,15 @@ class FaultyDisk(Disk):
             return False
         self.crash_in -= 1
         return self.crash_in < 0
+
+    def _short_of(self, number: int) -> None:
+        """Count a step that needs a descriptor or memory, and fail it if its turn has come."""
+        self._alive()
+        if self.short_in is not None:
+            self.short_in -= 1
+            if self.short_in < 0:
+                self.short_in = None
+                raise OSError(number, errno.errorcode[number])
 
     def _die(self) -> None:
         self.dead = True
@@ -173,7 +184,7 @@ class FaultyDisk(Disk):
         return file
 
     def open(self, name: str, *, create: bool = False, write: bool = False) -> int:
-        self._alive()
+        self._short_of(errno.EMFILE)
         directory, own = self._split(name)
         if create and own not in directory.entries:
             last = self._step()
@@ -198,6 +209,7 @@ class FaultyDisk(Disk):
         return bytes(self._open[fd].content[position : position + limit])
 
     def write(self, fd: int, pieces: Sequence[Buffer], position: int) -> None:
+        self._short_of(errno.ENOMEM)
         last = self._step()
         data = b"".join(bytes(piece) for piece in pieces)
         full = False
@@ -240,6 +252,7 @@ class FaultyDisk(Disk):
         file.sync()
 
     def sync_directory(self, name: str) -> None:
+        self._short_of(errno.ENFILE)
         directory = self._directory(name)
         if self._step():
             if self._rng.random() < 0.5:
@@ -248,6 +261,7 @@ class FaultyDisk(Disk):
         directory.sync()
 
     def sync_everything(self) -> bool:
+        self._short_of(errno.EMFILE)
         if self._step():
             self._die()
         if self.failing_in is not None:
@@ -296,7 +310,7 @@ class FaultyDisk(Disk):
             self._die()
 
     def names(self, directory: str) -> list[str]:
-        self._alive()
+        self._short_of(errno.EMFILE)
         try:
             names = list(self._directory(directory).entries)
         except FileNotFoundError:
@@ -320,6 +334,9 @@ class FaultyDisk(Disk):
             self.locked = False
 
         return unlock
+
+    def spare_descriptors(self, count: int) -> None:
+        pass
 
 
 def _put(content: bytearray, position: int, data: bytes) -> None:

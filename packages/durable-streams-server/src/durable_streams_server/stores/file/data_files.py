@@ -6,15 +6,22 @@ entity's ``start``. Few files are open at once.
 
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
-from durable_streams_core.errors import StoreError
+from durable_streams_core.errors import StoreError, Unavailable
 from durable_streams_server.stores.file.directory import STREAMS, UNSYNCED
 from durable_streams_server.stores.file.disk import Disk
+from durable_streams_server.stores.file.errors import (
+    NO_DESCRIPTOR,
+    WriteFailedError,
+    describe,
+    is_passing,
+)
 
-OPEN_FILES: Final = 256
+Result = TypeVar("Result")
+
 _PER_DIRECTORY: Final = 4096
 ONE_BY_ONE: Final = 64
 """Up to so many files are synced one by one."""
@@ -49,7 +56,7 @@ class Written(NamedTuple):
     """The new CRCs of the files whose writes were made, and what stopped the rest."""
 
     crcs: list[int]
-    error: OSError | None
+    error: OSError | MemoryError | None
 
 
 class FileWriter:
@@ -68,7 +75,7 @@ class FileWriter:
         for each in writes:
             try:
                 self._put(each)
-            except OSError as error:
+            except (OSError, MemoryError) as error:
                 return Written(crcs, error)
             crcs.append(zlib.crc32(each.data, each.crc))
         return Written(crcs, None)
@@ -94,33 +101,42 @@ class FileWriter:
         self._changed.add(number)
 
     def sync(self) -> None:
-        """Make everything written so far durable; never to be repeated after an error.
+        """Make everything written so far durable.
 
-        After one, the system shows as written what is not on the disk, for as long as it runs: a
-        mark says so to the next start, which then trusts the journal and not what it reads.
+        Raises ``OSError`` if a file could not be opened for it, which may be repeated, and
+        :class:`WriteFailedError` if the sync failed, which may not: from then on the system shows
+        as written what is not on the disk. A mark says so to the next start, which then trusts the
+        journal and not what it reads.
         """
         try:
             self._sync()
-        except OSError:
-            self._disk.close(self._disk.open(UNSYNCED, create=True, write=True))
+        except WriteFailedError:
+            with suppress(OSError):
+                self._disk.close(self._disk.open(UNSYNCED, create=True, write=True))
             raise
         if self.distrusted:
             self._disk.unlink(UNSYNCED)
             self.distrusted = False
 
     def _sync(self) -> None:
-        changed, self._changed = self._changed, set()
-        if not changed or (len(changed) > ONE_BY_ONE and self._disk.sync_everything()):
+        changed = self._changed
+        if not changed:
             return
-        for number in changed:
-            fd = self._disk.open(file_name(number))
-            try:
-                self._disk.sync(fd)
-            finally:
-                self._disk.close(fd)
-        for directory in sorted({_directory(number) for number in changed}):
-            self._disk.sync_directory(directory)
-        self._disk.sync_directory(STREAMS)
+        if len(changed) <= ONE_BY_ONE or not _sure(self._disk.sync_everything):
+            for number in changed:
+                self._sync_file(number)
+            for directory in [*sorted({_directory(number) for number in changed}), STREAMS]:
+                _sure(lambda directory=directory: self._disk.sync_directory(directory))  # type: ignore[misc]
+        changed.clear()
+
+    def _sync_file(self, number: int) -> None:
+        fd = self._disk.open(file_name(number))
+        try:
+            self._disk.sync(fd)
+        except OSError as error:
+            raise WriteFailedError(unsure=False) from error
+        finally:
+            self._disk.close(fd)
 
     def _put(self, write: Write) -> None:
         disk = self._disk
@@ -134,6 +150,16 @@ class FileWriter:
             disk.write(fd, [write.data], write.offset)
         finally:
             disk.close(fd)
+
+
+def _sure(sync: Callable[[], Result]) -> Result:
+    """Sync what has to be opened for it first; an error of that is not one of the sync."""
+    try:
+        return sync()
+    except OSError as error:
+        if error.errno in NO_DESCRIPTOR:
+            raise
+        raise WriteFailedError(unsure=False) from error
 
 
 def _directory(number: int) -> str:
@@ -152,12 +178,13 @@ class OpenFile:
 
 
 class FileReader:
-    """Reads stream files and keeps the latest open. Called in the event loop, but for
-    :meth:`read_from`.
+    """Reads stream files and keeps the latest open, at most ``most``. Called in the event loop, but
+    for :meth:`read_from`.
     """
 
-    def __init__(self, disk: Disk) -> None:
+    def __init__(self, disk: Disk, most: int) -> None:
         self._disk = disk
+        self._most = most
         self._open: OrderedDict[int, OpenFile] = OrderedDict()
 
     def read(self, number: int, offset: int, length: int) -> bytes:
@@ -207,7 +234,13 @@ class FileReader:
                 f"The data file {file_name(number)} is missing: something outside this server "
                 "removed it. Restore it from a backup."
             ) from error
-        if len(opened) > OPEN_FILES:
+        except OSError as error:
+            if not is_passing(error):
+                raise
+            raise Unavailable(
+                f"The server had no means to read this ({describe(error)}). Ask again in a moment."
+            ) from error
+        if len(opened) > self._most:
             self._close(opened.popitem(last=False)[1])
         return file
 

@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
+from durable_streams_server.stores.file.descriptors import SpareDescriptors
+
 Buffer = bytes | bytearray | memoryview
 
 _MAX_PIECES: Final = 1024  # IOV_MAX of Linux and macOS
@@ -82,6 +84,10 @@ class Disk(ABC):
         To read only, against those that write.
         """
 
+    @abstractmethod
+    def spare_descriptors(self, count: int) -> None:
+        """Hold so many descriptors from now on, for when no others are free; 0 lets them go."""
+
 
 class LocalDisk(Disk):
     """A directory of this machine. Needs a POSIX system."""
@@ -92,16 +98,25 @@ class LocalDisk(Disk):
         self._fdatasync = _to_the_platter(getattr(os, "fdatasync", os.fsync))
         self._fsync = _to_the_platter(os.fsync)
         self._syncfs = _syncfs()
+        self._spare = SpareDescriptors(self.root)
 
     def _path(self, name: str) -> str:
         return os.path.join(self.root, name) if name else self.root  # noqa: PTH118 - called often
 
     def open(self, name: str, *, create: bool = False, write: bool = False) -> int:
         flags = (os.O_RDWR if write else os.O_RDONLY) | os.O_CLOEXEC
-        return os.open(self._path(name), flags | os.O_CREAT if create else flags, 0o640)
+        if create:
+            flags |= os.O_CREAT
+        return self._open(self._path(name), flags)
+
+    def _open(self, path: str, flags: int) -> int:
+        return self._spare.use(lambda: os.open(path, flags, 0o640))
 
     def close(self, fd: int) -> None:
-        os.close(fd)
+        self._spare.close(fd)
+
+    def spare_descriptors(self, count: int) -> None:
+        self._spare.hold(count)
 
     def size(self, fd: int) -> int:
         return os.fstat(fd).st_size
@@ -136,22 +151,22 @@ class LocalDisk(Disk):
         self._fdatasync(fd)
 
     def sync_directory(self, name: str) -> None:
-        fd = os.open(self._path(name), os.O_RDONLY | os.O_CLOEXEC)
+        fd = self._open(self._path(name), os.O_RDONLY | os.O_CLOEXEC)
         try:
             self._fsync(fd)
         finally:
-            os.close(fd)
+            self.close(fd)
 
     def sync_everything(self) -> bool:
         if self._syncfs is None:
             return False
-        fd = os.open(self.root, os.O_RDONLY | os.O_CLOEXEC)
+        fd = self._open(self.root, os.O_RDONLY | os.O_CLOEXEC)
         try:
             if self._syncfs(fd) != 0:
                 number = ctypes.get_errno()
                 raise OSError(number, os.strerror(number), self.root)
         finally:
-            os.close(fd)
+            self.close(fd)
         return True
 
     def rename(self, old: str, new: str) -> None:
@@ -165,9 +180,11 @@ class LocalDisk(Disk):
 
     def names(self, directory: str) -> list[str]:
         try:
-            return os.listdir(self._path(directory))  # noqa: PTH208
+            return self._spare.use(lambda: os.listdir(self._path(directory)))  # noqa: PTH208
         except FileNotFoundError:
             return []
+        finally:
+            self._spare.replenish()
 
     def file_size(self, name: str) -> int | None:
         try:

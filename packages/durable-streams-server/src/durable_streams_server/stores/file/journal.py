@@ -12,7 +12,6 @@ a client sends can be taken for a batch. ``known durable`` is the last batch tha
 disk when this one was written: what tells a torn tail, which nobody was told of, from corruption.
 """
 
-import errno
 import struct
 import zlib
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ from typing import Final, NamedTuple
 
 from durable_streams_server.stores.file.directory import FORMAT_VERSION, JOURNAL
 from durable_streams_server.stores.file.disk import Disk
+from durable_streams_server.stores.file.errors import NO_DESCRIPTOR, WriteFailedError, is_passing
 from durable_streams_server.stores.file.records import Entry, encode_batch
 
 SEGMENT_HEADER: Final = struct.Struct("<8sI16s8sQQI")
@@ -33,20 +33,6 @@ RESERVE: Final = 64 * 1024
 _SMALLEST_STEP: Final = 128 * 1024
 _LARGEST_STEP: Final = 2 * 1024 * 1024
 _ZEROS: Final = memoryview(bytes(_LARGEST_STEP))
-
-FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-"""Errors that say that the disk is full, for this user at least."""
-
-
-class WriteFailedError(Exception):
-    """The disk failed in a way after which nothing may be written; the cause is the ``OSError``.
-
-    ``unsure`` says that the batch may have become durable.
-    """
-
-    def __init__(self, *, unsure: bool) -> None:
-        super().__init__(unsure)
-        self.unsure = unsure
 
 
 class Segment(NamedTuple):
@@ -101,8 +87,8 @@ class Journal:
     ) -> int:
         """Add a batch and return its sequence number; durable when this returns, if so wished.
 
-        Raises ``OSError`` when nothing was done (the disk is full), :class:`WriteFailedError` when
-        nothing may be written any more. ``urgent`` batches may use the reserve.
+        Raises :class:`WriteFailedError` when nothing may be written any more. After any other error
+        nothing was done. ``urgent`` batches may use the reserve.
         """
         body = encode_batch(now, entries)
         length = len(body)
@@ -124,9 +110,9 @@ class Journal:
         header += zlib.crc32(header).to_bytes(4, "little")
         try:
             self._disk.write(self._fd, [header, body, *large], position)
-        except OSError as error:
+        except (OSError, MemoryError) as error:
             self._cut(position)
-            if error.errno in FULL:
+            if is_passing(error):
                 raise
             raise WriteFailedError(unsure=False) from error
         if self._sync:
@@ -138,13 +124,13 @@ class Journal:
         return self.sequence - 1
 
     def roll(self) -> None:
-        """End this segment and begin another; stay in it if the disk is full."""
+        """End this segment and begin another; stay in it while none can be begun."""
         self.flush()
         fd, position = self._fd, self._position
         try:
             self.begin()
-        except OSError as error:
-            if error.errno in FULL:
+        except (OSError, MemoryError) as error:
+            if is_passing(error):
                 return
             raise WriteFailedError(unsure=False) from error
         try:
@@ -155,7 +141,11 @@ class Journal:
             self._disk.close(fd)
 
     def begin(self) -> None:
-        """Begin a segment: usable only when its header and its name are durable."""
+        """Begin a segment: usable only when its header and its name are durable.
+
+        Raises ``OSError`` when there is none, :class:`WriteFailedError` when nothing may be written
+        any more.
+        """
         disk = self._disk
         name = segment_name(self._ordinal)
         salt = self._draw(SALT_LENGTH)
@@ -167,14 +157,21 @@ class Journal:
         try:
             disk.truncate(fd, 0)
             disk.write(fd, [header, _ZEROS[: _SMALLEST_STEP - len(header)]], 0)
-        except OSError:
-            disk.close(fd)
-            disk.unlink(name)
+        except (OSError, MemoryError):
+            self._discard(fd, name)
             raise
         try:
             disk.sync(fd)
+        except OSError as error:
+            disk.close(fd)
+            raise WriteFailedError(unsure=False) from error
+        try:
             disk.sync_directory(JOURNAL)
         except OSError as error:
+            if error.errno in NO_DESCRIPTOR:
+                # It was not even opened, so nothing is lost.
+                self._discard(fd, name)
+                raise
             disk.close(fd)
             raise WriteFailedError(unsure=False) from error
         self._fd, self._salt = fd, salt
@@ -182,6 +179,12 @@ class Journal:
         self._filled = self._step = _SMALLEST_STEP
         self._ordinal += 1
         self.segments.append(Segment(name, self.sequence))
+
+    def _discard(self, fd: int, name: str) -> None:
+        """Remove a segment that could not be begun; its number is not used again."""
+        self._ordinal += 1
+        self._disk.close(fd)
+        self._disk.unlink(name)
 
     def drop(self, through: int) -> None:
         """Remove the segments that hold nothing after batch ``through``."""
@@ -229,9 +232,9 @@ class Journal:
             count = self._step
             try:
                 self._disk.write(self._fd, [_ZEROS[:count]], self._filled)
-            except OSError as error:
+            except (OSError, MemoryError) as error:
                 self._cut(self._filled)
-                if error.errno not in FULL:
+                if not is_passing(error):
                     raise WriteFailedError(unsure=False) from error
                 if count > _SMALLEST_STEP:
                     self._step = _SMALLEST_STEP

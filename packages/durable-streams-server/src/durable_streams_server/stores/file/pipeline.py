@@ -14,7 +14,14 @@ from durable_streams_core.entities import Change, Commit, Outcome, Refused, Unkn
 from durable_streams_core.store import Watchers
 from durable_streams_server.stores.file.batches import Batch, Submission
 from durable_streams_server.stores.file.data_files import FileReader, FileWriter
-from durable_streams_server.stores.file.journal import FULL, Journal, WriteFailedError
+from durable_streams_server.stores.file.errors import (
+    WriteFailedError,
+    is_full,
+    is_passing,
+    refusal_of,
+    stopped_by,
+)
+from durable_streams_server.stores.file.journal import Journal
 from durable_streams_server.stores.file.worker import Worker
 from durable_streams_server.stores.file.write_behind import Contents, Stored
 from durable_streams_server.stores.table import Recent, Table
@@ -25,11 +32,6 @@ HOLD_AT: Final = 8
 """At so many times the unsaved bytes that are wanted in memory, commits wait for the files."""
 
 CLOSED: Final = "The store is closed."
-_DISK_FULL: Final = Refused(
-    "storage-full",
-    "The disk is full and nothing was stored. Make room or delete streams; reading and deleting "
-    "go on, and so do appends once there is room.",
-)
 
 
 class Pipeline:
@@ -118,14 +120,15 @@ class Pipeline:
             return
         self._begin_batch()
 
-    def _begin_batch(self, *, full: bool = False) -> None:
+    def _begin_batch(self, refused: Refused | None = None) -> None:
+        """Write what is queued; if ``refused`` is given, only what frees room."""
         if self.failure is not None:
             self.fail(self.failure)
         while self._queue:
             batch = Batch(self._table, self._recent, self._numbers)
             batch.gather(self._queue)
             self._numbers = batch.numbers
-            if batch.staged and (not full or batch.keep_freeing(_DISK_FULL)):
+            if batch.staged and (refused is None or batch.keep_freeing(refused)):
                 self._write(batch)
                 return
             batch.settle_repeated()
@@ -186,21 +189,17 @@ class Pipeline:
         self._written()
 
     def _refuse(self, batch: Batch, error: BaseException) -> None:
-        if isinstance(error, OSError) and error.errno in FULL:
-            _log.warning("the disk is full")
-            if not batch.urgent and batch.keep_freeing(_DISK_FULL):
+        if isinstance(error, WriteFailedError):
+            reason = stopped_by(error)
+            batch.fail(Unknown(reason) if error.unsure else Refused("unavailable", reason))
+            self.fail(reason)
+        else:
+            refused = refusal_of(error)
+            _log.warning("%s", refused.message, exc_info=None if is_passing(error) else error)
+            if is_full(error) and not batch.urgent and batch.keep_freeing(refused):
                 self._write(batch)
                 return
-            batch.fail(_DISK_FULL)
-        else:
-            unsure = isinstance(error, WriteFailedError) and error.unsure
-            cause = error.__cause__ or error
-            reason = (
-                f"The disk failed ({cause}), so nothing more is written until the server is started "
-                "again. Check the disk first; reading goes on."
-            )
-            batch.fail(Unknown(reason) if unsure else Refused("unavailable", reason))
-            self.fail(reason)
+            batch.fail(refused)
         self._finish(batch)
         self._begin()
 
@@ -218,15 +217,15 @@ class Pipeline:
 
         self._files_worker.put(lambda: self._files.remove(numbers), done)
 
-    def _saved(self, error: OSError | None) -> None:
-        if error is not None and error.errno not in FULL:
-            self.fail(
-                f"The disk failed ({error}), so nothing more is written until the server is started "
-                "again. Check the disk first; reading goes on."
-            )
+    def _saved(self, error: BaseException | None) -> None:
+        refused = None
+        if error is not None:
+            refused = refusal_of(error)
+            if not is_passing(error):
+                self.fail(stopped_by(error))
         if self._held_back:
             self._held_back = False
-            self._begin_batch(full=error is not None)
+            self._begin_batch(refused)
 
 
 def _tell(submission: Submission, outcomes: Sequence[Outcome]) -> None:

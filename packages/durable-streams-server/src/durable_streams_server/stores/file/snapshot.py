@@ -16,6 +16,7 @@ journal.
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
@@ -95,7 +96,7 @@ class SnapshotWriter:
         try:
             disk.truncate(self._fd, 0)
             self._frame(_MAGIC + _encoder.encode(cover))
-        except OSError:
+        except BaseException:
             self.abandon()
             raise
 
@@ -116,9 +117,11 @@ class SnapshotWriter:
                 self._disk.unlink(name)
 
     def abandon(self) -> None:
+        """Remove what is not finished."""
         if self._fd >= 0:
             self._disk.close(self._fd)
             self._fd = -1
+        with suppress(FileNotFoundError):
             self._disk.unlink(self._name + UNFINISHED)
 
     def _frame(self, content: bytes) -> None:

@@ -18,9 +18,16 @@ from durable_streams_core.store import LocalStore, Watcher, Watchers
 from durable_streams_server.stores.file.checkpoint import Checkpoint
 from durable_streams_server.stores.file.clock import Clock, wall_clock
 from durable_streams_server.stores.file.data_files import FileReader
+from durable_streams_server.stores.file.descriptors import SPARE
 from durable_streams_server.stores.file.directory import identify, make_root, take
 from durable_streams_server.stores.file.disk import Disk
-from durable_streams_server.stores.file.journal import FULL, Journal, WriteFailedError
+from durable_streams_server.stores.file.errors import (
+    WriteFailedError,
+    describe,
+    is_passing,
+    stopped_by,
+)
+from durable_streams_server.stores.file.journal import Journal
 from durable_streams_server.stores.file.pipeline import CLOSED, Pipeline
 from durable_streams_server.stores.file.recovery import Recovery, Report
 from durable_streams_server.stores.file.snapshot import Cover
@@ -32,6 +39,19 @@ _log: Final = logging.getLogger(__name__)
 
 Sync = Literal["commit", "off"]
 Corruption = Literal["refuse", "set-aside"]
+
+_READ_THREADS: Final = 4
+_OPEN_FILES: Final = 256
+_OTHER_FILES: Final = 16
+"""More than are open at once beside the data files that are kept open and the spare ones."""
+
+
+def _most_open_files() -> int:
+    """How many data files are kept open for reading: few where a process may open few."""
+    import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _OPEN_FILES if limit < 0 else min(_OPEN_FILES, max(1, limit // 8))
 
 
 class FileStore(LocalStore):
@@ -81,6 +101,10 @@ class FileStore(LocalStore):
         self._checkpointed_at = 0
         self._one_checkpoint = asyncio.Lock()
 
+    @property
+    def descriptors(self) -> int:
+        return _most_open_files() + SPARE + _OTHER_FILES
+
     # Opening and closing.
 
     async def open(self) -> None:
@@ -97,15 +121,17 @@ class FileStore(LocalStore):
                 recovery = await self._journal_worker.run(lambda: self._recover(disk))
             except BaseException:
                 self._unlock()
+                disk.spare_descriptors(0)
                 raise
         except BaseException:
             await self._journal_worker.stop()
             raise
         self._files_worker = self._make_worker("durable-streams-files")
-        self._threads = ThreadPoolExecutor(4, "durable-streams-reads")
+        self._threads = ThreadPoolExecutor(_READ_THREADS, "durable-streams-reads")
+        self._large_reads = asyncio.Semaphore(_READ_THREADS)
         self._open_disk = disk
         self._files = recovery.files
-        self._reader = FileReader(disk)
+        self._reader = FileReader(disk, _most_open_files())
         self._recent = recovery.recent
         self._table = recovery.table
         self._clock = Clock(recovery.floor, self._wall)
@@ -140,6 +166,7 @@ class FileStore(LocalStore):
 
     def _recover(self, disk: Disk) -> Recovery:
         try:
+            disk.spare_descriptors(SPARE)
             store = identify(disk, self.path, lambda: self._draw(16).hex())
             recovery = Recovery(disk, store, set_aside=self._corruption == "set-aside")
             recovery.load()
@@ -193,6 +220,7 @@ class FileStore(LocalStore):
             await self._journal_worker.stop()
             self._threads.shutdown()
             self._reader.close()
+            self._open_disk.spare_descriptors(0)
             self._unlock()
 
     # Checkpoints.
@@ -231,14 +259,12 @@ class FileStore(LocalStore):
             await checkpoint.run(
                 self._journal_worker, self._files_worker, self._journal, self._files
             )
-        except (OSError, WriteFailedError) as error:
-            cause = error.__cause__ or error
-            if isinstance(cause, OSError) and cause.errno in FULL:
-                _log.warning("%s: no room for a checkpoint; trying again later", self.path)
+        except (OSError, MemoryError, WriteFailedError) as error:
+            if not is_passing(error):
+                pipeline.fail(stopped_by(error))
                 return
-            pipeline.fail(
-                f"The disk failed ({cause}), so nothing more is written until the server is started "
-                "again. Check the disk first; reading goes on."
+            _log.warning(
+                "%s: no checkpoint is possible (%s); trying again later", self.path, describe(error)
             )
 
     # Reading.
@@ -268,9 +294,18 @@ class FileStore(LocalStore):
         return Slice(head, data)
 
     async def read(self, path: str, incarnation: str, start: int, limit: int) -> Slice | None:
-        entity = self._table.entities.get(path)
-        if limit <= self.large_read or entity is None:
+        if limit <= self.large_read:
             return self.slice(path, incarnation, start, limit)
+        # Each keeps a file open, so no more than can be read at once.
+        async with self._large_reads:
+            return await self._read_large(path, incarnation, start, limit)
+
+    async def _read_large(
+        self, path: str, incarnation: str, start: int, limit: int
+    ) -> Slice | None:
+        entity = self._table.entities.get(path)
+        if entity is None:
+            return None
         head = entity.head
         saved = entity.saved
         in_file = min(limit, saved - start)

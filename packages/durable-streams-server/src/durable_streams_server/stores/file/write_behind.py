@@ -86,14 +86,14 @@ class Contents:
     """
 
     def __init__(
-        self, worker: Worker, files: FileWriter, told: Callable[[OSError | None], None]
+        self, worker: Worker, files: FileWriter, told: Callable[[BaseException | None], None]
     ) -> None:
         self._worker = worker
         self._files = files
         self._told = told
         self._dirty: dict[int, Stored] = {}
         self._leaving: list[Stored] = []
-        self._waiting: list[asyncio.Future[OSError | None]] = []
+        self._waiting: list[asyncio.Future[BaseException | None]] = []
         self.held = 0
         """About how many bytes of memory the unsaved bytes take."""
         self.proofs: dict[int, tuple[int, int]] | None = None
@@ -139,8 +139,8 @@ class Contents:
             while self._leaving:
                 await self._wait()
 
-    async def _wait(self) -> OSError | None:
-        future: asyncio.Future[OSError | None] = asyncio.get_running_loop().create_future()
+    async def _wait(self) -> BaseException | None:
+        future: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
         self._waiting.append(future)
         return await future
 
@@ -159,19 +159,19 @@ class Contents:
         self._worker.put(lambda: self._files.write(writes), self._written)
 
     def _written(self, result: Written | None, error: BaseException | None) -> None:
-        if result is None:
-            problem = error if isinstance(error, OSError) else OSError(f"writing failed: {error!r}")
-            result = Written([], problem)
+        crcs: list[int] = []
+        if result is not None:
+            crcs, error = result
         leaving, self._leaving = self._leaving, []
-        for entity, crc in zip(leaving, result.crcs, strict=False):
+        for entity, crc in zip(leaving, crcs, strict=False):
             self._arrived(entity, crc)
-        for entity in leaving[len(result.crcs) :]:
+        for entity in leaving[len(crcs) :]:
             self._put_back(entity)
         waiting, self._waiting = self._waiting, []
         for future in waiting:
             if not future.done():
-                future.set_result(result.error)
-        self._told(result.error)
+                future.set_result(error)
+        self._told(error)
 
     def _arrived(self, entity: Stored, crc: int) -> None:
         unsaved = entity.unsaved
