@@ -211,8 +211,8 @@ def test_help_names_every_option():
         (["--front-end", "carrier-pigeon"], "is not one of"),
         (["--log-level", "loud"], "is not one of"),
         (["--long-poll-timeout", "-1"], "is not in the range"),
-        (["--public-url", "streams.example"], "is no address of a server"),
-        (["--public-url", "https://"], "is no address of a server"),
+        (["--public-url", "streams.example"], "must be the address of a server"),
+        (["--public-url", "https://"], "must be the address of a server"),
     ],
 )
 def test_what_it_cannot_do_it_explains_in_a_sentence(options, explanation, monkeypatch):

@@ -20,10 +20,11 @@ from durable_streams_server.cli.allocator import keep_large_blocks
 from durable_streams_server.cli.maintenance import check, export, import_
 from durable_streams_server.engine.engine import Engine
 from durable_streams_server.engine.limits import MIB, Limits
-from durable_streams_server.frontends.mount import Mount, as_root
+from durable_streams_server.frontends.mount import Mount
 from durable_streams_server.frontends.servers import FRONT_ENDS, Address, tls_context
 from durable_streams_server.frontends.standalone import Bounds
 from durable_streams_server.http.options import Options
+from durable_streams_server.http.targets import parse_root
 from durable_streams_server.subscriptions import SubscriptionOptions
 
 ENVIRONMENT = "DURABLE_STREAMS"
@@ -233,9 +234,9 @@ async def serve(settings: dict[str, Any]) -> None:
             compress=not settings["no_compress"],
             health=True,
         )
+        root = parse_root(settings["root"])
     except ValueError as error:
         raise click.ClickException(str(error)) from error
-    root = as_root(settings["root"])
     async with Engine(
         settings["store"], limits=limits_of(settings), subscriptions=subscriptions_of(settings)
     ) as engine:

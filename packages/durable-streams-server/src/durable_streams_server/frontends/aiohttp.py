@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from http import HTTPStatus
 from time import time
 from typing import Any
+from urllib.parse import unquote
 
 from aiohttp import HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
@@ -18,7 +19,7 @@ from multidict import CIMultiDict
 
 from durable_streams_core.errors import ProtocolError
 from durable_streams_server.engine.limits import Limits
-from durable_streams_server.frontends.mount import Mount, Streams, as_root, split_target
+from durable_streams_server.frontends.mount import Mount, Streams
 from durable_streams_server.http import wire
 from durable_streams_server.http.exchange import Exchange
 from durable_streams_server.http.messages import (
@@ -31,8 +32,12 @@ from durable_streams_server.http.messages import (
     fold_headers,
 )
 from durable_streams_server.http.options import Authorize, Options
-
-_TAIL = "{path}"
+from durable_streams_server.http.targets import (
+    encode_path,
+    parse_root,
+    path_below,
+    split_target,
+)
 
 _BEGUN_NAME = "durable_streams_begun"
 _BEGUN: Any = web.RequestKey(_BEGUN_NAME, object) if hasattr(web, "RequestKey") else _BEGUN_NAME
@@ -67,29 +72,50 @@ def create_app(
         public_url=public_url,
         compress=compress,
     )
-    return application(Mount(streams, options, limits), as_root(root))
+    return application(Mount(streams, options, limits), parse_root(root))
 
 
 def application(mount: Mount, root: str) -> web.Application:
     """The application over a mount; ``root`` has both slashes."""
-    front = _Front(mount, root)
+    resource = _Everything()
+    front = _Front(mount, root, resource)
     app = web.Application()
     app[MOUNT] = mount
     app.cleanup_ctx.append(front.lifetime)
     app.on_shutdown.append(front.shutdown)
-    # `.` alone would leave paths with an encoded line end to the router's own 404.
-    app.router.add_route("*", "/{path:(?s:.*)}", front.handle, expect_handler=front.expect)
+    app.router.register_resource(resource)
+    resource.add_route("*", front.handle, expect_handler=front.expect)
     return app
+
+
+class _Everything(web.DynamicResource):
+    """Every path of an application, below whatever the application is mounted on."""
+
+    def __init__(self) -> None:
+        # `.` alone would leave paths with an encoded line end to the router's own 404.
+        super().__init__("/{path:(?s:.*)}")
+        self.mount = ""
+        """The mount's encoded path, without its last slash."""
+
+    def add_prefix(self, prefix: str) -> None:
+        encoded = encode_path(unquote(prefix))
+        if "%" in encoded:
+            raise ValueError(
+                f"aiohttp's router finds no sub-application at {prefix!r}, because the path needs "
+                "percent-encoding: mount the streams at another path."
+            )
+        super().add_prefix(prefix)
+        self.mount = encoded + self.mount
 
 
 class _Front:
     """Handles the requests of one application."""
 
-    def __init__(self, mount: Mount, root: str) -> None:
+    def __init__(self, mount: Mount, root: str, resource: _Everything) -> None:
         self._mount = mount
         self._handler = mount.handler
         self._root = root
-        self._roots: dict[str, str] = {}
+        self._resource = resource
 
     async def lifetime(self, _app: web.Application) -> AsyncIterator[None]:
         async with self._mount.running():
@@ -129,12 +155,13 @@ class _Front:
         try:
             await self._mount.ready()
             path, query = split_target(request.raw_path)
-            root = self._root_of(request)
-            if not path.startswith(root):
+            root = self._resource.mount + self._root
+            below = path_below(path, root)
+            if below is None:
                 return self._handler.outside(request.method, path, root)
             head = RequestHead(
                 request.method,
-                path[len(root) :],
+                below,
                 query,
                 fold_headers(request.raw_headers),
                 root=root,
@@ -150,16 +177,6 @@ class _Front:
             if begun.verdict is not None:
                 return begun.verdict
         return begun
-
-    def _root_of(self, request: web.Request) -> str:
-        """The stream root as the client sees it, below whatever this app is mounted on."""
-        resource = request.match_info.route.resource
-        canonical = "" if resource is None else resource.canonical
-        root = self._roots.get(canonical)
-        if root is None:
-            prefix = canonical.removesuffix(_TAIL).rstrip("/")
-            root = self._roots[canonical] = prefix + self._root
-        return root
 
 
 async def _receive(request: web.Request, limit: int) -> bytes | None:

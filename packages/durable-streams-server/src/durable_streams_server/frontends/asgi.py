@@ -8,11 +8,11 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
-from urllib.parse import quote
 
-from durable_streams_core.errors import InvalidRequest, ProtocolError, StoreError
+from durable_streams_core.errors import ProtocolError, StoreError
 from durable_streams_server.engine.limits import Limits
-from durable_streams_server.frontends.mount import Mount, Streams, as_root
+from durable_streams_server.frontends.asgi_scope import locate
+from durable_streams_server.frontends.mount import Mount, Streams
 from durable_streams_server.http.exchange import Exchange
 from durable_streams_server.http.messages import (
     Live,
@@ -24,6 +24,7 @@ from durable_streams_server.http.messages import (
     fold_headers,
 )
 from durable_streams_server.http.options import Authorize, Options
+from durable_streams_server.http.targets import parse_root, path_below
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -58,7 +59,7 @@ def create_asgi(
         public_url=public_url,
         compress=compress,
     )
-    return AsgiApp(Mount(streams, options, limits), as_root(root))
+    return AsgiApp(Mount(streams, options, limits), parse_root(root))
 
 
 class AsgiApp:
@@ -99,13 +100,15 @@ class AsgiApp:
         client = _Client(receive, send, scope["method"])
         try:
             await self._mount.ready()
-            path, root = self._place(scope)
-            if not path.startswith(root):
+            path, mount = locate(scope)
+            below = path_below(path, self._root)
+            root = mount + self._root
+            if below is None:
                 await client.respond(self._handler.outside(scope["method"], path, root))
                 return
             head = RequestHead(
                 scope["method"],
-                path[len(root) :],
+                below,
                 scope.get("query_string", b"").decode("latin-1"),
                 fold_headers(scope["headers"]),
                 root=root,
@@ -145,18 +148,6 @@ class AsgiApp:
             await client.respond(answer)
         else:
             await client.stream(answer)
-
-    def _place(self, scope: Scope) -> tuple[str, str]:
-        """The raw path, and the stream root as the client sees it."""
-        raw = scope.get("raw_path")
-        path = quote(scope["path"]) if raw is None else raw.decode("latin-1").partition("?")[0]
-        if not path.startswith("/"):
-            raise InvalidRequest("The request target is no path.", code="invalid-target")
-        # What a router mounted us under; some servers leave it out of the raw path.
-        prefix = quote(scope.get("root_path", "").rstrip("/"))
-        if prefix and not path.startswith(prefix + "/"):
-            path = prefix + path
-        return path, prefix + self._root
 
 
 class _Client:

@@ -1,9 +1,9 @@
-"""What the front ends share: whose engine it is, and what a mount's root means."""
+"""A mount: a handler and the engine behind it, which a front end may own."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from durable_streams_core.errors import InvalidRequest, StoreError, Unavailable
+from durable_streams_core.errors import StoreError, Unavailable
 from durable_streams_core.store import Store
 from durable_streams_server.engine.engine import Engine
 from durable_streams_server.engine.limits import Limits
@@ -55,24 +55,3 @@ class Mount:
             yield
         finally:
             await self.close()
-
-
-def split_target(target: str) -> tuple[str, str]:
-    """Path and query of a raw request target, as it came."""
-    if not target.startswith("/"):
-        # The absolute form, which a proxy sends (RFC 9112 §3.2.2).
-        scheme, separator, rest = target.partition("://")
-        if not separator or scheme.lower() not in ("http", "https"):
-            raise InvalidRequest("The request target is no path.", code="invalid-target")
-        slash = rest.find("/")
-        target = rest[slash:] if slash >= 0 else "/"
-    if "#" in target:
-        raise InvalidRequest("A request target has no fragment.", code="invalid-target")
-    path, _, query = target.partition("?")
-    return path, query
-
-
-def as_root(prefix: str) -> str:
-    """A root with both slashes."""
-    inner = prefix.strip("/")
-    return f"/{inner}/" if inner else "/"

@@ -41,9 +41,15 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
             )
         if self.public_url is not None:
             url = urlsplit(self.public_url)
-            if url.scheme not in ("http", "https") or not url.hostname or url.query or url.fragment:
+            if (
+                url.scheme not in ("http", "https")
+                or not url.hostname
+                or not url.netloc.isascii()
+                or url.query
+                or url.fragment
+            ):
                 raise ValueError(
-                    f"The public URL {self.public_url!r} is no address of a server: write it as "
-                    "https://streams.example, with the path before the stream root if there is "
-                    "one."
+                    f"The public URL must be the address of a server, got {self.public_url!r}: "
+                    "write it as https://streams.example, with the path before the stream root "
+                    "if there is one, and a host outside ASCII in its xn-- form."
                 )

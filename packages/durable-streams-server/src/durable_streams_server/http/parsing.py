@@ -2,7 +2,7 @@
 
 import re
 from typing import Final
-from urllib.parse import unquote_to_bytes
+from urllib.parse import unquote_plus
 
 from durable_streams_core import protocol
 from durable_streams_core.content import media_type
@@ -14,6 +14,7 @@ from durable_streams_core.paths import decode_path
 from durable_streams_core.reads import parse_read_offset
 from durable_streams_core.streams import Asked
 from durable_streams_server.http.messages import RequestHead
+from durable_streams_server.http.targets import path_below
 
 MAX_PRODUCER_ID_BYTES: Final = 256
 MAX_SEQ_BYTES: Final = 256
@@ -49,16 +50,17 @@ def parse_query(query: str) -> tuple[str | None, str | None, str | None]:
     if len(query) > MAX_QUERY_LENGTH:
         raise InvalidRequest("The query is too long.", code="query-too-long", status=414)
     found: dict[str, str] = {}
+    encoded = "%" in query or "+" in query
     for part in query.split("&"):
         name, _, value = part.partition("=")
+        if encoded:
+            name, value = unquote_plus(name), unquote_plus(value)
         if name not in _PARAMETERS:
             continue
         if name in found:
             raise InvalidRequest(
                 f"The query parameter {name} was given twice.", code="repeated-parameter"
             )
-        if "%" in value or "+" in value:
-            value = unquote_to_bytes(value.replace("+", " ")).decode(errors="replace")
         found[name] = value
     return tuple(found.get(name) for name in _PARAMETERS)  # type: ignore[return-value]
 
@@ -123,7 +125,7 @@ def parse_if_match(head: RequestHead) -> int | None:
         ) from None
 
 
-def parse_creation(head: RequestHead, public_root: str | None, max_path: int) -> Asked:
+def parse_creation(head: RequestHead, public_root: str, max_path: int) -> Asked:
     """Everything a PUT asks for but its body (§5.1, §4.2)."""
     content_type = head.text(b"content-type")
     if content_type is not None:
@@ -155,12 +157,16 @@ def parse_creation(head: RequestHead, public_root: str | None, max_path: int) ->
     )
 
 
-def source_path(value: str, root: str, public_root: str | None, max_path: int) -> str:
-    """The stream that ``Stream-Forked-From`` names: the path of its URL on this server."""
-    for prefix in (root, public_root):
-        if prefix is not None and value.startswith(prefix):
-            return decode_path(value.removeprefix(prefix), max_path)
-    if value.startswith("/"):
+def source_path(value: str, root: str, public_root: str, max_path: int) -> str:
+    """The stream that ``Stream-Forked-From`` names: the path of its URL on this server.
+
+    The path that clients see goes first: below the root ``/``, every path lies below the root.
+    """
+    for prefix in (public_root, root):
+        below = path_below(value, prefix)
+        if below is not None:
+            return decode_path(below, max_path)
+    if value.startswith("/") and value.isascii():
         raise NotFound(
             f"Stream-Forked-From names no stream of this server; its path begins with {root}.",
             code="source-not-found",

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import httptools
 
 from durable_streams_core.errors import ProtocolError
-from durable_streams_server.frontends.mount import split_target
 from durable_streams_server.frontends.standalone.request import Request
 from durable_streams_server.frontends.standalone.strictness import (
     bad_syntax,
@@ -24,6 +23,7 @@ from durable_streams_server.frontends.standalone.strictness import (
 )
 from durable_streams_server.http.exchange import Exchange, internal_error
 from durable_streams_server.http.messages import Response, fold_into
+from durable_streams_server.http.targets import split_target
 
 if TYPE_CHECKING:
     from durable_streams_server.frontends.standalone.connection import Connection

@@ -16,6 +16,7 @@ from durable_streams_server.frontends.standalone.heads import Heads
 from durable_streams_server.http import wire
 from durable_streams_server.http.exchange import Exchange
 from durable_streams_server.http.messages import RequestHead, Response
+from durable_streams_server.http.targets import path_below
 
 log = logging.getLogger("durable_streams_server.frontends.standalone")
 requests_log = logging.getLogger("durable_streams_server.http")
@@ -197,10 +198,11 @@ class StandaloneServer:
     ) -> Response | Exchange:
         """Have the handler look at a request's head."""
         root = self.root
-        if not path.startswith(root):
+        below = path_below(path, root)
+        if below is None:
             return self.handler.outside(method, path, root)
         scheme = "https" if secure else "http"
-        head = RequestHead(method, path[len(root) :], query, headers, root=root, scheme=scheme)
+        head = RequestHead(method, below, query, headers, root=root, scheme=scheme)
         if self._asks:
             # The hook is a stranger's: it gets headers of its own.
             head.headers = dict(headers)
