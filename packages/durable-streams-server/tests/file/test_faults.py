@@ -5,7 +5,9 @@ import errno
 import logging
 import os
 import time
+from collections.abc import Sequence
 from itertools import count
+from pathlib import Path
 
 import pytest
 
@@ -23,7 +25,7 @@ from durable_streams_core.errors import Unavailable
 from durable_streams_core.store import StoreError
 from durable_streams_server.engine.engine import Engine
 from durable_streams_server.stores.file import FileStore
-from durable_streams_server.stores.file.disk import LocalDisk
+from durable_streams_server.stores.file.disk import Buffer, LocalDisk
 from durable_streams_server.stores.file.journal import RESERVE
 
 
@@ -413,3 +415,48 @@ async def test_a_disk_that_fails_at_the_start_is_told(disk, tmp_path):
     disk.syncs = False
     with pytest.raises(StoreError, match=r"cannot be opened|cannot be read"):
         await FileStore(tmp_path, disk=disk).open()
+
+
+class CountingDisk(LocalDisk):
+    """Counts what it is asked to write and to sync."""
+
+    writes = 0
+    syncs = 0
+
+    def write(self, fd: int, pieces: Sequence[Buffer], position: int) -> None:
+        self.writes += 1
+        super().write(fd, pieces, position)
+
+    def sync(self, fd: int) -> None:
+        self.syncs += 1
+        super().sync(fd)
+
+
+@pytest.mark.parametrize("appends", [100, 1000])
+async def test_without_sync_a_start_costs_no_write_or_sync_for_each_append(
+    tmp_path: Path, appends: int
+) -> None:
+    store = FileStore(tmp_path, sync="off")
+    await store.open()
+    await store.commit([create("a")])
+    for number in range(appends):
+        await store.commit([append("a", b"x", f"{number}")])
+    copy(tmp_path, tmp_path / "copy")  # as after a kill
+    await store.close()
+    disk = CountingDisk(tmp_path / "copy")
+    store = FileStore(tmp_path / "copy", sync="off", disk=disk)
+    await store.open()
+    assert data_of(store, "a") == b"x" * appends
+    assert max(disk.writes, disk.syncs) < 10
+    await store.close()
+
+
+async def test_many_commits_to_one_path_in_one_batch(tmp_path: Path) -> None:
+    store = FileStore(tmp_path)
+    await store.open()
+    batch = [create("a"), *(append("a", b"x", f"{number % 2500}") for number in range(5000))]
+    outcomes = await store.commit(batch)
+    tails = [outcome.tail for outcome in outcomes if isinstance(outcome, Applied)]
+    assert tails == [0, *range(1, 2501), *range(1, 2501)]
+    assert data_of(store, "a") == b"x" * 2500
+    await store.close()

@@ -49,6 +49,25 @@ class Staged(NamedTuple):
     number: int
 
 
+class Overlay:
+    """A path's entity as it will be after the commits of a batch that were let in so far."""
+
+    __slots__ = ("staged", "table")
+
+    def __init__(self, table: Table[Stored]) -> None:
+        self.table = table
+        self.staged: dict[str, Staged] = {}
+        """Those commits, by their ids."""
+
+    def add(self, staged: Staged) -> None:
+        commit = staged.commit
+        self.staged[commit.id] = staged
+        self.table.apply(commit.path, commit.delta)
+        entity = self.table.entities.get(commit.path)
+        if entity is not None:
+            entity.number = staged.number
+
+
 class Batch:
     """What goes to the journal in one write. ``numbers`` is the next new entity's."""
 
@@ -63,8 +82,8 @@ class Batch:
         self.size = 0
         self.urgent = False
         """Only frees room, and may use the room reserved for that."""
-        self._paths: set[str] = set()
-        self._copies: dict[str, Table[Stored]] = {}
+        self._first: dict[str, Staged] = {}
+        self._overlays: dict[str, Overlay] = {}
         self._repeated: list[tuple[list[Outcome], int, Staged]] = []
         self._resting: list[tuple[list[Outcome], int]] = []
 
@@ -75,7 +94,7 @@ class Batch:
             self.submissions.append(submission)
             outcomes = submission.outcomes
             for commit in submission.commits:
-                if commit.path in self._paths:
+                if commit.path in self._first:
                     outcomes.append(self._add_on_top(commit, outcomes))
                 else:
                     outcomes.append(self._add(commit, outcomes, self._table))
@@ -99,31 +118,30 @@ class Batch:
             self.numbers += 1
         elif not number:
             return Applied(0)
-        self._paths.add(path)
+        staged = Staged(outcomes, len(outcomes), commit, number)
+        self._first.setdefault(path, staged)
         self.entries.append(entry_of(commit, number, position, removed, self.large))
-        self.staged.append(Staged(outcomes, len(outcomes), commit, number))
+        self.staged.append(staged)
         self.size += len(delta.data)
         return _OPEN
 
     def _add_on_top(self, commit: Commit, outcomes: list[Outcome]) -> Outcome:
         path = commit.path
-        earlier = [staged for staged in self.staged if staged.commit.path == path]
-        for staged in earlier:
-            if staged.commit.id == commit.id:
-                self._repeated.append((outcomes, len(outcomes), staged))
-                return _OPEN
-        copy = self._copies.get(path)
-        if copy is None:
-            copy = self._copies[path] = Table(Stored)
+        overlay = self._overlays.get(path)
+        if overlay is None:
+            overlay = self._overlays[path] = Overlay(Table(Stored))
             entity = self._table.entities.get(path)
             if entity is not None:
-                copy.entities[path] = entity.copy()
-            for staged in earlier:
-                _make(copy, staged)
+                overlay.table.entities[path] = entity.copy()
+            overlay.add(self._first[path])
+        earlier = overlay.staged.get(commit.id)
+        if earlier is not None:
+            self._repeated.append((outcomes, len(outcomes), earlier))
+            return _OPEN
         before = len(self.staged)
-        outcome = self._add(commit, outcomes, copy)
+        outcome = self._add(commit, outcomes, overlay.table)
         if len(self.staged) > before:
-            _make(copy, self.staged[-1])
+            overlay.add(self.staged[-1])
         else:
             # It rests on commits that may yet fail.
             self._resting.append((outcomes, len(outcomes)))
@@ -148,7 +166,7 @@ class Batch:
         kept = [
             (staged, entry)
             for staged, entry in zip(self.staged, self.entries, strict=True)
-            if _frees(staged.commit.delta) and staged.commit.path not in self._copies
+            if _frees(staged.commit.delta) and staged.commit.path not in self._overlays
         ]
         self.fail(refused)
         self.staged = [staged for staged, _ in kept]
@@ -156,13 +174,6 @@ class Batch:
         self.large = []
         self.urgent = True
         return bool(kept)
-
-
-def _make(copy: Table[Stored], staged: Staged) -> None:
-    copy.apply(staged.commit.path, staged.commit.delta)
-    entity = copy.entities.get(staged.commit.path)
-    if entity is not None:
-        entity.number = staged.number
 
 
 def _frees(delta: Delta) -> bool:

@@ -6,7 +6,7 @@ what it had promised to keep, and only the user can decide what to do.
 """
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import msgspec
@@ -65,6 +65,15 @@ class Tail(NamedTuple):
     torn: int
 
 
+class Unsure(NamedTuple):
+    """A run of batches up to ``last`` in one segment, from byte ``begin`` to byte ``end``."""
+
+    name: str
+    begin: int
+    end: int
+    last: int
+
+
 class _Opened(NamedTuple):
     name: str
     ordinal: int
@@ -84,8 +93,8 @@ class JournalReader:
         self.unused: list[str] = []
         """Segments that hold nothing: begun, and not used before the crash."""
         self.tail: Tail | None = None
-        self.unsure: list[Batch] = []
-        """Batches that nothing vouches for yet: whole as read, but maybe not on the disk."""
+        self.unsure: list[Unsure] = []
+        """What nothing vouches for yet: whole as read, but maybe not on the disk."""
         self.last = 0
         """The last batch that there was, as the batches and what vouches for them say."""
         names = sorted(
@@ -127,8 +136,9 @@ class JournalReader:
                 baseless=True,
             )
         expected = after + 1
+        vouched_by_later = _greatest_after(each.durable for each in opened)
         for index, segment in enumerate(opened):
-            vouched = max((each.durable for each in opened[index + 1 :]), default=0)
+            vouched = vouched_by_later[index]
             ends = opened[index + 1].first if index + 1 < len(opened) else None
             for batch in self._segment(segment, expected, vouched, ends):
                 expected = batch.sequence + 1
@@ -172,13 +182,14 @@ class JournalReader:
             found = _parse(view, position, segment.salt)
             if found is None or found.sequence != sequence:
                 later = _later_headers(content, view, position + 1, segment.salt)
-                if sequence < expected and later:
+                following = next(later, None)
+                if sequence < expected and following is not None:
                     # Damage in what a snapshot holds as well: go on behind it.
-                    position, sequence = later[0].begin, later[0].sequence
+                    position, sequence = following.begin, following.sequence
                     continue
-                if sequence != ends and sequence <= max(
-                    vouched, *(each.durable for each in later), 0
-                ):
+                if following is not None:
+                    vouched = max(vouched, following.durable, *(each.durable for each in later))
+                if sequence != ends and sequence <= vouched:
                     if sequence >= expected:
                         raise CorruptionError(
                             segment.name,
@@ -212,10 +223,14 @@ class JournalReader:
             raise CorruptionError(
                 segment.name, found.begin, f"batch {found.sequence} is not understood ({error})"
             ) from error
-        batch = Batch(found.sequence, now, entries, segment.name, found.begin, found.end)
-        self.unsure = [each for each in self.unsure if each.sequence > found.durable]
-        self.unsure.append(batch._replace(entries=[]))
-        return batch
+        unsure = self.unsure
+        while unsure and unsure[0].last <= found.durable:
+            del unsure[0]
+        begin = found.begin
+        if unsure and unsure[-1].name == segment.name:
+            begin = unsure.pop().begin
+        unsure.append(Unsure(segment.name, begin, found.end, found.sequence))
+        return Batch(found.sequence, now, entries, segment.name, found.begin, found.end)
 
 
 class _Parsed(NamedTuple):
@@ -250,12 +265,18 @@ def _parse(view: memoryview, position: int, salt: bytes) -> _Parsed | None:
     return parsed
 
 
-def _later_headers(content: bytes, view: memoryview, start: int, salt: bytes) -> list[_Parsed]:
-    found = []
+def _later_headers(content: bytes, view: memoryview, start: int, salt: bytes) -> Iterator[_Parsed]:
     position = content.find(salt, start)
     while position >= 0:
         header = _parse_header(view, position, salt)
         if header is not None:
-            found.append(header[0])
+            yield header[0]
         position = content.find(salt, position + 1)
-    return found
+
+
+def _greatest_after(numbers: Iterable[int]) -> list[int]:
+    """For each number the greatest of those after it, 0 for the last."""
+    greatest = [0]
+    for number in reversed(list(numbers)):
+        greatest.append(max(greatest[-1], number))
+    return greatest[-2::-1]

@@ -31,7 +31,12 @@ from durable_streams_server.stores.file.directory import (
     UNFINISHED,
 )
 from durable_streams_server.stores.file.disk import Disk
-from durable_streams_server.stores.file.journal_reader import Batch, CorruptionError, JournalReader
+from durable_streams_server.stores.file.journal_reader import (
+    Batch,
+    CorruptionError,
+    JournalReader,
+    Unsure,
+)
 from durable_streams_server.stores.file.quarantine import Aside
 from durable_streams_server.stores.file.records import unpack_head
 from durable_streams_server.stores.file.snapshot import SnapshotReader, snapshot_names
@@ -396,8 +401,8 @@ class Recovery:
         for name in JOURNAL, STREAMS:
             disk.make_directory(name)
         disk.sync_directory("")
-        for batch in journal.unsure:
-            self._write_again(batch)
+        for run in journal.unsure:
+            self._write_again(run)
         if journal.tail is not None and journal.tail.name not in journal.unused:
             fd = disk.open(journal.tail.name, write=True)
             try:
@@ -423,11 +428,12 @@ class Recovery:
         self._reset_working()
         give_back_memory()
 
-    def _write_again(self, batch: Batch) -> None:
-        fd = self._disk.open(batch.name, write=True)
+    def _write_again(self, run: Unsure) -> None:
+        fd = self._disk.open(run.name, write=True)
         try:
-            content = self._disk.read(fd, batch.begin, batch.end - batch.begin)
-            self._disk.write(fd, [content], batch.begin)
+            for begin in range(run.begin, run.end, _PIECE):
+                content = self._disk.read(fd, begin, min(_PIECE, run.end - begin))
+                self._disk.write(fd, [content], begin)
             self._disk.sync(fd)
         finally:
             self._disk.close(fd)
