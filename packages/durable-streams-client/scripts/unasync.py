@@ -32,6 +32,8 @@ WORDS = [
     (r"\banext\(", "next("),
     (r"\bStopAsyncIteration\b", "StopIteration"),
     (r"\baiter_raw\b", "iter_raw"),
+    (r"\baiter_stream\b", "iter_stream"),
+    (r"\bhandle_async_request\b", "handle_request"),
     (r"async flavour", "sync flavour"),
     (r"  # noqa: ASYNC\d+ - .*$", ""),
     (r", also a coroutine function,", ""),

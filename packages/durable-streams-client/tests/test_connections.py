@@ -20,7 +20,7 @@ from durable_streams_client import (
     Timeouts,
 )
 from durable_streams_client._async import runtime
-from durable_streams_client._async.connections import HIGH_WATER, SMALL_BYTES, _Backend
+from durable_streams_client._async.connections import HIGH_WATER, SMALL_BYTES, Backend
 
 ONCE = RetryPolicy(attempts=1, read_attempts=1)
 BINARY = "application/octet-stream"
@@ -56,7 +56,7 @@ def peer() -> Iterator[Peer]:
 
 async def connected(peer: Peer) -> tuple[httpcore.AsyncNetworkStream, socket.socket]:
     accepting = asyncio.create_task(asyncio.to_thread(peer.accept))
-    stream = await _Backend().connect_tcp("127.0.0.1", peer.port, timeout=10)
+    stream = await Backend().connect_tcp("127.0.0.1", peer.port, timeout=10)
     return stream, await accepting
 
 
@@ -173,7 +173,7 @@ async def test_a_connection_tells_where_it_leads(peer: Peer) -> None:
 
 async def test_options_of_a_connection(peer: Peer) -> None:
     option = (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    stream = await _Backend().connect_tcp(
+    stream = await Backend().connect_tcp(
         "127.0.0.1", peer.port, local_address="127.0.0.1", socket_options=[option]
     )
     own = stream.get_extra_info("socket")

@@ -1,4 +1,4 @@
-"""How the async client reaches the network: httpx over plain asyncio connections.
+"""How the async client reaches the network: httpcore over plain asyncio connections.
 
 httpcore lets its network be replaced. Ours is asyncio without a layer between: what arrives is
 handed on in the pieces it was received in, up to 256 KiB at a time, so that catching up is fast and
@@ -9,12 +9,10 @@ and body of a small request leave together, when the answer is waited for.
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
-from contextlib import suppress
+from collections.abc import Iterable
 from typing import Any, cast
 
 import httpcore
-import httpx
 
 from durable_streams_client import forking
 
@@ -147,6 +145,10 @@ class _Stream(httpcore.AsyncNetworkStream):
         except TimeoutError as error:
             raise httpcore.WriteTimeout(f"no room for {timeout} s") from error
 
+    def cut(self) -> None:
+        """End the connection; a read that is waiting returns."""
+        self._transport.abort()
+
     async def aclose(self) -> None:
         self._transport.abort()
         await asyncio.sleep(0)  # the loop closes the socket in its next round
@@ -182,7 +184,7 @@ class _Stream(httpcore.AsyncNetworkStream):
         return self._transport.get_extra_info(names.get(info, info))
 
 
-class _Backend(httpcore.AsyncNetworkBackend):
+class Backend(httpcore.AsyncNetworkBackend):
     async def connect_tcp(
         self,
         host: str,
@@ -210,71 +212,3 @@ class _Backend(httpcore.AsyncNetworkBackend):
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
-
-
-class _Body(httpx.AsyncByteStream):
-    def __init__(self, response: httpcore.Response) -> None:
-        self._response = response
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self._response.aiter_stream()
-
-    async def aclose(self) -> None:
-        with suppress(httpcore.NetworkError):
-            await self._response.aclose()
-
-
-class LoopTransport(httpx.AsyncBaseTransport):
-    """An httpx transport over httpcore with our network. Exceptions of httpcore pass through:
-    they have the names of those of httpx, and :mod:`~durable_streams_client.faults` knows them.
-    """
-
-    def __init__(self, *, context: ssl.SSLContext, http2: bool, max_idle: int) -> None:
-        self._pool = httpcore.AsyncConnectionPool(
-            ssl_context=context,
-            max_connections=None,
-            max_keepalive_connections=max_idle,
-            keepalive_expiry=4.0,
-            http1=True,
-            http2=http2,
-            network_backend=_Backend(),
-        )
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        url = request.url
-        assert isinstance(request.stream, httpx.AsyncByteStream)
-        response = await self._pool.handle_async_request(
-            httpcore.Request(
-                method=request.method,
-                url=httpcore.URL(
-                    scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
-                ),
-                headers=request.headers.raw,
-                content=request.stream,
-                extensions=request.extensions,
-            )
-        )
-        return httpx.Response(
-            status_code=response.status,
-            headers=response.headers,
-            stream=_Body(response),
-            extensions=response.extensions,
-        )
-
-    async def aclose(self) -> None:
-        await self._pool.aclose()
-
-
-def make_http(
-    *, http2: bool, verify: ssl.SSLContext | bool, transport: httpx.AsyncBaseTransport | None
-) -> httpx.AsyncClient:
-    """An httpx client of the client's own. Proxies named in the environment are honoured."""
-    if transport is not None:
-        return httpx.AsyncClient(transport=transport, timeout=None)  # noqa: S113
-    context = httpx.create_ssl_context(verify=verify) if isinstance(verify, bool) else verify
-    return httpx.AsyncClient(
-        mounts={"all://": LoopTransport(context=context, http2=http2, max_idle=100)},
-        verify=context,
-        http2=http2,
-        timeout=None,  # noqa: S113 - every request carries its own
-    )

@@ -6,7 +6,7 @@ Written by hand in each flavour, with the same names, so that everything else tr
 import asyncio
 import inspect
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
@@ -33,37 +33,64 @@ async def blocking(function: Callable[..., Any], *args: Any) -> Any:
 
 
 class Local(Generic[T]):
-    """One value for each event loop of this process, made when it is first asked for."""
+    """One value for each event loop of this process, made when it is first asked for.
 
-    def __init__(self, make: Callable[[], T]) -> None:
+    ``end`` is called with it in its loop when :meth:`close` is, or when the loop ends.
+    """
+
+    def __init__(
+        self, make: Callable[[], T], end: Callable[[T], Coroutine[Any, Any, None]] | None = None
+    ) -> None:
         self._make = make
-        self._values: WeakKeyDictionary[asyncio.AbstractEventLoop, T] = WeakKeyDictionary()
+        self._end = end
+        self._values: WeakKeyDictionary[
+            asyncio.AbstractEventLoop, tuple[T, AsyncGenerator[None] | None]
+        ] = WeakKeyDictionary()
         forking.register(self)
 
-    def get(self) -> T:
+    async def get(self) -> T:
         """The value of the running loop."""
         loop = asyncio.get_running_loop()
-        value = self._values.get(loop)
-        if value is None:
-            for other in list(self._values):
-                if other.is_closed():
-                    del self._values[other]
-            value = self._values[loop] = self._make()
+        found = self._values.get(loop)
+        if found is not None:
+            return found[0]
+        for other in list(self._values):
+            if other.is_closed():
+                del self._values[other]
+        value = self._make()
+        ending = None
+        if self._end is not None:
+            # `asyncio.run` ends all generators before it closes its loop, which is the only moment
+            # at which a library can close what belongs to the loop.
+            ending = _until_the_end(self._end, value)
+            await anext(ending)
+        self._values[loop] = value, ending
         return value
 
-    async def close(self, close: Callable[[T], Coroutine[Any, Any, None]]) -> None:
-        """Forget all values, each closed in its own loop if that still runs."""
+    async def close(self) -> None:
+        """Forget all values, each ended in its own loop if that still runs."""
         here = asyncio.get_running_loop()
         values, self._values = self._values, WeakKeyDictionary()
-        for loop, value in list(values.items()):
+        for loop, (_, ending) in list(values.items()):
+            if ending is None:
+                continue
             if loop is here:
-                await close(value)
+                await ending.aclose()
             elif loop.is_running():
-                asyncio.run_coroutine_threadsafe(close(value), loop)
+                asyncio.run_coroutine_threadsafe(ending.aclose(), loop)
 
     def after_fork(self) -> None:
         forking.keep(self._values)
         self._values = WeakKeyDictionary()
+
+
+async def _until_the_end(
+    end: Callable[[T], Coroutine[Any, Any, None]], value: T
+) -> AsyncGenerator[None]:
+    try:
+        yield
+    finally:
+        await end(value)
 
 
 def owner() -> object:

@@ -125,7 +125,7 @@ class AsyncStream:
         reply = await self._call(request, accept=(404,))
         if reply.head.status == 404 and not missing_ok and not reply.uncertain:
             raise messages.error_of(request, reply.head, reply.body)
-        self._appends.forget(self.url)
+        await self._appends.forget(self.url)
 
     async def head(self) -> StreamInfo:
         """What the server says about the stream (§5.5). Asking does not prolong its life."""

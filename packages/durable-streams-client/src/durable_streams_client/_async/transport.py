@@ -4,11 +4,15 @@ The one place that knows the HTTP library. Its exceptions are turned into ours h
 answer that is not read to its end gives its connection back.
 """
 
+import ssl
 from collections.abc import AsyncIterator
 from typing import Any
 
-from durable_streams_client import forking
-from durable_streams_client._async import connections, runtime
+import httpx
+
+from durable_streams_client import forking, wire
+from durable_streams_client._async import runtime
+from durable_streams_client._async.pool import AsyncPool
 from durable_streams_client.addresses import with_params
 from durable_streams_client.decoding import CorruptCoding, UnknownCoding, decoder_of
 from durable_streams_client.errors import (
@@ -25,7 +29,7 @@ MAX_BODY_BYTES = 128 * 1024 * 1024
 """Four times the largest append that our server takes by default."""
 MAX_REFUSAL_BYTES = 64 * 1024
 
-_SAFE_METHODS = ("GET", "HEAD")
+MAX_REDIRECTS = 20
 
 
 class AsyncAnswer:
@@ -134,28 +138,34 @@ class AsyncAnswer:
 
 
 class AsyncTransport:
-    """Connections to servers, made at the first request.
+    """Sends requests over connections of its own, or over an httpx client that was handed in.
 
     ``http`` may be an httpx client, which then is the caller's to close, or an httpx transport.
     """
 
-    def __init__(self, http: Any, *, http2: bool, verify: Any) -> None:
+    def __init__(self, http: Any, *, http2: bool, verify: ssl.SSLContext | bool) -> None:
         self._given = http
+        self._given_client = hasattr(http, "build_request")
         self._http2 = http2
         self._verify = verify
-        self._http: runtime.Local[Any] = runtime.Local(self._make)
-        self._owned = not hasattr(http, "build_request")
+        self._shared: runtime.Local[Any] = runtime.Local(self._make, self._end)
         self._closed = False
         self._used = False
         self._inherited = False
         forking.register(self)
 
     def _make(self) -> Any:
-        if not self._owned:
+        if self._given is None:
+            return AsyncPool(verify=self._verify, http2=self._http2)
+        if self._given_client:
             return self._given
-        return connections.make_http(http2=self._http2, verify=self._verify, transport=self._given)
+        return httpx.AsyncClient(transport=self._given, timeout=None)  # noqa: S113 - each request has its own
 
-    def _client(self) -> Any:
+    async def _end(self, shared: Any) -> None:
+        if not self._given_client:
+            await shared.aclose()
+
+    async def _current(self) -> Any:
         if self._closed:
             raise ClientClosed("The client is closed.")
         if self._inherited:
@@ -164,7 +174,7 @@ class AsyncTransport:
                 advice="Make it, and the client that uses it, after the fork.",
             )
         self._used = True
-        return self._http.get()
+        return await self._shared.get()
 
     def after_fork(self) -> None:
         # Only what was handed in keeps connections that we cannot reach.
@@ -175,34 +185,44 @@ class AsyncTransport:
     ) -> AsyncAnswer:
         """Send ``request`` and return its answer as soon as the head has come.
 
-        ``timeout`` has the keys of httpx: connect, read, write and pool, in seconds.
+        ``timeout`` has the keys of httpx: connect, read, write and pool, in seconds. Reads follow
+        redirects within the origin; any other redirect is an answer like others.
         """
-        http = self._client()
         headers = {"Accept-Encoding": "gzip, deflate" if compress else "identity"}
         headers.update(request.headers)
+        for _ in range(MAX_REDIRECTS):
+            answer = AsyncAnswer(await self._send(request, headers, timeout), request)
+            target = wire.redirect_of(request, answer.head)
+            if target is None:
+                return answer
+            await answer.aclose()
+            request = Request(request.method, target)
+        return answer
+
+    async def _send(
+        self, request: Request, headers: dict[str, str], timeout: dict[str, float | None]
+    ) -> Any:
+        shared = await self._current()
         try:
-            built = http.build_request(
-                request.method,
-                with_params(request.url, request.params),
-                headers=headers,
-                content=request.content,
-                extensions={"timeout": timeout},
-            )
-            response = await http.send(
-                built, stream=True, follow_redirects=request.method in _SAFE_METHODS
+            if self._given is None:
+                return await shared.send(wire.request_of(request, headers, timeout))
+            return await shared.send(
+                shared.build_request(
+                    request.method,
+                    with_params(request.url, request.params),
+                    headers=headers,
+                    content=request.content,
+                    extensions={"timeout": timeout},
+                ),
+                stream=True,
+                follow_redirects=False,
             )
         except Exception as error:
             fault = fault_of(error, method=request.method, url=request.url)
             if fault is None:
                 raise
             raise fault from error
-        return AsyncAnswer(response, request)
 
     async def aclose(self) -> None:
         self._closed = True
-        if self._owned:
-            await self._http.close(_close)
-
-
-async def _close(http: Any) -> None:
-    await http.aclose()
+        await self._shared.close()

@@ -30,9 +30,9 @@ class AsyncAppends:
         # Not shared with a forked child: the server would take the child's appends for repeats.
         self._lanes = runtime.Local(_Lanes)
 
-    def forget(self, url: str) -> None:
+    async def forget(self, url: str) -> None:
         """The stream is gone, and with it what the server knew of our identities."""
-        lanes = self._lanes.get()
+        lanes = await self._lanes.get()
         with lanes.mutex:
             lanes.book.drop(url)
 
@@ -54,7 +54,7 @@ class AsyncAppends:
             # Only ending a stream without data is harmless to repeat (§5.2).
             reply = await self._calls.call(request, extra=extra, repeatable=not content)
             return messages.appended_of(url, reply.head, producing=False)
-        lanes = self._lanes.get()
+        lanes = await self._lanes.get()
         lane = await self._take(lanes, url)
         try:
             return await self._append_in(

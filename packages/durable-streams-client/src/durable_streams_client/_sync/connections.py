@@ -1,4 +1,4 @@
-"""How the sync client reaches the network: httpx over sockets that can be interrupted.
+"""How the sync client reaches the network: httpcore over sockets that can be interrupted.
 
 httpcore lets its network be replaced. Ours is its own, plus two things: every wait is known to
 the reader it belongs to, so that another thread can end it, and is shortened to the time limit of
@@ -9,12 +9,13 @@ An httpx client that is handed in keeps its own connections: a cancelled reader 
 next byte or when its time limit ends.
 """
 
+import socket
 import ssl
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 import httpcore
-import httpx
 
 from durable_streams_client import forking
 from durable_streams_client._sync.runtime import current_scope, remaining
@@ -66,6 +67,12 @@ class _Stream(httpcore.NetworkStream):
             if scope is not None:
                 scope.watch(None)
 
+    def cut(self) -> None:
+        """End the connection; a thread that reads from it returns."""
+        with suppress(OSError):
+            # The method of the plain socket: that of a TLS socket is not for two threads.
+            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+
     def close(self) -> None:
         self._stream.close()
 
@@ -81,7 +88,7 @@ class _Stream(httpcore.NetworkStream):
         return self._stream.get_extra_info(info)
 
 
-class _Backend(httpcore.NetworkBackend):
+class Backend(httpcore.NetworkBackend):
     def __init__(self) -> None:
         self._backend = httpcore.SyncBackend()
 
@@ -104,70 +111,3 @@ class _Backend(httpcore.NetworkBackend):
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.NetworkStream:
         return _Stream(self._backend.connect_unix_socket(path, remaining(timeout), socket_options))
-
-
-class _Body(httpx.SyncByteStream):
-    def __init__(self, response: httpcore.Response) -> None:
-        self._response = response
-
-    def __iter__(self) -> Iterator[bytes]:
-        return iter(self._response.iter_stream())
-
-    def close(self) -> None:
-        self._response.close()
-
-
-class SocketTransport(httpx.BaseTransport):
-    """An httpx transport over httpcore with our network. Exceptions of httpcore pass through:
-    they have the names of those of httpx, and :mod:`~durable_streams_client.faults` knows them.
-    """
-
-    def __init__(self, *, context: ssl.SSLContext, http2: bool, max_idle: int) -> None:
-        self._pool = httpcore.ConnectionPool(
-            ssl_context=context,
-            max_connections=None,
-            max_keepalive_connections=max_idle,
-            keepalive_expiry=4.0,
-            http1=True,
-            http2=http2,
-            network_backend=_Backend(),
-        )
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        url = request.url
-        assert isinstance(request.stream, httpx.SyncByteStream)
-        response = self._pool.handle_request(
-            httpcore.Request(
-                method=request.method,
-                url=httpcore.URL(
-                    scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
-                ),
-                headers=request.headers.raw,
-                content=request.stream,
-                extensions=request.extensions,
-            )
-        )
-        return httpx.Response(
-            status_code=response.status,
-            headers=response.headers,
-            stream=_Body(response),
-            extensions=response.extensions,
-        )
-
-    def close(self) -> None:
-        self._pool.close()
-
-
-def make_http(
-    *, http2: bool, verify: ssl.SSLContext | bool, transport: httpx.BaseTransport | None
-) -> httpx.Client:
-    """An httpx client of the client's own. Proxies named in the environment are honoured."""
-    if transport is not None:
-        return httpx.Client(transport=transport, timeout=None)  # noqa: S113
-    context = httpx.create_ssl_context(verify=verify) if isinstance(verify, bool) else verify
-    return httpx.Client(
-        mounts={"all://": SocketTransport(context=context, http2=http2, max_idle=100)},
-        verify=context,
-        http2=http2,
-        timeout=None,  # noqa: S113 - every request carries its own
-    )

@@ -38,10 +38,14 @@ def blocking(function: Callable[..., Any], *args: Any) -> Any:
 
 
 class Local(Generic[T]):
-    """One value for this process, made when it is first asked for."""
+    """One value for this process, made when it is first asked for.
 
-    def __init__(self, make: Callable[[], T]) -> None:
+    ``end`` is called with it when :meth:`close` is.
+    """
+
+    def __init__(self, make: Callable[[], T], end: Callable[[T], None] | None = None) -> None:
         self._make = make
+        self._end = end
         self._value: T | None = None
         self._mutex = Mutex()
         forking.register(self)
@@ -56,12 +60,12 @@ class Local(Generic[T]):
                     value = self._value = self._make()
         return value
 
-    def close(self, close: Callable[[T], None]) -> None:
-        """Forget the value, and close it."""
+    def close(self) -> None:
+        """Forget the value, and end it."""
         with self._mutex:
             value, self._value = self._value, None
-        if value is not None:
-            close(value)
+        if value is not None and self._end is not None:
+            self._end(value)
 
     def after_fork(self) -> None:
         forking.keep(self._value)
