@@ -52,6 +52,8 @@ class Shelf:
 class TinyStore(PromptStore):
     """Obvious rather than fast. Its steps are methods, so that tests can break each of them."""
 
+    api = 1
+
     def __init__(self, shelf=None):
         self.shelf = shelf or Shelf()
 

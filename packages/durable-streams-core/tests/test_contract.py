@@ -16,6 +16,8 @@ from durable_streams_core.testing import StoreContract
 class Remote(Store):
     """A tiny store at some distance: every verb gives way to others first."""
 
+    api = 1
+
     def __init__(self, tiny):
         self.tiny = tiny
 

@@ -1,13 +1,20 @@
 """Finding a store by its URL, and what a local store gets for nothing."""
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 
 from durable_streams_core import store as stores
 from durable_streams_core.entities import Applied, Commit, Delta, Guard, Head
 from durable_streams_core.errors import StoreError
-from durable_streams_core.store import ENTRY_POINT_GROUP, STORE_API, check_api, create_store
+from durable_streams_core.store import (
+    ENTRY_POINT_GROUP,
+    STORE_API,
+    Store,
+    check_api,
+    create_store,
+)
 
 CREATE = Commit("id", "path", Guard(None), Delta(create=Head("i", b"")))
 
@@ -85,6 +92,25 @@ def test_a_store_of_another_version_is_refused_in_one_sentence(tiny_store):
     store.api = STORE_API + 1
     with pytest.raises(StoreError, match=f"version {STORE_API + 1} .* needs {STORE_API}"):
         check_api(store)
+
+
+def test_a_store_keeps_its_version_when_the_interface_gets_another(
+    tiny_store: Callable[[], Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = tiny_store()
+    monkeypatch.setattr(stores, "STORE_API", STORE_API + 1)
+    with pytest.raises(StoreError, match=f"version {STORE_API} .* needs {STORE_API + 1}"):
+        check_api(store)
+
+
+def test_a_store_that_states_no_version_is_refused(tiny_store: type[Store]) -> None:
+    class Unversioned(tiny_store):  # type: ignore[valid-type, misc]
+        @property
+        def api(self) -> int:
+            raise AttributeError
+
+    with pytest.raises(StoreError, match=f"give the class `api = {STORE_API}`"):
+        check_api(Unversioned())
 
 
 async def test_a_local_store_may_call_back_later(tiny_store):

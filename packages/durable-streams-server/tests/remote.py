@@ -55,6 +55,8 @@ class Gate:
 class RemoteStore(Store):
     """Counts what it is asked (``loads``, ``reads``, ``sent``) and delays or fails it."""
 
+    api = 1
+
     def __init__(self, inner: MemoryStore) -> None:
         self.inner = inner
         self.fate: Fates = always_arrives

@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from durable_streams_core import store as interface
 from durable_streams_core.offsets import format_offset
 from durable_streams_server import (
     NOW,
@@ -299,9 +300,18 @@ async def test_a_stopped_engine_says_so(store):
     engine = Engine(store)
     async with engine:
         await engine.create("a")
-    with pytest.raises(Unavailable) as caught:
-        await engine.append("a", "x")
-    assert caught.value.code == "not-started"
+    for call in (
+        engine.append("a", "x"),
+        engine.create("b"),
+        engine.fork("b", "a"),
+        engine.delete("a"),
+        engine.head("a"),
+        engine.read("a"),
+        engine.list(),
+    ):
+        with pytest.raises(Unavailable) as caught:
+            await call
+        assert caught.value.code == "not-started"
 
 
 async def test_an_engine_that_was_never_started_says_so(memory):
@@ -314,6 +324,13 @@ def test_a_store_of_another_interface_is_refused_before_it_is_opened(memory):
     memory.api = 99
     with pytest.raises(StoreError, match="matching versions"):
         Engine(memory)
+
+
+@pytest.mark.parametrize("url", ["memory:", "file:./data"])
+def test_a_store_states_the_interface_it_was_written_for(url, monkeypatch):
+    monkeypatch.setattr(interface, "STORE_API", interface.STORE_API + 1)
+    with pytest.raises(StoreError, match="matching versions"):
+        Engine(url)
 
 
 def test_a_url_of_no_store_says_what_one_looks_like():

@@ -72,7 +72,9 @@ class Watchers:
 class Store(ABC):
     """Keeps entities under paths. All methods are called from one event loop."""
 
-    api: int = STORE_API
+    api: int
+    """The version of this interface that the store implements, as a literal number of its own:
+    ``api = 1``. It must not follow :data:`STORE_API`, or the check could never fail."""
 
     @property
     def descriptors(self) -> int:
@@ -223,9 +225,15 @@ def create_store(url: str) -> Store:
 
 
 def check_api(store: Store) -> None:
-    """Raise :class:`StoreError` unless the store speaks this version of the interface."""
-    if store.api != STORE_API:
+    """Raise :class:`StoreError` unless the store states this version of the interface."""
+    stated = getattr(store, "api", None)
+    if stated is None:
         raise StoreError(
-            f"{type(store).__name__} implements version {store.api} of the store interface and this "
+            f"{type(store).__name__} does not state which version of the store interface it "
+            f"implements: give the class `api = {STORE_API}`, as a literal number."
+        )
+    if stated != STORE_API:
+        raise StoreError(
+            f"{type(store).__name__} implements version {stated} of the store interface and this "
             f"server needs {STORE_API}: install matching versions of both packages."
         )

@@ -57,6 +57,8 @@ class RedisStore(Store):
     ``feed_seconds`` how much of each feed is kept for a process that is slow.
     """
 
+    api = 1
+
     def __init__(
         self,
         source: object,

@@ -67,6 +67,8 @@ class FileStore(LocalStore):
     ``disk``, ``worker``, ``clock`` and ``draw`` (random bytes) are for tests.
     """
 
+    api = 1
+
     def __init__(
         self,
         path: str | os.PathLike[str],
