@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from remote import Fate, RemoteStore, commits_of
+from remote import Fate, RemoteStore, always_arrives, commits_of
 
 from durable_streams_core.entities import Conflicted, Refused, Unknown
 from durable_streams_core.errors import ProtocolError
@@ -262,6 +262,49 @@ async def test_a_stream_that_never_stops_changing_is_given_up(engines, remote, m
     with pytest.raises(Unavailable) as caught:
         await streams.append("a", "x")
     assert caught.value.code == "contended"
+
+
+@pytest.mark.parametrize(
+    "fate",
+    [Refused("storage-full", "The disk is full."), Unknown("Nobody knows."), RuntimeError("bug")],
+    ids=["refused", "unknown", "failed"],
+)
+async def test_each_caller_of_a_failed_flight_gets_an_error_of_its_own(
+    engines, remote, fate, caplog
+):
+    streams = await engines(remote, unknown_outcome=0.01)
+    await streams.create("a")
+    remote.committing.shut()
+    first = await started(streams.append("a", "1"))
+    await remote.committing.reached.wait()
+    together = [await started(streams.append("a", "2")) for _ in range(3)]
+    await asyncio.sleep(0)
+    fates = iter([Fate.ARRIVES])
+    remote.fate = lambda _: next(fates, fate)
+    remote.committing.open()
+    await first
+    errors = await asyncio.gather(*together, return_exceptions=True)
+    assert all(isinstance(error, Unavailable) for error in errors)
+    assert len({id(error) for error in errors}) == len(errors)
+    remote.fate = always_arrives
+
+
+async def test_nobody_waits_for_ever_behind_an_outcome_that_never_comes(engines, remote):
+    streams = await engines(remote, unknown_outcome=0.01)
+    await streams.create("a")
+    remote.fate = lambda _: Fate.LOST
+    stuck = await started(streams.append("a", "1"))
+    behind = await started(streams.append("a", "2"))
+    with pytest.raises(Unavailable) as caught:
+        await stuck
+    assert caught.value.code == "outcome-unknown"
+    for waiting in (behind, streams.append("a", "3")):
+        with pytest.raises(Unavailable) as caught:
+            await waiting
+        assert caught.value.code == "unavailable"
+    remote.fate = always_arrives
+    await streams.append("a", "4")
+    assert (await streams.read("a")).data == b"14"
 
 
 async def test_a_final_offset_counts_what_others_appended_meanwhile(engines, remote, memory):

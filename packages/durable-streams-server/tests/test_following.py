@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from remote import RemoteStore
 
-from durable_streams_server import NOW, Conflict, NotFound, ProtocolError
+from durable_streams_server import NOW, Conflict, Engine, NotFound, ProtocolError, Unavailable
 
 JSON = "application/json"
 
@@ -211,3 +211,26 @@ async def test_a_racing_close_is_lost_to_nobody(engines, memory):
         assert batch.closed
         assert not isinstance(closed, BaseException)
         assert batch.data == (b"12" if isinstance(appended, Conflict) else b"123")
+
+
+async def test_following_a_stopped_engine_is_refused(store):
+    engine = Engine(store)
+    async with engine:
+        await engine.create("a", data="x")
+    with pytest.raises(Unavailable) as caught:
+        await collected(engine, "a")
+    assert caught.value.code == "not-started"
+
+
+async def test_a_follower_that_waits_learns_that_the_engine_stops(store):
+    async with Engine(store) as engine:
+        await engine.create("a", data="x")
+        follower = engine.follow("a")
+        assert (await anext(follower)).data == b"x"
+        waiting = asyncio.create_task(anext(follower))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not waiting.done()
+    with pytest.raises(Unavailable) as caught:
+        await waiting
+    assert caught.value.code == "not-started"

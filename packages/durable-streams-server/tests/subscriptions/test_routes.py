@@ -1,8 +1,15 @@
 """The control routes (§6, §7) over HTTP, on every front end: bodies, codes, access."""
 
+from contextlib import AsyncExitStack
+
 import msgspec
 import pytest
-from wire import chunked
+from servers import Serve
+from wire import Client, chunked
+
+from durable_streams_server import Engine, MemoryStore
+from durable_streams_server.frontends.mount import Mount
+from durable_streams_server.http.options import Options
 
 HOOK = {"url": "https://worker.example/hooks"}
 WEBHOOK = {"type": "webhook", "pattern": "events/*", "webhook": HOOK}
@@ -215,6 +222,27 @@ async def test_a_configured_url_goes_before_the_hosts(serve):
     created = await ask(client, "PUT", "subscriptions/s", WEBHOOK)
     url = created.json["webhook"]["signing"]["jwks_url"]
     assert url == "https://public.example/base/v1/stream/__ds/jwks.json"
+
+
+async def test_each_mount_of_an_engine_keeps_its_own_public_url(
+    front_end: Serve, serving: AsyncExitStack, memory: MemoryStore
+) -> None:
+    engine = await serving.enter_async_context(Engine(memory))
+    mounts = {
+        name: Mount(engine, Options(public_url=f"https://{name}.example"), None)
+        for name in ("first", "second")
+    }
+    for name, mount in mounts.items():
+        port = await serving.enter_async_context(front_end(mount, "/v1/stream/"))
+        client = Client(port, "/v1/stream/", mount)
+        serving.push_async_callback(client.close)
+        created = await ask(client, "PUT", f"subscriptions/{name}", WEBHOOK)
+        url = created.json["webhook"]["signing"]["jwks_url"]
+        assert url == f"https://{name}.example/v1/stream/__ds/jwks.json"
+    for name in mounts:
+        described = await engine.subscriptions.describe(name)
+        url = described["webhook"]["signing"]["jwks_url"]
+        assert url == f"https://{name}.example/v1/stream/__ds/jwks.json"
 
 
 async def test_workers_need_no_token_of_the_server_and_managers_do(serve):

@@ -16,6 +16,7 @@ import logging
 import os
 import random
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -104,6 +105,19 @@ class CommitQueue:
         self.flight, self.waiting = waiting, []
 
 
+class CommitIds:
+    """Makes the ids by which a store recognises a resend: unique to one run of one process."""
+
+    __slots__ = ("_numbers", "_prefix")
+
+    def __init__(self) -> None:
+        self._prefix = os.urandom(8).hex()
+        self._numbers = count()
+
+    def __call__(self) -> str:
+        return f"{self._prefix}-{next(self._numbers):x}"
+
+
 class CommitQueues:
     """All queues of an engine, and the way of their commits to the store.
 
@@ -132,13 +146,8 @@ class CommitQueues:
         self._resends: set[asyncio.Task[None]] = set()
         self._pending = 0
         self._emptied: asyncio.Event | None = None
-        self._next = count(random.getrandbits(32))
-        self._prefix = os.urandom(8).hex()
+        self._new_id = CommitIds()
         self._running = False
-
-    def new_id(self) -> str:
-        """A commit id that nobody else makes."""
-        return f"{self._prefix}-{next(self._next):x}"
 
     @property
     def idle(self) -> bool:
@@ -170,6 +179,7 @@ class CommitQueues:
 
     def resume(self) -> None:
         """Take operations, at first or again after :meth:`abandon`."""
+        self._new_id = CommitIds()
         self._running = True
         self._pending = self._queued_bytes = 0
 
@@ -194,7 +204,7 @@ class CommitQueues:
         except Exception as error:
             raise decision_failed(operation, error) from None
         if draft.changes:
-            commit = draft.commit(self.new_id)
+            commit = draft.commit(self._new_id)
             try:
                 outcome = prompt.commit_nowait((commit,))[0]
             except Exception:
@@ -299,7 +309,7 @@ class CommitQueues:
         if not draft.changes:
             self._finish(queue, answers)
             return
-        commit = draft.commit(self.new_id)
+        commit = draft.commit(self._new_id)
 
         def done(outcomes: Sequence[Outcome]) -> None:
             outcome = outcomes[0]
@@ -325,7 +335,7 @@ class CommitQueues:
         elif type(outcome) is Conflicted:
             queue.conflicts += 1
             if queue.conflicts > MAX_CONFLICTS:
-                self._fail(queue, Unavailable("The stream is too contended.", code="contended"))
+                self._fail(queue, too_contended)
             elif self._local is not None:
                 facts = self._local.peek(queue.path, self._fields(queue))
                 self._decide(queue, facts)
@@ -334,19 +344,10 @@ class CommitQueues:
                 return False
         elif type(outcome) is Unknown:
             # Only a local store's: its disk failed in the middle, and it will not find out.
-            self._fail(queue, outcome_unknown())
+            self._fail(queue, outcome_unknown)
         else:
             assert isinstance(outcome, Refused)
-            full = outcome.code == "storage-full"
-            self._fail(
-                queue,
-                Unavailable(
-                    outcome.message,
-                    code=outcome.code,
-                    status=507 if full else 503,
-                    retry_after=None if full else 1,
-                ),
-            )
+            self._fail(queue, partial(refused, outcome))
         return True
 
     def _succeed(
@@ -371,9 +372,10 @@ class CommitQueues:
         except Exception:
             log.exception("following up on a commit failed")
 
-    def _fail(self, queue: CommitQueue, error: ProtocolError) -> None:
+    def _fail(self, queue: CommitQueue, error: Callable[[], ProtocolError]) -> None:
+        """Refuse every operation in flight, each with an error of its own."""
         queue.facts = None
-        self._finish(queue, [error] * len(queue.flight))
+        self._finish(queue, [error() for _ in queue.flight])
 
     def _finish(self, queue: CommitQueue, answers: Sequence[Any]) -> None:
         flight, queue.flight = queue.flight, []
@@ -421,7 +423,7 @@ class CommitQueues:
             log.exception("committing a batch failed")
             for queue in queues:
                 if queue.flight:
-                    self._fail(queue, Unavailable("The store failed; see the server's log."))
+                    self._fail(queue, store_failed)
 
     async def _round(self, queues: list[CommitQueue]) -> list[CommitQueue]:
         """One try; returns the queues that have to be decided again."""
@@ -434,7 +436,7 @@ class CommitQueues:
             for queue, facts in zip(loading, found, strict=True):
                 if isinstance(facts, BaseException):
                     log.warning("loading a stream failed: %r", facts)
-                    self._fail(queue, Unavailable("The store cannot be reached."))
+                    self._fail(queue, store_unreachable)
                 else:
                     queue.facts, queue.fresh = facts, True
         again: list[CommitQueue] = []
@@ -451,7 +453,7 @@ class CommitQueues:
                 queue.facts = None
                 again.append(queue)
             elif draft.changes:
-                sent.append((queue, draft, answers, draft.commit(self.new_id)))
+                sent.append((queue, draft, answers, draft.commit(self._new_id)))
             else:
                 self._finish(queue, answers)
         if sent:
@@ -487,8 +489,16 @@ class CommitQueues:
     async def _resend(
         self, queue: CommitQueue, draft: Draft, answers: list[Any], commit: Commit
     ) -> None:
-        """Send the same commit until its outcome is known; callers are told when it takes long."""
+        """Send the same commit until its outcome is known.
+
+        When that takes long its callers are told, and operations that waited behind it for as long
+        are refused.
+        """
         told = False
+        waited = 0
+        loop = asyncio.get_running_loop()
+        limit = self._limits.unknown_outcome
+        sweep: asyncio.TimerHandle
 
         def tell() -> None:
             nonlocal told
@@ -496,8 +506,19 @@ class CommitQueues:
             for ticket in queue.flight:
                 ticket.finish(outcome_unknown())
 
-        loop = asyncio.get_running_loop()
-        timer = loop.call_later(self._limits.unknown_outcome, tell)
+        def refuse_overdue() -> None:
+            nonlocal waited, sweep
+            overdue, queue.waiting = queue.waiting[:waited], queue.waiting[waited:]
+            waited = len(queue.waiting)
+            for ticket in overdue:
+                self._queued_bytes -= ticket.size
+                ticket.finish(store_unreachable())
+            sweep = loop.call_later(period, refuse_overdue)
+
+        # An operation that is refused has waited for at least one more try.
+        period = max(limit, RESEND_SECONDS[-1])
+        timer = loop.call_later(limit, tell)
+        sweep = loop.call_later(period, refuse_overdue)
         try:
             for attempt in count():
                 await asyncio.sleep(
@@ -510,6 +531,7 @@ class CommitQueues:
                     break
         finally:
             timer.cancel()
+            sweep.cancel()
         if told and isinstance(outcome, Conflicted):
             # It was not applied, and must not be any more: its callers may have looked and, finding
             # nothing, may have sent it anew.
@@ -538,8 +560,36 @@ def decision_failed(operation: Operation[Any], error: Exception) -> ProtocolErro
 
 
 def stopped() -> Unavailable:
-    """503: the engine has stopped, or has not started."""
-    return Unavailable("The streams engine is not running.", code="not-started")
+    """503: the engine has stopped, or has not started in this process."""
+    return Unavailable(
+        "The streams engine is not running in this process; start it first.", code="not-started"
+    )
+
+
+def too_contended() -> Unavailable:
+    """503: other writers were faster every time."""
+    return Unavailable("The stream is too contended.", code="contended")
+
+
+def store_failed() -> Unavailable:
+    """503: the store raised something that it should not."""
+    return Unavailable("The store failed; see the server's log.")
+
+
+def store_unreachable() -> Unavailable:
+    """503: the store did not return what a decision needs."""
+    return Unavailable("The store cannot be reached.")
+
+
+def refused(outcome: Refused) -> Unavailable:
+    """503, or 507 where the store is full: the store did nothing and said why."""
+    full = outcome.code == "storage-full"
+    return Unavailable(
+        outcome.message,
+        code=outcome.code,
+        status=507 if full else 503,
+        retry_after=None if full else 1,
+    )
 
 
 def outcome_unknown() -> Unavailable:

@@ -55,7 +55,8 @@ from durable_streams_core.streams import (
     decode_producer,
     expired,
 )
-from durable_streams_server.engine.commit_queue import CommitQueues, Done, Ticket
+from durable_streams_server import process_forks
+from durable_streams_server.engine.commit_queue import CommitQueues, Done, Ticket, stopped
 from durable_streams_server.engine.fanout import Fanout, Notification
 from durable_streams_server.engine.forks import Forks
 from durable_streams_server.engine.limits import Limits
@@ -103,10 +104,18 @@ class Engine:
         subscriptions: SubscriptionOptions | None = None,
     ) -> None:
         self.limits = limits or Limits()
-        self.store = create_store(store) if isinstance(store, str) else store
+        self._store_given = store
+        self._hooks = list(hooks)
+        self._subscription_options = subscriptions
+        self._assemble()
+        process_forks.register(self)
+
+    def _assemble(self) -> None:
+        """Make everything that belongs to one process."""
+        given = self._store_given
+        self.store = create_store(given) if isinstance(given, str) else given
         check_api(self.store)
         self._local = self.store if isinstance(self.store, LocalStore) else None
-        self._hooks = list(hooks)
         self._queues = CommitQueues(self.store, self.limits, self._applied, self._meet_unconfirmed)
         self._pages = Pages(self.store)
         self.fanout = Fanout(self.limits.max_waiting_readers)
@@ -114,7 +123,7 @@ class Engine:
             self.store, self._pages, self.perform, new_incarnation, self.limits.chunk
         )
         self.subscriptions = Subscriptions(
-            self.store, self.perform, self._check_boundary, subscriptions
+            self.store, self.perform, self._check_boundary, self._subscription_options
         )
         self._tasks: set[asyncio.Task[Any]] = set()
         self._releases: dict[str, asyncio.Task[None]] = {}
@@ -122,14 +131,25 @@ class Engine:
         self._stop_watching: Callable[[], None] | None = None
         self._sweeper: asyncio.Task[None] | None = None
         self._started = False
-        self._starting: asyncio.Lock | None = None
+        self._starting = asyncio.Lock()
+
+    def after_fork(self) -> None:
+        """Become an engine that was never started: the tasks and connections are the parent's.
+
+        The child may start it. A store that was given as a URL is made anew for that; any other
+        has to know itself that its connections and locks are not the child's.
+        """
+        # Destroying what the parent uses could touch it.
+        self._of_parent = (self.__dict__.copy(), getattr(self, "_of_parent", None))
+        if self._stop_watching is not None:
+            self._stop_watching()
+        self.subscriptions.stop_watching()
+        self._assemble()
 
     # Life.
 
     async def start(self) -> None:
         """Open the store and begin; safe to call again. Raises :class:`StoreError`."""
-        if self._starting is None:
-            self._starting = asyncio.Lock()
         async with self._starting:
             if self._started:
                 return
@@ -153,6 +173,8 @@ class Engine:
         if not self._started:
             return
         self._started = False
+        # Followers look at their stream again, and learn that the engine has stopped.
+        self.fanout.publish(None)
         try:
             if self._sweeper is not None:
                 self._sweeper.cancel()
@@ -182,7 +204,13 @@ class Engine:
 
     @property
     def started(self) -> bool:
+        """Whether the engine runs in this process."""
         return self._started
+
+    def _require_started(self) -> None:
+        """Raise :class:`Unavailable` where a store that may be closed would be asked."""
+        if not self._started:
+            raise stopped()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -283,7 +311,7 @@ class Engine:
         if appended is None:
             appended = await self.perform(path, operation)
         elif self.fanout.behind:
-            # Who appends in a loop would else keep those from their turn who are still to be told.
+            # A caller that appends in a loop must not keep subscribers from their turn.
             await asyncio.sleep(0)
         return append_result(appended)
 
@@ -315,6 +343,7 @@ class Engine:
 
         Raises NotFound or Gone when the stream goes away.
         """
+        self._require_started()
         position = parse_read_offset(offset)
         incarnation: str | None = None
         waiter = Waiter()
@@ -327,7 +356,7 @@ class Engine:
                 except InvalidRequest:
                     if incarnation is None:
                         raise
-                    # What was once a position of the stream is none of the one here now.
+                    # The stream was replaced; the old position is not valid in the new one.
                     raise no_stream() from None
                 if page.head.incarnation != (incarnation or page.head.incarnation):
                     raise no_stream()
@@ -345,6 +374,7 @@ class Engine:
         self, prefix: str = "", *, after: str = "", limit: int = 1000
     ) -> Sequence[StreamInfo]:
         """Streams whose path begins with ``prefix``, in order, a page at a time."""
+        self._require_started()
         found: list[StreamInfo] = []
         now = self.store.now()
         while len(found) < limit:
@@ -389,8 +419,7 @@ class Engine:
             ticket.cancel()
             raise
         if isinstance(answer, ProtocolError):
-            # The same object may answer a whole flight, so it is raised as a copy would be.
-            raise answer.with_traceback(None)
+            raise answer
         return answer
 
     def creation(self, asked: Asked, body: Body, *, closed: bool) -> Create:
@@ -407,12 +436,15 @@ class Engine:
 
     async def create_fork(self, path: str, asked: Asked, body: Body, *, closed: bool) -> Created:
         """Create or ensure a fork; goes on to a clean end if the caller goes away."""
+        self._require_started()
         task = self.spawn(self._forks.create(path, asked, body, closed=closed))
         created: Created = await asyncio.shield(task)
         return created
 
     def page_nowait(self, path: str, position: int | None, limit: int | None = None) -> Page | None:
         """A page at once, or None when it has to be waited for (see :meth:`page`)."""
+        if not self._started:
+            raise stopped()
         try:
             page = self._pages.page_nowait(path, position, limit or self.limits.chunk)
         except Unconfirmed:
@@ -424,6 +456,7 @@ class Engine:
     async def page(self, path: str, position: int | None, limit: int | None = None) -> Page:
         """A page, after renewing a sliding lifetime where that is due."""
         while True:
+            self._require_started()
             try:
                 page = await self._pages.page(path, position, limit or self.limits.chunk)
             except Unconfirmed:
@@ -437,6 +470,7 @@ class Engine:
         """The head of a live stream at once, or None when it has to be waited for."""
         if self._local is None:
             return None
+        self._require_started()
         facts = self._local.peek(path)
         try:
             return check_live(None if facts is None else facts.head, self.store.now())
@@ -446,6 +480,7 @@ class Engine:
     async def live_head(self, path: str) -> Head:
         """The head of a live stream; raises NotFound or Gone."""
         while True:
+            self._require_started()
             facts = await self.store.load(path)
             try:
                 return check_live(None if facts is None else facts.head, self.store.now())

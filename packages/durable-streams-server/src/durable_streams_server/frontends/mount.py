@@ -9,6 +9,7 @@ from durable_streams_server.engine.engine import Engine
 from durable_streams_server.engine.limits import Limits
 from durable_streams_server.http.handler import Handler
 from durable_streams_server.http.options import Options
+from durable_streams_server.subscriptions import SubscriptionOptions
 
 Streams = Engine | Store | str
 """An engine, which a front end neither starts nor stops, or a store or URL, which it owns."""
@@ -24,7 +25,8 @@ class Mount:
             self.engine = streams
             self.owned = False
         else:
-            self.engine = Engine(streams, limits=limits)
+            subscriptions = SubscriptionOptions(public_url=options.public_url)
+            self.engine = Engine(streams, limits=limits, subscriptions=subscriptions)
             self.owned = True
         self.handler = Handler(self.engine, options)
 

@@ -3,7 +3,7 @@ answers that were made of pages before.
 """
 
 import re
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from durable_streams_core.reads import page_cache_control
 from durable_streams_server.caches import TwoGenerationCache
@@ -14,6 +14,7 @@ from durable_streams_server.http.live import Readers
 from durable_streams_server.http.messages import Header, RequestHead, Response
 from durable_streams_server.http.options import Options
 from durable_streams_server.http.targets import encode_path
+from durable_streams_server.subscriptions.urls import public_origin
 
 _HOST = re.compile(rb"[A-Za-z0-9._-]+(?::\d{1,5})?|\[[0-9A-Fa-f:.]+\](?::\d{1,5})?")
 
@@ -30,14 +31,9 @@ class Context:
             b"cache-control",
             page_cache_control(public=options.public).encode(),
         )
-        self._public_url: str | None = None
-        self.public_path = ""
-        if options.public_url is not None:
-            url = urlsplit(options.public_url)
-            self.public_path = encode_path(unquote(url.path)).rstrip("/")
-            self._public_url = f"{url.scheme}://{url.netloc}{self.public_path}"
-        if self._public_url is not None:
-            engine.subscriptions.driver.public_url = self._public_url
+        public_url = options.public_url
+        self._public_url = None if public_url is None else public_origin(public_url)
+        self.public_path = urlsplit(self._public_url or "").path
         self._kept: TwoGenerationCache[tuple[str, str], tuple[Page, list[Header], Response]] = (
             TwoGenerationCache(MAX_KEPT)
         )

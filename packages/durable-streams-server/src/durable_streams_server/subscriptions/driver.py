@@ -276,12 +276,3 @@ class Driver:
         # Should the wake fail, the step finds out by itself.
         self._scheduler.poke(state)
         return await self._scheduler.wake(state, place)
-
-    @property
-    def public_url(self) -> str | None:
-        """Where receivers reach the server, if it was configured."""
-        return self._scheduler.public_url
-
-    @public_url.setter
-    def public_url(self, url: str) -> None:
-        self._scheduler.public_url = url

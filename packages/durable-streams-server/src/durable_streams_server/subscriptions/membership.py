@@ -35,7 +35,8 @@ class Membership:
         lease: float,
         changed: Callable[[], Awaitable[None]],
     ) -> None:
-        self.me = secrets.token_hex(8)
+        self.me = ""
+        """The id of this process; drawn anew whenever it becomes a member."""
         self._store = store
         self._perform = perform
         self._lease = lease
@@ -51,6 +52,7 @@ class Membership:
         """Become a member; safe to call again."""
         async with self._starting:
             if self._task is None:
+                self.me = secrets.token_hex(8)
                 await self._renew()
                 await self._look_at_members()
                 self._task = asyncio.create_task(self._keep_renewing())

@@ -82,7 +82,7 @@ class Scheduler:
         self._pending = pending
         self._delivery = delivery
         self._membership = membership
-        self.public_url = public_url
+        self._public_url = public_url
         self._steps = asyncio.Semaphore(MAX_STEPS)
         self._tasks: set[asyncio.Task[Any]] = set()
         self.running = False
@@ -269,7 +269,7 @@ class Scheduler:
         self, state: SubscriptionState, lease: Lease, place: Place, pending: list[Standing]
     ) -> None:
         """Send the webhook and commit how the receiver answered."""
-        outcome = await self._delivery.post(state, lease, place, pending, self.public_url)
+        outcome = await self._delivery.post(state, lease, place, pending, self._public_url)
         if outcome == webhooks.DONE:
             await self._finish(state, lease, pending)
         elif outcome == webhooks.ACCEPTED:

@@ -112,7 +112,12 @@ class Subscriptions:
         await self.driver.start()
 
     async def stop(self) -> None:
+        """Let deliveries end, for a moment."""
         await self.driver.stop()
+
+    def stop_watching(self) -> None:
+        """Hear of no more commits."""
+        self.driver.stop_watching()
 
     def due(self, path: str) -> None:
         """The sweep found a control entity whose deadline has passed."""
@@ -193,7 +198,7 @@ class Subscriptions:
                 "signing": {
                     "alg": "ed25519",
                     "kid": self.keyring.kid,
-                    "jwks_url": control_url(self.driver.public_url, place, "jwks.json"),
+                    "jwks_url": control_url(self.options.public_url, place, "jwks.json"),
                 },
             }
         described = {
