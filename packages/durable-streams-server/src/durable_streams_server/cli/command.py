@@ -18,6 +18,7 @@ from durable_streams_core.protocol import DEFAULT_PORT
 from durable_streams_server import __version__
 from durable_streams_server.cli.allocator import keep_large_blocks
 from durable_streams_server.cli.maintenance import check, export, import_
+from durable_streams_server.cli.sign import sign
 from durable_streams_server.engine.engine import Engine
 from durable_streams_server.engine.limits import MIB, Limits
 from durable_streams_server.frontends.mount import Mount
@@ -73,6 +74,21 @@ _BOUNDS = Bounds()
     default=("*",),
     metavar="ORIGIN",
     help="Browser origin that may use the server; repeat for several.",
+)
+@click.option(
+    "--cors-credentials",
+    is_flag=True,
+    help="Let pages of the --cors-origin origins send cookies.",
+)
+@click.option(
+    "--console", is_flag=True, help="Serve a page at ROOT/__ds/console to look at streams."
+)
+@click.option(
+    "--signing-key",
+    multiple=True,
+    metavar="SECRET",
+    help="Key of signed read URLs; repeat to rotate: the first signs, all are accepted. "
+    "Safer in the environment than here.",
 )
 @click.option("--public", is_flag=True, help="Let shared caches keep pages.")
 @click.option("--no-compress", is_flag=True, help="Never compress pages.")
@@ -181,7 +197,7 @@ def main(context: click.Context, /, **settings: Any) -> None:
         raise click.ClickException(_listen_problem(error, settings)) from error
 
 
-for command in check, export, import_:
+for command in check, export, import_, sign:
     main.add_command(command)
 
 
@@ -229,6 +245,8 @@ async def serve(settings: dict[str, Any]) -> None:
         options = Options(
             token=settings["token"],
             cors_origins=tuple(settings["cors_origin"]),
+            cors_credentials=settings["cors_credentials"],
+            console=settings["console"],
             public=settings["public"],
             public_url=settings["public_url"],
             compress=not settings["no_compress"],
@@ -237,9 +255,16 @@ async def serve(settings: dict[str, Any]) -> None:
         root = parse_root(settings["root"])
     except ValueError as error:
         raise click.ClickException(str(error)) from error
-    async with Engine(
-        settings["store"], limits=limits_of(settings), subscriptions=subscriptions_of(settings)
-    ) as engine:
+    try:
+        unstarted = Engine(
+            settings["store"],
+            limits=limits_of(settings),
+            subscriptions=subscriptions_of(settings),
+            signing_keys=settings["signing_key"],
+        )
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
+    async with unstarted as engine:
         mount = Mount(engine, options, None)
         address = address_of(settings)
         async with FRONT_ENDS[settings["front_end"]](mount, root, address) as port:

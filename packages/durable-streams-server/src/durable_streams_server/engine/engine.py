@@ -17,6 +17,7 @@ import random
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
+from datetime import datetime, timedelta
 from typing import Any, Self
 
 import msgspec
@@ -70,6 +71,7 @@ from durable_streams_server.engine.results import (
     created_info,
     stream_info,
 )
+from durable_streams_server.signing import ReadSigner
 from durable_streams_server.subscriptions import SubscriptionOptions, Subscriptions
 
 log = logging.getLogger("durable_streams_server.engine")
@@ -102,10 +104,13 @@ class Engine:
         limits: Limits | None = None,
         hooks: Sequence[Hook] = (),
         subscriptions: SubscriptionOptions | None = None,
+        signing_keys: Sequence[str | bytes] = (),
     ) -> None:
         self.limits = limits or Limits()
         self._store_given = store
         self._hooks = list(hooks)
+        self.signer = ReadSigner(signing_keys) if signing_keys else None
+        """Signs and checks read URLs, if there are keys for it."""
         self._subscription_options = subscriptions
         self._assemble()
         process_forks.register(self)
@@ -388,6 +393,18 @@ class Engine:
                 break
             after = rows[-1][0]
         return found
+
+    def sign(self, path: str, expires: datetime | timedelta | float) -> str:
+        """A query parameter that permits reading and following one stream until a moment.
+
+        Append it to the stream's URL (``f"{url}?{streams.sign(path, expires=60)}"``) for a client
+        that cannot send headers. ``expires`` is a moment with a time zone, or a time from now; a
+        number means seconds. Raises ``ValueError`` where the engine has no ``signing_keys`` or the
+        moment is in the past, and :class:`InvalidRequest` for a path that no stream can have.
+        """
+        if self.signer is None:
+            raise ValueError("Signed URLs need a key: Engine(..., signing_keys=[...]).")
+        return self.signer.sign(path, expires)
 
     # What front ends build on.
 

@@ -21,6 +21,10 @@ class StreamInfo(msgspec.Struct, frozen=True, kw_only=True):
     content_type: str
     offset: str
     """The tail: where the next byte will go."""
+    size: int
+    """Bytes from the stream's start to its tail; those that a fork shares with its source count."""
+    created_at: str
+    """RFC 3339."""
     closed: bool
     ttl: int | None = None
     expires_at: str | None = None
@@ -70,6 +74,8 @@ def stream_info(
         path=path,
         content_type=birth.content_type,
         offset=format_offset(head.tail if tail is None else tail),
+        size=head.tail if tail is None else tail,
+        created_at=format_expires_at(birth.created),
         closed=head.closed if closed is None else closed,
         ttl=birth.ttl,
         expires_at=None if birth.expires_at is None else format_expires_at(birth.expires_at),

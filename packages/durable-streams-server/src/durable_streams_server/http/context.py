@@ -9,6 +9,7 @@ from durable_streams_core.reads import page_cache_control
 from durable_streams_server.caches import TwoGenerationCache
 from durable_streams_server.engine.engine import Engine
 from durable_streams_server.engine.pages import MAX_KEPT, MAX_KEPT_BYTES, Page
+from durable_streams_server.http.assets import load_assets
 from durable_streams_server.http.headers import Cors
 from durable_streams_server.http.live import Readers
 from durable_streams_server.http.messages import Header, RequestHead, Response
@@ -26,7 +27,8 @@ class Context:
         self.engine = engine
         self.options = options
         self.readers = Readers(engine)
-        self.cors = Cors(options.cors_origins)
+        self.assets = load_assets(console=options.console)
+        self.cors = Cors(options.cors_origins, credentials=options.cors_credentials)
         self.cache: Header = (
             b"cache-control",
             page_cache_control(public=options.public).encode(),

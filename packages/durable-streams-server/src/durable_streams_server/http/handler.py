@@ -12,6 +12,7 @@ import logging
 
 from durable_streams_core.errors import NotFound, ProtocolError
 from durable_streams_core.paths import decode_path
+from durable_streams_core.protocol import RESERVED_SEGMENT
 from durable_streams_server.engine.engine import Engine
 from durable_streams_server.http import headers
 from durable_streams_server.http.context import Context
@@ -27,10 +28,12 @@ from durable_streams_server.http.control_routes import (
 )
 from durable_streams_server.http.exchange import Exchange, internal_error, not_authenticated
 from durable_streams_server.http.headers import Cors
+from durable_streams_server.http.listing import Listing, SubscriptionListing
 from durable_streams_server.http.messages import Header, RequestHead, Response, problem
 from durable_streams_server.http.options import Options
 from durable_streams_server.http.reads import Describing, Reading
 from durable_streams_server.http.writes import Appending, Creating, Deleting
+from durable_streams_server.signing import refuse_write, signature_in
 
 log = logging.getLogger("durable_streams_server.http")
 
@@ -42,6 +45,12 @@ _METHODS: dict[str, tuple[type[Exchange], str]] = {
     "DELETE": (Deleting, "delete"),
 }
 """What each method does, and what the access hook is asked for."""
+
+
+_LISTINGS: dict[str, type[Exchange]] = {
+    f"{RESERVED_SEGMENT}/streams": Listing,
+    f"{RESERVED_SEGMENT}/subscriptions": SubscriptionListing,
+}
 
 
 class Handler:
@@ -80,6 +89,8 @@ class Handler:
         if head.method in ("POST", "PUT"):
             self._check_body(head)
         exchange = kind(self._context, head, path, base)
+        if self._has_signature(head, path):
+            return exchange
         if self._token is not None and not self._has_token(head):
             raise not_authenticated()
         if self._authorize is not None:
@@ -88,6 +99,14 @@ class Handler:
 
     def _begin_control(self, head: RequestHead, base: list[Header]) -> Response | Exchange:
         """A request under the reserved ``__ds`` prefix (§6)."""
+        asset = self._context.assets.get(head.path.removeprefix(RESERVED_SEGMENT + "/"))
+        if asset is not None:
+            return asset.respond(head, base)
+        listing = _LISTINGS.get(head.path)
+        if listing is not None and head.method == "GET":
+            if self._token is not None and not self._has_token(head):
+                raise not_authenticated()
+            return listing(self._context, head, head.path, base)
         try:
             route = parse_route(head.path)
             check_method(route, head.method)
@@ -142,6 +161,19 @@ class Handler:
             and self._token is not None
             and hmac.compare_digest(given.strip(), self._token)
         )
+
+    def _has_signature(self, head: RequestHead, path: str) -> bool:
+        """Whether a signed URL permits this; raises :class:`ProtocolError` (403) for a bad one."""
+        signer = self.engine.signer
+        if signer is None or not head.query:
+            return False
+        value = signature_in(head.query)
+        if value is None:
+            return False
+        if head.method not in ("GET", "HEAD"):
+            raise refuse_write()
+        signer.check(path, value)
+        return True
 
     def outside(self, method: str, path: str, root: str) -> Response:
         """For a path that is not under the stream root."""

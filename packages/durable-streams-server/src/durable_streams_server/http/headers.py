@@ -51,7 +51,7 @@ class Cors:
         b"producer-epoch, producer-seq, producer-expected-seq, producer-received-seq"
     )
 
-    def __init__(self, origins: tuple[str, ...]) -> None:
+    def __init__(self, origins: tuple[str, ...], *, credentials: bool = False) -> None:
         self._any = "*" in origins
         self._origins = frozenset(o.encode() for o in origins)
         self._open: list[Header] = [
@@ -61,6 +61,9 @@ class Cors:
         ]
         self._shut: list[Header] = [*SECURITY, (b"vary", b"origin")] if origins else SECURITY
         self._open_lines = to_lines(self._open)
+        self._credentials: list[Header] = (
+            [(b"access-control-allow-credentials", b"true")] if credentials else []
+        )
 
     def headers(self, origin: bytes | None) -> list[Header]:
         """What every answer carries, for a request of this ``Origin``."""
@@ -70,6 +73,7 @@ class Cors:
             return [
                 *self._shut,
                 (b"access-control-allow-origin", origin),
+                *self._credentials,
                 (b"access-control-expose-headers", self.EXPOSED),
             ]
         return self._shut

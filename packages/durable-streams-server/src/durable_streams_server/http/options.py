@@ -9,7 +9,8 @@ import msgspec
 Authorize = Callable[[str, str, object], Any]
 """``authorize(action, path, request)``: asked before anything is read or told.
 
-``action`` is ``create``, ``append``, ``read``, ``head`` or ``delete``; a fork also asks for
+``action`` is ``create``, ``append``, ``read``, ``head``, ``delete`` or, for each path of a
+listing, ``list``; a fork also asks for
 ``read`` of its source. For subscriptions it is ``subscribe`` or ``claim``, with the path
 ``__ds/subscriptions/<id>``; one that is created asks also for ``subscribe`` of each of its streams
 and of its pattern, and for ``append`` to its wake stream. ``request`` is the front end's own
@@ -25,6 +26,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     token: str | None = None
     """Access for whoever sends ``Authorization: Bearer <token>``, and for nobody else."""
     cors_origins: tuple[str, ...] = ("*",)
+    cors_credentials: bool = False
+    """Let pages of the listed origins send cookies; needs ``cors_origins`` that name them."""
+    console: bool = False
+    """Serve a page at ``__ds/console`` that lists, follows and changes streams."""
     public: bool = False
     """Let shared caches keep pages (§10.1); only for streams that everybody may read."""
     public_url: str | None = None
@@ -38,6 +43,11 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(
                 "The token is empty, and an empty one keeps nobody out: give a secret, or no "
                 "token at all."
+            )
+        if self.cors_credentials and "*" in self.cors_origins:
+            raise ValueError(
+                "Cookies cannot be permitted to every origin: name the origins whose pages may "
+                "send them."
             )
         if self.public_url is not None:
             url = urlsplit(self.public_url)

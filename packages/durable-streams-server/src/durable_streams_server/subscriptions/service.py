@@ -10,6 +10,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
+import msgspec
+
 from durable_streams_core.entities import LIVE, Facts, Head
 from durable_streams_core.errors import InvalidRequest, SubscriptionError
 from durable_streams_core.store import Store
@@ -44,6 +46,7 @@ from durable_streams_core.subscriptions.operations import (
 from durable_streams_core.subscriptions.records import (
     LEASE,
     PLACE,
+    PREFIX,
     PULL_WAKE,
     WEBHOOK,
     Config,
@@ -78,6 +81,14 @@ _LINKS: Final = 500
 
 IsBoundary = Callable[[str, int], Awaitable[None]]
 """Raises :class:`InvalidRequest` unless a stream can be read from a position."""
+
+
+class ListedSubscription(msgspec.Struct, frozen=True):
+    """One subscription of a listing."""
+
+    id: str
+    type: str
+    status: str
 
 
 class Subscriptions:
@@ -213,6 +224,7 @@ class Subscriptions:
             "created_at": _moment(birth.created),
             "status": "failed" if lease.failing else "active",
             "description": config.description,
+            "lease": _lease(lease),
         }
         if lease.failing and lease.phase in (RETRYING, WAITING):
             described["next_attempt_at"] = _moment(lease.until)
@@ -358,11 +370,42 @@ class Subscriptions:
         except InvalidRequest as error:
             raise SubscriptionError("INVALID_OFFSET", f"{stream}: {error.message}") from None
 
+    # Listing, last: within the class the name hides the builtin from what follows.
+
+    async def list(
+        self, prefix: str = "", *, after: str = "", limit: int = 100
+    ) -> tuple[Sequence[ListedSubscription], str | None]:
+        """Subscriptions whose id begins with ``prefix``, by id.
+
+        Returns at most ``limit`` of them and the ``after`` of the next page, None after the last.
+        """
+        rows = await self._store.list(PREFIX + prefix, after and PREFIX + after, limit)
+        listed = [
+            ListedSubscription(
+                path.removeprefix(PREFIX),
+                birth_of(facts.head).config.type,
+                "failed" if decode_lease(facts.fields[LEASE]).failing else "active",
+            )
+            for path, _ in rows
+            if (facts := await self._store.load(path, (LEASE,))) is not None
+        ]
+        return listed, rows[-1][0].removeprefix(PREFIX) if len(rows) == limit else None
+
 
 def nothing_pending() -> SubscriptionError:
     return SubscriptionError(
         "NO_PENDING_WORK", "No stream of the subscription has anything new; wait for a wake."
     )
+
+
+def _lease(lease: Lease) -> dict[str, Any]:
+    """The lease as an operator sees it (an extension); its tokens and wake id stay inside."""
+    shown: dict[str, Any] = {"phase": lease.phase, "generation": lease.generation}
+    if lease.until:
+        shown["until"] = _moment(lease.until)
+    if lease.holder:
+        shown["worker"] = lease.holder
+    return shown
 
 
 def _moment(milliseconds: int) -> str:

@@ -1,0 +1,141 @@
+"""``GET __ds/streams`` and ``GET __ds/subscriptions``: listings, a page at a time.
+
+Both are extensions of this server. The access hook is asked ``list`` for each path, and paths that
+it refuses are left out. So a listing shows a client exactly the names that it may know.
+"""
+
+from inspect import isawaitable
+from typing import Final
+from urllib.parse import parse_qsl
+
+import msgspec
+
+from durable_streams_core.errors import InvalidRequest
+from durable_streams_core.protocol import RESERVED_SEGMENT
+from durable_streams_core.subscriptions.records import PREFIX
+from durable_streams_server.engine.results import StreamInfo
+from durable_streams_server.http import headers
+from durable_streams_server.http.exchange import Exchange, not_authenticated
+from durable_streams_server.http.messages import Answer, Response
+from durable_streams_server.http.parsing import MAX_QUERY_LENGTH, plain_integer
+from durable_streams_server.subscriptions.service import ListedSubscription
+
+DEFAULT_LIMIT: Final = 100
+MAX_LIMIT: Final = 1000
+_JSON: Final = (b"content-type", b"application/json")
+
+
+class ListedStream(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """One stream of a listing. ``size`` is in bytes, ``readers`` counts this process's only."""
+
+    path: str
+    content_type: str
+    offset: str
+    size: int
+    closed: bool
+    created_at: str
+    readers: int
+    ttl: int | None = None
+    expires_at: str | None = None
+
+
+class StreamPage(msgspec.Struct, frozen=True):
+    """``next`` is the ``after`` of the next page, None after the last."""
+
+    streams: list[ListedStream]
+    next: str | None
+
+
+class SubscriptionPage(msgspec.Struct, frozen=True):
+    """``next`` is the ``after`` of the next page, None after the last."""
+
+    subscriptions: list[ListedSubscription]
+    next: str | None
+
+
+class Listing(Exchange):
+    """A page of streams."""
+
+    __slots__ = ()
+
+    def _answer(self, body: bytes) -> Answer:
+        prefix, after, limit = parse_listing(self.head.query)
+        return self._later(self._list(prefix, after, limit))
+
+    async def _list(self, prefix: str, after: str, limit: int) -> Response:
+        rows = await self._engine.list(prefix, after=after, limit=limit)
+        streams = [self._listed(info) for info in rows if await self._may_list(info.path)]
+        return self._page(StreamPage(streams, rows[-1].path if len(rows) == limit else None))
+
+    def _page(self, page: StreamPage | SubscriptionPage) -> Response:
+        fields = [*self._base, _JSON, headers.NO_STORE]
+        return Response(200, fields, msgspec.json.encode(page))
+
+    async def _may_list(self, path: str) -> bool:
+        authorize = self._context.options.authorize
+        if authorize is None:
+            return True
+        verdict = authorize("list", path, self.head.native)
+        if isawaitable(verdict):
+            verdict = await verdict
+        if verdict == 401 and verdict is not True:
+            raise not_authenticated()
+        return verdict is True
+
+    def _listed(self, info: StreamInfo) -> ListedStream:
+        return ListedStream(
+            path=info.path,
+            content_type=info.content_type,
+            offset=info.offset,
+            size=info.size,
+            closed=info.closed,
+            created_at=info.created_at,
+            readers=self._engine.fanout.subscribers(info.path),
+            ttl=info.ttl,
+            expires_at=info.expires_at,
+        )
+
+
+class SubscriptionListing(Listing):
+    """A page of subscriptions."""
+
+    __slots__ = ()
+
+    async def _list(self, prefix: str, after: str, limit: int) -> Response:
+        rows, following = await self._engine.subscriptions.list(prefix, after=after, limit=limit)
+        permitted = [row for row in rows if await self._may_list(PREFIX + row.id)]
+        return self._page(SubscriptionPage(permitted, following))
+
+
+def parse_listing(query: str) -> tuple[str, str, int]:
+    """``prefix``, ``after`` and ``limit``; raises :class:`InvalidRequest`."""
+    if len(query) > MAX_QUERY_LENGTH:
+        raise InvalidRequest("The query is too long.", code="query-too-long", status=414)
+    try:
+        given = parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=100)
+    except ValueError:
+        raise InvalidRequest(
+            "The query is not percent-encoded UTF-8.", code="invalid-query"
+        ) from None
+    values = {"prefix": "", "after": "", "limit": str(DEFAULT_LIMIT)}
+    seen: set[str] = set()
+    for name, value in given:
+        if name in seen and name in values:
+            raise InvalidRequest(
+                f"The query parameter {name} was given twice.", code="repeated-parameter"
+            )
+        seen.add(name)
+        if name in values:
+            values[name] = value
+    prefix = values["prefix"].removeprefix("/")
+    if prefix.startswith(RESERVED_SEGMENT) and prefix[len(RESERVED_SEGMENT) :][:1] in ("", "/"):
+        raise InvalidRequest(
+            f"Streams under {RESERVED_SEGMENT}/ belong to the server and are not listed.",
+            code="reserved-path",
+        )
+    limit = plain_integer(values["limit"].encode())
+    if limit is None or not 1 <= limit <= MAX_LIMIT:
+        raise InvalidRequest(
+            f"limit is a whole number from 1 to {MAX_LIMIT}.", code="invalid-limit"
+        )
+    return prefix, values["after"], limit
