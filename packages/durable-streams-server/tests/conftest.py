@@ -93,14 +93,16 @@ def serve(
 ) -> Callable[..., Awaitable[Client]]:
     """Serves a store through each front end; gives a client to talk to it.
 
-    Takes a store, a root, and the fields of :class:`Options` and :class:`Limits`.
+    Takes a store, a root, ``signing_keys``, and the fields of :class:`Options` and
+    :class:`Limits`.
     """
 
     async def serve(
         store: Store | None = None, *, root: str = "/v1/stream/", **settings: object
     ) -> Client:
         limits = {k: settings.pop(k) for k in list(settings) if k in Limits.__struct_fields__}
-        engine = Engine(store or memory, limits=Limits(**limits))  # type: ignore[arg-type]
+        keys = settings.pop("signing_keys", ())
+        engine = Engine(store or memory, limits=Limits(**limits), signing_keys=keys)  # type: ignore[arg-type]
         await serving.enter_async_context(engine)
         mount = Mount(engine, Options(**settings), None)  # type: ignore[arg-type]
         port = await serving.enter_async_context(front_end(mount, root))

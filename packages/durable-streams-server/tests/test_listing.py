@@ -1,0 +1,144 @@
+"""Listings of streams and subscriptions: ``GET __ds/streams`` and ``GET __ds/subscriptions``."""
+
+from typing import Any
+
+import pytest
+from wire import Client
+
+Listed = dict[str, Any]
+
+
+async def listed(client: Client, query: str = "") -> Listed:
+    answer = await client.get("__ds/streams" + query)
+    assert answer.status == 200
+    assert answer["content-type"] == "application/json"
+    assert answer["cache-control"] == "no-store"
+    found: Listed = answer.json
+    return found
+
+
+async def test_a_listing_describes_each_stream(client: Client) -> None:
+    await client.put("chats/1", "application/json", b"[1,2]", stream_ttl="60")
+    await client.put("chats/2", body=b"x", stream_closed="true")
+    await client.put("other")
+    first, second = (await listed(client, "?prefix=chats/"))["streams"]
+    assert first["path"] == "chats/1"
+    assert first["contentType"] == "application/json"
+    assert first["size"] == 6
+    assert first["offset"].endswith("_0000000000000006")
+    assert first["ttl"] == 60
+    assert first["closed"] is False
+    assert first["readers"] == 0
+    assert first["createdAt"].endswith("Z")
+    assert (second["path"], second["closed"]) == ("chats/2", True)
+
+
+async def test_pages_follow_each_other_without_gap_or_repetition(client: Client) -> None:
+    paths = [f"s/{n:03}" for n in range(25)]
+    for path in paths:
+        await client.put(path)
+    seen: list[str] = []
+    after = ""
+    while True:
+        page = await listed(client, f"?prefix=s/&limit=10&after={after}")
+        seen += [stream["path"] for stream in page["streams"]]
+        if page["next"] is None:
+            break
+        after = page["next"]
+    assert seen == paths
+
+
+async def test_a_listing_leaves_out_what_the_server_keeps_for_itself(client: Client) -> None:
+    await client.put("a")
+    await client.request(
+        "PUT",
+        "__ds/subscriptions/s",
+        {"content-type": "application/json"},
+        b'{"type":"webhook","pattern":"x/*","webhook":{"url":"https://hooks.example/x"}}',
+    )
+    assert [stream["path"] for stream in (await listed(client))["streams"]] == ["a"]
+
+
+async def test_names_of_any_script_are_found_by_their_decoded_prefix(client: Client) -> None:
+    await client.put("str%C3%B8m/a%20b")
+    (stream,) = (await listed(client, "?prefix=str%C3%B8m/a+"))["streams"]
+    assert stream["path"] == "strøm/a b"
+
+
+@pytest.mark.parametrize(
+    "query, status, code",
+    [
+        ("?prefix=%ff", 400, "invalid-query"),
+        ("?prefix=__ds/", 400, "reserved-path"),
+        ("?prefix=__ds", 400, "reserved-path"),
+        ("?limit=0", 400, "invalid-limit"),
+        ("?limit=1001", 400, "invalid-limit"),
+        ("?limit=-1", 400, "invalid-limit"),
+        ("?limit=ten", 400, "invalid-limit"),
+        ("?limit=", 400, "invalid-limit"),
+        ("?prefix=a&prefix=b", 400, "repeated-parameter"),
+        ("?" + "&".join("a" for _ in range(200)), 400, "invalid-query"),
+    ],
+)
+async def test_a_malformed_query_is_explained(
+    client: Client, query: str, status: int, code: str
+) -> None:
+    answer = await client.get("__ds/streams" + query)
+    assert (answer.status, answer.code) == (status, code)
+
+
+async def test_a_prefix_that_nothing_begins_with_lists_nothing(client: Client) -> None:
+    await client.put("a")
+    for prefix in ("b", "a/", "%00", "..", "/", "*"):
+        expected = ["a"] if prefix == "/" else []
+        page = await listed(client, "?prefix=" + prefix)
+        assert [stream["path"] for stream in page["streams"]] == expected
+        assert page["next"] is None
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["sync", "async"])
+async def test_access_is_checked_for_each_path(serve: Any, waits: bool) -> None:
+    def decide(action: str, path: str, _request: object) -> object:
+        return action == "list" and path.startswith("mine/")
+
+    async def decide_later(action: str, path: str, request: object) -> object:
+        return decide(action, path, request)
+
+    client = await serve(authorize=decide_later if waits else decide)
+    for path in ("mine/a", "mine/b", "theirs/a"):
+        await client.engine.create(path, content_type="text/plain")
+    assert [s["path"] for s in (await listed(client))["streams"]] == ["mine/a", "mine/b"]
+    assert (await listed(client, "?prefix=theirs/"))["streams"] == []
+
+
+async def test_a_hook_may_ask_for_credentials(serve: Any) -> None:
+    client = await serve(authorize=lambda _action, _path, _request: 401)
+    await client.engine.create("a", content_type="text/plain")
+    answer = await client.get("__ds/streams")
+    assert (answer.status, answer.code) == (401, "not-authenticated")
+
+
+async def test_with_a_token_a_listing_needs_it(serve: Any) -> None:
+    client = await serve(token="secret")
+    for path in ("__ds/streams", "__ds/subscriptions"):
+        assert (await client.get(path)).status == 401
+        answer = await client.get(path, authorization="Bearer secret")
+        assert answer.status == 200
+
+
+async def test_subscriptions_are_listed_by_id(client: Client) -> None:
+    for name in ("b", "a"):
+        await client.request(
+            "PUT",
+            f"__ds/subscriptions/{name}",
+            {"content-type": "application/json"},
+            b'{"type":"webhook","pattern":"x/*","webhook":{"url":"https://hooks.example/x"}}',
+        )
+    first = (await client.get("__ds/subscriptions?limit=1")).json
+    assert first == {
+        "subscriptions": [{"id": "a", "type": "webhook", "status": "active"}],
+        "next": "a",
+    }
+    rest = (await client.get("__ds/subscriptions?after=a")).json
+    assert [row["id"] for row in rest["subscriptions"]] == ["b"]
+    assert rest["next"] is None
