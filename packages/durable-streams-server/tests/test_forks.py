@@ -49,7 +49,7 @@ async def test_a_fork_may_leave_its_source_anywhere(streams):
 
 
 async def test_a_json_sub_offset_counts_messages(streams, engines, memory):
-    await streams.create("source", content_type=JSON, data="[1,[2],3]")
+    await streams.create("source", content_type=JSON, data=b"[1,[2],3]")
     first = await streams.read("source", limit=4)
     await streams.fork("fork", "source", offset=first.offset, sub_offset=1)
     await streams.append("fork", {"own": True})
@@ -63,11 +63,11 @@ async def test_a_json_sub_offset_counts_messages(streams, engines, memory):
         ({"offset": format_offset(1)}, "offset-inside-message"),
         ({"offset": "rubbish"}, "invalid-offset"),
         ({"offset": START, "sub_offset": 4}, "sub-offset-past-data"),
-        ({"data": "{"}, "invalid-json"),
+        ({"data": b"{"}, "invalid-json"),
     ],
 )
 async def test_a_fork_that_cannot_be_made_leaves_no_reference(streams, store, asked, code):
-    await streams.create("source", content_type=JSON, data="[1,2,3]")
+    await streams.create("source", content_type=JSON, data=b"[1,2,3]")
     with pytest.raises(InvalidRequest) as caught:
         await streams.fork("fork", "source", **asked)
     assert caught.value.code == code
@@ -84,7 +84,7 @@ async def test_a_sub_offset_past_the_bytes_is_refused(streams):
 
 async def test_a_long_json_sub_offset_is_counted_page_by_page(engines, store):
     streams = await engines(store, chunk=16)
-    await streams.create("source", content_type=JSON, data=str(list(range(100))))
+    await streams.create("source", content_type=JSON, data=str(list(range(100))).encode())
     await streams.fork("fork", "source", offset=START, sub_offset=60)
     seen, offset = [], START
     while True:

@@ -73,7 +73,7 @@ async def test_a_producer_may_close_and_close_again(streams):
 async def test_a_refused_batch_leaves_no_trace_of_its_producer(streams):
     await streams.create("a", content_type="application/json")
     with pytest.raises(InvalidRequest):
-        await send(streams, 0, "{")
+        await send(streams, 0, b"{")
     with pytest.raises(Conflict):
         await streams.append("a", "1", content_type="text/plain", producer=ProducerClaim("p", 0, 0))
     assert not (await send(streams, 0, "1")).duplicate

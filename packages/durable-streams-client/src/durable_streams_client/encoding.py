@@ -14,8 +14,8 @@ import msgspec
 from durable_streams_client.errors import InvalidArgument
 from durable_streams_core.content import Kind, media_type
 from durable_streams_core.errors import InvalidRequest
+from durable_streams_core.values import encode_value
 
-_encode: Final = msgspec.json.Encoder().encode
 _VALIDATE: Final = msgspec.json.Decoder(msgspec.Raw)
 
 
@@ -40,8 +40,8 @@ def encode_message(value: Any) -> bytes:
     if isinstance(value, (bytes, bytearray, memoryview)):
         return _checked(bytes(value))
     try:
-        return _encode(value)
-    except (TypeError, ValueError, RecursionError) as error:
+        return encode_value(value)
+    except ValueError as error:
         raise InvalidArgument(f"the value cannot be written as JSON: {error}") from error
 
 

@@ -1,5 +1,7 @@
 """What the exceptions of a transport mean, whichever library they come from."""
 
+import math
+
 import httpcore
 import httpx
 import pytest
@@ -51,6 +53,18 @@ def test_other_exceptions_are_not_ours() -> None:
 
 def test_json_that_only_the_standard_library_takes() -> None:
     assert encode_message(b'"\\ud800"') == b'"\\ud800"'
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_numbers_that_json_does_not_have_are_refused(number: float) -> None:
+    for value in (number, {"x": [number]}, (1, number)):
+        with pytest.raises(InvalidArgument, match="cannot be written as JSON"):
+            encode_message(value)
+    assert encode_message({"x": None}) == b'{"x":null}'
+
+
+def test_lone_surrogates_are_written_as_escapes() -> None:
+    assert encode_message({"d": "\ud83d"}) == rb'{"d":"\ud83d"}'
 
 
 def test_text_and_types_that_are_none() -> None:

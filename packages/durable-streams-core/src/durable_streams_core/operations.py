@@ -67,35 +67,53 @@ class Operation(Protocol[Answer]):
 class Body:
     """What a caller wants to add, and its stored form, worked out once.
 
-    ``value`` marks bytes that encode exactly one JSON value, which is one message even if it is
-    an array; otherwise an array is flattened (§9.1.2).
+    ``raw`` are bytes as a request carries them: on JSON streams, JSON text of which an array is
+    flattened (§9.1.2). ``value`` marks bytes that encode exactly one JSON value, which is one
+    message even if it is an array. ``text`` marks UTF-8 text, which is one string on JSON streams.
     """
 
-    __slots__ = ("_stored", "raw", "value")
+    __slots__ = ("_refusal", "_stored", "raw", "text", "value")
 
-    def __init__(self, raw: bytes, *, value: bool = False) -> None:
+    def __init__(self, raw: bytes, *, value: bool = False, text: bool = False) -> None:
         self.raw = raw
         self.value = value
+        self.text = text
         self._stored: tuple[Kind, bytes] | None = None
+        self._refusal: tuple[Kind, InvalidRequest] | None = None
 
     def __bool__(self) -> bool:
-        return bool(self.raw)
+        return self.text or bool(self.raw)
 
     def stored(self, kind: Kind, *, creating: bool = False) -> bytes:
-        """Raises :class:`InvalidRequest` where the content rules refuse it."""
+        """The bytes that are added to a stream of this kind; worked out once, refusals too.
+
+        Raises :class:`InvalidRequest` where the content rules refuse them.
+        """
         if self._stored is not None and self._stored[0] is kind:
             return self._stored[1]
         if kind is not Kind.JSON and not self.value:
             return self.raw
-        if self.value and kind is not Kind.JSON:
+        if self._refusal is not None and self._refusal[0] is kind:
+            refusal = self._refusal[1]
+            raise InvalidRequest(refusal.message, code=refusal.code)
+        try:
+            stored = self._to_stored(kind, creating=creating)
+        except InvalidRequest as error:
+            self._refusal = kind, error.with_traceback(None)
+            raise InvalidRequest(error.message, code=error.code) from None
+        self._stored = kind, stored
+        return stored
+
+    def _to_stored(self, kind: Kind, *, creating: bool) -> bytes:
+        if kind is not Kind.JSON:
             raise InvalidRequest(
                 "Only application/json streams take values; give bytes or text to this one.",
                 code="not-a-json-stream",
             )
+        if self.text:
+            return to_stored(kind, b"[%b]" % msgspec.json.encode(self.raw.decode()))
         raw = b"[%b]" % self.raw if self.value else self.raw
-        stored = to_stored(kind, raw, allow_empty_array=creating)
-        self._stored = kind, stored
-        return stored
+        return to_stored(kind, raw, allow_empty_array=creating)
 
 
 EMPTY_BODY: Final = Body(b"")
@@ -155,12 +173,12 @@ class Append(msgspec.Struct, frozen=True, gc=False):
                 raise StreamClosed(draft.tail)
             return Appended(draft.tail, True)
         stored = NO_DATA
-        if self.body.raw:
+        if self.body.raw or self.body.text:
             asked = self.content_type
             if asked is not None and asked != birth.content_type:
                 require_same_type(asked, birth.content_type)
             stored = self.body.stored(birth.kind)
-        elif not self.close:
+        if not stored and not self.close:
             raise InvalidRequest(
                 "An append needs data; to close the stream without any, send Stream-Closed: true.",
                 code="empty-body",

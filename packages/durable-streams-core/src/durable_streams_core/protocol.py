@@ -47,6 +47,8 @@ SSE_CONTENT_TYPE: Final = "text/event-stream"
 RESERVED_SEGMENT: Final = "__ds"
 """First path segment of the control APIs (§6); no stream may live under it."""
 
+MAX_PRODUCER_ID_BYTES: Final = 256
+MAX_SEQ_BYTES: Final = 256
 MAX_SAFE_INTEGER: Final = 2**53 - 1
 """Largest producer epoch or sequence (§5.2.1), and largest position in a stream."""
 

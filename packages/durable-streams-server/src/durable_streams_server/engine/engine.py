@@ -45,7 +45,14 @@ from durable_streams_core.operations import (
     no_stream,
 )
 from durable_streams_core.paths import check_path
-from durable_streams_core.protocol import DEFAULT_CONTENT_TYPE, RESERVED_SEGMENT, START
+from durable_streams_core.protocol import (
+    DEFAULT_CONTENT_TYPE,
+    MAX_PRODUCER_ID_BYTES,
+    MAX_SAFE_INTEGER,
+    MAX_SEQ_BYTES,
+    RESERVED_SEGMENT,
+    START,
+)
 from durable_streams_core.reads import parse_read_offset
 from durable_streams_core.store import LocalStore, Store, check_api, create_store
 from durable_streams_core.streams import (
@@ -56,6 +63,7 @@ from durable_streams_core.streams import (
     decode_producer,
     expired,
 )
+from durable_streams_core.values import encode_value
 from durable_streams_server import process_forks
 from durable_streams_server.engine.commit_queue import CommitQueues, Done, Ticket, stopped
 from durable_streams_server.engine.fanout import Fanout, Notification
@@ -255,7 +263,8 @@ class Engine:
         is there.
         """
         asked = asked_for(content_type, ttl, expires_at)
-        body = await self._prepared(to_body(data), content_type)
+        body = optional_body(data)
+        await self.prepare(body, content_type)
         operation = self.creation(asked, body, closed=closed)
         return created_info(path, await self.perform(check_path(path), operation))
 
@@ -284,7 +293,8 @@ class Engine:
             fork_sub_offset=sub_offset,
         )
         return created_info(
-            path, await self.create_fork(check_path(path), asked, to_body(data), closed=closed)
+            path,
+            await self.create_fork(check_path(path), asked, optional_body(data), closed=closed),
         )
 
     async def append(
@@ -298,20 +308,48 @@ class Engine:
         expected: str | None = None,
         close: bool = False,
     ) -> AppendResult:
-        """Append bytes or text as they are, or on JSON streams any other value as one message.
+        """Add data at the tail (§5.2).
 
-        ``expected`` is an offset that must still be the tail, or :class:`TailMoved` is raised.
+        On JSON streams ``bytes`` are JSON text, of which an array is flattened, and every other
+        value is encoded as one message: a ``str`` is a JSON string, None is null. Other streams
+        take ``bytes``, and a ``str`` as UTF-8. ``expected`` is an offset that must still be the
+        tail, or :class:`TailMoved` is raised. Raises :class:`InvalidRequest` for what JSON cannot
+        hold, NaN and infinities included.
         """
-        body = await self._prepared(to_body(data), content_type)
+        return await self._append(
+            path,
+            to_body(data),
+            content_type=content_type,
+            seq=seq,
+            producer=producer,
+            expected=expected,
+            close=close,
+        )
+
+    async def _append(
+        self,
+        path: str,
+        body: Body,
+        *,
+        content_type: str | None = None,
+        seq: str | None = None,
+        producer: ProducerClaim | None = None,
+        expected: str | None = None,
+        close: bool = False,
+    ) -> AppendResult:
+        check_path(path)
+        if producer is not None:
+            check_claim(producer)
+        if content_type is not None or len(body.raw) >= LARGE_JSON:
+            await self._prepare_append(path, body, content_type)
         operation = Append(
             body,
             content_type,
             close,
-            None if seq is None else seq.encode(),
+            None if seq is None else seq_bytes(seq),
             producer,
             None if expected is None else parse_read_offset(expected),
         )
-        check_path(path)
         appended: Appended | None = self.perform_nowait(path, operation)
         if appended is None:
             appended = await self.perform(path, operation)
@@ -323,8 +361,11 @@ class Engine:
     async def close_stream(
         self, path: str, data: Data = None, *, producer: ProducerClaim | None = None
     ) -> AppendResult:
-        """Close for ever, with final data or without; closing again without data is fine (§5.3)."""
-        return await self.append(path, data, producer=producer, close=True)
+        """Close for ever, with final data or without (§5.3).
+
+        ``data`` None means without; closing again without data is fine.
+        """
+        return await self._append(path, optional_body(data), producer=producer, close=True)
 
     async def delete(self, path: str) -> None:
         """Delete a stream; one that forks still read is kept out of sight for them (§5.4)."""
@@ -380,6 +421,8 @@ class Engine:
     ) -> Sequence[StreamInfo]:
         """Streams whose path begins with ``prefix``, in order, a page at a time."""
         self._require_started()
+        if not (is_unicode(prefix) and is_unicode(after)):
+            raise InvalidRequest("A stream path is Unicode text.", code="invalid-path")
         found: list[StreamInfo] = []
         now = self.store.now()
         while len(found) < limit:
@@ -516,11 +559,12 @@ class Engine:
 
     # Behind the scenes.
 
-    async def _prepared(self, body: Body, content_type: str | None) -> Body:
+    async def _prepare_append(self, path: str, body: Body, content_type: str | None) -> None:
         if content_type is not None:
             media_type(content_type)
-            await self.prepare(body, content_type)
-        return body
+        if len(body.raw) >= LARGE_JSON:
+            stream_type = birth_of(await self.live_head(path)).content_type
+            await self.prepare(body, content_type or stream_type)
 
     async def _check_boundary(self, path: str, position: int) -> None:
         """Raise :class:`InvalidRequest` unless the stream can be read from this position."""
@@ -721,20 +765,59 @@ def asked_for(content_type: str | None, ttl: int | None, expires_at: str | None)
     return Asked(content_type, ttl, moment)
 
 
-def to_body(data: Data) -> Body:
-    """The body that some data means: bytes and text as they are, any other value as JSON.
+def is_unicode(text: str) -> bool:
+    """Whether UTF-8 can express a text: not where it holds lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
-    JSON has no NaN and no infinities; they become null, as in JavaScript.
-    """
-    if data is None:
-        return EMPTY_BODY
+
+def seq_bytes(seq: str) -> bytes:
+    """The value of ``Stream-Seq`` (§5.2); raises :class:`InvalidRequest`."""
+    if not is_unicode(seq) or len(seq.encode()) > MAX_SEQ_BYTES:
+        raise InvalidRequest(
+            f"Stream-Seq is text of at most {MAX_SEQ_BYTES} bytes.", code="invalid-stream-seq"
+        )
+    return seq.encode()
+
+
+def check_claim(claim: ProducerClaim) -> None:
+    """Raise :class:`InvalidRequest` for a claim that no request could make (§5.2.1)."""
+    if not claim.id or not is_unicode(claim.id) or len(claim.id.encode()) > MAX_PRODUCER_ID_BYTES:
+        raise InvalidRequest(
+            f"A producer's id is text of 1 to {MAX_PRODUCER_ID_BYTES} bytes.",
+            code="invalid-producer-id",
+        )
+    if not (0 <= claim.epoch <= MAX_SAFE_INTEGER and 0 <= claim.seq <= MAX_SAFE_INTEGER):
+        raise InvalidRequest(
+            "A producer's epoch and sequence are whole numbers from 0 to 2^53-1.",
+            code="invalid-number",
+        )
+
+
+def to_body(data: Data) -> Body:
+    """The body that some data means; raises :class:`InvalidRequest` for what JSON cannot hold."""
     if isinstance(data, bytes):
         return Body(data)
-    if isinstance(data, str):
-        return Body(data.encode())
     if isinstance(data, bytearray | memoryview):
         return Body(bytes(data))
-    return Body(msgspec.json.encode(data), value=True)
+    if isinstance(data, str):
+        with suppress(UnicodeEncodeError):
+            return Body(data.encode(), text=True)
+        # Text with lone surrogates is not UTF-8; only JSON can express it, in escapes.
+    try:
+        return Body(encode_value(data), value=True)
+    except ValueError as error:
+        raise InvalidRequest(
+            f"The value cannot be written as JSON: {error}.", code="invalid-json"
+        ) from None
+
+
+def optional_body(data: Data) -> Body:
+    """As :func:`to_body`, where None means no data."""
+    return EMPTY_BODY if data is None else to_body(data)
 
 
 def is_large_json(body: Body, content_type: str) -> bool:

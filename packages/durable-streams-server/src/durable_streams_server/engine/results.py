@@ -11,6 +11,7 @@ from durable_streams_core.expiry import format_expires_at
 from durable_streams_core.offsets import format_offset
 from durable_streams_core.operations import Appended, Created
 from durable_streams_core.streams import birth_of
+from durable_streams_core.values import decode_page
 from durable_streams_server.engine.pages import Page
 
 
@@ -57,9 +58,13 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     json: bool
 
     def items(self) -> list[Any]:
+        """The messages of a JSON stream as Python values, else the bytes in one piece.
+
+        Numbers and strings that Python's types cannot hold exactly come as
+        :func:`~durable_streams_core.values.decode_page` says.
+        """
         if self.json:
-            found: list[Any] = msgspec.json.decode(self.data)
-            return found
+            return decode_page(self.data)
         return [self.data] if self.data else []
 
     def __iter__(self) -> Iterator[Any]:

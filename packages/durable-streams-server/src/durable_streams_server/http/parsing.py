@@ -11,13 +11,12 @@ from durable_streams_core.expiry import parse_expires_at, parse_ttl
 from durable_streams_core.offsets import parse_offset
 from durable_streams_core.operations import ProducerClaim
 from durable_streams_core.paths import decode_path
+from durable_streams_core.protocol import MAX_PRODUCER_ID_BYTES, MAX_SEQ_BYTES
 from durable_streams_core.reads import parse_read_offset
 from durable_streams_core.streams import Asked
 from durable_streams_server.http.messages import RequestHead
 from durable_streams_server.http.targets import path_below
 
-MAX_PRODUCER_ID_BYTES: Final = 256
-MAX_SEQ_BYTES: Final = 256
 MAX_QUERY_LENGTH: Final = 8192
 
 _IF_MATCH: Final = re.compile(r'"([^"]*)"')
