@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import re
 
 import pytest
 from remote import RemoteStore
@@ -417,3 +418,75 @@ async def test_a_reader_whose_sink_drains_while_it_reads_gets_nothing_twice(engi
     assert datas[:2] == ["data:1", "data:2"]
     assert "".join(line.removeprefix("data:") for line in datas) == "1234"
     reader.gone()
+
+
+async def test_every_event_that_moves_the_reader_carries_the_offset_after_it_as_id(client):
+    await client.put("a", body=b"old")
+    events = await client.sse(SSE)
+    await events.batch()
+    await client.post("a", b"new")
+    await events.batch()
+    await client.request("POST", "a", {"stream-closed": "true"}, b"")
+    assert [control["streamNextOffset"] for _, control in await events.rest()]
+    ids = re.findall(rb"^id: (.*)$", events.raw, re.MULTILINE)
+    offsets = re.findall(rb'"streamNextOffset":"([^"]*)"', events.raw)
+    assert ids == offsets
+    # The id belongs to the data: were it only in the control event, a connection that is cut
+    # between the two would lead to the data being sent again.
+    assert re.search(rb"id: \S+\nevent: data\ndata:new\n\nevent: control", events.raw)
+
+
+async def test_an_event_source_is_told_once_how_soon_to_reconnect(serve):
+    client = await serve(sse_retry=2.5)
+    await client.put("a", body=b"x")
+    events = await client.sse(SSE)
+    await events.batch()
+    await client.post("a", b"y")
+    await events.batch()
+    assert events.raw.startswith(b"retry: 2500\n")
+    assert events.raw.count(b"retry:") == 1
+
+
+async def test_last_event_id_goes_before_the_offset_of_the_url(client):
+    await client.put("a", body=b"one")
+    offset = (await client.post("a", b"two"))["stream-next-offset"]
+    await client.post("a", b"three")
+    events = await client.sse(SSE, last_event_id=offset)
+    assert (await events.batch())[0] == "three"
+
+
+async def test_an_empty_last_event_id_is_none(client):
+    await client.put("a", body=b"one")
+    events = await client.sse(SSE, last_event_id="")
+    assert (await events.batch())[0] == "one"
+
+
+async def test_last_event_id_concerns_events_only(client):
+    await client.put("a", body=b"one")
+    answer = await client.get("a?offset=-1", last_event_id="nonsense")
+    assert (answer.status, answer.body) == (200, b"one")
+
+
+@pytest.mark.parametrize("value", ["nonsense", "1", "-2", "0_0", "é".encode().decode("latin-1")])
+async def test_a_malformed_last_event_id_is_refused(client, value):
+    await client.put("a", body=b"one")
+    answer = await client.get(SSE, last_event_id=value)
+    assert (answer.status, answer.code) == (400, "invalid-offset")
+
+
+async def test_a_closed_stream_stops_an_event_source_that_has_everything(client):
+    await client.put("a", body=b"one")
+    tail = (await client.request("POST", "a", {"stream-closed": "true"}, b""))["stream-next-offset"]
+    answer = await client.get(SSE, last_event_id=tail)
+    assert (answer.status, answer["stream-closed"]) == (204, "true")
+    # Without the header it is a new reader, which is told in an event.
+    events = await client.sse(f"a?offset={tail}&live=sse")
+    assert (await events.batch())[1]["streamClosed"] is True
+
+
+async def test_a_closed_stream_still_sends_what_an_event_source_has_not_seen(client):
+    first = (await client.put("a", body=b"one"))["stream-next-offset"]
+    await client.request("POST", "a", {"stream-closed": "true", "content-type": "text/plain"}, b"2")
+    events = await client.sse(SSE, last_event_id=first)
+    data, control = await events.batch()
+    assert (data, control["streamClosed"]) == ("2", True)

@@ -23,6 +23,15 @@ _LINE: Final = b"\ndata:"
 _END: Final = b"\n\n"
 
 
+def encode_id(offset: str) -> bytes:
+    """The ``id:`` line of an event after which a reader stands at ``offset``.
+
+    It goes before the first event of a frame. A browser's ``EventSource`` sends the last one back
+    as ``Last-Event-ID``, and so resumes by itself.
+    """
+    return b"id: %b\n" % offset.encode()
+
+
 def encode_data(kind: Kind, stored: bytes, *, base64: bool = False) -> bytes:
     """One data event for a slice of a stream.
 

@@ -107,6 +107,13 @@ _BOUNDS = Bounds()
     help="How long an SSE response lasts.",
 )
 @click.option(
+    "--sse-retry",
+    default=Options().sse_retry,
+    type=click.FloatRange(min=0, max=3600),
+    metavar="SECONDS",
+    help="How soon a browser's EventSource reconnects.",
+)
+@click.option(
     "--max-body",
     default=_DEFAULTS.max_body // MIB,
     type=click.IntRange(1, 1024),
@@ -249,6 +256,7 @@ async def serve(settings: dict[str, Any]) -> None:
             console=settings["console"],
             public=settings["public"],
             public_url=settings["public_url"],
+            sse_retry=settings["sse_retry"],
             compress=not settings["no_compress"],
             health=True,
         )

@@ -26,7 +26,7 @@ class Context:
     def __init__(self, engine: Engine, options: Options) -> None:
         self.engine = engine
         self.options = options
-        self.readers = Readers(engine)
+        self.readers = Readers(engine, sse_retry=options.sse_retry)
         self.assets = load_assets(console=options.console)
         self.cors = Cors(options.cors_origins, credentials=options.cors_credentials)
         self.cache: Header = (

@@ -27,8 +27,10 @@ TICK_SECONDS = 1.0
 class Readers:
     """The live readers of one front end: their clock, and their farewell."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, *, sse_retry: float) -> None:
         self.engine = engine
+        self.retry = b"retry: %d\n" % round(sse_retry * 1000)
+        """The first line of an SSE response: after how many milliseconds a browser reconnects."""
         self._readers: set[Reader] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._frames: OrderedDict[tuple[str, int, int, bool], bytes] = OrderedDict()

@@ -34,6 +34,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """Let shared caches keep pages (§10.1); only for streams that everybody may read."""
     public_url: str | None = None
     """Where clients reach the server, for ``Location``; else the request's own Host is used."""
+    sse_retry: float = 1.0
+    """After how many seconds a browser's ``EventSource`` reconnects."""
     compress: bool = True
     health: bool = False
     """Answer ``GET /health``, outside of the stream root."""

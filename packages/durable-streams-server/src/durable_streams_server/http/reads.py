@@ -76,6 +76,9 @@ class Reading(Exchange):
     def _parsed(self) -> tuple[int | None, bool, str | None, str | None]:
         """Position (None: the tail), whether that was asked for as ``now``, mode and cursor."""
         offset, live, cursor = parse_query(self.head.query)
+        resumed = self._resumed_offset(live)
+        if resumed is not None:
+            offset = resumed
         if live is not None:
             if live not in (LIVE_LONG_POLL, LIVE_SSE):
                 raise InvalidRequest(
@@ -88,6 +91,10 @@ class Reading(Exchange):
                 )
         position = 0 if offset is None else parse_read_offset(offset)
         return position, offset == NOW, live, cursor
+
+    def _resumed_offset(self, live: str | None) -> str | None:
+        """Where an ``EventSource`` that reconnects stands: its ``Last-Event-ID``, if it has one."""
+        return (self.head.text(b"last-event-id") or None) if live == LIVE_SSE else None
 
     def _answer(self, body: bytes) -> Answer:
         query = self._query
@@ -233,7 +240,11 @@ class Reading(Exchange):
         self._first_page(reader, position, limit, pending, self._resolve_live)
         return pending
 
-    def _live(self, reader: SseReader, page: Page) -> Live:
+    def _live(self, reader: SseReader, page: Page) -> Live | Response:
+        if page.closed and not page.data and self._resumed_offset(LIVE_SSE) is not None:
+            # It has everything. 204 is what stops an EventSource from reconnecting for ever.
+            reader.leave()
+            return Response(204, [*self._page_fields(page), headers.NO_STORE])
         fields = [*self._base, headers.SSE_TYPE, headers.NO_CACHE, (b"x-accel-buffering", b"no")]
         if needs_base64(page):
             fields.append(headers.SSE_BASE64)

@@ -6,7 +6,7 @@ from durable_streams_core.content import Kind, incomplete_suffix
 from durable_streams_core.entities import Change
 from durable_streams_core.errors import ProtocolError
 from durable_streams_core.offsets import format_offset
-from durable_streams_core.sse import KEEP_ALIVE, encode_control, encode_data
+from durable_streams_core.sse import KEEP_ALIVE, encode_control, encode_data, encode_id
 from durable_streams_server.engine.fanout import Notification
 from durable_streams_server.engine.pages import Page
 from durable_streams_server.http import live
@@ -143,9 +143,9 @@ class SseReader(live.Reader):
         key = (self._base64, None)
         whole = frames.get(key) if cursor == plain else None
         if whole is None:
-            whole = event + encode_control(
-                format_offset(change.tail), cursor=cursor, up_to_date=True, closed=change.closed
-            )
+            offset = format_offset(change.tail)
+            control = encode_control(offset, cursor=cursor, up_to_date=True, closed=change.closed)
+            whole = encode_id(offset) + event + control
             if cursor == plain:
                 frames[key] = whole
         return whole
@@ -186,16 +186,17 @@ class SseReader(live.Reader):
         whole = end == page.end
         closed = page.closed and whole
         if data or closed or first:
-            frame = encode_control(
-                format_offset(end),
+            offset = format_offset(end)
+            control = encode_control(
+                offset,
                 cursor=self.engine.cursor(self._asked),
                 up_to_date=page.up_to_date,
                 closed=closed,
             )
-            if data:
-                frame = self._readers.data_event(page, data, base64=self._base64) + frame
+            event = self._readers.data_event(page, data, base64=self._base64) if data else b""
+            retry = self._readers.retry if first else b""
             self.position = end
-            self._write(frame)
+            self._write(retry + encode_id(offset) + event + control)
         if closed:
             self.farewell()
         elif page.up_to_date:
