@@ -1,7 +1,9 @@
 """Who may do what: the hook, the token, browsers and their origins (§12)."""
 
+from collections.abc import Awaitable, Callable
+
 import pytest
-from wire import request_bytes
+from wire import Client, request_bytes
 
 from durable_streams_server import create_app, create_asgi
 
@@ -220,6 +222,22 @@ async def test_a_preflight_tells_what_may_be_sent(client):
         "stream-closed", "stream-forked-from", "producer-id", "producer-epoch", "producer-seq",
     } <= set(allowed)  # fmt: skip
     assert int(answer["access-control-max-age"]) > 0
+
+
+async def test_a_preflight_allows_tracing_and_the_headers_that_the_server_was_given(
+    serve: Callable[..., Awaitable[Client]],
+) -> None:
+    client = await serve(cors_headers=("X-API-Key",))
+    answer = await client.request("OPTIONS", "a", {"origin": "https://app.example"})
+    allowed = answer["access-control-allow-headers"].split(", ")
+    assert {"traceparent", "tracestate", "baggage", "sentry-trace", "x-api-key"} <= set(allowed)
+    assert len(allowed) == len(set(allowed))
+
+
+@pytest.mark.parametrize("name", ["", "a, b", "a:b", "x\r\ny"])
+def test_a_name_that_no_header_has_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="must be names of headers"):
+        create_asgi("memory:", cors_headers=(name,))
 
 
 # Where streams are.

@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 from aiohttp import web
-from wire import Client
+from wire import Client, Connection, chunked
 
-from durable_streams_server import Engine, Limits, create_app
+from durable_streams_server import Engine, Limits, MemoryStore, create_app
 from durable_streams_server.frontends.aiohttp import MOUNT
 
 
@@ -64,6 +64,17 @@ async def test_below_a_prefix_the_prefix_counts(memory):
         outside = await client.request("PUT", "g", {"stream-forked-from": "/streams/x/a"})
         assert outside.code == "source-not-found"
         assert (await client.get("x%2Fa")).code == "invalid-path"
+
+
+@pytest.mark.parametrize("protocol", ["h2c", "websocket"])
+async def test_an_offered_upgrade_is_ignored(memory: MemoryStore, protocol: str) -> None:
+    app = create_app(memory)
+    offer = {"connection": "Upgrade", "upgrade": protocol, "content-type": "text/plain"}
+    async with Running(app) as port, await Connection.to(port) as connection:
+        assert (await connection.request("PUT", "/a", offer, b"x")).status == 201
+        pieces = {**offer, "transfer-encoding": "chunked"}
+        assert (await connection.request("POST", "/a", pieces, chunked(b"y"))).status == 204
+        assert (await connection.request("GET", "/a", offer)).body == b"xy"
 
 
 async def test_a_parents_size_limit_does_not_apply(memory):

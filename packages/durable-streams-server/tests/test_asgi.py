@@ -1,16 +1,21 @@
 """What only the ASGI interface shows: lifespan, lazy start, mounts, disconnects."""
 
 import asyncio
+from typing import Any
 
 import pytest
 from remote import RemoteStore
 from servers import on_uvicorn
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
+from starlette.requests import Request
 from starlette.routing import Mount
-from wire import Client
+from wire import Client, request_bytes
 
 from durable_streams_core.errors import StoreError
 from durable_streams_server import Engine, MemoryStore, create_asgi
+from durable_streams_server.frontends.asgi import AsgiApp
 
 
 class Caller:
@@ -194,9 +199,105 @@ async def test_a_client_that_leaves_in_the_middle_of_its_body_stored_nothing(app
     await call(app, "PUT")
     caller = Caller(app, "POST", headers=[TEXT]).body(b"half", more=True)
     caller.disconnect()
-    await caller.task
-    assert caller.sent == []
+    assert (await caller.answer())[0] == 499
     assert (await call(app))[2] == b""
+
+
+@pytest.mark.parametrize("method", ["PUT", "POST"])
+@pytest.mark.parametrize(
+    "declared, body",
+    [
+        pytest.param([(b"content-length", b"13")], b"", id="none of it"),
+        pytest.param([(b"content-length", b"13")], b"half", id="a part of it"),
+        pytest.param([(b"content-length", b"2")], b"more", id="more than that"),
+        pytest.param(
+            [(b"transfer-encoding", b"chunked"), (b"upgrade", b"h2c")],
+            b"",
+            id="no chunks beside an upgrade offer",
+        ),
+    ],
+)
+async def test_a_body_that_did_not_arrive_as_declared_does_nothing(
+    memory: MemoryStore, method: str, declared: list[tuple[bytes, bytes]], body: bytes
+) -> None:
+    async with Engine(memory) as engine:
+        app = create_asgi(engine)
+        await engine.create("there", content_type="text/plain")
+        path = "/there" if method == "POST" else "/new"
+        headers = [TEXT, (b"stream-closed", b"true"), *declared]
+        status, _, answered = await call(app, method, path, body, headers)
+        assert status == 400
+        assert b"incomplete-body" in answered
+        assert [(info.path, info.closed) for info in await engine.list()] == [("there", False)]
+
+
+async def test_an_offered_upgrade_is_ignored(app: AsgiApp) -> None:
+    offer = [(b"connection", b"Upgrade, HTTP2-Settings"), (b"upgrade", b"h2c")]
+    chunked = (b"transfer-encoding", b"chunked")
+    assert (await call(app, "PUT", headers=[TEXT, *offer]))[0] == 201
+    for headers in ([(b"content-length", b"1")], [chunked]):
+        assert (await call(app, "POST", body=b"x", headers=[TEXT, *offer, *headers]))[0] == 204
+    assert (await call(app, headers=offer))[2] == b"xx"
+
+
+async def test_an_empty_body_in_chunks_is_one_where_no_upgrade_is_offered(app: AsgiApp) -> None:
+    assert (await call(app, "PUT", headers=[TEXT, (b"transfer-encoding", b"chunked")]))[0] == 201
+
+
+async def test_a_middleware_never_misses_the_response_of_a_client_that_left(
+    memory: MemoryStore,
+) -> None:
+    """Starlette's BaseHTTPMiddleware raises for an application that returns without one."""
+    failures: list[Exception] = []
+
+    async def measure(request: Request, call_next: RequestResponseEndpoint) -> Any:
+        return await call_next(request)
+
+    async with Engine(memory) as engine:
+        permitted = asyncio.Event()
+
+        async def authorize(_action: str, path: str, _request: object) -> bool:
+            if path == "slow":
+                asked.set()
+                await permitted.wait()
+            return True
+
+        asked = asyncio.Event()
+        app = create_asgi(engine, authorize=authorize)
+        outer = Starlette(
+            routes=[Mount("/streams", app)],
+            middleware=[Middleware(BaseHTTPMiddleware, dispatch=measure)],
+        )
+
+        async def watched(scope: Any, receive: Any, send: Any) -> None:
+            try:
+                await outer(scope, receive, send)
+            except Exception as error:
+                failures.append(error)
+                raise
+
+        async with on_uvicorn(watched, app._mount.handler.close) as port:
+            client = Client(port, "/streams/", app._mount)
+            await client.put("a")
+            poll, answer = await client.waiting("a?offset=-1&live=long-poll")
+            poll.abort()
+            events = await client.sse("a?offset=-1&live=sse")
+            await events.batch()
+            events.connection.abort()
+            asking = await client.connect()
+            await asking.send(request_bytes("PUT", "/streams/slow", {}, b"x"))
+            await asked.wait()
+            asking.abort()
+            half = await client.connect()
+            await half.send(request_bytes("POST", "/streams/a", {"content-length": "2"}) + b"x")
+            half.abort()
+            with pytest.raises(asyncio.IncompleteReadError):
+                await answer
+            await client.quiet()
+            permitted.set()
+            assert (await client.put("b")).status == 201
+            await client.close()
+    assert failures == []
 
 
 async def test_a_long_poll_is_left_at_once_when_its_client_is(memory):
@@ -207,8 +308,7 @@ async def test_a_long_poll_is_left_at_once_when_its_client_is(memory):
         while not len(engine.fanout):
             await asyncio.sleep(0)
         caller.disconnect()
-        await caller.task
-        assert caller.sent == []
+        assert (await caller.answer())[0] == 499
         assert len(engine.fanout) == 0
 
 

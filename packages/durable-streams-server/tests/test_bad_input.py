@@ -108,7 +108,7 @@ async def test_a_bad_creation_is_refused(client, fields, status, code):
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "POST", "DELETE"])
-@pytest.mark.parametrize("path", ["__ds", "__ds/x", "%5F_ds/x", "__ds/subscriptions"])
+@pytest.mark.parametrize("path", ["__ds", "__ds/x", "%5F_ds/x", "__ds/subscriptions/"])
 async def test_what_is_reserved_is_no_stream(client, method, path):
     answer = await client.request(method, path, TEXT, b"x" if method == "POST" else None)
     assert 400 <= answer.status < 500

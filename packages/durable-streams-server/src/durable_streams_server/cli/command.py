@@ -90,6 +90,12 @@ _BOUNDS = Bounds()
     help="Key of signed read URLs; repeat to rotate: the first signs, all are accepted. "
     "Safer in the environment than here.",
 )
+@click.option(
+    "--cors-header",
+    multiple=True,
+    metavar="NAME",
+    help="Request header that pages may send beside the usual ones; repeat for several.",
+)
 @click.option("--public", is_flag=True, help="Let shared caches keep pages.")
 @click.option("--no-compress", is_flag=True, help="Never compress pages.")
 @click.option(
@@ -254,6 +260,7 @@ async def serve(settings: dict[str, Any]) -> None:
             cors_origins=tuple(settings["cors_origin"]),
             cors_credentials=settings["cors_credentials"],
             console=settings["console"],
+            cors_headers=tuple(settings["cors_header"]),
             public=settings["public"],
             public_url=settings["public_url"],
             sse_retry=settings["sse_retry"],

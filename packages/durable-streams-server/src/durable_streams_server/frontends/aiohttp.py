@@ -55,6 +55,7 @@ def create_app(
     authorize: Authorize | None = None,
     token: str | None = None,
     cors_origins: tuple[str, ...] = ("*",),
+    cors_headers: tuple[str, ...] = (),
     public: bool = False,
     public_url: str | None = None,
     compress: bool = True,
@@ -68,6 +69,7 @@ def create_app(
         authorize=authorize,
         token=token,
         cors_origins=cors_origins,
+        cors_headers=cors_headers,
         public=public,
         public_url=public_url,
         compress=compress,
@@ -144,7 +146,7 @@ class _Front:
             if received is None:
                 return _final(self._handler.too_large(begun.head))
             body = received
-        answer: Answer = begun.run(body)
+        answer: Answer = begun.run_received(body)
         if isinstance(answer, Pending):
             answer = await awaited(answer)
         if isinstance(answer, Response):
@@ -173,7 +175,7 @@ class _Front:
         begun = self._handler.begin(head)
         if isinstance(begun, Exchange):
             if begun.permission is not None:
-                begun.permitted(await begun.permission)
+                await begun.permission
             if begun.verdict is not None:
                 return begun.verdict
         return begun

@@ -7,6 +7,7 @@ lifespan it is used. A client that goes away is seen at once.
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from typing import Any
 
 from durable_streams_core.errors import ProtocolError, StoreError
@@ -14,6 +15,7 @@ from durable_streams_server.engine.limits import Limits
 from durable_streams_server.frontends.asgi_scope import locate
 from durable_streams_server.frontends.mount import Mount, Streams
 from durable_streams_server.http.exchange import Exchange
+from durable_streams_server.http.headers import NO_STORE
 from durable_streams_server.http.messages import (
     Live,
     Pending,
@@ -31,6 +33,9 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
+CLIENT_CLOSED_REQUEST = 499
+"""The status that logs show for a client that did not wait; no client ever gets it."""
+
 MAX_UNSENT_BYTES = 256 * 1024
 """Frames that may wait for the server to take them before a live reader falls behind."""
 
@@ -43,6 +48,7 @@ def create_asgi(
     authorize: Authorize | None = None,
     token: str | None = None,
     cors_origins: tuple[str, ...] = ("*",),
+    cors_headers: tuple[str, ...] = (),
     public: bool = False,
     public_url: str | None = None,
     compress: bool = True,
@@ -55,6 +61,7 @@ def create_asgi(
         authorize=authorize,
         token=token,
         cors_origins=cors_origins,
+        cors_headers=cors_headers,
         public=public,
         public_url=public_url,
         compress=compress,
@@ -126,7 +133,7 @@ class AsgiApp:
 
     async def _exchange(self, exchange: Exchange, client: "_Client") -> None:
         if exchange.permission is not None:
-            exchange.permitted(await exchange.permission)
+            await exchange.permission
         if exchange.verdict is not None:
             await client.respond(exchange.verdict)
             return
@@ -137,11 +144,13 @@ class AsgiApp:
                 return
             body = b""
         if client.gone:
+            await client.respond_to_nobody()
             return
-        answer = exchange.run(body)
+        answer = exchange.run_received(body)
         if isinstance(answer, Pending):
             settled = await client.wait(answer)
             if settled is None:
+                await client.respond_to_nobody()
                 return
             answer = settled
         if isinstance(answer, Response):
@@ -189,6 +198,22 @@ class _Client:
             {"type": "http.response.start", "status": response.status, "headers": headers}
         )
         await self._send({"type": "http.response.body", "body": body})
+
+    async def respond_to_nobody(self) -> None:
+        """End the request of a client that went away before its response.
+
+        The server drops this response. Middleware takes an application that returns without one
+        for a broken one, and so does Starlette's ``BaseHTTPMiddleware``.
+        """
+        with suppress(OSError):
+            await self._send(
+                {
+                    "type": "http.response.start",
+                    "status": CLIENT_CLOSED_REQUEST,
+                    "headers": [NO_STORE],
+                }
+            )
+            await self._send({"type": "http.response.body", "body": b""})
 
     async def _disconnected(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":

@@ -8,9 +8,9 @@ from hashlib import sha256
 from importlib.resources import files
 from typing import Final
 
-from durable_streams_core.errors import ProtocolError
 from durable_streams_core.reads import etag_matches
 from durable_streams_server.http import headers
+from durable_streams_server.http.errors import wrong_method
 from durable_streams_server.http.messages import Header, RequestHead, Response
 
 _SCRIPT: Final = b"text/javascript; charset=utf-8"
@@ -47,12 +47,7 @@ class Asset:
     def respond(self, request: RequestHead, common: list[Header]) -> Response:
         """The response to GET or HEAD; raises :class:`ProtocolError` for other methods."""
         if request.method not in ("GET", "HEAD"):
-            raise ProtocolError(
-                "Use GET or HEAD here.",
-                status=405,
-                code="METHOD_NOT_ALLOWED",
-                headers={"Allow": "GET, HEAD, OPTIONS"},
-            )
+            raise wrong_method("GET", "HEAD")
         fields = [
             *common,
             (b"content-type", self.content_type),

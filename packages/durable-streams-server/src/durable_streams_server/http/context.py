@@ -28,7 +28,9 @@ class Context:
         self.options = options
         self.readers = Readers(engine, sse_retry=options.sse_retry)
         self.assets = load_assets(console=options.console)
-        self.cors = Cors(options.cors_origins, credentials=options.cors_credentials)
+        self.cors = Cors(
+            options.cors_origins, options.cors_headers, credentials=options.cors_credentials
+        )
         self.cache: Header = (
             b"cache-control",
             page_cache_control(public=options.public).encode(),
@@ -51,6 +53,16 @@ class Context:
             return self._public_url
         host = head.headers.get(b"host", b"")
         return "" if _HOST.fullmatch(host) is None else f"{head.scheme}://{host.decode()}"
+
+    def is_own(self, origin: bytes, head: RequestHead) -> bool:
+        """Whether an ``Origin`` is that of this very server, as the client reached it."""
+        scheme, _, authority = origin.lower().partition(b"://")
+        default = {b"http": b":80", b"https": b":443"}.get(scheme, b"")
+        known = {head.headers.get(b"host", b"").lower()}
+        if self._public_url is not None:
+            known.add(urlsplit(self._public_url).netloc.lower().encode())
+        hosts = {host.removesuffix(default) for host in known}
+        return bool(authority) and authority.removesuffix(default) in hosts
 
     def kept(self, page: Page, base: list[Header], coding: str) -> Response | None:
         """The answer that was made of this very page before."""

@@ -1,8 +1,6 @@
 """A request to one of the reserved control routes (§6, §7)."""
 
 import logging
-from collections.abc import Awaitable
-from inspect import isawaitable
 
 from durable_streams_core.errors import ProtocolError
 from durable_streams_core.subscriptions.records import Place
@@ -11,10 +9,12 @@ from durable_streams_server.http.control_routes import (
     MAX_CONTROL_BODY,
     Route,
     answer,
+    check_method,
     error_response,
     parse_body,
 )
-from durable_streams_server.http.exchange import Exchange, internal_error
+from durable_streams_server.http.errors import internal_error
+from durable_streams_server.http.exchange import Exchange
 from durable_streams_server.http.messages import Answer, Header, Pending, RequestHead, Response
 
 log = logging.getLogger("durable_streams_server.http")
@@ -35,6 +35,13 @@ class Controlling(Exchange):
     def max_body(self) -> int:
         return MAX_CONTROL_BODY
 
+    def problem(self, error: ProtocolError) -> Response:
+        return error_response(error, self._base)
+
+    def _check_head(self) -> None:
+        check_method(self._route, self.head.method)
+        super()._check_head()
+
     def _answer(self, body: bytes) -> Answer:
         pending = Pending()
 
@@ -42,10 +49,10 @@ class Controlling(Exchange):
             try:
                 response = await self._control(body)
             except ProtocolError as error:
-                response = error_response(error, self._base)
+                response = self.problem(error)
             except Exception:
                 log.exception("answering a control request failed")
-                response = error_response(internal_error(), self._base)
+                response = self.problem(internal_error())
             pending.resolve(response)
 
         # What was begun is finished, also when the client goes away.
@@ -55,25 +62,13 @@ class Controlling(Exchange):
     async def _control(self, body: bytes) -> Response:
         context = self._context
         wanted = parse_body(self._route, self.head.method, body)
-        authorize = context.options.authorize
-        if authorize is not None and wanted.questions:
-            (action, path), *rest = wanted.questions
-            try:
-                permitted = authorize(action, path, self.head.native)
-                first: Awaitable[object] = (
-                    permitted if isawaitable(permitted) else _given(permitted)
-                )
-            except Exception:
-                log.exception("the authorize hook failed; access is refused")
-                first = _given(False)
-            refusal = self.permitted(await self._ask_on(authorize, first, rest))
-            if refusal is not None:
-                return refusal
+        steps = self._consult(context.options.authorize, iter(wanted.questions))
+        question = next(steps, None)
+        if question is not None:
+            await self._consult_on(steps, question)
+        if self.verdict is not None:
+            return self.verdict
         place = Place(context.origin(self.head), self.head.root)
         return await answer(
             self._engine.subscriptions, self._route, self.head, wanted, place=place, base=self._base
         )
-
-
-async def _given(value: object) -> object:
-    return value

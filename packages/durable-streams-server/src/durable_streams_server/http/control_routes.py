@@ -30,6 +30,7 @@ from durable_streams_core.subscriptions.records import (
     parse_streams,
     subscription_path,
 )
+from durable_streams_server.http.errors import wrong_method
 from durable_streams_server.http.messages import Header, RequestHead, Response
 from durable_streams_server.subscriptions import Subscriptions
 from durable_streams_server.subscriptions.service import MAX_WORKER
@@ -107,12 +108,7 @@ def check_method(route: Route, method: str) -> None:
     """Raise :class:`ProtocolError` for a method that the route does not know."""
     allowed = METHODS[route.name]
     if method not in allowed:
-        raise ProtocolError(
-            f"Use {' or '.join(allowed)} here.",
-            status=405,
-            code="METHOD_NOT_ALLOWED",
-            headers={"Allow": ", ".join((*allowed, "OPTIONS"))},
-        )
+        raise wrong_method(*allowed)
 
 
 def _decoded(raw: str) -> str:
@@ -130,15 +126,6 @@ def no_route() -> SubscriptionError:
     return error
 
 
-def control_too_large() -> ProtocolError:
-    """For a body over :data:`MAX_CONTROL_BODY`; it cannot be sent in pieces, as an append can."""
-    return ProtocolError(
-        f"The body of a control request is at most {MAX_CONTROL_BODY} bytes long.",
-        status=413,
-        code="BODY_TOO_LARGE",
-    )
-
-
 def bearer(head: RequestHead) -> str:
     """The token of a request; raises :class:`SubscriptionError` where there is none."""
     scheme, _, token = head.headers.get(b"authorization", b"").partition(b" ")
@@ -149,8 +136,11 @@ def bearer(head: RequestHead) -> str:
 
 
 def error_response(error: ProtocolError, base: list[Header]) -> Response:
-    """An error of these routes in the form that the protocol gives it."""
-    said: dict[str, Any] = {"code": error.code}
+    """An error of these routes in the form that the protocol gives it (§7).
+
+    Codes of streams are written as the protocol writes codes here.
+    """
+    said: dict[str, Any] = {"code": error.code.upper().replace("-", "_")}
     if isinstance(error, SubscriptionError):
         said.update(error.details)
     said["message"] = error.message

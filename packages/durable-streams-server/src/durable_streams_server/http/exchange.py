@@ -6,14 +6,23 @@ same head. What belongs to one run only is a :class:`Submission`, a pending answ
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
+from contextlib import suppress
 from inspect import isawaitable
 from typing import Any
 
 from durable_streams_core.errors import ProtocolError
 from durable_streams_core.operations import Operation
 from durable_streams_server.http.context import Context
+from durable_streams_server.http.errors import (
+    body_too_large,
+    incomplete_body,
+    internal_error,
+    refusal,
+    repeated_header,
+)
 from durable_streams_server.http.messages import (
+    REPEATED,
     Answer,
     Header,
     Live,
@@ -51,7 +60,7 @@ class Exchange:
         self.takes_body = head.method in ("POST", "PUT")
         self._question: object = None
         self.permission: Awaitable[object] | None = None
-        """Something to await and give to :meth:`permitted`, when the access hook is async."""
+        """To be awaited before anything else, when the access hook is async."""
         self.verdict: Response | None = None
         """A refusal, known before any body was read."""
 
@@ -64,10 +73,32 @@ class Exchange:
         try:
             return self._answer(body)
         except ProtocolError as error:
-            return problem(error, self._base)
+            return self.problem(error)
         except Exception:
             log.exception("answering a request failed")
-            return problem(internal_error(), self._base)
+            return self.problem(internal_error())
+
+    def run_received(self, body: bytes) -> Answer:
+        """As :meth:`run`, for a body that another server received: it may have lost it.
+
+        Servers on httptools hand over no body where the request offers an upgrade.
+        """
+        if self.takes_body:
+            headers = self.head.headers
+            length = headers.get(b"content-length")
+            if length is not None:
+                complete = length.isdigit() and int(length) == len(body)
+            else:
+                complete = bool(body) or not (
+                    b"transfer-encoding" in headers and b"upgrade" in headers
+                )
+            if not complete:
+                return self.problem(incomplete_body(length, len(body)))
+        return self.run(body)
+
+    def problem(self, error: ProtocolError) -> Response:
+        """An error in the form that errors have here."""
+        return problem(error, self._base)
 
     def _answer(self, body: bytes) -> Answer:
         raise NotImplementedError
@@ -80,50 +111,84 @@ class Exchange:
 
     # Access.
 
-    def ask(self, authorize: Authorize, action: str) -> None:
-        """Ask the hook; a sync one has answered by the time this returns."""
-        questions = self._questions(action)
-        for position, question in enumerate(questions):
-            try:
-                answer = authorize(*question, self.head.native)
-            except Exception:
-                log.exception("the authorize hook failed; access is refused")
-                answer = False
-            if isawaitable(answer):
-                self._question = answer
-                self.permission = self._ask_on(authorize, answer, questions[position + 1 :])
-                return
-            if self.permitted(answer) is not None:
-                return
+    def seek_access(self, authorize: Authorize | None, action: str) -> None:
+        """Ask the hook, if there is one, and then check the head.
 
-    def _questions(self, action: str) -> list[tuple[str, str]]:
-        return [(action, self.path)]
+        What is found sets :attr:`verdict`; a hook that is async leaves a :attr:`permission`.
+        """
+        steps = self._consult(authorize, self._questions(action))
+        question = next(steps, None)
+        if question is not None:
+            self._question = question
+            self.permission = self._consult_on(steps, question)
 
-    async def _ask_on(
-        self, authorize: Authorize, answer: Awaitable[object], rest: list[tuple[str, str]]
-    ) -> object:
+    def _questions(self, action: str) -> Iterator[tuple[str, str]]:
+        """What the hook is asked, in order. Code behind a question runs once it is permitted."""
+        yield action, self.path
+        self._check_head()
+
+    def _check_head(self) -> None:
+        """Raise for a fault in the head that is known without the body."""
+        headers = self.head.headers
+        repeated = headers.get(REPEATED)
+        if repeated is not None:
+            raise repeated_header(repeated)
+        if not self.takes_body:
+            return
+        length = headers.get(b"content-length")
+        if length is not None and length.isdigit() and int(length) > self.max_body:
+            raise body_too_large(self.max_body)
+        coding = headers.get(b"transfer-encoding")
+        if coding is not None and coding.lower() != b"chunked":
+            raise ProtocolError(
+                "The only transfer coding here is chunked.",
+                status=501,
+                code="transfer-encoding",
+            )
+        coding = headers.get(b"content-encoding")
+        if coding is not None and coding.lower() != b"identity":
+            raise ProtocolError(
+                "Send the body without Content-Encoding: what is stored is what is read.",
+                status=415,
+                code="content-encoding",
+            )
+
+    def _consult(
+        self, authorize: Authorize | None, questions: Iterator[tuple[str, str]]
+    ) -> Generator[Awaitable[object], object, None]:
+        """Ask the hook each question until it refuses one; yields what has to be awaited."""
         try:
-            permitted = await answer
-            for action, path in rest:
+            for action, path in questions:
+                if authorize is None:
+                    continue
+                try:
+                    permitted = authorize(action, path, self.head.native)
+                    if isawaitable(permitted):
+                        permitted = yield permitted
+                except Exception:
+                    log.exception("the authorize hook failed; access is refused")
+                    permitted = False
                 if permitted is not True:
-                    break
-                asked = authorize(action, path, self.head.native)
-                permitted = await asked if isawaitable(asked) else asked
+                    self.verdict = self.problem(refusal(permitted))
+                    return
+        except ProtocolError as error:
+            self.verdict = self.problem(error)
         except Exception:
-            log.exception("the authorize hook failed; access is refused")
-            return False
-        return permitted
+            log.exception("looking at a request failed")
+            self.verdict = self.problem(internal_error())
 
-    def permitted(self, answer: object) -> Response | None:
-        """Take the hook's answer; returns the refusal, if it is one."""
-        if answer is True:
-            return None
-        if answer == 401:
-            error = not_authenticated()
-        else:
-            error = ProtocolError("You may not do this here.", status=403, code="forbidden")
-        self.verdict = problem(error, self._base)
-        return self.verdict
+    @staticmethod
+    async def _consult_on(
+        steps: Generator[Awaitable[object], object, None], question: Awaitable[object]
+    ) -> None:
+        with suppress(StopIteration):
+            while True:
+                try:
+                    permitted = await question
+                except Exception as error:
+                    question = steps.throw(error)
+                else:
+                    question = steps.send(permitted)
 
     def abandon(self) -> None:
         """Nobody waits for it any more: drop a question of access that was not awaited yet."""
@@ -150,10 +215,10 @@ class Exchange:
             try:
                 pending.resolve(await work)
             except ProtocolError as error:
-                pending.resolve(problem(error, self._base))
+                pending.resolve(self.problem(error))
             except Exception:
                 log.exception("answering a request failed")
-                pending.resolve(problem(internal_error(), self._base))
+                pending.resolve(self.problem(internal_error()))
 
         task = self._engine.spawn(run())
         # One that is cancelled before it began would leave its work behind, never awaited.
@@ -195,16 +260,3 @@ class Submission:
         pending = self._pending = Pending()
         pending.on_cancel(cancel)
         return pending
-
-
-def not_authenticated() -> ProtocolError:
-    return ProtocolError(
-        "Say who you are: send credentials in the Authorization header.",
-        status=401,
-        code="not-authenticated",
-        headers={"WWW-Authenticate": "Bearer"},
-    )
-
-
-def internal_error() -> ProtocolError:
-    return ProtocolError("The server failed; its log says how.")

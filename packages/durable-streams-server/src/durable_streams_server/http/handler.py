@@ -15,19 +15,24 @@ from durable_streams_core.paths import decode_path
 from durable_streams_core.protocol import RESERVED_SEGMENT
 from durable_streams_server.engine.engine import Engine
 from durable_streams_server.http import headers
+from durable_streams_server.http.assets import Asset
 from durable_streams_server.http.context import Context
 from durable_streams_server.http.control import Controlling
 from durable_streams_server.http.control_routes import (
     MAX_CONTROL_BODY,
     OPEN,
-    check_method,
-    control_too_large,
     error_response,
     is_control,
     parse_route,
 )
-from durable_streams_server.http.exchange import Exchange, internal_error, not_authenticated
-from durable_streams_server.http.headers import Cors
+from durable_streams_server.http.errors import (
+    body_too_large,
+    foreign_origin,
+    internal_error,
+    not_authenticated,
+    wrong_method,
+)
+from durable_streams_server.http.exchange import Exchange
 from durable_streams_server.http.listing import Listing, SubscriptionListing
 from durable_streams_server.http.messages import Header, RequestHead, Response, problem
 from durable_streams_server.http.options import Options
@@ -69,90 +74,92 @@ class Handler:
         """The first step: an answer that needs no more, or the exchange to go on with."""
         base = self._cors.headers(head.headers.get(b"origin"))
         try:
-            return self._begin(head, base)
+            if head.method == "OPTIONS":
+                return Response(204, [*base, *self._cors.preflight()])
+            if head.method not in ("GET", "HEAD"):
+                self._check_origin(head)
+            exchange = self._begin(head, base)
         except ProtocolError as error:
-            return problem(error, base)
+            return self._problem(error, head, base)
         except Exception:
             log.exception("looking at a request failed")
-            return problem(internal_error(), base)
+            return self._problem(internal_error(), head, base)
+        if isinstance(exchange, Exchange) and exchange.verdict is not None:
+            return exchange.verdict
+        return exchange
 
     def _begin(self, head: RequestHead, base: list[Header]) -> Response | Exchange:
-        known = _METHODS.get(head.method)
-        if known is None:
-            return self._other_method(head.method, base)
         if is_control(head.path):
             return self._begin_control(head, base)
+        signer = self.engine.signer
+        signature = None if signer is None or not head.query else signature_in(head.query)
+        if signature is None:
+            self._check_token(head)
+        elif head.method not in ("GET", "HEAD"):
+            raise refuse_write()
+        known = _METHODS.get(head.method)
+        if known is None:
+            raise wrong_method("GET", "HEAD", "POST", "PUT", "DELETE")
         kind, action = known
         path = decode_path(head.path, self.engine.limits.max_path)
         if log.isEnabledFor(logging.DEBUG):
             log.debug("%s %s", head.method, path)
-        if head.method in ("POST", "PUT"):
-            self._check_body(head)
         exchange = kind(self._context, head, path, base)
-        if self._has_signature(head, path):
-            return exchange
-        if self._token is not None and not self._has_token(head):
-            raise not_authenticated()
-        if self._authorize is not None:
-            exchange.ask(self._authorize, action)
+        if signer is None or signature is None:
+            exchange.seek_access(self._authorize, action)
+        else:
+            signer.check(path, signature)
+            exchange.seek_access(None, action)
         return exchange
 
     def _begin_control(self, head: RequestHead, base: list[Header]) -> Response | Exchange:
         """A request under the reserved ``__ds`` prefix (§6)."""
-        asset = self._context.assets.get(head.path.removeprefix(RESERVED_SEGMENT + "/"))
+        asset = self._asset(head)
         if asset is not None:
             return asset.respond(head, base)
         listing = _LISTINGS.get(head.path)
-        if listing is not None and head.method == "GET":
-            if self._token is not None and not self._has_token(head):
-                raise not_authenticated()
+        if listing is not None:
+            self._check_token(head)
+            if head.method != "GET":
+                raise wrong_method("GET")
             return listing(self._context, head, head.path, base)
         try:
             route = parse_route(head.path)
-            check_method(route, head.method)
-        except ProtocolError as error:
-            return error_response(error, base)
-        length = head.headers.get(b"content-length")
-        if length is not None and length.isdigit() and int(length) > MAX_CONTROL_BODY:
-            return error_response(control_too_large(), base)
+        except ProtocolError:
+            self._check_token(head)
+            raise
+        if route.name in OPEN:
+            authorize = None
+        else:
+            self._check_token(head)
+            authorize = self._authorize
         exchange = Controlling(self._context, head, route, base)
-        if route.name not in OPEN:
-            if self._token is not None and not self._has_token(head):
-                raise not_authenticated()
-            if self._authorize is not None:
-                exchange.ask(self._authorize, route.action)
+        exchange.seek_access(authorize, route.action)
         return exchange
 
-    def _other_method(self, method: str, base: list[Header]) -> Response:
-        if method == "OPTIONS":
-            return Response(204, [*base, *self._cors.preflight()])
-        raise ProtocolError(
-            "Streams know GET, HEAD, POST, PUT, DELETE and OPTIONS.",
-            status=405,
-            code="method-not-allowed",
-            headers={"Allow": Cors.METHODS.decode()},
-        )
+    def _asset(self, head: RequestHead) -> Asset | None:
+        return self._context.assets.get(head.path.removeprefix(RESERVED_SEGMENT + "/"))
 
-    def _check_body(self, head: RequestHead) -> None:
-        """Refuse a body for what the head says of it."""
-        length = head.headers.get(b"content-length")
-        limit = self.engine.limits.max_body
-        if length is not None and length.isdigit() and int(length) > limit:
-            raise body_too_large(limit)
-        coding = head.headers.get(b"transfer-encoding")
-        if coding is not None and coding.lower() != b"chunked":
-            raise ProtocolError(
-                "The only transfer coding here is chunked.",
-                status=501,
-                code="transfer-encoding",
-            )
-        coding = head.headers.get(b"content-encoding")
-        if coding is not None and coding.lower() != b"identity":
-            raise ProtocolError(
-                "Send the body without Content-Encoding: what is stored is what is read.",
-                status=415,
-                code="content-encoding",
-            )
+    def _check_origin(self, head: RequestHead) -> None:
+        """Refuse a write of a page that is not of a listed origin.
+
+        A browser sends some writes without asking first, and only hides their answers.
+        """
+        origin = head.headers.get(b"origin")
+        if origin is None or self._cors.allows(origin) or self._context.is_own(origin, head):
+            return
+        raise foreign_origin()
+
+    def _check_token(self, head: RequestHead) -> None:
+        if self._token is not None and not self._has_token(head):
+            raise not_authenticated()
+
+    def _problem(self, error: ProtocolError, head: RequestHead, base: list[Header]) -> Response:
+        """An error in the one form that errors of this route have."""
+        path = head.path
+        if is_control(path) and path not in _LISTINGS and self._asset(head) is None:
+            return error_response(error, base)
+        return problem(error, base)
 
     def _has_token(self, head: RequestHead) -> bool:
         scheme, _, given = head.headers.get(b"authorization", b"").partition(b" ")
@@ -161,19 +168,6 @@ class Handler:
             and self._token is not None
             and hmac.compare_digest(given.strip(), self._token)
         )
-
-    def _has_signature(self, head: RequestHead, path: str) -> bool:
-        """Whether a signed URL permits this; raises :class:`ProtocolError` (403) for a bad one."""
-        signer = self.engine.signer
-        if signer is None or not head.query:
-            return False
-        value = signature_in(head.query)
-        if value is None:
-            return False
-        if head.method not in ("GET", "HEAD"):
-            raise refuse_write()
-        signer.check(path, value)
-        return True
 
     def outside(self, method: str, path: str, root: str) -> Response:
         """For a path that is not under the stream root."""
@@ -187,9 +181,8 @@ class Handler:
     def too_large(self, head: RequestHead) -> Response:
         """For a body that turned out to be over the limit."""
         base = self._cors.headers(head.headers.get(b"origin"))
-        if is_control(head.path):
-            return error_response(control_too_large(), base)
-        return problem(body_too_large(self.engine.limits.max_body), base)
+        limit = MAX_CONTROL_BODY if is_control(head.path) else self.engine.limits.max_body
+        return self._problem(body_too_large(limit), head, base)
 
     def refuse(self, error: ProtocolError) -> Response:
         """A problem that a front end found itself."""
@@ -198,11 +191,3 @@ class Handler:
     def close(self) -> None:
         """Say farewell to live readers; new ones get one page and are not kept."""
         self.readers.close()
-
-
-def body_too_large(limit: int) -> ProtocolError:
-    return ProtocolError(
-        f"The body is larger than {limit} bytes; send it in several appends.",
-        status=413,
-        code="body-too-large",
-    )

@@ -43,7 +43,12 @@ class Cors:
     REQUEST_HEADERS = (
         b"content-type, authorization, accept, if-match, if-none-match, last-event-id, "
         b"stream-seq, stream-ttl, stream-expires-at, stream-closed, stream-forked-from, "
-        b"stream-fork-offset, stream-fork-sub-offset, producer-id, producer-epoch, producer-seq"
+        b"stream-fork-offset, stream-fork-sub-offset, producer-id, producer-epoch, producer-seq, "
+        # Tracing libraries add these to every request of a page.
+        b"traceparent, tracestate, baggage, b3, x-b3-traceid, x-b3-spanid, x-b3-parentspanid, "
+        b"x-b3-sampled, x-b3-flags, x-request-id, x-correlation-id, sentry-trace, uber-trace-id, "
+        b"x-datadog-trace-id, x-datadog-parent-id, x-datadog-origin, x-datadog-sampling-priority, "
+        b"x-amzn-trace-id, x-cloud-trace-context"
     )
     EXPOSED = (
         b"etag, location, retry-after, stream-next-offset, stream-cursor, stream-up-to-date, "
@@ -51,7 +56,13 @@ class Cors:
         b"producer-epoch, producer-seq, producer-expected-seq, producer-received-seq"
     )
 
-    def __init__(self, origins: tuple[str, ...], *, credentials: bool = False) -> None:
+    def __init__(
+        self,
+        origins: tuple[str, ...],
+        request_headers: tuple[str, ...] = (),
+        *,
+        credentials: bool = False,
+    ) -> None:
         self._any = "*" in origins
         self._origins = frozenset(o.encode() for o in origins)
         self._open: list[Header] = [
@@ -63,6 +74,9 @@ class Cors:
         self._open_lines = to_lines(self._open)
         self._credentials: list[Header] = (
             [(b"access-control-allow-credentials", b"true")] if credentials else []
+        )
+        self._request_headers = b", ".join(
+            (self.REQUEST_HEADERS, *(name.lower().encode() for name in request_headers))
         )
 
     def headers(self, origin: bytes | None) -> list[Header]:
@@ -78,6 +92,10 @@ class Cors:
             ]
         return self._shut
 
+    def allows(self, origin: bytes) -> bool:
+        """Whether pages of an origin may read answers, and write."""
+        return self._any or origin in self._origins
+
     def lines(self, base: list[Header]) -> bytes:
         """What :meth:`headers` returned, as it goes on the wire."""
         return self._open_lines if base is self._open else to_lines(base)
@@ -85,7 +103,7 @@ class Cors:
     def preflight(self) -> list[Header]:
         return [
             (b"access-control-allow-methods", self.METHODS),
-            (b"access-control-allow-headers", self.REQUEST_HEADERS),
+            (b"access-control-allow-headers", self._request_headers),
             (b"access-control-max-age", b"86400"),
             (b"allow", self.METHODS),
         ]

@@ -15,7 +15,8 @@ from durable_streams_core.protocol import RESERVED_SEGMENT
 from durable_streams_core.subscriptions.records import PREFIX
 from durable_streams_server.engine.results import StreamInfo
 from durable_streams_server.http import headers
-from durable_streams_server.http.exchange import Exchange, not_authenticated
+from durable_streams_server.http.errors import not_authenticated
+from durable_streams_server.http.exchange import Exchange
 from durable_streams_server.http.messages import Answer, Response
 from durable_streams_server.http.parsing import MAX_QUERY_LENGTH, plain_integer
 from durable_streams_server.subscriptions.service import ListedSubscription

@@ -14,6 +14,7 @@ from typing import Protocol
 import msgspec
 
 from durable_streams_core.errors import InvalidRequest, ProtocolError
+from durable_streams_server.http.errors import repeated_header
 
 Header = tuple[bytes, bytes]
 
@@ -72,8 +73,15 @@ class RequestHead:
             ) from None
 
 
+REPEATED = b""
+"""The key under which folded headers name a header that came with two values and must have one.
+
+Not an error yet, because only those who may know of the stream are told what is wrong.
+"""
+
+
 def fold_headers(pairs: Iterable[Header]) -> dict[bytes, bytes]:
-    """Headers by lower-case name; raises :class:`InvalidRequest` for a repeated single one."""
+    """Headers by lower-case name; raises :class:`InvalidRequest` for two values of ``Host``."""
     folded: dict[bytes, bytes] = {}
     for raw_name, value in pairs:
         name = raw_name.lower()
@@ -85,12 +93,17 @@ def fold_headers(pairs: Iterable[Header]) -> dict[bytes, bytes]:
 
 
 def fold_into(folded: dict[bytes, bytes], name: bytes, value: bytes) -> None:
-    """Add a header to those that hold one of its name; raises for a repeated single one."""
-    if name in _SINGLE:
-        raise InvalidRequest(
-            f"The {name.decode()} header was sent twice; send it once.", code="repeated-header"
-        )
-    folded[name] = folded[name] + b", " + value
+    """Add a header to those that hold one of its name. The same value again changes nothing.
+
+    Raises :class:`InvalidRequest` where the request cannot be told apart from others: for a second
+    ``Host`` (RFC 9112 §3.2) and for another length.
+    """
+    if name not in _SINGLE:
+        folded[name] = folded[name] + b", " + value
+    elif name == b"host" or (name == b"content-length" and value != folded[name]):
+        raise repeated_header(name)
+    elif value != folded[name]:
+        folded[REPEATED] = name
 
 
 class Response:

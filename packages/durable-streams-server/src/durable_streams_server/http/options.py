@@ -1,5 +1,6 @@
 """How one front end speaks, beside the engine's limits."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,6 +19,8 @@ request object. It returns true to permit, false to refuse (403), or a status of
 be async.
 """
 
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """Access, origins, addresses and compression."""
@@ -26,6 +29,12 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     token: str | None = None
     """Access for whoever sends ``Authorization: Bearer <token>``, and for nobody else."""
     cors_origins: tuple[str, ...] = ("*",)
+    """Origins whose pages may read answers and write; any origin by default.
+
+    Where they are listed, a write of any other page is refused, whatever its browser does.
+    """
+    cors_headers: tuple[str, ...] = ()
+    """Request headers that pages may send beside those of the protocol and of tracing."""
     cors_credentials: bool = False
     """Let pages of the listed origins send cookies; needs ``cors_origins`` that name them."""
     console: bool = False
@@ -51,6 +60,12 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
                 "Cookies cannot be permitted to every origin: name the origins whose pages may "
                 "send them."
             )
+        for name in self.cors_headers:
+            if _HEADER_NAME.fullmatch(name) is None:
+                raise ValueError(
+                    f"The names of request headers must be names of headers, got {name!r}: give "
+                    "each name on its own."
+                )
         if self.public_url is not None:
             url = urlsplit(self.public_url)
             if (

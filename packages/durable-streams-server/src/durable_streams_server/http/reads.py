@@ -15,7 +15,8 @@ from durable_streams_core.streams import birth_of
 from durable_streams_server.engine.pages import Page
 from durable_streams_server.http import compression, headers
 from durable_streams_server.http.context import Context
-from durable_streams_server.http.exchange import Exchange, internal_error
+from durable_streams_server.http.errors import internal_error
+from durable_streams_server.http.exchange import Exchange
 from durable_streams_server.http.longpoll import LongPoll
 from durable_streams_server.http.messages import (
     Answer,

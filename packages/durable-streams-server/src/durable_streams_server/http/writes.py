@@ -1,6 +1,6 @@
 """What changes streams: POST, PUT and DELETE (§5.1 to §5.4)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import msgspec
 
@@ -133,22 +133,28 @@ class Creating(Exchange):
 
     def __init__(self, context: Context, head: RequestHead, path: str, base: list[Header]) -> None:
         super().__init__(context, head, path, base)
-        limits = self._engine.limits
-        self._asked: Asked = parse_creation(head, context.public_path + head.root, limits.max_path)
+        self._asked: Asked | None = None
 
-    def _questions(self, action: str) -> list[tuple[str, str]]:
+    def _questions(self, action: str) -> Iterator[tuple[str, str]]:
+        yield from super()._questions(action)
+        assert self._asked is not None
         source = self._asked.forked_from
-        if source is None:
-            return super()._questions(action)
-        # A fork shows its source's data.
-        return [(action, self.path), ("read", source)]
+        if source is not None:
+            # A fork shows its source's data.
+            yield "read", source
+
+    def _check_head(self) -> None:
+        super()._check_head()
+        public_root = self._context.public_path + self.head.root
+        self._asked = parse_creation(self.head, public_root, self._engine.limits.max_path)
 
     def _answer(self, body: bytes) -> Answer:
         asked = self._asked
+        assert asked is not None
         closed = parse_closed(self.head)
         wanted = Body(body) if body else EMPTY_BODY
         if asked.forked_from is not None:
-            return self._later(self._fork(wanted, closed=closed))
+            return self._later(self._fork(asked, wanted, closed=closed))
         operation: Create = self._engine.creation(asked, wanted, closed=closed)
         if body and is_large_json(wanted, operation.content_type):
             return self._later(self._create_large(operation))
@@ -158,8 +164,8 @@ class Creating(Exchange):
         await self._engine.prepare(operation.body, operation.content_type)
         return self._created(await self._engine.perform(self.path, operation))
 
-    async def _fork(self, body: Body, *, closed: bool) -> Response:
-        created = await self._engine.create_fork(self.path, self._asked, body, closed=closed)
+    async def _fork(self, asked: Asked, body: Body, *, closed: bool) -> Response:
+        created = await self._engine.create_fork(self.path, asked, body, closed=closed)
         return self._created(created)
 
     def _created(self, created: Created) -> Response:

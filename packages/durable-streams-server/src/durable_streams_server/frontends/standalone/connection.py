@@ -382,7 +382,7 @@ class Connection(asyncio.Protocol):
     async def _permission(self, exchange: Exchange) -> None:
         permission, exchange.permission = exchange.permission, None
         assert permission is not None
-        exchange.permitted(await permission)
+        await permission
         self._asking = None
         self._busy = False
         self.deadline = self._server.now + self._server.bounds.body_timeout

@@ -21,7 +21,8 @@ from durable_streams_server.frontends.standalone.strictness import (
     target_too_long,
     wants_continue,
 )
-from durable_streams_server.http.exchange import Exchange, internal_error
+from durable_streams_server.http.errors import internal_error
+from durable_streams_server.http.exchange import Exchange
 from durable_streams_server.http.messages import Response, fold_into
 from durable_streams_server.http.targets import split_target
 

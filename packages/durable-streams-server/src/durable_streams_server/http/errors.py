@@ -1,0 +1,66 @@
+"""Errors of HTTP itself, which no operation on a stream raises."""
+
+from durable_streams_core.errors import InvalidRequest, ProtocolError
+
+
+def wrong_method(*allowed: str) -> ProtocolError:
+    return ProtocolError(
+        f"Use {' or '.join(allowed)} here.",
+        status=405,
+        code="method-not-allowed",
+        headers={"Allow": ", ".join((*allowed, "OPTIONS"))},
+    )
+
+
+def foreign_origin() -> ProtocolError:
+    return ProtocolError(
+        "Pages of this origin may not write here; the server's list of origins says which may.",
+        status=403,
+        code="foreign-origin",
+    )
+
+
+def repeated_header(name: bytes) -> InvalidRequest:
+    return InvalidRequest(
+        f"The {name.decode()} header was sent with two values; send it once.",
+        code="repeated-header",
+    )
+
+
+def refusal(verdict: object) -> ProtocolError:
+    """The error for what an access hook returned when it did not permit."""
+    if verdict == 401:
+        return not_authenticated()
+    return ProtocolError("You may not do this here.", status=403, code="forbidden")
+
+
+def not_authenticated() -> ProtocolError:
+    return ProtocolError(
+        "Say who you are: send credentials in the Authorization header.",
+        status=401,
+        code="not-authenticated",
+        headers={"WWW-Authenticate": "Bearer"},
+    )
+
+
+def body_too_large(limit: int) -> ProtocolError:
+    return ProtocolError(
+        f"The body is larger than {limit} bytes; send it in several appends.",
+        status=413,
+        code="body-too-large",
+    )
+
+
+def incomplete_body(declared: bytes | None, size: int) -> InvalidRequest:
+    """For a body that did not arrive as its head declared it; ``declared`` None: in chunks."""
+    wanted = "a body in chunks" if declared is None else f"a body of {declared.decode()} bytes"
+    return InvalidRequest(
+        f"The head declares {wanted}, and {size} bytes arrived: nothing was done. Send the whole "
+        "body. The HTTP server in front of this application may drop the body of a request that "
+        "offers an Upgrade: then offer none.",
+        code="incomplete-body",
+    )
+
+
+def internal_error() -> ProtocolError:
+    return ProtocolError("The server failed; its log says how.")
