@@ -17,6 +17,7 @@ from durable_streams_core.entities import (
     Slice,
 )
 from durable_streams_core.errors import ProtocolError
+from durable_streams_core.offsets import NO_TIMELINE, later_timeline
 from durable_streams_core.operations import Unconfirmed
 from durable_streams_core.store import PromptStore
 
@@ -43,6 +44,7 @@ class Shelf:
 
     def __init__(self):
         self.entities = {}
+        self.last_removed = NO_TIMELINE
         self.results = {}
         self.watchers = []
         self.untold = []
@@ -134,33 +136,35 @@ class TinyStore(PromptStore):
     def change(self, path, entity, delta):
         if delta.remove:
             del self.shelf.entities[path]
+            self.shelf.last_removed = max(self.shelf.last_removed, entity.head.timeline)
         if delta.create is not None:
-            entity = self.shelf.entities[path] = Entity(delta.create)
+            head = delta.create
+            if delta.timeline is not None:
+                timeline = later_timeline(delta.timeline, self.shelf.last_removed)
+                head = msgspec.structs.replace(head, timeline=timeline)
+            entity = self.shelf.entities[path] = Entity(head)
         elif delta.remove:
             return Applied(0)
-        head = entity.head
         entity.data += delta.data
-        entity.head = msgspec.structs.replace(
-            head,
-            tail=head.tail + len(delta.data),
-            closed=head.closed or delta.close,
-            state=head.state if delta.state is None else delta.state,
-            deadline=head.deadline if delta.deadline is None else delta.deadline,
-        )
+        entity.head = entity.head.apply(delta)
         for key, value in delta.fields.items():
             entity.fields[key] = value
             if value is None:
                 del entity.fields[key]
-        return Applied(entity.head.tail)
+        return Applied(entity.head.tail, entity.head.tail_timeline)
 
     def changes(self, path, before, delta):
         if delta.remove:
-            yield Change(path, before.incarnation, before.tail, before.closed, True)
+            timeline = before.tail_timeline
+            yield Change(
+                path, before.incarnation, before.tail, before.closed, True, timeline=timeline
+            )
         entity = self.shelf.entities.get(path)
         if entity is not None:
             head = entity.head
             data = delta.data if len(delta.data) <= 1024 else None
-            yield Change(path, head.incarnation, head.tail, head.closed, head.state != LIVE, data)
+            gone, timeline = head.state != LIVE, head.tail_timeline
+            yield Change(path, head.incarnation, head.tail, head.closed, gone, data, timeline)
 
     def slice(self, path, incarnation, start, limit):
         entity = self.shelf.entities.get(path)
@@ -237,7 +241,9 @@ class Desk:
         """The answers of operations that are decided in one draft and committed."""
         draft, answers = self.draft(*operations, path=path)
         outcome = self.commit(draft)
-        assert outcome in (None, Applied(draft.tail))
+        if outcome is not None:
+            assert outcome.tail == draft.tail
+            answers = [moved_to(outcome.timeline, draft, answer) for answer in answers]
         return answers[0] if len(answers) == 1 else answers
 
     def facts(self, *fields, path=None):
@@ -250,6 +256,13 @@ class Desk:
     def data(self, path=None):
         head = self.head(path)
         return self.store.slice(path or self.path, head.incarnation, head.start, 1 << 30).data
+
+
+def moved_to(timeline, draft, answer):
+    """An answer on the timeline that the store chose."""
+    if getattr(answer, "timeline", None) == draft.timeline:
+        return msgspec.structs.replace(answer, timeline=timeline)
+    return answer
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import pytest
 
 from durable_streams_core.drafts import Draft
 from durable_streams_core.entities import LIVE, Applied, Conflicted, Delta, Facts, Guard, Head
+from durable_streams_core.offsets import Offset, timeline_at
 from durable_streams_core.operations import (
     Append,
     Body,
@@ -16,6 +17,8 @@ from durable_streams_core.operations import (
 from durable_streams_core.streams import Asked
 
 TEXT = "text/plain"
+BORN = timeline_at(1_800_000_000_000)
+"""When the desk's clock begins."""
 
 
 def create(incarnation="i1", **more):
@@ -54,8 +57,8 @@ def test_a_producers_append_is_guarded_by_its_own_entry(stream):
 
 def test_only_who_insists_on_the_tail_is_guarded_by_it(stream):
     stream.do(append(b"12"))
-    assert commit_of(stream, append(expected=2)).guard.tail == 2
-    assert commit_of(stream, append(), append(expected=3)).guard.tail == 2
+    assert commit_of(stream, append(expected=Offset(BORN, 2))).guard.tail == 2
+    assert commit_of(stream, append(), append(expected=Offset(BORN, 3))).guard.tail == 2
 
 
 def test_a_delete_is_guarded_by_the_absence_of_forks(stream):
@@ -99,7 +102,7 @@ def test_delete_and_create_in_one_draft_are_one_swap(stream):
     assert commit.guard == Guard("i1", state=LIVE, open=True, tail=3, none_of="f")
     assert commit.delta.remove
     assert commit.delta.data == b"new"
-    assert stream.commit(draft) == Applied(3)
+    assert stream.commit(draft).tail == 3
     assert stream.data() == b"new"
 
 

@@ -17,6 +17,7 @@ from durable_streams_core.errors import (
     TailMoved,
     Unavailable,
 )
+from durable_streams_core.offsets import NO_TIMELINE, Offset
 from durable_streams_core.sse import SseError
 
 TREE = [cls for _, cls in inspect.getmembers(errors, inspect.isclass) if issubclass(cls, Exception)]
@@ -35,7 +36,7 @@ def test_there_is_one_tree():
         (NotFound("x"), 404, "not-found"),
         (Gone("x"), 410, "gone"),
         (Conflict("x"), 409, "conflict"),
-        (StreamClosed(5), 409, "stream-closed"),
+        (StreamClosed(Offset(NO_TIMELINE, 5)), 409, "stream-closed"),
         (SequenceGap(3, 5), 409, "producer-sequence-gap"),
         (Fenced(4), 403, "producer-fenced"),
         (TailMoved(5), 412, "tail-moved"),
@@ -54,7 +55,7 @@ def test_status_and_code_can_be_said_more_closely():
 
 
 def test_a_closed_stream_tells_its_final_offset():
-    assert StreamClosed(5).headers == {
+    assert StreamClosed(Offset(NO_TIMELINE, 5)).headers == {
         protocol.STREAM_NEXT_OFFSET: "0000000000000000_0000000000000005",
         protocol.STREAM_CLOSED: "true",
     }
@@ -73,8 +74,9 @@ def test_a_fenced_producer_learns_the_epoch_that_counts():
 
 
 def test_a_moved_tail_is_told():
-    assert TailMoved(5).offset == "0000000000000000_0000000000000005"
-    assert TailMoved(5).headers == {protocol.STREAM_NEXT_OFFSET: TailMoved(5).offset}
+    moved = TailMoved(Offset(NO_TIMELINE, 5))
+    assert moved.offset == "0000000000000000_0000000000000005"
+    assert moved.headers == {protocol.STREAM_NEXT_OFFSET: moved.offset}
 
 
 def test_trouble_says_when_to_come_back_unless_nobody_knows():

@@ -2,31 +2,50 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from durable_streams_core.offsets import encode_offset, format_offset, parse_offset
+from durable_streams_core.offsets import (
+    BEGINNING,
+    NO_TIMELINE,
+    Offset,
+    encode_offset,
+    format_offset,
+    later_timeline,
+    parse_offset,
+    timeline_at,
+)
 from durable_streams_core.protocol import MAX_SAFE_INTEGER, NOW, START
 
 positions = st.integers(0, MAX_SAFE_INTEGER)
+timelines = st.integers(0, 10**16 - 2).map(timeline_at)
+offsets = st.builds(Offset, timelines, positions)
 
 
 def test_a_token_has_the_shape_that_deployed_clients_know():
-    assert format_offset(0) == "0000000000000000_0000000000000000"
-    assert format_offset(1234) == "0000000000000000_0000000000001234"
+    assert str(BEGINNING) == "0000000000000000_0000000000000000"
+    assert str(Offset(NO_TIMELINE, 1234)) == "0000000000000000_0000000000001234"
+    assert str(Offset(timeline_at(1_800_000_000_000), 7)) == "0001800000000000_0000000000000007"
 
 
-@given(positions, positions)
-def test_the_order_of_tokens_is_the_order_of_positions(one, other):
-    assert (format_offset(one) < format_offset(other)) == (one < other)
-    assert (format_offset(one) == format_offset(other)) == (one == other)
+@given(offsets, offsets)
+def test_the_order_of_tokens_is_that_of_timelines_and_then_of_positions(one, other):
+    assert (str(one) < str(other)) == (one < other)
+    assert (str(one) == str(other)) == (one == other)
 
 
-@given(positions)
-def test_a_token_leads_back_to_its_position(position):
-    assert parse_offset(format_offset(position)) == position
+@given(offsets)
+def test_a_token_leads_back_to_its_offset(offset):
+    assert parse_offset(str(offset)) == offset
 
 
-@given(positions)
-def test_a_header_carries_the_same_token(position):
-    assert encode_offset(position).decode() == format_offset(position)
+@given(offsets)
+def test_a_header_carries_the_same_token(offset):
+    assert encode_offset(offset.timeline, offset.position).decode() == str(offset)
+
+
+@given(st.integers(0, 10**16 - 2), timelines)
+def test_a_timeline_is_later_than_the_one_before_also_where_the_clock_went_back(now, before):
+    later = later_timeline(timeline_at(now), before)
+    assert later > before
+    assert later == timeline_at(max(now, int(before) + 1))
 
 
 def test_sentinels_are_never_minted():
@@ -35,7 +54,7 @@ def test_sentinels_are_never_minted():
             parse_offset(sentinel)
 
 
-GOOD = format_offset(5)
+GOOD = str(Offset(NO_TIMELINE, 5))
 
 
 @pytest.mark.parametrize(
@@ -46,7 +65,7 @@ GOOD = format_offset(5)
         GOOD + "0",
         GOOD[:-1],
         " " + GOOD[1:],
-        "1" + GOOD[1:],
+        "+" + GOOD[1:],
         GOOD.replace("_", "-"),
         GOOD[:-1] + "a",
         GOOD[:17] + "+" + GOOD[18:],
@@ -54,11 +73,12 @@ GOOD = format_offset(5)
         GOOD[:17] + " " + GOOD[18:],
         GOOD[:20] + "_" + GOOD[21:],
         GOOD[:-1] + "\u0665",
+        "\u0665" + GOOD[1:],
         GOOD[:-1] + "\u00b2",
         GOOD + "\n",
     ],
 )
-def test_anything_else_is_no_offset(token):
+def test_anything_else_is_not_an_offset(token):
     with pytest.raises(ValueError, match="not an offset"):
         parse_offset(token)
 
@@ -66,7 +86,7 @@ def test_anything_else_is_no_offset(token):
 @given(st.text())
 def test_what_is_parsed_was_minted(token):
     try:
-        position = parse_offset(token)
+        offset = parse_offset(token)
     except ValueError:
         return
-    assert format_offset(position) == token
+    assert format_offset(offset.timeline, offset.position) == token

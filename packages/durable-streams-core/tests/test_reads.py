@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from durable_streams_core.entities import Head
 from durable_streams_core.errors import InvalidRequest
-from durable_streams_core.offsets import format_offset
+from durable_streams_core.offsets import BEGINNING, Offset, timeline_at
 from durable_streams_core.reads import (
     check_in_range,
     etag,
@@ -15,12 +15,14 @@ from durable_streams_core.reads import (
 )
 
 HEAD = Head("c0ffee", b"")
+FIFTH = Offset(timeline_at(9), 5)
+TAG = f"c0ffee:0:{FIFTH}"
 
 
 def test_offsets_that_a_read_may_start_from():
-    assert parse_read_offset("-1") == 0
+    assert parse_read_offset("-1") == parse_read_offset(str(BEGINNING)) == BEGINNING
     assert parse_read_offset("now") is None
-    assert parse_read_offset(format_offset(77)) == 77
+    assert parse_read_offset(str(FIFTH)) == FIFTH
 
 
 @pytest.mark.parametrize("token", ["", "0", "-2", "NOW", "77", "\n", "../etc", "0" * 33])
@@ -43,12 +45,18 @@ def test_an_offset_inside_a_message_gives_a_reason_and_not_500():
 
 
 def test_a_path_created_again_never_answers_304_for_its_old_bytes():
-    assert etag(HEAD, 0, 5, False) == '"c0ffee:0:5"'
-    assert etag(HEAD, 0, 5, False) != etag(Head("beef", b""), 0, 5, False)
+    assert etag(HEAD, 0, FIFTH, False) == f'"{TAG}"'
+    assert etag(HEAD, 0, FIFTH, False) != etag(Head("beef", b""), 0, FIFTH, False)
 
 
+def test_a_page_of_bytes_that_replace_lost_ones_has_another_tag():
+    later = Offset(timeline_at(10), 5)
+    assert etag(HEAD, 0, FIFTH, False) != etag(HEAD, 0, later, False)
+
+
+offsets = st.builds(Offset, st.integers(0, 2).map(timeline_at), st.integers(0, 20))
 pages = st.tuples(
-    st.text("ab", min_size=1), st.integers(0, 20), st.integers(0, 20), st.booleans(),
+    st.text("ab", min_size=1), st.integers(0, 20), offsets, st.booleans(),
     st.sampled_from(["", "gzip", "br"]),
 )  # fmt: skip
 
@@ -64,19 +72,19 @@ def test_different_pages_have_different_tags(one, other):
     [
         ("*", True),
         (" * ", True),
-        ('"c0ffee:0:5"', True),
-        ('W/"c0ffee:0:5"', True),
-        ('"other", "c0ffee:0:5"', True),
-        ('"other" ,W/"c0ffee:0:5" ', True),
-        ('"c0ffee:0:5:c"', False),
-        ('"c0ffee:0:5-gzip"', False),
-        ("c0ffee:0:5", False),
+        (f'"{TAG}"', True),
+        (f'W/"{TAG}"', True),
+        (f'"other", "{TAG}"', True),
+        (f'"other" ,W/"{TAG}" ', True),
+        (f'"{TAG}:c"', False),
+        (f'"{TAG}-gzip"', False),
+        (TAG, False),
         ("", False),
         (",", False),
     ],
 )
 def test_if_none_match_is_compared_weakly(header, matches):
-    assert etag_matches(header, etag(HEAD, 0, 5, False)) is matches
+    assert etag_matches(header, etag(HEAD, 0, FIFTH, False)) is matches
 
 
 def test_pages_are_cached_by_all_or_by_the_reader_alone():

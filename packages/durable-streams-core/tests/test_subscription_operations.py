@@ -2,6 +2,8 @@
 
 import pytest
 
+from durable_streams_core.entities import Head
+from durable_streams_core.offsets import NO_TIMELINE, Offset, timeline_at
 from durable_streams_core.subscriptions.leases import Changes, Lease, decode_lease
 from durable_streams_core.subscriptions.operations import (
     AckedStream,
@@ -60,6 +62,10 @@ def wake(desk, wake_id="w1"):
 
 def ref(generation=1, wake_id="w1", incarnation="i", token_generation=None):
     return WakeRef(incarnation, token_generation or generation, generation, wake_id)
+
+
+def acked(stream, position, incarnation, tail):
+    return AckedStream(stream, Offset(NO_TIMELINE, position), Head(incarnation, b"", tail=tail))
 
 
 def code(answer):
@@ -283,35 +289,44 @@ def held(subscribed):
 
 def test_an_ack_moves_its_cursor_and_extends_the_lease(held):
     held.now += 20_000
-    kept = held.do(Finish(ref(), "ack", [AckedStream("e/1", 6, "a", 9)]))
+    kept = held.do(Finish(ref(), "ack", [acked("e/1", 6, "a", 9)]))
     assert (kept.phase, kept.until) == ("held", held.now + 30_000)
     assert cursor(held, "e/1") == Cursor("a", 6)
-    done = held.do(Finish(ref(), "done", [AckedStream("e/1", 9, "a", 9)]))
+    done = held.do(Finish(ref(), "done", [acked("e/1", 9, "a", 9)]))
     assert done == Lease("idle", 1)
     assert cursor(held, "e/1") == Cursor("a", 9)
 
 
 def test_a_stream_without_a_cursor_gets_one_by_its_first_ack(held):
-    held.do(Finish(ref(), "ack", [AckedStream("e/2", 3, "b", 3)]))
+    held.do(Finish(ref(), "ack", [acked("e/2", 3, "b", 3)]))
     assert cursor(held, "e/2") == Cursor("b", 3)
 
 
 def test_a_stream_created_again_begins_anew(held):
-    held.do(Finish(ref(), "ack", [AckedStream("e/1", 2, "b", 3)]))
+    held.do(Finish(ref(), "ack", [acked("e/1", 2, "b", 3)]))
     assert cursor(held, "e/1") == Cursor("b", 2)
+
+
+def test_a_cursor_in_data_that_the_store_lost_is_no_obstacle(held):
+    one, two = timeline_at(1), timeline_at(2)
+    before = Head("a", b"", tail=9, timeline=one)
+    held.do(Finish(ref(), "ack", [AckedStream("e/1", before.tail_offset, before)]))
+    after = Head("a", b"", tail=5, timeline=one).moved_on(two)
+    held.do(Finish(ref(), "ack", [AckedStream("e/1", after.tail_offset, after)]))
+    assert cursor(held, "e/1") == Cursor("a", 5, timeline=one)
 
 
 @pytest.mark.parametrize(
     "ack",
     [
-        AckedStream("e/1", 10, "a", 9),
-        AckedStream("e/1", 3, "a", 9),
-        AckedStream("e/1", 6),
-        AckedStream("other", 1, "b", 9),
+        acked("e/1", 10, "a", 9),
+        acked("e/1", 3, "a", 9),
+        AckedStream("e/1", Offset(NO_TIMELINE, 6)),
+        acked("other", 1, "b", 9),
     ],
 )
 def test_an_ack_that_cannot_be_moves_nothing(held, ack):
-    acks = [AckedStream("e/2", 1, "b", 9), ack]
+    acks = [acked("e/2", 1, "b", 9), ack]
     assert code(held.do(Finish(ref(), "done", acks))) == "INVALID_OFFSET"
     assert cursor(held, "e/1") == Cursor("a", 4)
     assert cursor(held, "e/2") is None
@@ -319,7 +334,7 @@ def test_an_ack_that_cannot_be_moves_nothing(held, ack):
 
 
 def test_acks_of_one_request_count_in_their_order(held):
-    first, second = AckedStream("e/1", 8, "a", 9), AckedStream("e/1", 6, "a", 9)
+    first, second = acked("e/1", 8, "a", 9), acked("e/1", 6, "a", 9)
     assert code(held.do(Finish(ref(), "ack", [first, second]))) == "INVALID_OFFSET"
     held.do(Finish(ref(), "ack", [second, first]))
     assert cursor(held, "e/1") == Cursor("a", 8)
@@ -327,8 +342,8 @@ def test_acks_of_one_request_count_in_their_order(held):
 
 def test_what_a_snapshot_was_overtaken_by_is_passed_over(held):
     held.do(AddStreams([Tail("y", "c", 1)]))
-    acks = [AckedStream("e/1", 3, "a", 9), AckedStream("gone", 3, "g", 9),
-            AckedStream("y", 4, "c", 4)]  # fmt: skip
+    acks = [acked("e/1", 3, "a", 9), acked("gone", 3, "g", 9),
+            acked("y", 4, "c", 4)]  # fmt: skip
     assert held.do(Finish(ref(), "done", acks, snapshot=True)).phase == "idle"
     assert cursor(held, "e/1") == Cursor("a", 4)
     assert cursor(held, "gone") is None

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from durable_streams_core.entities import Applied
+from durable_streams_core.entities import Applied, Head
 from durable_streams_core.errors import ProtocolError
+from durable_streams_core.offsets import NO_TIMELINE, Offset
 from durable_streams_core.subscriptions.leases import Changes, Lease, decode_lease
 from durable_streams_core.subscriptions.operations import (
     AckedStream,
@@ -41,6 +42,10 @@ ACTIONS = (
     "append", "append", "tick", "wake", "wake", "claim", "claim", "accept", "fail", "again",
     "expire", "drop", "finish", "finish", "finish", "finish", "finish", "delay", "land", "crash", "recreate",
 )  # fmt: skip
+
+
+def acked(stream, position, tail):
+    return AckedStream(stream, Offset(NO_TIMELINE, position), Head("s", b"", tail=tail))
 
 
 class World:
@@ -105,9 +110,7 @@ class World:
             )
         )
         acks = [
-            AckedStream(
-                path, self.draw(st.integers(0, self.tails[path] + 1)), "s", self.tails[path]
-            )
+            acked(path, self.draw(st.integers(0, self.tails[path] + 1)), self.tails[path])
             for path in self.draw(st.sets(st.sampled_from(STREAMS)))
         ]
         step = self.draw(st.sampled_from(["ack", "ack", "done", "release"]))
@@ -148,10 +151,11 @@ class World:
         assert ref.wake_id == self.live[0]
         assert now < self.live[1]
         for ack in operation.acks:
-            moved = ack.position <= ack.tail and ack.position >= self.done.get(ack.path, 0)
+            position = ack.offset.position
+            moved = position <= ack.head.tail and position >= self.done.get(ack.path, 0)
             assert moved or operation.snapshot
             if moved:
-                self.done[ack.path] = ack.position
+                self.done[ack.path] = position
 
     def act(self, action):
         if action == "append":
@@ -206,7 +210,7 @@ class World:
             elif self.seen[-1] == (self.incarnation, lease.generation, lease.wake_id):
                 # This worker got the wake: it has done its work and says so.
                 ref = WakeRef(self.incarnation, lease.generation, lease.generation, lease.wake_id)
-                acks = [AckedStream(p, self.tails[p], "s", self.tails[p]) for p in self.pending()]
+                acks = [acked(p, self.tails[p], self.tails[p]) for p in self.pending()]
                 self.act_as_driver(Finish(ref, "done", acks))
         pytest.fail("it never came to rest")
 

@@ -1,9 +1,11 @@
 """What a subscription is asked for, normalised or refused with the protocol's own code (§6.2)."""
 
+import msgspec
 import pytest
 
 from durable_streams_core.entities import Head
 from durable_streams_core.errors import SubscriptionError
+from durable_streams_core.offsets import NO_TIMELINE, Offset, timeline_at
 from durable_streams_core.subscriptions.records import (
     MAX_EXPLICIT,
     Config,
@@ -13,9 +15,9 @@ from durable_streams_core.subscriptions.records import (
     decode_cursor,
     decode_place,
     encode,
+    parse_ack_offset,
     parse_config,
     parse_object,
-    parse_position,
     parse_streams,
     subscription_path,
 )
@@ -141,9 +143,9 @@ def test_ids_are_names_of_one_segment():
 @pytest.mark.parametrize("offset", ["-1", "now", "", "1", None, 5, "0000000000000001_00"])
 def test_an_ack_names_an_offset_that_was_given_out(offset):
     with pytest.raises(SubscriptionError) as raised:
-        parse_position(offset)
+        parse_ack_offset(offset)
     assert (raised.value.code, raised.value.status) == ("INVALID_OFFSET", 409)
-    assert parse_position("0000000000000000_0000000000000007") == 7
+    assert parse_ack_offset("0000000000000000_0000000000000007") == Offset(NO_TIMELINE, 7)
 
 
 def test_more_streams_are_named_in_an_array():
@@ -155,7 +157,8 @@ def test_more_streams_are_named_in_an_array():
 
 def test_how_a_stream_stands():
     head = Head("i", b"", tail=9)
-    for cursor, acked in [(None, None), (Cursor("i", 4), 4), (Cursor("old", 9), None)]:
+    four = Offset(NO_TIMELINE, 4)
+    for cursor, acked in [(None, None), (Cursor("i", 4), four), (Cursor("old", 9), None)]:
         standing = Standing("a", cursor, head)
         assert standing.acked == acked
         assert standing.pending
@@ -177,6 +180,25 @@ def test_how_a_stream_stands():
         "has_pending": False,
     }
     assert "tail_offset" not in Standing("a", None, None).described(tail=False)
+
+
+def test_a_cursor_in_data_that_the_store_lost_counts_from_the_start():
+    one, two = timeline_at(1), timeline_at(2)
+    head = Head("i", b"", tail=5, timeline=one).moved_on(two)
+    lost = Standing("a", Cursor("i", 9, timeline=one), head)
+    assert (lost.acked, lost.pending) == (None, True)
+    kept = Standing("a", Cursor("i", 5, timeline=one), head)
+    assert (kept.acked, kept.pending) == (Offset(one, 5), False)
+
+
+def test_a_cursor_newer_than_the_head_that_was_seen_stands():
+    older = Head("i", b"", tail=5, timeline=timeline_at(1))
+    newer = Standing("a", Cursor("i", 9, timeline=timeline_at(2)), older)
+    assert (newer.acked, newer.pending) == (Offset(timeline_at(2), 9), False)
+
+
+def test_a_cursor_written_before_there_were_timelines_is_read():
+    assert decode_cursor(msgspec.msgpack.encode(["i", 7, True])) == Cursor("i", 7, True)
 
 
 def test_records_are_stored_and_read_back():

@@ -5,6 +5,7 @@ import io
 
 import pytest
 from click.testing import CliRunner
+from tokens import at
 
 from durable_streams_core.errors import StoreError
 from durable_streams_core.operations import ProducerClaim
@@ -26,7 +27,7 @@ async def filled(store: Store) -> None:
         await engine.create("big", content_type="text/plain")
         for letter in "abc":
             await engine.append("big", letter * (PIECE // 2))
-        await engine.fork("fork", "big", offset="0000000000000000_0000000000000010")
+        await engine.fork("fork", "big", offset=at((await engine.head("big")).offset, 10))
         await engine.append("fork", "its own")
         await engine.create("source", content_type="application/json", ttl=3600)
         await engine.append("source", b'[1,2,{"three":3}]')

@@ -5,7 +5,15 @@ import asyncio
 import pytest
 from remote import RemoteStore
 
-from durable_streams_server import NOW, Conflict, Engine, NotFound, ProtocolError, Unavailable
+from durable_streams_server import (
+    NOW,
+    Conflict,
+    Engine,
+    NotFound,
+    OffsetGone,
+    ProtocolError,
+    Unavailable,
+)
 
 JSON = "application/json"
 
@@ -96,7 +104,7 @@ async def test_a_follower_is_not_led_on_into_a_stream_made_anew_at_its_path(stre
     await streams.delete("a")
     await streams.create("a", data=data or None)
     go_on.set()
-    with pytest.raises(NotFound):
+    with pytest.raises(OffsetGone):
         await task
     assert seen == [b"0123456789"]
 

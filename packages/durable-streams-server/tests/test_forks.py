@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 from remote import Fate, RemoteStore
+from tokens import NOT_REACHED, at, position
 
 from durable_streams_core.entities import DELETED, FORKING, LIVE, Refused
-from durable_streams_core.offsets import format_offset
 from durable_streams_server import (
     NOW,
     START,
@@ -34,17 +34,18 @@ async def test_a_fork_begins_with_its_sources_data_and_goes_its_own_way(streams)
     await streams.append("fork", "!")
     batch = await streams.read("fork")
     assert batch.data == b"shared and own!"
-    assert batch.offset == format_offset(15)
-    assert (fork.content_type, fork.offset) == ("text/plain", format_offset(14))
+    assert position(batch.offset) == 15
+    assert (fork.content_type, position(fork.offset)) == ("text/plain", 14)
 
 
 async def test_a_fork_may_leave_its_source_anywhere(streams):
-    await streams.create("source", data="0123456789")
-    cases = {START: b"", NOW: b"0123456789", format_offset(4): b"0123"}
+    source = await streams.create("source", data="0123456789")
+    fourth = at(source.offset, 4)
+    cases = {START: b"", NOW: b"0123456789", fourth: b"0123"}
     for number, (offset, data) in enumerate(cases.items()):
         await streams.fork(f"fork/{number}", "source", offset=offset)
         assert (await streams.read(f"fork/{number}")).data == data
-    await streams.fork("fork/sub", "source", offset=format_offset(4), sub_offset=2)
+    await streams.fork("fork/sub", "source", offset=fourth, sub_offset=2)
     assert (await streams.read("fork/sub")).data == b"012345"
 
 
@@ -59,8 +60,7 @@ async def test_a_json_sub_offset_counts_messages(streams, engines, memory):
 @pytest.mark.parametrize(
     "asked, code",
     [
-        ({"offset": format_offset(99)}, "offset-past-tail"),
-        ({"offset": format_offset(1)}, "offset-inside-message"),
+        ({"offset": NOT_REACHED}, "offset-past-tail"),
         ({"offset": "rubbish"}, "invalid-offset"),
         ({"offset": START, "sub_offset": 4}, "sub-offset-past-data"),
         ({"data": b"{"}, "invalid-json"),
@@ -75,10 +75,17 @@ async def test_a_fork_that_cannot_be_made_leaves_no_reference(streams, store, as
     assert await paths(store) == []
 
 
-async def test_a_sub_offset_past_the_bytes_is_refused(streams):
-    await streams.create("source", data="0123")
+async def test_a_fork_inside_a_message_is_refused(streams):
+    source = await streams.create("source", content_type=JSON, data="[1,2,3]")
     with pytest.raises(InvalidRequest) as caught:
-        await streams.fork("fork", "source", offset=format_offset(2), sub_offset=3)
+        await streams.fork("fork", "source", offset=at(source.offset, 1))
+    assert caught.value.code == "offset-inside-message"
+
+
+async def test_a_sub_offset_past_the_bytes_is_refused(streams):
+    source = await streams.create("source", data="0123")
+    with pytest.raises(InvalidRequest) as caught:
+        await streams.fork("fork", "source", offset=at(source.offset, 2), sub_offset=3)
     assert caught.value.code == "sub-offset-past-data"
 
 
@@ -121,7 +128,7 @@ async def test_asking_again_finds_the_fork_whatever_its_source_did_since(streams
     await streams.fork("fork", "source")
     await streams.append("source", "y")
     again = await streams.fork("fork", "source")
-    assert (again.created, again.offset) == (False, format_offset(1))
+    assert (again.created, position(again.offset)) == (False, 1)
     await streams.delete("source")
     assert not (await streams.fork("fork", "source")).created
 
@@ -191,9 +198,9 @@ async def test_deep_chains_are_read_whole_and_let_go_whole(streams, store):
 
 
 async def test_a_fork_of_a_fork_may_end_before_the_bytes_of_the_one_between_begin(streams):
-    await streams.create("a", data="0123456789")
-    await streams.fork("b", "a", offset=format_offset(8), data="BBBB")
-    await streams.fork("c", "b", offset=format_offset(4), data="CC")
+    source = await streams.create("a", data="0123456789")
+    await streams.fork("b", "a", offset=at(source.offset, 8), data="BBBB")
+    await streams.fork("c", "b", offset=at(source.offset, 4), data="CC")
     assert (await streams.read("c")).data == b"0123CC"
     assert (await streams.read("b")).data == b"01234567BBBB"
 

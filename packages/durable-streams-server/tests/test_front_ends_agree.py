@@ -7,7 +7,7 @@ from remote import RemoteStore
 from servers import SERVERS
 from wire import Client, chunked, request_bytes
 
-from durable_streams_core.offsets import format_offset
+from durable_streams_core.offsets import BEGINNING
 from durable_streams_server import Engine, Limits, MemoryStore
 from durable_streams_server.frontends.mount import Mount
 from durable_streams_server.http.options import Options
@@ -40,7 +40,7 @@ STORY: list[tuple[str, str, dict[str, str], bytes | None]] = [
     ("POST", "a", {**TEXT, **CHUNKED}, chunked(b"one ", b"append")),
     ("POST", "a", TEXT, b""),
     ("POST", "a", {}, b"x"),
-    ("POST", "a", {**TEXT, "if-match": f'"{format_offset(0)}"'}, b"x"),
+    ("POST", "a", {**TEXT, "if-match": f'"{BEGINNING}"'}, b"x"),
     ("POST", "a", {**TEXT, "stream-seq": "1"}, b"x"),
     ("POST", "a", {**TEXT, "stream-seq": "1"}, b"x"),
     (

@@ -5,9 +5,10 @@ import gzip
 import json
 
 import pytest
+from tokens import at, position
 from wire import chunked, request_bytes
 
-from durable_streams_core.offsets import format_offset
+from durable_streams_core.offsets import BEGINNING
 
 JSON = "application/json"
 TAIL = "stream-next-offset"
@@ -18,19 +19,15 @@ async def test_put_creates_a_stream(client):
     assert answer.status == 201
     assert answer["location"] == "http://test.example/v1/stream/a"
     assert answer["content-type"] == "text/plain"
-    assert answer[TAIL] == format_offset(0)
+    assert position(answer[TAIL]) == 0
     assert "stream-closed" not in answer
     assert answer.body == b""
 
 
 async def test_put_again_finds_it_and_otherwise_conflicts(client):
-    await client.put("a")
+    created = await client.put("a")
     again = await client.put("a")
-    assert (again.status, again[TAIL], again["content-type"]) == (
-        200,
-        format_offset(0),
-        "text/plain",
-    )
+    assert (again.status, again[TAIL], again["content-type"]) == (200, created[TAIL], "text/plain")
     assert "location" not in again
     other = await client.put("a", JSON)
     assert (other.status, other.code) == (409, "configuration-mismatch")
@@ -41,7 +38,7 @@ async def test_put_takes_the_first_content(client):
     assert answer.status == 201
     assert (await client.get("a")).json == [1, 2]
     empty = await client.put("b", JSON, b"[]")
-    assert (empty.status, empty[TAIL]) == (201, format_offset(0))
+    assert (empty.status, position(empty[TAIL])) == (201, 0)
 
 
 async def test_put_without_a_type_makes_a_stream_of_bytes(client):
@@ -51,7 +48,7 @@ async def test_put_without_a_type_makes_a_stream_of_bytes(client):
 
 async def test_put_closed_is_complete_at_once(client):
     answer = await client.put("a", body=b"all", stream_closed="TRUE")
-    assert (answer.status, answer["stream-closed"], answer[TAIL]) == (201, "true", format_offset(3))
+    assert (answer.status, answer["stream-closed"], position(answer[TAIL])) == (201, "true", 3)
     assert (await client.put("a", stream_closed="true")).status == 200
     assert (await client.put("a")).status == 409
     read = await client.get("a")
@@ -69,13 +66,13 @@ async def test_post_appends(client):
     await client.put("a")
     first = await client.post("a", b"Hello, ")
     second = await client.post("a", b"world")
-    assert (first.status, first[TAIL]) == (204, format_offset(7))
-    assert second[TAIL] == format_offset(12)
+    assert (first.status, position(first[TAIL])) == (204, 7)
+    assert position(second[TAIL]) == 12
     read = await client.get("a")
     assert read.status == 200
     assert read.body == b"Hello, world"
     assert read["content-type"] == "text/plain"
-    assert (read[TAIL], read["stream-up-to-date"]) == (format_offset(12), "true")
+    assert (position(read[TAIL]), read["stream-up-to-date"]) == (12, "true")
 
 
 async def test_post_flattens_one_level_of_json(client):
@@ -92,7 +89,7 @@ async def test_an_append_in_chunks_is_one_atomic_append(client, pieces):
     fields = {"content-type": "text/plain", "transfer-encoding": "chunked", "producer-id": "p",
               "producer-epoch": "0", "producer-seq": "0"}  # fmt: skip
     answer = await client.request("POST", "a", fields, chunked(*pieces))
-    assert (answer.status, answer[TAIL]) == (200, format_offset(17))
+    assert (answer.status, position(answer[TAIL])) == (200, 17)
     assert (await client.get("a")).body == b"one atomic append"
 
 
@@ -134,13 +131,13 @@ async def test_a_broken_chunk_is_refused_and_stores_nothing(client, chunk):
 async def test_post_closes(client):
     await client.put("a")
     closed = await client.post("a", b"end", stream_closed="true")
-    assert (closed.status, closed["stream-closed"], closed[TAIL]) == (204, "true", format_offset(3))
+    assert (closed.status, closed["stream-closed"], position(closed[TAIL])) == (204, "true", 3)
     again = await client.request("POST", "a", {"stream-closed": "true"})
     assert (again.status, again["stream-closed"]) == (204, "true")
     for fields in ({}, {"stream_closed": "true"}):
         late = await client.post("a", b"more", **fields)
         assert (late.status, late.code) == (409, "stream-closed")
-        assert (late["stream-closed"], late[TAIL]) == ("true", format_offset(3))
+        assert (late["stream-closed"], position(late[TAIL])) == ("true", 3)
 
 
 async def test_a_close_without_data_ignores_the_content_type(client):
@@ -195,9 +192,9 @@ async def test_producers_over_http(client):
 async def test_an_append_may_be_conditional_on_the_tail(client):
     """The extension ``If-Match``."""
     await client.put("a")
-    first = await client.post("a", b"1", if_match=f'"{format_offset(0)}"')
+    first = await client.post("a", b"1", if_match=f'"{BEGINNING}"')
     assert first.status == 204
-    moved = await client.post("a", b"x", if_match=f'"{format_offset(0)}"')
+    moved = await client.post("a", b"x", if_match=f'"{BEGINNING}"')
     assert (moved.status, moved.code, moved[TAIL]) == (412, "tail-moved", first[TAIL])
     assert (await client.post("a", b"2", if_match="*")).status == 204
     wrong = await client.post("a", b"x", if_match='"rubbish"')
@@ -209,7 +206,7 @@ async def test_get_goes_page_by_page(serve):
     client = await serve(chunk=4)
     await client.put("a", body=b"abcdefgh", stream_closed="true")
     first = await client.get("a?offset=-1")
-    assert (first.body, first[TAIL]) == (b"abcd", format_offset(4))
+    assert (first.body, position(first[TAIL])) == (b"abcd", 4)
     assert "stream-up-to-date" not in first
     assert "stream-closed" not in first
     last = await client.get(f"a?offset={first[TAIL]}")
@@ -229,7 +226,7 @@ async def test_get_of_nothing_new_is_empty(client):
     for path, body in (("a", b""), ("j", b"[]")):
         answer = await client.get(path)
         assert (answer.status, answer.body) == (200, body)
-        assert (answer[TAIL], answer["stream-up-to-date"]) == (format_offset(0), "true")
+        assert (position(answer[TAIL]), answer["stream-up-to-date"]) == (0, "true")
         assert "stream-closed" not in answer
 
 
@@ -249,7 +246,7 @@ async def test_head_describes(client):
     await client.put("b", stream_expires_at="2040-01-01T00:00:00Z", stream_closed="true")
     a, b = await client.head("a"), await client.head("b")
     assert (a.status, a["content-type"], a["stream-ttl"]) == (200, JSON, "60")
-    assert a[TAIL] == format_offset(3)
+    assert position(a[TAIL]) == 3
     assert a["cache-control"] == b["cache-control"] == "no-store"
     assert (b["stream-expires-at"], b["stream-closed"]) == ("2040-01-01T00:00:00.000Z", "true")
     assert "stream-closed" not in a
@@ -279,17 +276,17 @@ async def test_delete_ends_a_stream(client):
 
 
 async def test_forks_over_http(client):
-    await client.put("source", body=b"0123456789")
+    source = await client.put("source", body=b"0123456789")
     fork = await client.request(
         "PUT",
         "fork",
         {
             "stream-forked-from": "/v1/stream/source",
-            "stream-fork-offset": format_offset(4),
+            "stream-fork-offset": at(source[TAIL], 4),
             "stream-fork-sub-offset": "2",
         },
     )
-    assert (fork.status, fork["content-type"], fork[TAIL]) == (201, "text/plain", format_offset(6))
+    assert (fork.status, fork["content-type"], position(fork[TAIL])) == (201, "text/plain", 6)
     assert fork["location"].endswith("/v1/stream/fork")
     await client.post("fork", b"!")
     assert (await client.get("fork")).body == b"012345!"
@@ -350,7 +347,7 @@ async def test_pipelined_requests_are_answered_in_order(client):
         await connection.send(b"".join(requests) + request_bytes("GET", target))
         assert (await connection.answer("PUT")).status == 201
         for n in range(20):
-            assert (await connection.answer("POST"))[TAIL] >= format_offset(n + 1)
+            assert position((await connection.answer("POST"))[TAIL]) >= n + 1
         assert (await connection.answer("GET")).body == b"".join(b"%d" % n for n in range(20))
 
 

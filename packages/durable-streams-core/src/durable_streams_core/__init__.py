@@ -28,6 +28,7 @@ from durable_streams_core.errors import (
     Gone,
     InvalidRequest,
     NotFound,
+    OffsetGone,
     ProtocolError,
     SequenceGap,
     StoreError,
@@ -36,7 +37,14 @@ from durable_streams_core.errors import (
     TailMoved,
     Unavailable,
 )
-from durable_streams_core.offsets import format_offset, parse_offset
+from durable_streams_core.offsets import (
+    NO_TIMELINE,
+    Offset,
+    format_offset,
+    later_timeline,
+    parse_offset,
+    timeline_at,
+)
 from durable_streams_core.operations import (
     Append,
     Appended,
@@ -74,6 +82,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "NOW",
+    "NO_TIMELINE",
     "START",
     "STORE_API",
     "Append",
@@ -102,6 +111,8 @@ __all__ = [
     "LocalStore",
     "MediaType",
     "NotFound",
+    "Offset",
+    "OffsetGone",
     "Operation",
     "Outcome",
     "ProducerClaim",
@@ -130,6 +141,8 @@ __all__ = [
     "encode_control",
     "encode_data",
     "format_offset",
+    "later_timeline",
     "media_type",
     "parse_offset",
+    "timeline_at",
 ]

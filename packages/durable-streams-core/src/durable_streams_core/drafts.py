@@ -7,6 +7,8 @@ facts, so a guard can be neither forgotten nor wider than needed.
 
 from collections.abc import Callable, Mapping
 
+import msgspec
+
 from durable_streams_core.entities import (
     NO_COUNTS,
     NO_FIELDS,
@@ -16,15 +18,35 @@ from durable_streams_core.entities import (
     Guard,
     Head,
 )
+from durable_streams_core.offsets import NO_TIMELINE, Offset, later_timeline
 
 
 class Draft:
     """The running state of one path while operations are decided on it."""
 
     __slots__ = (
-        "_closed", "_counts", "_create", "_data", "_deadline", "_fields", "_guard_deadline",
-        "_guard_fields", "_guard_open", "_guard_state", "_guard_tail", "_known", "_none_of",
-        "_origin", "_remove", "_state", "base", "head", "path", "tail",
+        "_closed",
+        "_counts",
+        "_create",
+        "_data",
+        "_deadline",
+        "_fields",
+        "_guard_deadline",
+        "_guard_fields",
+        "_guard_open",
+        "_guard_state",
+        "_guard_tail",
+        "_known",
+        "_last_removed", "_new_timeline",
+        "_none_of",
+        "_origin",
+        "_remove",
+        "_state",
+        "base",
+        "head",
+        "path",
+        "tail",
+        "timeline",
     )  # fmt: skip
 
     def __init__(self, path: str, facts: Facts | None) -> None:
@@ -35,14 +57,23 @@ class Draft:
         self._origin = head
         self._known: Mapping[str, bytes | None] = NO_FIELDS if facts is None else facts.fields
         self._counts: Mapping[str, int] = NO_COUNTS if facts is None else facts.counts
-        self.tail = self.base = 0 if head is None else head.tail
-        self._closed = False if head is None else head.closed
+        if head is None:
+            self.tail = self.base = 0
+            self.timeline = NO_TIMELINE
+            self._closed = False
+        else:
+            self.tail = self.base = head.tail
+            self.timeline = head.tail_timeline
+            """That of the tail, as far as this draft knows."""
+            self._closed = head.closed
         self._state: str | None = None
         self._deadline: int | None = None
         self._data: list[bytes] = []
         self._fields: dict[str, bytes | None] = {}
         self._remove = False
         self._create: Head | None = None
+        self._new_timeline: bytes | None = None
+        self._last_removed = NO_TIMELINE
         self._guard_open = False
         self._guard_state: str | None = None
         self._guard_tail: int | None = None
@@ -109,6 +140,8 @@ class Draft:
         self._guard_open = self._guard_open or self._create is None
         self._data.append(data)
         self.tail += len(data)
+        assert self.head is not None
+        self.timeline = self.head.timeline
         return self.tail
 
     def close(self) -> None:
@@ -129,19 +162,38 @@ class Draft:
         if self._data and self._create is None:
             # They were told positions that no commit will correct: let these be right.
             self.require_tail()
+        if self.head is not None:
+            self._last_removed = max(self._last_removed, self.head.timeline)
         self._remove = self._origin is not None
-        self.head = self._create = None
+        self.head = self._create = self._new_timeline = None
         self.tail = self.base = 0
+        self.timeline = NO_TIMELINE
         self._closed = False
         self._state = self._deadline = None
         self._data = []
         self._fields = {}
 
-    def create(self, head: Head) -> None:
-        """Put a new entity where nothing is, or where :meth:`remove` left nothing."""
+    def create(self, head: Head, *, new_timeline: bool = False) -> Head:
+        """Put a new entity where nothing is, or where :meth:`remove` left nothing; returns its head
+        as far as this draft knows.
+
+        ``new_timeline`` has the store give it a timeline, no earlier than the one in ``head`` and
+        later than those of what this draft removed.
+        """
+        if new_timeline:
+            timeline = later_timeline(head.timeline, self._last_removed)
+            head = msgspec.structs.replace(head, timeline=timeline)
         self.head = self._create = head
         self.tail = self.base = head.start
+        self.timeline = head.timeline_at(head.start)
+        self._new_timeline = head.timeline if new_timeline else None
         self._closed = False
+        return head
+
+    @property
+    def tail_offset(self) -> Offset:
+        """The tail as an offset, as far as this draft knows."""
+        return Offset(self.timeline, self.tail)
 
     @property
     def removed(self) -> Head | None:
@@ -184,6 +236,8 @@ class Draft:
                 self._closed,
                 head.state if self._state is None else self._state,
                 head.deadline if self._deadline is None else self._deadline,
+                head.timeline,
+                head.past,
             ),
             fields,
             counts,
@@ -215,6 +269,7 @@ class Draft:
                 self._state,
                 self._deadline,
                 self._fields,
+                self._new_timeline,
             ),
             self.base,
         )

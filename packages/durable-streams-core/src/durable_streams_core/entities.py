@@ -14,6 +14,8 @@ from typing import Final
 
 import msgspec
 
+from durable_streams_core.offsets import NO_TIMELINE, Offset
+
 LIVE: Final = "live"
 FORKING: Final = "forking"
 """Created as a fork but not yet confirmed by its source: served to nobody."""
@@ -30,6 +32,10 @@ class Head(msgspec.Struct, frozen=True, gc=False):
     ``birth`` is what was fixed at creation, opaque to stores. ``start`` is the position of the
     entity's own first byte (a fork's bytes before it are its source's), ``tail`` the one after its
     last. ``deadline`` is when the sweeper should look at it, 0 for never.
+
+    ``timeline`` is the first half of the offsets of what is appended next, ``past`` each earlier
+    one with the position where it ends: positions up to there keep its offsets. A fork begins with
+    its source's timeline up to ``start``; another pair comes with every loss (:meth:`moved_on`).
     """
 
     incarnation: str
@@ -39,6 +45,64 @@ class Head(msgspec.Struct, frozen=True, gc=False):
     closed: bool = False
     state: str = LIVE
     deadline: int = 0
+    timeline: bytes = NO_TIMELINE
+    past: tuple[tuple[bytes, int], ...] = ()
+
+    def apply(self, delta: "Delta") -> "Head":
+        """The head after a delta that changes the entity without creating or removing it."""
+        if not (delta.data or delta.close or delta.state is not None or delta.deadline is not None):
+            return self
+        return Head(
+            self.incarnation,
+            self.birth,
+            self.start,
+            self.tail + len(delta.data),
+            self.closed or delta.close,
+            self.state if delta.state is None else delta.state,
+            self.deadline if delta.deadline is None else delta.deadline,
+            self.timeline,
+            self.past,
+        )
+
+    def timeline_at(self, position: int) -> bytes:
+        """The timeline of a position from ``start`` on; a fork's source knows those before it."""
+        for timeline, end in self.past:
+            if position <= end:
+                return timeline
+        return self.timeline
+
+    @property
+    def tail_timeline(self) -> bytes:
+        """The timeline of the tail."""
+        return self.timeline_at(self.tail) if self.past else self.timeline
+
+    @property
+    def tail_offset(self) -> Offset:
+        """The tail as an offset."""
+        return Offset(self.tail_timeline, self.tail)
+
+    def holds(self, offset: Offset) -> bool:
+        """Whether the entity itself vouches for an offset: its timeline, or one of its past, goes
+        as far. That the offset is not past the tail is not checked here.
+        """
+        if offset.timeline == self.timeline:
+            return True
+        return any(
+            timeline == offset.timeline and offset.position <= end for timeline, end in self.past
+        )
+
+    def moved_on(self, timeline: bytes) -> "Head":
+        """The head after its store lost acknowledged bytes past ``tail``, or may have.
+
+        What is appended from now on lies on ``timeline``, which is later than the present one (see
+        :func:`~durable_streams_core.offsets.later_timeline`). Offsets up to ``tail`` stay valid. An
+        offset beyond it that was handed out before is refused, because the bytes before it are not
+        those that its reader has seen.
+        """
+        past = self.past
+        if not past or past[-1][1] < self.tail:
+            past = (*past, (self.timeline, self.tail))
+        return msgspec.structs.replace(self, timeline=timeline, past=past)
 
 
 class Facts(msgspec.Struct, frozen=True, gc=False):
@@ -70,6 +134,10 @@ class Delta(msgspec.Struct, frozen=True, gc=False):
     """What changes. ``remove`` drops the entity with all it holds, ``create`` puts a new one there
     (after ``remove``, if both are set); then ``data`` is appended at the tail, which the store
     knows, and the rest is set. A field set to None is removed.
+
+    With ``timeline``, what is created begins a new timeline: this one, or if the path has had a
+    later one (also of something removed since), the one after that. Without, it has what ``create``
+    says.
     """
 
     remove: bool = False
@@ -79,6 +147,7 @@ class Delta(msgspec.Struct, frozen=True, gc=False):
     state: str | None = None
     deadline: int | None = None
     fields: Mapping[str, bytes | None] = NO_FIELDS
+    timeline: bytes | None = None
 
 
 class Commit(msgspec.Struct, frozen=True, gc=False):
@@ -97,10 +166,11 @@ class Commit(msgspec.Struct, frozen=True, gc=False):
 
 class Applied(msgspec.Struct, frozen=True, gc=False):
     """Done, durably by the store's stated promise; ``tail`` is the tail after it, 0 if nothing is
-    left there.
+    left there, and ``timeline`` that of the tail (:attr:`Head.tail_offset`).
     """
 
     tail: int
+    timeline: bytes = NO_TIMELINE
 
 
 class Conflicted(msgspec.Struct, frozen=True, gc=False):
@@ -140,7 +210,8 @@ class Change(msgspec.Struct, frozen=True, gc=False):
     """One visible commit, as :meth:`Store.watch` tells it.
 
     ``data`` are the bytes that end at ``tail``, or None when they were not small. ``gone`` says
-    that this incarnation is served no more.
+    that this incarnation is served no more. ``timeline`` is that of the tail
+    (:attr:`Head.tail_offset`).
     """
 
     path: str
@@ -149,3 +220,4 @@ class Change(msgspec.Struct, frozen=True, gc=False):
     closed: bool = False
     gone: bool = False
     data: bytes | None = None
+    timeline: bytes = NO_TIMELINE

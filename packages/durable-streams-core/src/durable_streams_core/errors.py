@@ -5,7 +5,8 @@
     └── ProtocolError              an answer: status, code, a sentence, headers
         ├── InvalidRequest         400, 405, 412 … what the caller sent is at fault
         ├── NotFound               404
-        ├── Gone                   410  soft-deleted, or bytes no longer kept
+        ├── Gone                   410  soft-deleted
+        │   └── OffsetGone         410  the bytes before the offset are no longer there
         ├── Conflict               409  what exists does not allow it
         │   ├── StreamClosed
         │   └── SequenceGap
@@ -22,7 +23,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from durable_streams_core import protocol
-from durable_streams_core.offsets import format_offset
+from durable_streams_core.offsets import Offset
 
 _NO_HEADERS: Final[Mapping[str, str]] = {}
 
@@ -81,6 +82,21 @@ class Gone(ProtocolError):
     code = "gone"
 
 
+class OffsetGone(Gone):
+    """The bytes before an offset are no longer there: its stream was deleted and created again, or
+    the store lost them. Reading on would skip data or mix two streams, so start again (§8).
+    """
+
+    code = "offset-gone"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "What this offset stands for is no longer there: the stream was deleted and created "
+            "again, or the store lost its newest data. Drop what you kept of it and start again "
+            "from offset -1."
+        )
+
+
 class Conflict(ProtocolError):
     status = 409
     code = "conflict"
@@ -91,9 +107,9 @@ class StreamClosed(Conflict):
 
     code = "stream-closed"
 
-    def __init__(self, tail: int) -> None:
+    def __init__(self, tail: Offset) -> None:
         self.tail = tail
-        self.offset = format_offset(tail)
+        self.offset = str(tail)
         super().__init__(
             "The stream is closed and takes no more data. Read it to its end, or write to another.",
             headers={protocol.STREAM_NEXT_OFFSET: self.offset, protocol.STREAM_CLOSED: "true"},
@@ -139,8 +155,8 @@ class TailMoved(ProtocolError):
     status = 412
     code = "tail-moved"
 
-    def __init__(self, tail: int) -> None:
-        self.offset = format_offset(tail)
+    def __init__(self, tail: Offset) -> None:
+        self.offset = str(tail)
         super().__init__(
             f"The tail is {self.offset}, not the offset in If-Match. "
             "Read on from your offset, decide again, and repeat with the new tail.",

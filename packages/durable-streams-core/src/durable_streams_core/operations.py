@@ -21,11 +21,13 @@ from durable_streams_core.errors import (
     Gone,
     InvalidRequest,
     NotFound,
+    OffsetGone,
     SequenceGap,
     StreamClosed,
     TailMoved,
 )
 from durable_streams_core.expiry import first_deadline, is_past, renewal_due, sliding_deadline
+from durable_streams_core.offsets import BEGINNING, NO_TIMELINE, Offset, later_timeline, timeline_at
 from durable_streams_core.protocol import DEFAULT_CONTENT_TYPE
 from durable_streams_core.streams import (
     LINK,
@@ -128,8 +130,9 @@ class ProducerClaim(msgspec.Struct, frozen=True, gc=False):
 
 
 class Appended(msgspec.Struct, frozen=True, gc=False):
-    """``tail`` is the position after the data. With a producer, ``epoch`` and ``seq`` are the
-    newest it has had accepted; ``duplicate`` says that this batch was stored before.
+    """``tail`` is the position after the data, and ``timeline`` its timeline. With a producer,
+    ``epoch`` and ``seq`` are the newest it has had accepted; ``duplicate`` says that this batch was
+    stored before.
     """
 
     tail: int
@@ -137,6 +140,7 @@ class Appended(msgspec.Struct, frozen=True, gc=False):
     duplicate: bool = False
     epoch: int = -1
     seq: int = -1
+    timeline: bytes = NO_TIMELINE
 
 
 class Append(msgspec.Struct, frozen=True, gc=False):
@@ -151,7 +155,7 @@ class Append(msgspec.Struct, frozen=True, gc=False):
     close: bool = False
     seq: bytes | None = None
     producer: ProducerClaim | None = None
-    expected: int | None = None
+    expected: Offset | None = None
 
     @property
     def fields(self) -> Sequence[str]:
@@ -170,8 +174,8 @@ class Append(msgspec.Struct, frozen=True, gc=False):
                 return duplicate
         if draft.is_closed():
             if self.body or not self.close or producer is not None:
-                raise StreamClosed(draft.tail)
-            return Appended(draft.tail, True)
+                raise StreamClosed(draft.tail_offset)
+            return Appended(draft.tail, True, timeline=draft.timeline)
         stored = NO_DATA
         if self.body.raw or self.body.text:
             asked = self.content_type
@@ -183,8 +187,8 @@ class Append(msgspec.Struct, frozen=True, gc=False):
                 "An append needs data; to close the stream without any, send Stream-Closed: true.",
                 code="empty-body",
             )
-        if self.expected is not None and draft.require_tail() != self.expected:
-            raise TailMoved(draft.tail)
+        if self.expected is not None:
+            check_tail(draft, self.expected)
         if self.seq is not None:
             last = draft.field(SEQ)
             if last is not None and self.seq <= last:
@@ -203,8 +207,10 @@ class Append(msgspec.Struct, frozen=True, gc=False):
         if birth.ttl is not None and renewal_due(birth.ttl, draft.deadline(), now):
             draft.set_deadline(sliding_deadline(birth.ttl, now))
         if producer is not None:
-            return Appended(draft.tail, self.close, False, producer.epoch, producer.seq)
-        return Appended(draft.tail, self.close)
+            return Appended(
+                draft.tail, self.close, False, producer.epoch, producer.seq, draft.timeline
+            )
+        return Appended(draft.tail, self.close, False, -1, -1, draft.timeline)
 
     def _check_producer(self, claim: ProducerClaim, draft: Draft) -> Appended | None:
         """The table of §5.2.1; an answer if this batch was stored before.
@@ -221,7 +227,9 @@ class Append(msgspec.Struct, frozen=True, gc=False):
             raise Fenced(entry.epoch)
         if claim.epoch == entry.epoch:
             if claim.seq <= entry.seq:
-                return Appended(draft.tail, draft.is_closed(), True, entry.epoch, entry.seq)
+                return Appended(
+                    draft.tail, draft.is_closed(), True, entry.epoch, entry.seq, draft.timeline
+                )
             if claim.seq > entry.seq + 1 and not draft.is_closed():
                 raise SequenceGap(entry.seq + 1, claim.seq)
         elif claim.seq != 0 and not draft.is_closed():
@@ -238,13 +246,16 @@ class Created(msgspec.Struct, frozen=True, gc=False):
     head: Head
     tail: int
     closed: bool
+    timeline: bytes = NO_TIMELINE
+    """That of ``tail``, which the store may make later than the one in ``head``."""
 
 
 class Create(msgspec.Struct, frozen=True, gc=False):
     """Create or ensure (§5.1), also of a fork whose origin and start are known (§4.2).
 
     ``incarnation`` is a fresh random id, used if nothing is there. ``content_type``, ``ttl`` and
-    ``expires_at`` are what takes effect, ``asked`` is what was said.
+    ``expires_at`` are what takes effect, ``asked`` is what was said. ``timeline`` is that of the
+    source at ``start``.
     """
 
     incarnation: str
@@ -256,6 +267,7 @@ class Create(msgspec.Struct, frozen=True, gc=False):
     body: Body = EMPTY_BODY
     origin: Origin | None = None
     start: int = 0
+    timeline: bytes = NO_TIMELINE
 
     @property
     def fields(self) -> Sequence[str]:
@@ -273,13 +285,23 @@ class Create(msgspec.Struct, frozen=True, gc=False):
         state = LIVE
         if self.origin is not None:
             state, deadline = FORKING, now + RECHECK_MILLISECONDS
-        head = Head(self.incarnation, encode(birth), self.start, self.start, False, state, deadline)
-        draft.create(head)
+        head = Head(
+            self.incarnation,
+            encode(birth),
+            self.start,
+            self.start,
+            False,
+            state,
+            deadline,
+            later_timeline(timeline_at(now), self.timeline),
+            () if self.origin is None else ((self.timeline, self.start),),
+        )
+        head = draft.create(head, new_timeline=True)
         if stored:
             draft.append(stored)
         if self.closed:
             draft.close()
-        return Created(True, head, draft.tail, self.closed)
+        return Created(True, head, draft.tail, self.closed, draft.timeline)
 
     def _compare(self, draft: Draft, head: Head) -> Created:
         state = draft.state()
@@ -295,7 +317,7 @@ class Create(msgspec.Struct, frozen=True, gc=False):
                 "A stream exists here with another configuration; use its own or another path.",
                 code="configuration-mismatch",
             )
-        return Created(False, head, draft.tail, draft.is_closed())
+        return Created(False, head, draft.tail, draft.is_closed(), draft.timeline)
 
 
 def same_request(asked: Asked, closed: bool, head: Head, is_closed: bool) -> bool:
@@ -311,7 +333,7 @@ def same_request(asked: Asked, closed: bool, head: Head, is_closed: bool) -> boo
         and asked.ttl == before.ttl
         and asked.expires_at == before.expires_at
         and asked.forked_from == before.forked_from
-        and asked.fork_offset == before.fork_offset
+        and asked.fork_from == before.fork_from
         and asked.fork_sub_offset == before.fork_sub_offset
     )
 
@@ -509,6 +531,22 @@ def require_live(draft: Draft, now: int) -> Head:
     if is_past(draft.deadline(), now):
         raise no_stream()
     return head
+
+
+def check_tail(draft: Draft, expected: Offset) -> None:
+    """Raise unless an offset is the tail: :class:`TailMoved`, or :class:`OffsetGone` for one whose
+    bytes are no longer there.
+    """
+    tail = draft.require_tail()
+    if expected.position == tail and expected in (draft.tail_offset, BEGINNING):
+        return
+    head = draft.head
+    assert head is not None
+    # What a fork has from its source, only its source can check: reading on from there tells.
+    inherited = expected.position < head.start or expected == BEGINNING
+    if not inherited and not head.holds(expected) and expected.timeline < head.timeline:
+        raise OffsetGone
+    raise TailMoved(draft.tail_offset)
 
 
 def no_stream() -> NotFound:

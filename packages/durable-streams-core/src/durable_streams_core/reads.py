@@ -3,22 +3,22 @@
 from typing import Final
 
 from durable_streams_core.entities import Head
-from durable_streams_core.errors import InvalidRequest
-from durable_streams_core.offsets import parse_offset
+from durable_streams_core.errors import InvalidRequest, OffsetGone, ProtocolError
+from durable_streams_core.offsets import BEGINNING, Offset, parse_offset
 from durable_streams_core.protocol import NOW, START
 
 
-def parse_read_offset(token: str) -> int | None:
-    """The position a token asks for, None for ``now``; raises :class:`InvalidRequest`."""
+def parse_read_offset(token: str) -> Offset | None:
+    """The offset a token asks for, None for ``now``; raises :class:`InvalidRequest`."""
     if token == START:
-        return 0
+        return BEGINNING
     if token == NOW:
         return None
     try:
         return parse_offset(token)
     except ValueError:
         raise InvalidRequest(
-            "The offset is none that this server gave out. Use the Stream-Next-Offset of an "
+            "The offset is not one that this server gave out. Use the Stream-Next-Offset of an "
             "earlier answer, -1 for the start or now for the tail.",
             code="invalid-offset",
         ) from None
@@ -27,10 +27,30 @@ def parse_read_offset(token: str) -> int | None:
 def check_in_range(position: int, tail: int) -> None:
     """Raise :class:`InvalidRequest` for a position past the tail."""
     if position > tail:
-        raise InvalidRequest(
-            "The offset lies past the end of the stream. Use one that this stream gave out.",
-            code="offset-past-tail",
-        )
+        raise past_tail()
+
+
+def past_tail() -> InvalidRequest:
+    """The error for an offset that the stream has not reached."""
+    return InvalidRequest(
+        "The offset lies past the end of the stream. Use one that this stream gave out.",
+        code="offset-past-tail",
+    )
+
+
+def check_offset(head: Head, offset: Offset) -> None:
+    """Raise unless an offset is one of the entity's own: :class:`OffsetGone` for one whose bytes
+    are no longer there, :class:`InvalidRequest` for one past the tail. Offsets that a fork has from
+    its source before :attr:`Head.start` are for its source to check.
+    """
+    if offset != BEGINNING and not head.holds(offset):
+        raise not_held(head, offset)
+    check_in_range(offset.position, head.tail)
+
+
+def not_held(head: Head, offset: Offset) -> ProtocolError:
+    """The error for an offset that neither the entity nor a source of it vouches for."""
+    return past_tail() if offset.timeline > head.timeline else OffsetGone()
 
 
 def inside_message() -> InvalidRequest:
@@ -41,9 +61,9 @@ def inside_message() -> InvalidRequest:
     )
 
 
-def etag(head: Head, start: int, end: int, closed: bool, coding: str = "") -> str:
-    """The entity tag of a page: it changes with closure, and never names an earlier stream of the
-    same path. A compressed form of the page ends in its coding.
+def etag(head: Head, start: int, end: Offset, closed: bool, coding: str = "") -> str:
+    """The entity tag of a page: it changes with closure, and never names other bytes, be it of an
+    earlier stream at the same path. A compressed form of the page ends in its coding.
     """
     suffix = ":c" if closed else ""
     if coding:

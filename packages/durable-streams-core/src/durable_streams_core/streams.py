@@ -18,6 +18,7 @@ import msgspec
 from durable_streams_core.content import Kind, media_type
 from durable_streams_core.entities import LIVE, Head
 from durable_streams_core.expiry import is_past
+from durable_streams_core.offsets import NO_TIMELINE, Offset
 
 PRODUCER: Final = "p"
 LINK: Final = "f"
@@ -26,7 +27,8 @@ SEQ: Final = "s"
 
 class Asked(msgspec.Struct, frozen=True, array_like=True):
     """A creation as it was asked for, so that the same PUT compares equal later, whatever its
-    source did since. None: not said. ``expires_at`` is in milliseconds, offsets are positions.
+    source did since. None: not said. ``expires_at`` is in milliseconds, ``fork_offset`` and
+    ``fork_timeline`` are the two halves of an offset of the source.
     """
 
     content_type: str | None = None
@@ -35,6 +37,20 @@ class Asked(msgspec.Struct, frozen=True, array_like=True):
     forked_from: str | None = None
     fork_offset: int | None = None
     fork_sub_offset: int = 0
+    fork_timeline: bytes = NO_TIMELINE
+
+    @property
+    def fork_from(self) -> Offset | None:
+        """The offset of the source at which the fork leaves it; None for the source's tail."""
+        return None if self.fork_offset is None else Offset(self.fork_timeline, self.fork_offset)
+
+    def forked_at(self, offset: Offset | None) -> "Asked":
+        """The same with an offset of the source, None for its tail."""
+        if offset is None:
+            return msgspec.structs.replace(self, fork_offset=None, fork_timeline=NO_TIMELINE)
+        return msgspec.structs.replace(
+            self, fork_offset=offset.position, fork_timeline=offset.timeline
+        )
 
 
 class Origin(msgspec.Struct, frozen=True, array_like=True):

@@ -261,17 +261,19 @@ class Feed:
 
 
 _TAIL_END: Final = 17
+_TIMELINE_END: Final = 33
 
 
 def _change(field: Sequence[bytes]) -> Change:
     """From an entry's one field, whose name says what happened: a digit (1 closed, 2 gone, 4 with
-    its data), the tail with 16 digits, the length of the incarnation and a colon, the incarnation,
-    the path. Several fields would cost the server more, for each commit and for each who follows.
+    its data), the tail and its timeline with 16 digits each, the length of the incarnation and a
+    colon, the incarnation, the path. Several fields would cost the server more, for each commit and
+    for each who follows.
     """
     news, data = field
     told = int(news[:1])
-    colon = news.index(b":", _TAIL_END)
-    path = colon + 1 + int(news[_TAIL_END:colon])
+    colon = news.index(b":", _TIMELINE_END)
+    path = colon + 1 + int(news[_TIMELINE_END:colon])
     return Change(
         news[path:].decode(),
         news[colon + 1 : path].decode(),
@@ -279,4 +281,5 @@ def _change(field: Sequence[bytes]) -> Change:
         bool(told & 1),
         bool(told & 2),
         data if told & 4 else None,
+        news[_TAIL_END:_TIMELINE_END],
     )

@@ -57,7 +57,10 @@ def _tag(shard: int, count: int) -> str:
 class Shard:
     """The keys that the entities of one shard share."""
 
-    __slots__ = ("deadlines", "feed", "paths", "prefix", "removals", "removals_before", "slot")
+    __slots__ = (
+        "deadlines", "feed", "last_removed", "paths", "prefix", "removals", "removals_before",
+        "slot",
+    )  # fmt: skip
 
     def __init__(self, prefix: str, tag: str) -> None:
         self.prefix = own = f"{prefix}:{{{tag}}}:".encode()
@@ -67,6 +70,8 @@ class Shard:
         self.paths = own + b"paths"
         self.removals = own + b"removed"
         self.removals_before = own + b"removed-before"
+        self.last_removed = own + b"timeline"
+        """The latest timeline of what was removed: what is created has a later one."""
 
     def entity(self, path: str) -> bytes:
         return b"%be:%b" % (self.prefix, path.encode())
@@ -85,6 +90,7 @@ class Shard:
         yield self.paths, "zset"
         yield self.removals, "hash"
         yield self.removals_before, "hash"
+        yield self.last_removed, "string"
 
 
 class Schema:

@@ -25,6 +25,7 @@ from durable_streams_core.entities import (
     Refused,
     Unknown,
 )
+from durable_streams_core.offsets import NO_TIMELINE
 from durable_streams_redis.schema import CHUNK, Shard, fixed, mark_of
 
 Argument = bytes
@@ -123,9 +124,14 @@ def commit_call(
     ]
     if more:
         flags += b"M"
-        keys += [shard.index_of(commit.path, own), shard.deadlines, shard.paths]
+        keys += [
+            shard.index_of(commit.path, own),
+            shard.deadlines,
+            shard.paths,
+            shard.last_removed,
+        ]
     if create is not None:
-        flags += b"N"
+        flags += b"N" if delta.timeline is None else b"NT"
         if incarnation:
             new = create.incarnation
             keys += [shard.bytes_of(commit.path, new), shard.index_of(commit.path, new)]
@@ -167,6 +173,8 @@ def _more_than_data(guard: Guard, delta: Delta) -> list[Argument]:
             b"1" if create.closed else b"0",
             create.state.encode(),
             b"%d" % create.deadline,
+            create.timeline if delta.timeline is None else delta.timeline,
+            b"".join(timeline + fixed(end) for timeline, end in create.past),
         ]
     arguments.append(b"%d" % len(guard.fields))
     for key, value in guard.fields.items():
@@ -182,12 +190,12 @@ def _more_than_data(guard: Guard, delta: Delta) -> list[Argument]:
 def commit_outcome(commit: Commit, reply: list[Any]) -> Outcome:
     kind = reply[0]
     if kind == 1:
-        return Applied(int(reply[1]))
+        return Applied(int(reply[1]), reply[2])
     if kind == 0:
         if len(reply) == 1:
             return Conflicted(None)
         names = [*commit.guard.fields, *commit.delta.fields]
-        return Conflicted(_facts(reply[1:9], names, reply[9:]))
+        return Conflicted(_facts(reply[1:11], names, reply[11:]))
     if kind == 2:
         return Refused(reply[1].decode(), reply[2].decode())
     return Unknown("The server does not remember this commit.")
@@ -206,11 +214,17 @@ def read_call(
 
 
 def facts_of(reply: list[Any], fields: Sequence[str]) -> Facts:
-    return _facts(reply[:8], fields, reply[9:])
+    return _facts(reply[:10], fields, reply[11:])
+
+
+def bytes_of(reply: list[Any]) -> bytes:
+    """The bytes in what the read script replied."""
+    data: bytes = reply[10]
+    return data
 
 
 def _facts(head: list[Any], names: Sequence[str], values: list[Any]) -> Facts:
-    counts = head[7]
+    counts = head[9]
     return Facts(
         head_of(head),
         dict(zip(names, values, strict=True)) if names else NO_FIELDS,
@@ -219,8 +233,8 @@ def _facts(head: list[Any], names: Sequence[str], values: list[Any]) -> Facts:
 
 
 def head_of(values: list[Any]) -> Head:
-    """From the fields i, b, s, t, c, x and d of an entity."""
-    incarnation, birth, start, tail, closed, state, deadline = values[:7]
+    """From the fields :data:`HEAD_FIELDS` of an entity."""
+    incarnation, birth, start, tail, closed, state, deadline, timeline, past = values[:9]
     return Head(
         incarnation.decode(),
         birth,
@@ -229,7 +243,16 @@ def head_of(values: list[Any]) -> Head:
         closed == b"1",
         state.decode(),
         int(deadline),
+        timeline or NO_TIMELINE,
+        _past(past) if past else (),
     )
 
 
-HEAD_FIELDS: Final = (b"i", b"b", b"s", b"t", b"c", b"x", b"d")
+def _past(packed: bytes) -> tuple[tuple[bytes, int], ...]:
+    """From records of timeline and end, 16 digits each."""
+    return tuple(
+        (packed[at : at + 16], int(packed[at + 16 : at + 32])) for at in range(0, len(packed), 32)
+    )
+
+
+HEAD_FIELDS: Final = (b"i", b"b", b"s", b"t", b"c", b"x", b"d", b"l", b"p")

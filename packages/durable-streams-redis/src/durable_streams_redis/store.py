@@ -29,6 +29,7 @@ from durable_streams_redis.feeds import Feed
 from durable_streams_redis.schema import Schema, check_prefix, check_shards
 from durable_streams_redis.scripts import (
     HEAD_FIELDS,
+    bytes_of,
     commit_call,
     commit_outcome,
     facts_of,
@@ -194,7 +195,7 @@ class RedisStore(Store):
                 # Bytes never change, so later pages belong to this first snapshot too.
                 head = head_of(reply)
                 limit = min(limit, max(0, head.tail - start))
-            got = reply[8]
+            got = bytes_of(reply)
             parts.append(got)
             size += len(got)
             if size >= limit or not got:

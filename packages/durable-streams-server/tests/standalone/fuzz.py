@@ -35,6 +35,7 @@ from durable_streams_server.frontends.standalone.connection import Connection
 from durable_streams_server.frontends.standalone.heads import Heads, Template
 from durable_streams_server.frontends.standalone.strictness import check_head
 from durable_streams_server.http.options import Options
+from durable_streams_server.stores.memory import MemoryStore
 
 TOKENS = [
     b"\r\n", b"\r", b"\n", b"\r\n\r\n", b"\x00", b" ", b"\t", b":", b",", b";", b"\xff", b"0", b"-1",
@@ -144,7 +145,7 @@ class Wire:
 async def answers(pieces: list[bytes]) -> tuple[list[Any], bool]:
     """What a fresh server says to some input, and whether the connection is over."""
     limits = Limits(long_poll_timeout=0.001, max_body=5000)
-    async with Engine("memory:", limits=limits) as engine:
+    async with Engine(MemoryStore(clock=lambda: 1_800_000_000_000), limits=limits) as engine:
         await engine.create("s", content_type="text/plain", data="hello")
         mount = Mount(engine, Options(), None)
         server = StandaloneServer(mount, "/v1/stream/", Bounds(max_header=2500, max_target=500))

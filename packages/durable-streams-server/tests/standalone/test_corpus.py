@@ -14,6 +14,7 @@ from durable_streams_server.frontends.mount import Mount
 from durable_streams_server.frontends.servers import Address, aiohttp_server
 from durable_streams_server.frontends.standalone import StandaloneServer
 from durable_streams_server.http.options import Options
+from durable_streams_server.stores.memory import MemoryStore
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop] | None] = {"asyncio": None}
 if sys.platform != "win32":
@@ -27,7 +28,7 @@ SENTINEL = GET.replace(b"/s ", b"/the-end ") + b"\r\n"
 
 
 async def on_standalone(raw: bytes, *, cut: bool = False) -> bytes:
-    async with Engine("memory:") as engine:
+    async with Engine(MemoryStore(clock=lambda: 1_800_000_000_000)) as engine:
         await engine.create("s", content_type="text/plain", data="hello")
         server = StandaloneServer(Mount(engine, Options(), None), "/v1/stream/")
         port = await server.listen("127.0.0.1", 0)
@@ -39,7 +40,7 @@ async def on_standalone(raw: bytes, *, cut: bool = False) -> bytes:
 
 
 async def on_aiohttp(raw: bytes) -> bytes:
-    async with Engine("memory:") as engine:
+    async with Engine(MemoryStore(clock=lambda: 1_800_000_000_000)) as engine:
         await engine.create("s", content_type="text/plain", data="hello")
         mount = Mount(engine, Options(), None)
         async with aiohttp_server(mount, "/v1/stream/", ANY) as port:

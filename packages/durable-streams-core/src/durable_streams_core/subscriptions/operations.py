@@ -14,6 +14,7 @@ import msgspec
 from durable_streams_core.drafts import Draft
 from durable_streams_core.entities import LIVE, Head
 from durable_streams_core.errors import SubscriptionError
+from durable_streams_core.offsets import NO_TIMELINE, Offset
 from durable_streams_core.subscriptions.leases import (
     CLAIM,
     EXPIRE,
@@ -36,6 +37,7 @@ from durable_streams_core.subscriptions.records import (
     Config,
     Cursor,
     Place,
+    Standing,
     birth_of,
     decode_cursor,
     encode,
@@ -52,6 +54,7 @@ class Tail(msgspec.Struct, frozen=True, gc=False):
     path: str
     incarnation: str = ""
     position: int = 0
+    timeline: bytes = NO_TIMELINE
 
 
 class Subscribed(msgspec.Struct, frozen=True, gc=False):
@@ -113,7 +116,7 @@ def _link(draft: Draft, config: Config, tails: Sequence[Tail]) -> None:
     for tail in tails:
         key = CURSOR + tail.path
         if draft.field(key) is None:
-            cursor = Cursor(tail.incarnation, tail.position, tail.path in explicit)
+            cursor = Cursor(tail.incarnation, tail.position, tail.path in explicit, tail.timeline)
             draft.set_field(key, encode(cursor))
 
 
@@ -187,9 +190,9 @@ class AddStreams(msgspec.Struct, frozen=True, gc=False):
                 cursor = (
                     NO_CURSOR
                     if config.means(tail.path, self.wake_streams)
-                    else Cursor(tail.incarnation, tail.position)
+                    else Cursor(tail.incarnation, tail.position, False, tail.timeline)
                 )
-            draft.set_field(key, encode(Cursor(cursor.incarnation, cursor.position, True)))
+            draft.set_field(key, encode(msgspec.structs.replace(cursor, explicit=True)))
             changed = True
         if changed:
             draft.append(NUDGE)
@@ -210,7 +213,7 @@ class RemoveStream(msgspec.Struct, frozen=True, gc=False):
         cursor = decode_cursor(draft.field(key))
         if cursor is None or not cursor.explicit:
             return
-        kept = Cursor(cursor.incarnation, cursor.position)
+        kept = msgspec.structs.replace(cursor, explicit=False)
         draft.set_field(key, encode(kept) if config.means(self.stream) else None)
         draft.append(NUDGE)
 
@@ -326,12 +329,11 @@ class WakeRef(msgspec.Struct, frozen=True, gc=False):
 
 
 class AckedStream(msgspec.Struct, frozen=True, gc=False):
-    """One ack, with the stream as it was when looked at: ``incarnation`` "" if it is not there."""
+    """One ack, with the stream's head as it was when looked at; None if the stream is not there."""
 
     path: str
-    position: int
-    incarnation: str = ""
-    tail: int = 0
+    offset: Offset
+    head: Head | None = None
 
 
 class Finish(msgspec.Struct, frozen=True, gc=False):
@@ -379,20 +381,21 @@ class Finish(msgspec.Struct, frozen=True, gc=False):
         for ack in self.acks:
             cursor = cursors.get(ack.path) or decode_cursor(draft.field(CURSOR + ack.path))
             fault = None
-            if not ack.incarnation or (cursor is None and not config.means(ack.path)):
-                fault = "is no stream of this subscription"
-            elif ack.position > ack.tail:
+            acked = Standing(ack.path, cursor, ack.head).acked
+            if ack.head is None or (cursor is None and not config.means(ack.path)):
+                fault = "is not a stream of this subscription"
+            elif ack.offset.position > ack.head.tail:
                 fault = "is acked past its tail"
-            elif (
-                cursor is not None
-                and cursor.incarnation == ack.incarnation
-                and cursor.position > ack.position
-            ):
+            elif acked is not None and acked.position > ack.offset.position:
                 fault = "is acked behind its cursor"
-            if fault is None:
-                explicit = cursor is not None and cursor.explicit
-                cursors[ack.path] = Cursor(ack.incarnation, ack.position, explicit)
-            elif not self.snapshot:
+            else:
+                cursors[ack.path] = Cursor(
+                    ack.head.incarnation,
+                    ack.offset.position,
+                    cursor is not None and cursor.explicit,
+                    ack.offset.timeline,
+                )
+            if fault is not None and not self.snapshot:
                 raise SubscriptionError("INVALID_OFFSET", f"{ack.path} {fault}.")
         return cursors
 

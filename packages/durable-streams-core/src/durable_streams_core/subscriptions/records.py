@@ -20,7 +20,7 @@ import msgspec
 
 from durable_streams_core.entities import Head
 from durable_streams_core.errors import InvalidRequest, SubscriptionError
-from durable_streams_core.offsets import format_offset, parse_offset
+from durable_streams_core.offsets import BEGINNING, NO_TIMELINE, Offset, parse_offset
 from durable_streams_core.paths import check_path
 from durable_streams_core.protocol import RESERVED_SEGMENT, START
 from durable_streams_core.subscriptions.globs import glob_matches, literal_prefix, parse_glob
@@ -114,6 +114,11 @@ class Cursor(msgspec.Struct, frozen=True, array_like=True):
     incarnation: str = ""
     position: int = 0
     explicit: bool = False
+    timeline: bytes = NO_TIMELINE
+
+    @property
+    def offset(self) -> Offset:
+        return Offset(self.timeline, self.position)
 
 
 NO_CURSOR: Final = Cursor()
@@ -157,16 +162,25 @@ class Standing(msgspec.Struct, frozen=True):
     head: Head | None
 
     @property
-    def acked(self) -> int | None:
-        """The position up to which it is done with; None for before the first byte."""
+    def acked(self) -> Offset | None:
+        """The offset up to which it is done with; None for before the first byte, also where the
+        store lost bytes that were acknowledged.
+        """
         cursor, head = self.cursor, self.head
         if cursor is None or head is None or cursor.incarnation != head.incarnation:
             return None
-        return cursor.position
+        offset = cursor.offset
+        lost = (
+            offset.position >= head.start
+            and offset.timeline < head.timeline
+            and not head.holds(offset)
+        )
+        return None if lost else offset
 
     @property
     def pending(self) -> bool:
-        return self.head is not None and self.head.tail > (self.acked or 0)
+        acked = self.acked
+        return self.head is not None and self.head.tail > (0 if acked is None else acked.position)
 
     @property
     def explicit(self) -> bool:
@@ -178,10 +192,10 @@ class Standing(msgspec.Struct, frozen=True):
         link: dict[str, Any] = {
             "path": self.path,
             "link_type": "explicit" if self.explicit else "glob",
-            "acked_offset": START if acked is None else format_offset(acked),
+            "acked_offset": START if acked is None else str(acked),
         }
         if tail:
-            link["tail_offset"] = format_offset(0 if self.head is None else self.head.tail)
+            link["tail_offset"] = str(BEGINNING if self.head is None else self.head.tail_offset)
             link["has_pending"] = self.pending
         return link
 
@@ -257,8 +271,8 @@ def parse_stream(name: str) -> str:
         raise invalid(f"{name[:100]!r} is no stream path. {error.message}") from None
 
 
-def parse_position(offset: object) -> int:
-    """The position that an ack names."""
+def parse_ack_offset(offset: object) -> Offset:
+    """The offset that an ack names; raises :class:`SubscriptionError`."""
     if isinstance(offset, str):
         try:
             return parse_offset(offset)

@@ -8,19 +8,21 @@
 -- and looks at no field: each costs it a part of a microsecond.
 --
 -- KEYS  1 entity  2 bytes  3 feed  4, 5 removals, new and old, then
---       with M: 6 field keys  7 deadlines  8 paths
---       9 bytes  10 field keys, of the entity created where one is removed
+--       with M: 6 field keys  7 deadlines  8 paths  9 latest timeline of what was removed
+--       10 bytes  11 field keys, of the entity created where one is removed
 -- ARGV  1 path  2 mark of the commit  3 base  4 incarnation that must be there ('': nothing)
 --       5 flags: M more than a plain append, o must be open, R remove, N create, C close, D has
 --         data, A sent before (look for it in all that was appended since), P only probe, W write
---         something even for a resend, so that WAIT has something to wait for
+--         something even for a resend, so that WAIT has something to wait for, T give what is
+--         created a timeline later than any that the path has had
 --       6 state that must be so ('': any)  7 length of the feed, then
 --       with M: 8, 9 tail, deadline that must be so  10, 11 state, deadline to set ('': no change)
---       with N: incarnation, birth, start, closed, state, deadline
+--       with N: incarnation, birth, start, closed, state, deadline, timeline, past
 --       with M: three lists, each after its length: guard fields (key, '-' or '+' .. value), kinds
 --       of which there must be none, fields to set (key, '-' or '+' .. value)
 --       and last the chunks of data
--- Returns {1, tail}, {0} or {0, head…, values…} for a guard that does not hold,
+-- A timeline is 16 digits; the past of one is records of timeline and end, 32 digits each.
+-- Returns {1, tail, timeline of the tail}, {0} or {0, head…, values…} for a guard that does not hold,
 --         {2, code, message}, or {3} from a probe that does not know the commit.
 
 local SLICE = 4000        -- `unpack` fails past about 8,000
@@ -36,20 +38,20 @@ local entity, bytes, feed, removals, older_removals = KEYS[1], KEYS[2], KEYS[3],
 local path, mark, base, wanted, flags = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local closes, has_data = find(flags, 'C', 1, true), find(flags, 'D', 1, true)
 
-local index, deadlines, paths
+local index, deadlines, paths, last_removed
 local tail_to_be, deadline_to_be, state_to_set, deadline_to_set = '', '', '', ''
 local created
 local guards, guard_count, kinds, kind_count, sets, set_count = 0, 0, 0, 0, 0, 0
 local chunks = 8
 local more = find(flags, 'M', 1, true)
 if more then
-  index, deadlines, paths = KEYS[6], KEYS[7], KEYS[8]
+  index, deadlines, paths, last_removed = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
   tail_to_be, deadline_to_be, state_to_set, deadline_to_set = ARGV[8], ARGV[9], ARGV[10], ARGV[11]
   local at = 12
   if find(flags, 'N', 1, true) then
     created = {incarnation = ARGV[12], birth = ARGV[13], start = ARGV[14], closed = ARGV[15],
-               state = ARGV[16], deadline = ARGV[17]}
-    at = 18
+               state = ARGV[16], deadline = ARGV[17], timeline = ARGV[18], past = ARGV[19]}
+    at = 20
   end
   guards, guard_count = at + 1, tonumber(ARGV[at])
   at = guards + 2 * guard_count
@@ -62,14 +64,14 @@ local chunk_count = #ARGV - chunks + 1
 
 -- What is there.
 
-local HEAD = 9
+local HEAD = 11
 local values
 if not more then
-  values = call('HMGET', entity, 'i', 't', 'c', 'x')
+  values = call('HMGET', entity, 'i', 't', 'c', 'x', 'l')
 elseif guard_count + set_count == 0 then
-  values = call('HMGET', entity, 'i', 't', 'c', 'x', 's', 'd', 'r', 'm', 'n')
+  values = call('HMGET', entity, 'i', 't', 'c', 'x', 'l', 's', 'd', 'r', 'm', 'n', 'p')
 else
-  local names = {'i', 't', 'c', 'x', 's', 'd', 'r', 'm', 'n'}
+  local names = {'i', 't', 'c', 'x', 'l', 's', 'd', 'r', 'm', 'n', 'p'}
   for n = 0, guard_count - 1 do names[HEAD + 1 + n] = '.' .. ARGV[guards + 2 * n] end
   for n = 0, set_count - 1 do names[#names + 1] = '.' .. ARGV[sets + 2 * n] end
   if #names <= SLICE then
@@ -83,7 +85,17 @@ else
     end
   end
 end
-local incarnation, tail, closed, state, start, deadline, ring, made, packed = unpack(values, 1, HEAD)
+local incarnation, tail, closed, state, timeline, start, deadline, ring, made, packed, past =
+  unpack(values, 1, HEAD)
+local NO_TIMELINE = '0000000000000000'
+
+-- The timeline of a position, as `Head.timeline_at` has it.
+local function timeline_of(position)
+  for at = 1, #(past or ''), 32 do
+    if position <= sub(past, at + 16, at + 31) then return sub(past, at, at + 15) end
+  end
+  return timeline or NO_TIMELINE
+end
 
 -- Was it applied before? Marks have 19 digits and positions 16, in records of ';' mark position.
 
@@ -127,7 +139,11 @@ if before then
     call('HSET', removals, '', '')
     call('PEXPIRE', removals, REMOVALS_FOR)
   end
-  return {1, before}
+  local there = incarnation and incarnation == (created and created.incarnation or wanted)
+  if not there then return {1, before, NO_TIMELINE} end
+  before = format('%016.0f', tonumber(before))
+  if not more then past = call('HGET', entity, 'p') end
+  return {1, before, timeline_of(before)}
 end
 if find(flags, 'P', 1, true) then return {3} end
 
@@ -149,9 +165,9 @@ if incarnation then
 end
 if not holds then
   if not incarnation then return {0} end
-  local head = call('HMGET', entity, 'i', 'b', 's', 't', 'c', 'x', 'd', 'n')
+  local head = call('HMGET', entity, 'i', 'b', 's', 't', 'c', 'x', 'd', 'l', 'p', 'n')
   local reply = {0, unpack(head)}
-  for n = HEAD + 1, HEAD + guard_count + set_count do reply[n + 1 - HEAD + 8] = values[n] end
+  for n = HEAD + 1, HEAD + guard_count + set_count do reply[n + 1 - HEAD + 10] = values[n] end
   return reply
 end
 
@@ -169,10 +185,12 @@ if created and not incarnation and call('EXISTS', entity) == 1 then
   return redis.error_reply('WRONGTYPE the hash holds no entity')
 end
 call('XLEN', feed)
+local latest
 if created or removes then
   call('ZCARD', paths)
   call('HLEN', removals)
   call('HLEN', older_removals)
+  latest = call('GET', last_removed) or NO_TIMELINE
 end
 if created or removes or deadline_to_set ~= '' then call('ZCARD', deadlines) end
 if set_count > 0 then call('ZCARD', index) end
@@ -180,7 +198,7 @@ if set_count > 0 then call('ZCARD', index) end
 -- Nothing can fail from here on but the first XADD, which then has changed nothing.
 
 local new_bytes, new_index = bytes, index
-if removes and created then new_bytes, new_index = KEYS[9], KEYS[10] end
+if removes and created then new_bytes, new_index = KEYS[10], KEYS[11] end
 for n = chunks, chunks + chunk_count - 1 do
   position = position + #ARGV[n]
   call('XADD', new_bytes, format('%.0f-', position) .. mark, 'b', ARGV[n])
@@ -188,7 +206,8 @@ end
 local new_tail = format('%016.0f', position)
 
 if removes then
-  local news = (closed == '1' and 3 or 2) .. tail .. #incarnation .. ':' .. incarnation .. path
+  local news = (closed == '1' and 3 or 2) .. tail .. timeline_of(tail)
+    .. #incarnation .. ':' .. incarnation .. path
   call('XADD', feed, 'MAXLEN', '~', ARGV[7], '1-*', news, '')
   local record = ';' .. mark .. (created and new_tail or '0000000000000000') .. (ring or '') .. made
   local seen = ''
@@ -203,21 +222,37 @@ if removes then
   if call('HLEN', removals) >= REMOVALS then call('RENAME', removals, older_removals) end
   call('HSET', removals, incarnation .. ':' .. path, record)
   call('PEXPIRE', removals, REMOVALS_FOR)
+  if timeline and timeline > latest then
+    latest = timeline
+    call('SET', last_removed, latest)
+  end
   call('UNLINK', entity, bytes, index)
   if not created then
     call('ZREM', paths, path)
     call('ZREM', deadlines, path)
   end
 end
-if not created and (removes or not incarnation) then return {1, '0'} end
+if not created and (removes or not incarnation) then return {1, '0', NO_TIMELINE} end
 
 local writes = {}
 local new_deadline
 if created then
   incarnation, closed, state = created.incarnation, created.closed, created.state
   new_deadline, counts = created.deadline, {}
+  timeline, past = created.timeline, created.past
+  if find(flags, 'T', 1, true) and timeline <= latest then
+    timeline = format('%016.0f', tonumber(latest) + 1)
+  end
   writes = {'i', incarnation, 'b', created.birth, 's', created.start,
             'm', ';' .. mark .. new_tail}
+  if timeline ~= NO_TIMELINE then
+    writes[#writes + 1] = 'l'
+    writes[#writes + 1] = timeline
+  end
+  if past ~= '' then
+    writes[#writes + 1] = 'p'
+    writes[#writes + 1] = past
+  end
   call('ZADD', paths, 0, path)
 elseif size == 0 then
   writes = {'r', sub(';' .. mark .. new_tail .. (ring or ''), 1, 36 * RING)}
@@ -246,6 +281,9 @@ if new_deadline then
     call('ZREM', deadlines, path)
   end
 end
+
+local tail_timeline = timeline or NO_TIMELINE
+if size == 0 then tail_timeline = timeline_of(new_tail) end
 
 local counted = false
 for n = 0, set_count - 1 do
@@ -291,7 +329,7 @@ if created or size > 0 or closes or state_to_set ~= '' then
     told = told + 4
     if size > 0 then data = ARGV[chunks] end
   end
-  local news = told .. new_tail .. #incarnation .. ':' .. incarnation .. path
+  local news = told .. new_tail .. tail_timeline .. #incarnation .. ':' .. incarnation .. path
   call('XADD', feed, 'MAXLEN', '~', ARGV[7], '1-*', news, data)
 end
-return {1, new_tail}
+return {1, new_tail, tail_timeline}

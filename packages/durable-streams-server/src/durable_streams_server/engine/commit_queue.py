@@ -33,6 +33,7 @@ from durable_streams_core.entities import (
     Unknown,
 )
 from durable_streams_core.errors import ProtocolError, StreamClosed, Unavailable
+from durable_streams_core.offsets import Offset
 from durable_streams_core.operations import (
     Append,
     Appended,
@@ -216,6 +217,8 @@ class CommitQueues:
                 # Nothing was done. In its queue it is decided again, or refused with a reason.
                 return None
             self._follow_up(draft, commit, None)
+            if outcome.timeline != draft.timeline:
+                (answer,) = relocated([answer], draft, outcome)
         return answer
 
     def submit(self, path: str, operation: Operation[Any], done: Done) -> Ticket:
@@ -314,7 +317,7 @@ class CommitQueues:
         def done(outcomes: Sequence[Outcome]) -> None:
             outcome = outcomes[0]
             if type(outcome) is Applied:
-                self._succeed(queue, draft, answers, commit, outcome.tail)
+                self._succeed(queue, draft, answers, commit, outcome)
             else:
                 self._settle(queue, draft, answers, commit, outcome)
 
@@ -331,7 +334,7 @@ class CommitQueues:
     ) -> bool:
         """Act on a known outcome; False if the operations have to be decided again."""
         if type(outcome) is Applied:
-            self._succeed(queue, draft, answers, commit, outcome.tail)
+            self._succeed(queue, draft, answers, commit, outcome)
         elif type(outcome) is Conflicted:
             queue.conflicts += 1
             if queue.conflicts > MAX_CONFLICTS:
@@ -351,18 +354,14 @@ class CommitQueues:
         return True
 
     def _succeed(
-        self, queue: CommitQueue, draft: Draft, answers: list[Any], commit: Commit, tail: int
+        self, queue: CommitQueue, draft: Draft, answers: list[Any], commit: Commit, applied: Applied
     ) -> None:
-        shift = tail - draft.tail
-        if shift:
-            # Others appended between: what was decided relative to our tail moves along.
-            for position, answer in enumerate(answers):
-                if isinstance(answer, Appended | Created):
-                    answers[position] = msgspec.structs.replace(answer, tail=answer.tail + shift)
-                elif isinstance(answer, StreamClosed):
-                    answers[position] = StreamClosed(answer.tail + shift)
+        expected = applied.timeline == draft.timeline
+        if applied.tail != draft.tail or not expected:
+            answers = relocated(answers, draft, applied)
         if self._local is None:
-            queue.facts = draft.facts_after(tail)
+            # On another timeline than thought, the head has more news than is known here.
+            queue.facts = draft.facts_after(applied.tail) if expected else None
         self._follow_up(draft, commit, queue.facts)
         self._finish(queue, answers)
 
@@ -551,6 +550,27 @@ def _is_change(answer: object) -> bool:
     if isinstance(answer, Appended):
         return not answer.duplicate
     return isinstance(answer, Created) and answer.new
+
+
+def relocated(answers: Sequence[Any], draft: Draft, applied: Applied) -> list[Any]:
+    """Answers moved to where their commit went: past what others appended in the meantime, and onto
+    the timeline that the store chose.
+    """
+    shift = applied.tail - draft.tail
+    moved: list[Any] = []
+    for answer in answers:
+        if isinstance(answer, Appended | Created):
+            timeline = applied.timeline if answer.timeline == draft.timeline else answer.timeline
+            moved.append(
+                msgspec.structs.replace(answer, tail=answer.tail + shift, timeline=timeline)
+            )
+        elif isinstance(answer, StreamClosed):
+            tail = answer.tail
+            timeline = applied.timeline if tail.timeline == draft.timeline else tail.timeline
+            moved.append(StreamClosed(Offset(timeline, tail.position + shift)))
+        else:
+            moved.append(answer)
+    return moved
 
 
 def decision_failed(operation: Operation[Any], error: Exception) -> ProtocolError:

@@ -25,9 +25,10 @@ import msgspec
 from durable_streams_core.content import Kind, media_type
 from durable_streams_core.cursors import MAX_JITTER_SECONDS, live_cursor
 from durable_streams_core.drafts import Draft
-from durable_streams_core.entities import DELETED, FORKING, LIVE, Commit, Facts, Head
-from durable_streams_core.errors import InvalidRequest, ProtocolError, Unavailable
+from durable_streams_core.entities import DELETED, FORKING, LIVE, Change, Commit, Facts, Head
+from durable_streams_core.errors import InvalidRequest, OffsetGone, ProtocolError, Unavailable
 from durable_streams_core.expiry import parse_expires_at, parse_ttl, renewal_due
+from durable_streams_core.offsets import Offset
 from durable_streams_core.operations import (
     EMPTY_BODY,
     Append,
@@ -136,7 +137,7 @@ class Engine:
             self.store, self._pages, self.perform, new_incarnation, self.limits.chunk
         )
         self.subscriptions = Subscriptions(
-            self.store, self.perform, self._check_boundary, self._subscription_options
+            self.store, self.perform, self._check_readable, self._subscription_options
         )
         self._tasks: set[asyncio.Task[Any]] = set()
         self._releases: dict[str, asyncio.Task[None]] = {}
@@ -169,7 +170,7 @@ class Engine:
             try:
                 await self.store.open()
                 self._queues.resume()
-                self._stop_watching = self.store.watch(self.fanout.publish)
+                self._stop_watching = self.store.watch(self._watched)
                 await self.subscriptions.start()
             except BaseException:
                 try:
@@ -209,6 +210,11 @@ class Engine:
                     task.cancel()
         finally:
             await self._close()
+
+    def _watched(self, changes: Sequence[Change] | None) -> None:
+        if changes is None:
+            self._pages.forget()
+        self.fanout.publish(changes)
 
     async def _close(self) -> None:
         if self._stop_watching is not None:
@@ -285,13 +291,13 @@ class Engine:
 
         ``sub_offset`` counts messages of JSON streams, else bytes, past ``offset``.
         """
-        position = None if offset is None else parse_read_offset(offset)
         asked = msgspec.structs.replace(
             asked_for(content_type, ttl, expires_at),
             forked_from=check_path(source),
-            fork_offset=position,
             fork_sub_offset=sub_offset,
         )
+        if offset is not None:
+            asked = asked.forked_at(parse_read_offset(offset))
         return created_info(
             path,
             await self.create_fork(check_path(path), asked, optional_body(data), closed=closed),
@@ -387,11 +393,11 @@ class Engine:
     async def follow(self, path: str, offset: str = START) -> AsyncIterator[Batch]:
         """Everything from ``offset``, and then whatever comes, until the stream is closed.
 
-        Raises NotFound or Gone when the stream goes away.
+        Raises NotFound or Gone when the stream goes away, and :class:`OffsetGone` when it was
+        replaced by another, or lost data that was yielded: start again then.
         """
         self._require_started()
-        position = parse_read_offset(offset)
-        incarnation: str | None = None
+        position, begun = parse_read_offset(offset), False
         waiter = Waiter()
         leave = self.fanout.subscribe(check_path(path), waiter)
         try:
@@ -400,13 +406,11 @@ class Engine:
                 try:
                     page = await self.page(path, position)
                 except InvalidRequest:
-                    if incarnation is None:
+                    if not begun:
                         raise
-                    # The stream was replaced; the old position is not valid in the new one.
-                    raise no_stream() from None
-                if page.head.incarnation != (incarnation or page.head.incarnation):
-                    raise no_stream()
-                position, incarnation = page.end, page.head.incarnation
+                    # It was an offset of this stream before.
+                    raise OffsetGone from None
+                position, begun = page.offset, True
                 if page.data or page.closed:
                     yield batch_of(page)
                 if page.closed:
@@ -501,24 +505,26 @@ class Engine:
         created: Created = await asyncio.shield(task)
         return created
 
-    def page_nowait(self, path: str, position: int | None, limit: int | None = None) -> Page | None:
+    def page_nowait(
+        self, path: str, offset: Offset | None, limit: int | None = None
+    ) -> Page | None:
         """A page at once, or None when it has to be waited for (see :meth:`page`)."""
         if not self._started:
             raise stopped()
         try:
-            page = self._pages.page_nowait(path, position, limit or self.limits.chunk)
+            page = self._pages.page_nowait(path, offset, limit or self.limits.chunk)
         except Unconfirmed:
             return None
         if page is not None and self._touch_due(page.head):
             return None
         return page
 
-    async def page(self, path: str, position: int | None, limit: int | None = None) -> Page:
+    async def page(self, path: str, offset: Offset | None, limit: int | None = None) -> Page:
         """A page, after renewing a sliding lifetime where that is due."""
         while True:
             self._require_started()
             try:
-                page = await self._pages.page(path, position, limit or self.limits.chunk)
+                page = await self._pages.page(path, offset, limit or self.limits.chunk)
             except Unconfirmed:
                 await self._forks.resolve(path)
                 continue
@@ -566,10 +572,10 @@ class Engine:
             stream_type = birth_of(await self.live_head(path)).content_type
             await self.prepare(body, content_type or stream_type)
 
-    async def _check_boundary(self, path: str, position: int) -> None:
-        """Raise :class:`InvalidRequest` unless the stream can be read from this position."""
+    async def _check_readable(self, path: str, offset: Offset) -> None:
+        """Raise what a read from an offset would meet."""
         try:
-            await self._pages.page(path, position, 1)
+            await self._pages.page(path, offset, 1)
         except Unconfirmed:
             raise no_stream() from None
 

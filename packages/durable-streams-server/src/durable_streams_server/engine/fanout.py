@@ -97,7 +97,7 @@ def _size(change: Change | None) -> int:
 
 
 def merged(changes: Sequence[Change | None]) -> Notification:
-    """One notification for consecutive bytes of one incarnation; else "look at the store"."""
+    """One notification for consecutive bytes of one timeline; else "look at the store"."""
     last = changes[-1]
     if len(changes) == 1 or last is None:
         return Notification(last)
@@ -109,13 +109,21 @@ def merged(changes: Sequence[Change | None]) -> Notification:
             or change.data is None
             or change.gone
             or change.incarnation != last.incarnation
+            or change.timeline != last.timeline
             or position not in (None, change.tail - len(change.data))
         ):
             return Notification(None)
         parts.append(change.data)
         position = change.tail
     return Notification(
-        Change(last.path, last.incarnation, last.tail, last.closed, data=b"".join(parts))
+        Change(
+            last.path,
+            last.incarnation,
+            last.tail,
+            last.closed,
+            data=b"".join(parts),
+            timeline=last.timeline,
+        )
     )
 
 

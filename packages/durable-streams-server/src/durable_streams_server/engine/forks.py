@@ -35,7 +35,6 @@ from durable_streams_core.operations import (
     Undo,
     Unlink,
 )
-from durable_streams_core.reads import check_in_range
 from durable_streams_core.store import Store
 from durable_streams_core.streams import (
     LINK,
@@ -96,6 +95,7 @@ class Forks:
         source_path = asked.forked_from
         assert source_path is not None
         source, position = await self._divergence(source_path, asked)
+        timeline = await self._pages.timeline_at(source_path, source.head, position)
         birth = birth_of(source.head)
         if body:
             body.stored(birth.kind, creating=True)
@@ -118,6 +118,7 @@ class Forks:
             body,
             origin,
             position,
+            timeline,
         )
         try:
             created: Created = await self._perform(path, create)
@@ -137,17 +138,20 @@ class Forks:
         birth = birth_of(head)
         if asked.content_type is not None:
             require_same_type(asked.content_type, birth.content_type)
-        position = head.tail if asked.fork_offset is None else asked.fork_offset
-        check_in_range(position, head.tail)
+        offset = asked.fork_from
+        position = head.tail
+        if offset is not None:
+            await self._pages.check_offset(path, head, offset)
+            position = offset.position
         rest = asked.fork_sub_offset
         if birth.kind is not Kind.JSON:
             if position + rest > head.tail:
                 raise _overshoot()
             return facts, position + rest
         if position < head.tail and not rest:
-            await self._pages.page(path, position, 1)
+            await self._pages.page(path, offset, 1)
         while rest:
-            page: Page = await self._pages.page(path, position, self._chunk)
+            page: Page = await self._pages.page(path, offset, self._chunk)
             if page.head.incarnation != head.incarnation:
                 return await self._divergence(path, asked)
             length = skip_messages(page.data, rest)
@@ -156,7 +160,7 @@ class Forks:
             if page.up_to_date:
                 raise _overshoot()
             rest -= page.data.count(b"\n")
-            position = page.end
+            position, offset = page.end, page.offset
         return facts, position
 
     async def _source(self, path: str) -> Facts:

@@ -6,15 +6,16 @@ hand answers at once, any other is awaited.
 
 from collections import OrderedDict
 from collections.abc import Generator
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from durable_streams_core.content import Kind, cut, is_boundary
 from durable_streams_core.entities import LIVE, Head, Slice
 from durable_streams_core.errors import ProtocolError
+from durable_streams_core.offsets import BEGINNING, Offset
 from durable_streams_core.operations import Unconfirmed, no_stream, soft_deleted
-from durable_streams_core.reads import check_in_range, inside_message
+from durable_streams_core.reads import check_in_range, check_offset, inside_message, not_held
 from durable_streams_core.store import LocalStore, Store
 from durable_streams_core.streams import Birth, Origin, birth_of, expired
 from durable_streams_server.caches import TwoGenerationCache
@@ -27,7 +28,8 @@ MAX_KEPT_BYTES = 16 * 1024
 class Page(msgspec.Struct, frozen=True, gc=False):
     """Some stored bytes of a stream, those of positions ``start`` to ``end``.
 
-    ``closed`` says that the stream is closed and this page reaches its end.
+    ``timeline`` is that of ``end``. ``closed`` says that the stream is closed and this page reaches
+    its end.
     """
 
     head: Head
@@ -37,6 +39,12 @@ class Page(msgspec.Struct, frozen=True, gc=False):
     data: bytes
     up_to_date: bool
     closed: bool
+    timeline: bytes
+
+    @property
+    def offset(self) -> Offset:
+        """Where to read on."""
+        return Offset(self.timeline, self.end)
 
 
 class Need(msgspec.Struct, frozen=True, gc=False):
@@ -48,7 +56,16 @@ class Need(msgspec.Struct, frozen=True, gc=False):
     limit: int = 0
 
 
-Steps = Generator[Need, Any, Page]
+class Owner(msgspec.Struct, frozen=True, gc=False):
+    """Whose bytes a part of a fork is, with the position where that part ends."""
+
+    path: str
+    head: Head
+    upto: int
+
+
+Answer = TypeVar("Answer")
+Steps = Generator[Need, Any, Answer]
 
 
 def check_live(head: Head | None, now: int) -> Head:
@@ -69,9 +86,15 @@ class Pages:
         self._store = store
         self._local = store if isinstance(store, LocalStore) else None
         self._ancestry: OrderedDict[str, tuple[Head, Origin | None]] = OrderedDict()
-        self._kept: TwoGenerationCache[str, tuple[int, Page]] = TwoGenerationCache(MAX_KEPT)
+        self._kept: TwoGenerationCache[str, tuple[Offset | None, int, Page]] = TwoGenerationCache(
+            MAX_KEPT
+        )
 
-    def page_nowait(self, path: str, position: int | None, limit: int) -> Page | None:
+    def forget(self) -> None:
+        """Look anew at every source of a fork: the store may have lost something."""
+        self._ancestry.clear()
+
+    def page_nowait(self, path: str, offset: Offset | None, limit: int) -> Page | None:
         """A page at once, or None if it has to be waited for."""
         local = self._local
         if local is None:
@@ -80,20 +103,20 @@ class Pages:
         if kept is not None:
             # Many read the same page of a stream. While its head is the very one that the page
             # was made of, and the stream has no life to renew, it is the page to give.
-            known = kept[1]
-            if known.start == position and kept[0] == limit:
+            asked, most, known = kept
+            if most == limit and asked == offset:
                 facts = local.peek(path)
                 if facts is not None and facts.head is known.head:
                     return known
-        page = self._make_nowait(local, path, position, limit)
+        page = self._make_nowait(local, path, offset, limit)
         if page is not None and not page.head.deadline and len(page.data) <= MAX_KEPT_BYTES:
-            self._kept.add(path, (limit, page))
+            self._kept.add(path, (offset, limit, page))
         return page
 
     def _make_nowait(
-        self, local: LocalStore, path: str, position: int | None, limit: int
+        self, local: LocalStore, path: str, offset: Offset | None, limit: int
     ) -> Page | None:
-        steps = self.steps(path, position, limit)
+        steps = self.steps(path, offset, limit)
         try:
             need = next(steps)
             while True:
@@ -110,10 +133,20 @@ class Pages:
             page: Page = stop.value
             return page
 
-    async def page(self, path: str, position: int | None, limit: int) -> Page:
-        """A page from ``position`` (None: the tail) of about ``limit`` bytes."""
+    async def page(self, path: str, offset: Offset | None, limit: int) -> Page:
+        """A page from ``offset`` (None: the tail) of about ``limit`` bytes."""
+        return await self._answered(self.steps(path, offset, limit))
+
+    async def timeline_at(self, path: str, head: Head, position: int) -> bytes:
+        """The timeline of a position of a stream, be it in what a fork has from its source."""
+        return await self._answered(self._timeline_at(path, head, position))
+
+    async def check_offset(self, path: str, head: Head, offset: Offset) -> None:
+        """Raise what the protocol answers for an offset from which a stream cannot be read (§8)."""
+        await self._answered(self._check_offset(path, head, offset))
+
+    async def _answered(self, steps: Steps[Answer]) -> Answer:
         store = self._store
-        steps = self.steps(path, position, limit)
         try:
             need = next(steps)
             while True:
@@ -124,24 +157,34 @@ class Pages:
                     found = await store.read(need.path, need.incarnation, need.start, need.limit)
                     need = steps.send(found)
         except StopIteration as stop:
-            page: Page = stop.value
-            return page
+            answer: Answer = stop.value
+            return answer
 
-    def steps(self, path: str, position: int | None, limit: int) -> Steps:
+    def steps(self, path: str, offset: Offset | None, limit: int) -> Steps[Page]:
         """The reads that make a page; raises what the protocol answers (§5.6, §8)."""
         head = check_live((yield Need(path)), self._store.now())
         birth = birth_of(head)
-        if position is None:
+        if offset is None:
             position = head.tail
-        check_in_range(position, head.tail)
+        else:
+            position = offset.position
+            if not head.holds(offset) and offset != BEGINNING:
+                yield from self._check_inherited(path, head, offset)
+            check_in_range(position, head.tail)
         if position == head.tail:
-            return Page(head, birth, position, position, b"", True, head.closed)
+            return Page(head, birth, position, position, b"", True, head.closed, head.tail_timeline)
         # To see whether a JSON page begins between messages, it is read from the byte before.
         # A fork's own bytes always begin there.
         look_back = int(birth.kind is Kind.JSON and position not in (0, head.start))
         while True:
             room = min(limit, head.tail - position)
-            data, head = yield from self._bytes(path, head, position - look_back, room + look_back)
+            data, newest = yield from self._bytes(
+                path, head, position - look_back, room + look_back
+            )
+            if newest.timeline != head.timeline and offset is not None:
+                # The store lost data between the two looks.
+                check_offset(newest, offset)
+            head = newest
             if look_back:
                 if not is_boundary(birth.kind, data[:1]):
                     raise inside_message()
@@ -155,13 +198,38 @@ class Pages:
         if length < len(data):
             data = data[:length]
         end = position + length
-        return Page(
-            head, birth, position, end, data, end == head.tail, head.closed and end == head.tail
-        )
+        if end >= head.start:
+            timeline = head.timeline_at(end)
+        else:
+            timeline = yield from self._inherited_timeline(path, head, end)
+        at_tail = end == head.tail
+        return Page(head, birth, position, end, data, at_tail, head.closed and at_tail, timeline)
 
-    def _bytes(
-        self, path: str, head: Head, start: int, length: int
-    ) -> Generator[Need, Any, tuple[bytes, Head]]:
+    def _check_offset(self, path: str, head: Head, offset: Offset) -> Steps[None]:
+        if not head.holds(offset) and offset != BEGINNING:
+            yield from self._check_inherited(path, head, offset)
+        check_in_range(offset.position, head.tail)
+
+    def _check_inherited(self, path: str, head: Head, offset: Offset) -> Steps[None]:
+        """Raise unless a source vouches for an offset in what a fork has from it: else what its
+        reader has seen is not what is here.
+        """
+        if offset.position < head.start:
+            owners = yield from self._owners(path, head, offset.position)
+            if any(owner.head.holds(offset) for owner in owners):
+                return
+        raise not_held(head, offset)
+
+    def _timeline_at(self, path: str, head: Head, position: int) -> Steps[bytes]:
+        if position >= head.start:
+            return head.timeline_at(position)
+        return (yield from self._inherited_timeline(path, head, position))
+
+    def _inherited_timeline(self, path: str, head: Head, position: int) -> Steps[bytes]:
+        owners = yield from self._owners(path, head, position)
+        return owners[0].head.timeline_at(position)
+
+    def _bytes(self, path: str, head: Head, start: int, length: int) -> Steps[tuple[bytes, Head]]:
         """Bytes across the fork chain, and the stream's newest head."""
         end = start + length
         if start >= head.start:
@@ -171,25 +239,25 @@ class Pages:
             return own.data, own.head
         parts: list[bytes] = []
         owners = yield from self._owners(path, head, start)
-        for owner_path, incarnation, upto in owners:
-            until = min(end, upto)
+        for owner in owners:
+            until = min(end, owner.upto)
             if start >= until:
                 continue
-            found: Slice | None = yield Need(owner_path, incarnation, start, until - start)
+            found: Slice | None = yield Need(
+                owner.path, owner.head.incarnation, start, until - start
+            )
             if found is None:
-                raise no_stream() if owner_path == path else _lost(owner_path)
+                raise no_stream() if owner.path == path else _lost(owner.path)
             parts.append(found.data)
             start += len(found.data)
             if start < until:
-                raise no_stream() if owner_path == path else _lost(owner_path)
+                raise no_stream() if owner.path == path else _lost(owner.path)
         return b"".join(parts), head
 
-    def _owners(
-        self, path: str, head: Head, start: int
-    ) -> Generator[Need, Any, list[tuple[str, str, int]]]:
-        """Who holds the bytes from ``start`` on, oldest first, each with where its part ends."""
+    def _owners(self, path: str, head: Head, start: int) -> Steps[list[Owner]]:
+        """Who holds the bytes from ``start`` on, oldest first."""
         upto = head.tail
-        owners = [(path, head.incarnation, upto)]
+        owners = [Owner(path, head, upto)]
         origin = birth_of(head).origin
         for _ in range(MAX_ANCESTORS):
             if start >= head.start or origin is None:
@@ -206,9 +274,15 @@ class Pages:
                 known = self._ancestry[key] = found, birth_of(found).origin
                 if len(self._ancestry) > 4096:
                     self._ancestry.popitem(last=False)
-            owners.append((origin.path, key, upto))
-            # Only what never changes is used of a remembered head: where its own bytes begin.
-            head, origin = known
+            source, next_origin = known
+            begin = Offset(head.timeline_at(head.start), head.start)
+            if head.start >= source.start and not source.holds(begin):
+                # The source's store lost what the fork begins with; other bytes may be there now.
+                raise _lost(origin.path)
+            owners.append(Owner(origin.path, source, upto))
+            # Only what never changes is used of a remembered head, where no data is lost: where its
+            # own bytes begin, and its timelines.
+            head, origin = source, next_origin
         raise _lost(path)
 
 

@@ -8,7 +8,7 @@ import msgspec
 from durable_streams_core.content import Kind, to_page
 from durable_streams_core.entities import Head
 from durable_streams_core.expiry import format_expires_at
-from durable_streams_core.offsets import format_offset
+from durable_streams_core.offsets import Offset, format_offset
 from durable_streams_core.operations import Appended, Created
 from durable_streams_core.streams import birth_of
 from durable_streams_core.values import decode_page
@@ -72,14 +72,20 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def stream_info(
-    path: str, head: Head, *, tail: int | None = None, closed: bool | None = None, new: bool = False
+    path: str,
+    head: Head,
+    *,
+    tail: Offset | None = None,
+    closed: bool | None = None,
+    new: bool = False,
 ) -> StreamInfo:
     birth = birth_of(head)
+    tail = head.tail_offset if tail is None else tail
     return StreamInfo(
         path=path,
         content_type=birth.content_type,
-        offset=format_offset(head.tail if tail is None else tail),
-        size=head.tail if tail is None else tail,
+        offset=str(tail),
+        size=tail.position,
         created_at=format_expires_at(birth.created),
         closed=head.closed if closed is None else closed,
         ttl=birth.ttl,
@@ -89,15 +95,14 @@ def stream_info(
 
 
 def created_info(path: str, created: Created) -> StreamInfo:
-    return stream_info(
-        path, created.head, tail=created.tail, closed=created.closed, new=created.new
-    )
+    tail = Offset(created.timeline, created.tail)
+    return stream_info(path, created.head, tail=tail, closed=created.closed, new=created.new)
 
 
 def append_result(appended: Appended) -> AppendResult:
     known = appended.epoch >= 0
     return AppendResult(
-        offset=format_offset(appended.tail),
+        offset=format_offset(appended.timeline, appended.tail),
         closed=appended.closed,
         duplicate=appended.duplicate,
         epoch=appended.epoch if known else None,
@@ -109,7 +114,7 @@ def batch_of(page: Page) -> Batch:
     kind = page.birth.kind
     return Batch(
         data=to_page(kind, page.data),
-        offset=format_offset(page.end),
+        offset=format_offset(page.timeline, page.end),
         up_to_date=page.up_to_date,
         closed=page.closed,
         json=kind is Kind.JSON,

@@ -18,13 +18,15 @@ SSE_TYPE: Header = (b"content-type", b"text/event-stream")
 SSE_BASE64: Header = (b"stream-sse-data-encoding", b"base64")
 
 
-def next_offset(position: int) -> Header:
-    return (b"stream-next-offset", encode_offset(position))
+def next_offset(timeline: bytes, position: int) -> Header:
+    return (b"stream-next-offset", encode_offset(timeline, position))
 
 
-def appended_lines(base: bytes, tail: int, epoch: int, seq: int, *, closed: bool) -> bytes:
+def appended_lines(
+    base: bytes, timeline: bytes, tail: int, epoch: int, seq: int, *, closed: bool
+) -> bytes:
     """The answer to an append, which is sent most often; ``epoch`` is negative without producer."""
-    lines = b"%bstream-next-offset: %b\r\n" % (base, encode_offset(tail))
+    lines = b"%bstream-next-offset: %b_%016d\r\n" % (base, timeline, tail)
     if closed:
         lines += b"stream-closed: true\r\n"
     if epoch >= 0:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 from durable_streams_core.entities import Change
 from durable_streams_core.errors import ProtocolError
+from durable_streams_core.offsets import NO_TIMELINE, Offset
 from durable_streams_core.operations import Touch
 from durable_streams_core.sse import encode_data
 from durable_streams_server.engine.engine import Engine
@@ -33,7 +34,7 @@ class Readers:
         """The first line of an SSE response: after how many milliseconds a browser reconnects."""
         self._readers: set[Reader] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self._frames: OrderedDict[tuple[str, int, int, bool], bytes] = OrderedDict()
+        self._frames: OrderedDict[tuple[str, bytes, int, int, bool], bytes] = OrderedDict()
         self.closing = False
         self.now = 0.0
         """The loop's time at the last tick: near enough for keep-alives, and free to read."""
@@ -57,7 +58,7 @@ class Readers:
     def data_event(self, page: Page, data: bytes, *, base64: bool) -> bytes:
         """The data event of a page, encoded once for a herd that reads the same bytes."""
         frames = self._frames
-        key = (page.head.incarnation, page.start, len(data), base64)
+        key = (page.head.incarnation, page.timeline, page.start, len(data), base64)
         frame = frames.get(key)
         if frame is None:
             frame = frames[key] = encode_data(page.birth.kind, data, base64=base64)
@@ -94,7 +95,7 @@ class Reader:
 
     __slots__ = (
         "_leave", "_readers", "_seen", "_task", "_touch_at", "engine", "incarnation", "path",
-        "position", "ttl",
+        "position", "timeline", "ttl",
     )  # fmt: skip
 
     def __init__(self, readers: Readers, path: str) -> None:
@@ -103,6 +104,7 @@ class Reader:
         self.engine = readers.engine
         self.path = path
         self.position = 0
+        self.timeline = NO_TIMELINE
         self.incarnation = ""
         self.ttl: int | None = None
         self._touch_at = 0.0
@@ -156,10 +158,11 @@ class Reader:
     ) -> None:
         """Read a page from where the reader is, at once if possible.
 
-        Those whom the same notification sent to look at the same position share one look.
+        Those whom the same notification sent to look at the same offset share one look.
         """
+        offset = Offset(self.timeline, self.position)
         if notification is not None:
-            key = (self.position, limit)
+            key = (offset, limit)
             look = notification.shared.get(key)
             if isinstance(look, SharedLook):
                 look.join(then)
@@ -167,7 +170,7 @@ class Reader:
             notification.shared[key] = look = SharedLook(then)
             then = look.settle
         try:
-            page = self.engine.page_nowait(self.path, self.position, limit)
+            page = self.engine.page_nowait(self.path, offset, limit)
         except ProtocolError as error:
             then(error)
             return
@@ -175,14 +178,16 @@ class Reader:
             then(page)
         elif notification is not None:
             # A look that is shared goes on when the reader that began it leaves.
-            _ = self.engine.spawn(self._read_later(limit, then))
+            _ = self.engine.spawn(self._read_later(offset, limit, then))
         else:
-            self._task = asyncio.create_task(self._read_later(limit, then))
+            self._task = asyncio.create_task(self._read_later(offset, limit, then))
 
-    async def _read_later(self, limit: int, then: Callable[[Page | ProtocolError], None]) -> None:
+    async def _read_later(
+        self, offset: Offset, limit: int, then: Callable[[Page | ProtocolError], None]
+    ) -> None:
         result: Page | ProtocolError
         try:
-            result = await self.engine.page(self.path, self.position, limit)
+            result = await self.engine.page(self.path, offset, limit)
         except ProtocolError as error:
             result = error
         except Exception:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 
 from durable_streams_core.entities import Change, Head
-from durable_streams_core.errors import InvalidRequest, ProtocolError
+from durable_streams_core.errors import InvalidRequest, OffsetGone, ProtocolError
 from durable_streams_server.engine.fanout import Notification
 from durable_streams_server.engine.pages import Page
 from durable_streams_server.http.live import Reader, Readers
@@ -30,7 +30,7 @@ class LongPoll(Reader):
     ) -> None:
         """Wait from the end of an empty page; ``answer`` makes the response of what comes."""
         self.see(page)
-        self.position = page.end
+        self.position, self.timeline = page.end, page.timeline
         self._pending = pending
         self._answer = answer
         pending.on_cancel(self.leave)
@@ -54,11 +54,13 @@ class LongPoll(Reader):
             self._told = True
             return
         if change is not None and self.concerns(change) and not change.gone:
-            if change.tail == self.position and not change.closed:
+            same_timeline = change.timeline == self.timeline
+            if same_timeline and change.tail == self.position and not change.closed:
                 return
             data = change.data
             if (
                 notification.start == self.position
+                and same_timeline
                 and data is not None
                 and len(data) <= self.engine.limits.chunk
             ):
@@ -73,9 +75,17 @@ class LongPoll(Reader):
     def _page_of(self, change: Change, data: bytes) -> Page:
         """The page that a change brought with it, without a look at the store."""
         birth, old = self._seen.birth, self._seen.head
-        head = Head(old.incarnation, old.birth, old.start, change.tail, change.closed)
+        head = Head(
+            old.incarnation,
+            old.birth,
+            old.start,
+            change.tail,
+            change.closed,
+            timeline=old.timeline,
+            past=old.past,
+        )
         start = change.tail - len(data)
-        return Page(head, birth, start, change.tail, data, True, change.closed)
+        return Page(head, birth, start, change.tail, data, True, change.closed, change.timeline)
 
     def _look(self, notification: Notification | None) -> None:
         self._reading = True
@@ -84,11 +94,7 @@ class LongPoll(Reader):
 
     def _looked(self, page: Page | ProtocolError) -> None:
         self._reading = False
-        if (
-            isinstance(page, Page)
-            and page.head.incarnation == self.incarnation
-            and not (page.data or page.closed)
-        ):
+        if isinstance(page, Page) and not (page.data or page.closed):
             if self._told and self._timer is not None:
                 self._look(None)
             return
@@ -107,13 +113,7 @@ class LongPoll(Reader):
             return
         self._task = None
         self.leave()
-        if isinstance(page, InvalidRequest) or (
-            isinstance(page, Page) and page.head.incarnation != self.incarnation
-        ):
-            # Another stream is here now; what was an offset of the old one may be none of its.
-            page = gone_meanwhile()
+        if isinstance(page, InvalidRequest):
+            # It was an offset of the stream when the wait began.
+            page = OffsetGone()
         self._answer(self._pending, page, self.engine.cursor(self.asked))
-
-
-def gone_meanwhile() -> ProtocolError:
-    return ProtocolError("The stream was deleted while you waited.", status=404, code="not-found")

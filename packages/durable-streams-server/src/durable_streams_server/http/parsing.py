@@ -8,7 +8,7 @@ from durable_streams_core import protocol
 from durable_streams_core.content import media_type
 from durable_streams_core.errors import InvalidRequest, NotFound
 from durable_streams_core.expiry import parse_expires_at, parse_ttl
-from durable_streams_core.offsets import parse_offset
+from durable_streams_core.offsets import Offset, parse_offset
 from durable_streams_core.operations import ProducerClaim
 from durable_streams_core.paths import decode_path
 from durable_streams_core.protocol import MAX_PRODUCER_ID_BYTES, MAX_SEQ_BYTES
@@ -105,7 +105,7 @@ def parse_seq(head: RequestHead) -> bytes | None:
     return value
 
 
-def parse_if_match(head: RequestHead) -> int | None:
+def parse_if_match(head: RequestHead) -> Offset | None:
     """The extension of ours: the tail that an append expects, as ``If-Match: "<offset>"``."""
     if b"if-match" not in head.headers:
         return None
@@ -146,14 +146,15 @@ def parse_creation(head: RequestHead, public_root: str, max_path: int) -> Asked:
             )
     else:
         forked_from = source_path(forked_from, head.root, public_root, max_path)
-    return Asked(
+    asked = Asked(
         content_type,
         None if ttl is None else parse_ttl(ttl),
         None if expires_at is None else parse_expires_at(expires_at),
         forked_from,
-        None if offset is None else parse_read_offset(offset),
+        None,
         0 if sub_offset is None else parse_integer(protocol.STREAM_FORK_SUB_OFFSET, sub_offset),
     )
+    return asked if offset is None else asked.forked_at(parse_read_offset(offset))
 
 
 def source_path(value: str, root: str, public_root: str, max_path: int) -> str:

@@ -9,6 +9,7 @@ from durable_streams_core.content import to_page
 from durable_streams_core.entities import Head
 from durable_streams_core.errors import InvalidRequest, ProtocolError
 from durable_streams_core.expiry import format_expires_at
+from durable_streams_core.offsets import BEGINNING, Offset
 from durable_streams_core.protocol import LIVE_LONG_POLL, LIVE_SSE, NOW, START
 from durable_streams_core.reads import etag, etag_matches, parse_read_offset
 from durable_streams_core.streams import birth_of
@@ -53,7 +54,7 @@ class Describing(Exchange):
         fields = [
             *self._base,
             headers.content_type(birth),
-            headers.next_offset(head.tail),
+            headers.next_offset(head.tail_timeline, head.tail),
             headers.NO_STORE,
         ]
         if head.closed:
@@ -72,26 +73,26 @@ class Reading(Exchange):
 
     def __init__(self, context: Context, head: RequestHead, path: str, base: list[Header]) -> None:
         super().__init__(context, head, path, base)
-        self._query: tuple[int | None, bool, str | None, str | None] | None = None
+        self._query: tuple[Offset | None, bool, str | None, str | None] | None = None
 
-    def _parsed(self) -> tuple[int | None, bool, str | None, str | None]:
-        """Position (None: the tail), whether that was asked for as ``now``, mode and cursor."""
-        offset, live, cursor = parse_query(self.head.query)
+    def _parsed(self) -> tuple[Offset | None, bool, str | None, str | None]:
+        """Offset (None: the tail), whether that was asked for as ``now``, mode and cursor."""
+        token, live, cursor = parse_query(self.head.query)
         resumed = self._resumed_offset(live)
         if resumed is not None:
-            offset = resumed
+            token = resumed
         if live is not None:
             if live not in (LIVE_LONG_POLL, LIVE_SSE):
                 raise InvalidRequest(
                     "The live modes are long-poll and sse.", code="invalid-live-mode"
                 )
-            if offset is None:
+            if token is None:
                 raise InvalidRequest(
                     f"A live read needs an offset: one of this stream, {START} or {NOW}.",
                     code="missing-offset",
                 )
-        position = 0 if offset is None else parse_read_offset(offset)
-        return position, offset == NOW, live, cursor
+        offset = BEGINNING if token is None else parse_read_offset(token)
+        return offset, token == NOW, live, cursor
 
     def _resumed_offset(self, live: str | None) -> str | None:
         """Where an ``EventSource`` that reconnects stands: its ``Last-Event-ID``, if it has one."""
@@ -102,20 +103,20 @@ class Reading(Exchange):
         if query is None:
             # Once, and after access was permitted: an error tells something too.
             query = self._query = self._parsed()
-        position, now, live, cursor = query
+        offset, now, live, cursor = query
         if live is None:
-            page = self._engine.page_nowait(self.path, position)
+            page = self._engine.page_nowait(self.path, offset)
             if page is None:
-                return self._later(self._catch_up_later(position, now=now))
+                return self._later(self._catch_up_later(offset, now=now))
             return self._caught_up(page, now=now)
         if live == LIVE_SSE:
-            return self._sse(position, cursor)
-        return self._long_poll(position, cursor)
+            return self._sse(offset, cursor)
+        return self._long_poll(offset, cursor)
 
     # One page (§5.6).
 
-    async def _catch_up_later(self, position: int | None, *, now: bool) -> Response | Live:
-        page = await self._engine.page(self.path, position)
+    async def _catch_up_later(self, offset: Offset | None, *, now: bool) -> Response | Live:
+        page = await self._engine.page(self.path, offset)
         answer = self._caught_up(page, now=now)
         if isinstance(answer, Pending):
             return await awaited(answer)
@@ -132,7 +133,7 @@ class Reading(Exchange):
         fields = [
             *self._base,
             headers.content_type(page.birth),
-            headers.next_offset(page.end),
+            headers.next_offset(page.timeline, page.end),
         ]
         if page.up_to_date:
             fields.append(headers.UP_TO_DATE)
@@ -166,7 +167,7 @@ class Reading(Exchange):
             fields.append((b"stream-cursor", cursor.encode()))
         if compressible:
             fields.append(headers.VARY_ENCODING)
-        tag = etag(page.head, page.start, page.end, page.closed, coding)
+        tag = etag(page.head, page.start, page.offset, page.closed, coding)
         fields.append((b"etag", tag.encode()))
         if if_none_match is not None and etag_matches(if_none_match.decode("latin-1"), tag):
             return Response(304, fields)
@@ -187,11 +188,11 @@ class Reading(Exchange):
 
     # A long-poll (§5.7).
 
-    def _long_poll(self, position: int | None, cursor: str | None) -> Answer:
+    def _long_poll(self, offset: Offset | None, cursor: str | None) -> Answer:
         engine = self._engine
         poll = LongPoll(self._context.readers, self.path, cursor)
         try:
-            page = engine.page_nowait(self.path, position)
+            page = engine.page_nowait(self.path, offset)
         except BaseException:
             poll.leave()
             raise
@@ -199,7 +200,7 @@ class Reading(Exchange):
         if page is not None:
             self._poll(poll, page, pending)
         else:
-            self._first_page(poll, position, None, pending, self._poll)
+            self._first_page(poll, offset, None, pending, self._poll)
         return pending.result or pending
 
     def _poll(self, poll: LongPoll, page: Page, pending: Pending) -> None:
@@ -227,18 +228,18 @@ class Reading(Exchange):
 
     # Events (§5.8).
 
-    def _sse(self, position: int | None, cursor: str | None) -> Answer:
+    def _sse(self, offset: Offset | None, cursor: str | None) -> Answer:
         reader = SseReader(self._context.readers, self.path, cursor)
         limit = reader.page_bytes
         try:
-            page = self._engine.page_nowait(self.path, position, limit)
+            page = self._engine.page_nowait(self.path, offset, limit)
         except BaseException:
             reader.leave()
             raise
         if page is not None:
             return self._live(reader, page)
         pending = Pending()
-        self._first_page(reader, position, limit, pending, self._resolve_live)
+        self._first_page(reader, offset, limit, pending, self._resolve_live)
         return pending
 
     def _live(self, reader: SseReader, page: Page) -> Live | Response:
@@ -260,7 +261,7 @@ class Reading(Exchange):
     def _first_page(
         self,
         reader: Any,
-        position: int | None,
+        offset: Offset | None,
         limit: int | None,
         pending: Pending,
         then: Callable[[Any, Page, Pending], None],
@@ -269,7 +270,7 @@ class Reading(Exchange):
 
         async def look() -> None:
             try:
-                page = await self._engine.page(self.path, position, limit)
+                page = await self._engine.page(self.path, offset, limit)
                 then(reader, page, pending)
             except ProtocolError as error:
                 reader.leave()

@@ -44,7 +44,7 @@ class SseReader(live.Reader):
         self.see(page)
         self.head = head
         self._first: Page | None = page
-        self.position = page.start
+        self.position, self.timeline = page.start, page.timeline
         self._kind = page.birth.kind
         self._base64 = needs_base64(page)
         # Most readers of a herd bring no cursor, and are sent what another has had made.
@@ -97,6 +97,7 @@ class SseReader(live.Reader):
             and self._live
             and not self._full
             and change is not None
+            and change.timeline == self.timeline
             and change.incarnation == self.incarnation
         ):
             # The way that every message to every reader goes.
@@ -116,7 +117,11 @@ class SseReader(live.Reader):
                 else:
                     self._ended = True
                 return
-            if change.tail <= self.position and not change.closed:
+            if (
+                change.tail <= self.position
+                and change.timeline == self.timeline
+                and not change.closed
+            ):
                 return
         # It asks for a look, came before the first page, or concerns a former incarnation.
         if self._full or not self._live:
@@ -143,7 +148,7 @@ class SseReader(live.Reader):
         key = (self._base64, None)
         whole = frames.get(key) if cursor == plain else None
         if whole is None:
-            offset = format_offset(change.tail)
+            offset = format_offset(change.timeline, change.tail)
             control = encode_control(offset, cursor=cursor, up_to_date=True, closed=change.closed)
             whole = encode_id(offset) + event + control
             if cursor == plain:
@@ -166,7 +171,8 @@ class SseReader(live.Reader):
         self._reading = False
         if self._ended:
             return
-        if isinstance(page, ProtocolError) or page.head.incarnation != self.incarnation:
+        if isinstance(page, ProtocolError):
+            # The client comes back from where it is, and is told.
             self.farewell()
             return
         self._take(page, first=False)
@@ -186,7 +192,10 @@ class SseReader(live.Reader):
         whole = end == page.end
         closed = page.closed and whole
         if data or closed or first:
-            offset = format_offset(end)
+            timeline = page.timeline
+            if not whole and end >= page.head.start:
+                timeline = page.head.timeline_at(end)
+            offset = format_offset(timeline, end)
             control = encode_control(
                 offset,
                 cursor=self.engine.cursor(self._asked),
@@ -195,7 +204,7 @@ class SseReader(live.Reader):
             )
             event = self._readers.data_event(page, data, base64=self._base64) if data else b""
             retry = self._readers.retry if first else b""
-            self.position = end
+            self.position, self.timeline = end, timeline
             self._write(retry + encode_id(offset) + event + control)
         if closed:
             self.farewell()

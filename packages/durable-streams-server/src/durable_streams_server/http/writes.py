@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from durable_streams_core.errors import InvalidRequest
+from durable_streams_core.offsets import Offset
 from durable_streams_core.operations import (
     EMPTY_BODY,
     Append,
@@ -37,7 +38,7 @@ class Terms(msgspec.Struct, frozen=True):
     close: bool = False
     seq: bytes | None = None
     producer: ProducerClaim | None = None
-    expected: int | None = None
+    expected: Offset | None = None
 
 
 _CONDITIONS = frozenset(
@@ -117,7 +118,12 @@ class Appending(Exchange):
     def _appended(self, appended: Appended, status: int = 204) -> Response:
         base = self._context.cors.lines(self._base)
         lines = headers.appended_lines(
-            base, appended.tail, appended.epoch, appended.seq, closed=appended.closed
+            base,
+            appended.timeline,
+            appended.tail,
+            appended.epoch,
+            appended.seq,
+            closed=appended.closed,
         )
         return Response(status, lines=lines)
 
@@ -172,7 +178,7 @@ class Creating(Exchange):
         fields = [
             *self._base,
             headers.content_type(birth_of(created.head)),
-            headers.next_offset(created.tail),
+            headers.next_offset(created.timeline, created.tail),
         ]
         if created.closed:
             fields.append(headers.CLOSED)

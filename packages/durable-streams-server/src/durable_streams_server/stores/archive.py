@@ -152,8 +152,10 @@ class _Arriving:
 
     async def begin(self) -> None:
         head = self._head
-        start, deadline = head.start, self._store.now() + PATIENCE
-        empty = Head(head.incarnation, head.birth, start, start, False, DELETED, deadline)
+        deadline = self._store.now() + PATIENCE
+        empty = msgspec.structs.replace(
+            head, tail=head.start, closed=False, state=DELETED, deadline=deadline
+        )
         facts = await self._store.load(self._path)
         guard, delta = Guard(None), Delta(create=empty)
         if facts is not None:

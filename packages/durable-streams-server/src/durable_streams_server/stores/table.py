@@ -9,6 +9,8 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from typing import Generic, TypeVar
 
+import msgspec
+
 from durable_streams_core.entities import (
     NO_COUNTS,
     NO_FIELDS,
@@ -21,6 +23,7 @@ from durable_streams_core.entities import (
     Guard,
     Head,
 )
+from durable_streams_core.offsets import NO_TIMELINE, later_timeline
 from durable_streams_server.caches import TwoGenerationCache
 
 SMALL_CHANGE = 64 * 1024
@@ -109,6 +112,8 @@ class Table(Generic[AnyEntity]):
         self._sorted: list[str] = []
         self._unsorted: list[str] = []
         self._deadlines: list[tuple[int, str]] = []
+        self.last_removed = NO_TIMELINE
+        """The latest timeline of all that was removed: what is created next has a later one."""
 
     def put(self, path: str, entity: AnyEntity) -> AnyEntity:
         """Place an entity where nothing is."""
@@ -158,35 +163,49 @@ class Table(Generic[AnyEntity]):
     def apply(self, path: str, delta: Delta) -> Applied:
         """Make a change whose guard was checked. Reports the tail; the bytes are the caller's."""
         entity = self.entities.get(path)
-        if delta.remove:
+        if delta.remove and entity is not None:
             del self.entities[path]
+            self.last_removed = max(self.last_removed, entity.head.timeline)
             entity = None
         if delta.create is not None:
-            entity = self.put(path, self._make(delta.create))
+            head = delta.create
+            if delta.timeline is not None:
+                timeline = later_timeline(delta.timeline, self.last_removed)
+                head = msgspec.structs.replace(head, timeline=timeline)
+            entity = self.put(path, self._make(head))
         if entity is None:
             return Applied(0)
-        head = entity.head
-        if delta.data or delta.close or delta.state is not None or delta.deadline is not None:
-            head = entity.head = Head(
-                head.incarnation,
-                head.birth,
-                head.start,
-                head.tail + len(delta.data),
-                head.closed or delta.close,
-                head.state if delta.state is None else delta.state,
-                head.deadline if delta.deadline is None else delta.deadline,
-            )
+        head = entity.head.apply(delta)
+        if head is not entity.head:
+            entity.head = head
             if delta.deadline:
                 self._push(delta.deadline, path)
         if delta.fields:
             entity.set_fields(delta.fields)
-        return Applied(head.tail)
+        return Applied(head.tail, head.tail_timeline)
+
+    def with_timeline(self, commit: Commit) -> Commit:
+        """A commit that creates, with the timeline that its entity will get written down in it."""
+        delta = commit.delta
+        if delta.create is None or delta.timeline is None:
+            return commit
+        latest = self.last_removed
+        entity = self.entities.get(commit.path)
+        if delta.remove and entity is not None:
+            latest = max(latest, entity.head.timeline)
+        timeline = later_timeline(delta.timeline, latest)
+        head = msgspec.structs.replace(delta.create, timeline=timeline)
+        delta = msgspec.structs.replace(delta, create=head, timeline=None)
+        return msgspec.structs.replace(commit, delta=delta)
 
     def changes(self, path: str, delta: Delta, before: Head | None) -> Sequence[Change]:
         """What watchers hear of a change that was just applied; ``before`` is the head it met."""
         removed: tuple[Change, ...] = ()
         if delta.remove and before is not None:
-            removed = (Change(path, before.incarnation, before.tail, before.closed, True),)
+            timeline = before.tail_timeline
+            removed = (
+                Change(path, before.incarnation, before.tail, before.closed, True, None, timeline),
+            )
         entity = self.entities.get(path)
         if entity is None:
             return removed
@@ -194,7 +213,8 @@ class Table(Generic[AnyEntity]):
             head = entity.head
             data = delta.data if len(delta.data) <= SMALL_CHANGE else None
             gone = head.state != "live"
-            change = Change(path, head.incarnation, head.tail, head.closed, gone, data)
+            timeline = head.tail_timeline
+            change = Change(path, head.incarnation, head.tail, head.closed, gone, data, timeline)
             return (*removed, change) if removed else (change,)
         return removed
 

@@ -155,4 +155,7 @@ class Positions:
 
 
 def tail_of(path: str, head: Head | None) -> Tail:
-    return Tail(path) if head is None else Tail(path, head.incarnation, head.tail)
+    if head is None:
+        return Tail(path)
+    tail = head.tail_offset
+    return Tail(path, head.incarnation, tail.position, tail.timeline)

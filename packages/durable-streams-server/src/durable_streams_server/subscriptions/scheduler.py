@@ -310,9 +310,7 @@ class Scheduler:
     ) -> None:
         """The receiver handled the snapshot: acknowledge it and release the lease (§7.1)."""
         acks = [
-            AckedStream(s.path, s.head.tail, s.head.incarnation, s.head.tail)
-            for s in pending
-            if s.head is not None
+            AckedStream(s.path, s.head.tail_offset, s.head) for s in pending if s.head is not None
         ]
         wake = WakeRef(state.incarnation, lease.generation, lease.generation, lease.wake_id)
         nudge = not self._registry.holds(state)

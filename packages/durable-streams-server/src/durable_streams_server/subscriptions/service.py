@@ -13,7 +13,8 @@ from typing import Any, Final
 import msgspec
 
 from durable_streams_core.entities import LIVE, Facts, Head
-from durable_streams_core.errors import InvalidRequest, SubscriptionError
+from durable_streams_core.errors import Gone, InvalidRequest, NotFound, SubscriptionError
+from durable_streams_core.offsets import Offset
 from durable_streams_core.store import Store
 from durable_streams_core.subscriptions.leases import (
     ACK,
@@ -55,8 +56,8 @@ from durable_streams_core.subscriptions.records import (
     birth_of,
     decode_place,
     invalid,
+    parse_ack_offset,
     parse_object,
-    parse_position,
     parse_stream,
     subscription_path,
 )
@@ -79,8 +80,8 @@ MAX_ACKS: Final = 10_000
 MAX_WORKER: Final = 256
 _LINKS: Final = 500
 
-IsBoundary = Callable[[str, int], Awaitable[None]]
-"""Raises :class:`InvalidRequest` unless a stream can be read from a position."""
+CheckReadable = Callable[[str, Offset], Awaitable[None]]
+"""Raises the ProtocolError that a read of a stream from an offset would meet."""
 
 
 class ListedSubscription(msgspec.Struct, frozen=True):
@@ -98,13 +99,13 @@ class Subscriptions:
         self,
         store: Store,
         perform: Perform,
-        check_boundary: IsBoundary,
+        check_readable: CheckReadable,
         options: SubscriptionOptions | None,
     ) -> None:
         self.options = options or SubscriptionOptions()
         self._store = store
         self._perform = perform
-        self._check_boundary = check_boundary
+        self._check_offset = check_readable
         self._receivers = Receivers(
             self.options.webhook_allow, localhost=self.options.webhook_localhost
         )
@@ -345,29 +346,28 @@ class Subscriptions:
             return []
         if not isinstance(asked, list) or len(asked) > MAX_ACKS:
             raise invalid(f"acks is an array of at most {MAX_ACKS} acks.")
-        wanted: list[tuple[str, int]] = []
+        wanted: list[tuple[str, Offset]] = []
         for ack in asked:
             named = parse_object(ack)
             stream = named.get("stream", named.get("path"))
             if not isinstance(stream, str):
                 raise invalid("An ack names its stream.")
-            wanted.append((parse_stream(stream), parse_position(named.get("offset"))))
+            wanted.append((parse_stream(stream), parse_ack_offset(named.get("offset"))))
         heads = await self._positions.heads([stream for stream, _ in wanted])
         acks: list[AckedStream] = []
-        for (stream, position), head in zip(wanted, heads, strict=True):
-            if head is None:
-                acks.append(AckedStream(stream, position))
-                continue
-            acks.append(AckedStream(stream, position, head.incarnation, head.tail))
-            if 0 < position < head.tail:
-                await self._check_readable(stream, position)
+        for (stream, offset), head in zip(wanted, heads, strict=True):
+            acks.append(AckedStream(stream, offset, head))
+            if head is not None and offset != head.tail_offset:
+                await self._check_readable(stream, offset)
         return acks
 
-    async def _check_readable(self, stream: str, position: int) -> None:
-        """Refuse a cursor inside a message: no read could begin there."""
+    async def _check_readable(self, stream: str, offset: Offset) -> None:
+        """Refuse an ack from which the stream could not be read on: one inside a message, past the
+        tail, or of bytes that are no longer there.
+        """
         try:
-            await self._check_boundary(stream, position)
-        except InvalidRequest as error:
+            await self._check_offset(stream, offset)
+        except (InvalidRequest, NotFound, Gone) as error:
             raise SubscriptionError("INVALID_OFFSET", f"{stream}: {error.message}") from None
 
     # Listing, last: within the class the name hides the builtin from what follows.

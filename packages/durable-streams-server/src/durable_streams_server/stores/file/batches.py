@@ -106,6 +106,7 @@ class Batch:
         conflict = table.check(commit)
         if conflict is not None:
             return conflict
+        commit = table.with_timeline(commit)
         path, delta = commit.path, commit.delta
         entity = table.entities.get(path)
         number = position = removed = 0
@@ -130,6 +131,7 @@ class Batch:
         overlay = self._overlays.get(path)
         if overlay is None:
             overlay = self._overlays[path] = Overlay(Table(Stored))
+            overlay.table.last_removed = self._table.last_removed
             entity = self._table.entities.get(path)
             if entity is not None:
                 overlay.table.entities[path] = entity.copy()

@@ -11,7 +11,7 @@ from typing import Final
 from durable_streams_server.stores.file.data_files import FileWriter
 from durable_streams_server.stores.file.disk import Disk
 from durable_streams_server.stores.file.journal import Journal
-from durable_streams_server.stores.file.snapshot import Cover, Kept, SnapshotWriter, keep
+from durable_streams_server.stores.file.snapshot import Cover, Done, Kept, SnapshotWriter, keep
 from durable_streams_server.stores.file.worker import Worker
 from durable_streams_server.stores.file.write_behind import Contents, Stored
 from durable_streams_server.stores.table import Recent, Table
@@ -54,7 +54,10 @@ class Checkpoint:
             writer = await files_worker.run(lambda: SnapshotWriter(self._disk, self._cover))
             try:
                 await self._write(writer, files_worker)
-                recent = [(commit_id, applied.tail) for commit_id, applied in self._recent.items()]
+                recent = [
+                    Done(commit_id, applied.tail, applied.timeline)
+                    for commit_id, applied in self._recent.items()
+                ]
                 # What the slices have seen must be in the journal when they count.
                 await journal_worker.run(journal.flush)
                 await files_worker.run(lambda: writer.finish(recent))

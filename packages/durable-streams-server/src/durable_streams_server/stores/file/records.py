@@ -19,6 +19,7 @@ from typing import Any, Final
 import msgspec
 
 from durable_streams_core.entities import Commit, Head
+from durable_streams_core.offsets import NO_TIMELINE
 
 LARGE: Final = 16 * 1024
 
@@ -64,11 +65,16 @@ def entry_of(commit: Commit, number: int, position: int, removed: int, large: li
 def pack_head(head: Head) -> tuple[Any, ...]:
     return (
         head.incarnation, head.birth, head.start, head.tail, head.closed, head.state, head.deadline,
+        head.timeline, head.past,
     )  # fmt: skip
 
 
 def unpack_head(packed: Sequence[Any]) -> Head:
-    return Head(*packed)
+    """The head that :func:`pack_head` packed, here or before heads had timelines."""
+    incarnation, birth, start, tail, closed, state, deadline, *rest = packed
+    timeline, past = rest or (NO_TIMELINE, ())
+    pairs = tuple((earlier, end) for earlier, end in past)
+    return Head(incarnation, birth, start, tail, closed, state, deadline, timeline, pairs)
 
 
 def encode_batch(now: int, entries: Sequence[Entry]) -> bytes:

@@ -17,7 +17,8 @@ from typing import Any, Final
 
 import msgspec
 
-from durable_streams_core.entities import Applied, Head
+from durable_streams_core.entities import Applied, Delta, Head
+from durable_streams_core.offsets import NO_TIMELINE
 from durable_streams_server.stores.file.data_files import (
     FileWriter,
     Write,
@@ -184,6 +185,7 @@ class Recovery:
         reader = SnapshotReader(self._disk, names[-1], self._store)
         cover = reader.cover
         self.through, self.numbers, self.floor = cover.through, cover.numbers, cover.now
+        self.table.last_removed = cover.last_removed
         for seen, slice_ in reader.slices():
             self._last_seen = max(self._last_seen, seen)
             for kept in slice_:
@@ -198,8 +200,8 @@ class Recovery:
                 if seen > self.through:
                     self._seen[kept.number] = seen
                 self._add(kept.path, entity)
-        for commit_id, tail in reader.recent:
-            self.recent.add(commit_id, Applied(tail))
+        for done in reader.recent:
+            self.recent.add(done.id, Applied(done.tail, done.timeline))
 
     def _add(self, path: str, entity: Stored) -> None:
         self._paths[path] = entity
@@ -251,6 +253,9 @@ class Recovery:
         number, _, position, data, fields, close, state, deadline, path, removed, created = entry
         if removed:
             gone = self.by_number.pop(removed, None)
+            if gone is not None:
+                latest = max(self.table.last_removed, gone[1].head.timeline)
+                self.table.last_removed = latest
             self._strays.discard(removed)
             self._spans.pop(removed, None)
             self._tails.pop(removed, None)
@@ -270,17 +275,7 @@ class Recovery:
             self._cover(entity, position, data, batch)
         if batch.sequence <= self._seen.get(number, 0):
             return
-        head = entity.head
-        if close or state is not None or deadline is not None:
-            entity.head = Head(
-                head.incarnation,
-                head.birth,
-                head.start,
-                head.tail,
-                head.closed or close,
-                head.state if state is None else state,
-                head.deadline if deadline is None else deadline,
-            )
+        entity.head = entity.head.apply(Delta(close=close, state=state, deadline=deadline))
         if fields:
             entity.set_fields(fields)
 
@@ -333,8 +328,13 @@ class Recovery:
                 if len(entry) > 5 and entry[9] == entry[0]:
                     self.recent.add(entry[1], Applied(0))
                 else:
-                    self.recent.add(entry[1], Applied(entry[2] + len(entry[3])))
+                    tail = entry[2] + len(entry[3])
+                    self.recent.add(entry[1], Applied(tail, self._timeline_of(entry[0], tail)))
         self._latest.clear()
+
+    def _timeline_of(self, number: int, tail: int) -> bytes:
+        found = self.by_number.get(number)
+        return NO_TIMELINE if found is None else found[1].head.timeline_at(tail)
 
     # Proving.
 
@@ -505,6 +505,4 @@ def give_back_memory() -> None:
 
 
 def _with_tail(head: Head, tail: int) -> Head:
-    return Head(
-        head.incarnation, head.birth, head.start, tail, head.closed, head.state, head.deadline
-    )
+    return msgspec.structs.replace(head, tail=tail)

@@ -5,7 +5,7 @@ The file is a row of frames, each with its length and CRC:
     {what is true of the whole: `Cover`}
     [seen, [entity, …]]    a slice: the entities as they were after batch ``seen``
     …
-    [count, [[id, tail], …]]    the end: how many entities there were, and the latest commits
+    [count, [`Done`, …]]    the end: how many entities there were, and the latest commits
 
 Slices are taken one after another while commits go on, so each says after which batch it was
 taken: a batch up to that one changes its entities no more. Bytes are proven up to ``proven``,
@@ -22,6 +22,7 @@ from typing import Any, Final
 import msgspec
 
 from durable_streams_core.entities import Head
+from durable_streams_core.offsets import NO_TIMELINE
 from durable_streams_server.stores.file.directory import SNAPSHOT, UNFINISHED, read_whole
 from durable_streams_server.stores.file.disk import Disk
 from durable_streams_server.stores.file.journal_reader import CorruptionError
@@ -34,12 +35,15 @@ _encoder: Final = msgspec.msgpack.Encoder()
 
 
 class Cover(msgspec.Struct, frozen=True):
-    """``through`` is the last batch that all slices hold, ``numbers`` the next entity's number."""
+    """``through`` is the last batch that all slices hold, ``numbers`` the next entity's number,
+    ``last_removed`` the latest timeline of what was removed.
+    """
 
     store: str
     through: int
     numbers: int
     now: int
+    last_removed: bytes = NO_TIMELINE
 
 
 class Kept(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -57,18 +61,28 @@ class Kept(msgspec.Struct, frozen=True, array_like=True, gc=False):
     proven: int
     crc: int
     fields: dict[str, bytes] | None
+    timeline: bytes = NO_TIMELINE
+    past: tuple[tuple[bytes, int], ...] = ()
 
     @property
     def head(self) -> Head:
         return Head(
             self.incarnation, self.birth, self.start, self.tail, self.closed, self.state,
-            self.deadline,
+            self.deadline, self.timeline, self.past,
         )  # fmt: skip
+
+
+class Done(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What one of the latest commits came to."""
+
+    id: str
+    tail: int
+    timeline: bytes = NO_TIMELINE
 
 
 _cover: Final = msgspec.msgpack.Decoder(Cover)
 _slice: Final = msgspec.msgpack.Decoder(tuple[int, list[Kept]])
-_end: Final = msgspec.msgpack.Decoder(tuple[int, list[tuple[str, int]]])
+_end: Final = msgspec.msgpack.Decoder(tuple[int, list[Done]])
 
 
 def keep(path: str, entity: Stored, proven: int, crc: int) -> Kept:
@@ -77,6 +91,7 @@ def keep(path: str, entity: Stored, proven: int, crc: int) -> Kept:
     return Kept(
         entity.number, path, head.incarnation, head.birth, head.start, head.tail, head.closed,
         head.state, head.deadline, proven, crc, dict(entity.fields) if entity.fields else None,
+        head.timeline, head.past,
     )  # fmt: skip
 
 
@@ -104,7 +119,7 @@ class SnapshotWriter:
         self._count += len(entities)
         self._frame(_encoder.encode((seen, entities)))
 
-    def finish(self, recent: Sequence[tuple[str, int]]) -> None:
+    def finish(self, recent: Sequence[Done]) -> None:
         """Make it the snapshot that counts; durable when this returns."""
         self._frame(_encoder.encode((self._count, recent)))
         self._disk.sync(self._fd)
@@ -152,7 +167,7 @@ class SnapshotReader:
         self.cover = self._decode(_cover, content[8:])
         if self.cover.store != store:
             raise CorruptionError(name, 0, "it belongs to another store", baseless=True)
-        self.recent: list[tuple[str, int]] = []
+        self.recent: list[Done] = []
 
     def slices(self) -> Iterator[tuple[int, list[Kept]]]:
         """What was seen when, to be gone through once; then ``recent`` is known."""

@@ -248,7 +248,13 @@ class FileStore(LocalStore):
         if pipeline is None or pipeline.failure is not None:
             return
         self._checkpointed_at = self._journal.written
-        cover = Cover(self._store_id, pipeline.sequence, pipeline.numbers, self.now())
+        cover = Cover(
+            self._store_id,
+            pipeline.sequence,
+            pipeline.numbers,
+            self.now(),
+            self._table.last_removed,
+        )
         checkpoint = Checkpoint(
             self._open_disk,
             cover,
