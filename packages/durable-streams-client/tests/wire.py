@@ -76,7 +76,8 @@ def answer(
     length: bool = True,
 ) -> bytes:
     """One HTTP answer; without ``length`` only the end of the connection ends its body."""
-    lines = [f"HTTP/{version} {status} X", *(f"{name}: {value}" for name, value in headers.items())]
+    lines = [f"HTTP/{version} {status} X", "Connection: close"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
     if length:
         lines.append(f"Content-Length: {len(body)}")
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + body

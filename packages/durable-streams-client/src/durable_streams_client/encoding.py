@@ -5,14 +5,13 @@ a str is a JSON string. ``bytes`` are one message that is JSON text already. On 
 ``bytes`` go as they are and ``str`` as UTF-8.
 """
 
-import json
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import msgspec
 
 from durable_streams_client.errors import InvalidArgument
-from durable_streams_core.content import Kind, media_type
+from durable_streams_core.content import Kind, media_type, split_json
 from durable_streams_core.errors import InvalidRequest
 from durable_streams_core.values import encode_value
 
@@ -49,11 +48,11 @@ def _checked(text: bytes) -> bytes:
     try:
         text.decode()
         _VALIDATE.decode(text)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        try:  # lone surrogate escapes are JSON, and only the standard library takes them
-            json.loads(text)
-        except (ValueError, RecursionError):
-            raise InvalidArgument(f"the bytes are not JSON text: {error}") from None
+    except (ValueError, RecursionError):
+        try:  # escapes of lone surrogates are JSON, which msgspec does not take
+            split_json(b"[%b]" % text)
+        except InvalidRequest as error:
+            raise InvalidArgument(f"the bytes are not JSON text: {error.message}") from None
     return text
 
 

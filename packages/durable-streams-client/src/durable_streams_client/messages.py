@@ -7,14 +7,17 @@ answer into the error tree.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from durable_streams_client import errors
 from durable_streams_client.errors import AnswerError, InvalidArgument, MalformedAnswer
 from durable_streams_client.options import is_whole
+from durable_streams_client.parsing import NotJson, parse_json, parse_number
 from durable_streams_core import protocol
+
+MAX_OFFSET_LENGTH: Final = 1024
 
 
 @dataclass(slots=True)
@@ -187,12 +190,11 @@ def append_request(
 
 def info_of(url: str, head: Head) -> StreamInfo:
     """What a ``HEAD`` answer says (§5.5)."""
-    ttl = head.get(protocol.STREAM_TTL)
     return StreamInfo(
         content_type=head.get("content-type") or protocol.DEFAULT_CONTENT_TYPE,
         offset=next_offset(url, head),
         closed=head.flag(protocol.STREAM_CLOSED),
-        ttl=int(ttl) if ttl is not None and ttl.isascii() and ttl.isdigit() else None,
+        ttl=parse_number(head.get(protocol.STREAM_TTL)),
         expires_at=head.get(protocol.STREAM_EXPIRES_AT),
         headers=head.headers,
     )
@@ -224,14 +226,27 @@ def appended_of(url: str, head: Head, *, producing: bool) -> Appended:
 def next_offset(url: str, head: Head) -> str:
     """``Stream-Next-Offset``, which every success must carry; raises MalformedAnswer."""
     offset = head.get(protocol.STREAM_NEXT_OFFSET)
-    if not offset or offset in (protocol.START, protocol.NOW):
+    if offset is None or not is_offset(offset):
         raise MalformedAnswer(
-            f"The answer lacks the header {protocol.STREAM_NEXT_OFFSET}.",
+            f"The answer lacks the header {protocol.STREAM_NEXT_OFFSET}."
+            if offset is None
+            else f"The header {protocol.STREAM_NEXT_OFFSET} does not hold an offset.",
             url=url,
             status=head.status,
             code="missing-header",
         )
     return offset
+
+
+def is_offset(text: str) -> bool:
+    """Whether a server may give ``text`` as an offset (§8)."""
+    return (
+        0 < len(text) <= MAX_OFFSET_LENGTH
+        and text.isascii()
+        and text.isprintable()
+        and text not in (protocol.START, protocol.NOW)
+        and not any(mark in text for mark in ",&=?/ ")
+    )
 
 
 class _Problem(msgspec.Struct):
@@ -242,23 +257,28 @@ class _Problem(msgspec.Struct):
     title: str | None = None
 
 
+_PROBLEM: Final = msgspec.json.Decoder(_Problem)
+
+
 def _problem_of(head: Head, body: bytes) -> tuple[str | None, str, bool]:
     """Code and words of an error's body, and whether the words can stand alone."""
     kind = head.get("content-type") or ""
     if "json" in kind:
         try:
-            problem = msgspec.json.decode(body, type=_Problem)
-        except msgspec.DecodeError:
+            problem = parse_json(body, _PROBLEM)
+        except NotJson:
             return None, "", False
-        told = problem.detail or problem.title or ""
-        return problem.code, told, bool(problem.detail)
+        words = _printable(problem.detail or problem.title or "")
+        return _printable(problem.code or "") or None, words, bool(problem.detail)
     if "html" in kind:
         return None, "", False
-    return None, " ".join(body[:500].decode("utf-8", "replace").split())[:200], False
+    return None, _printable(body[:500].decode("utf-8", "replace")), False
 
 
-def _integer(value: str | None) -> int | None:
-    return int(value) if value is not None and value.isascii() and value.isdigit() else None
+def _printable(text: str) -> str:
+    """As much of ``text`` as fits into a line of a log."""
+    shown = "".join(mark if mark.isprintable() else " " for mark in text[:1000])
+    return " ".join(shown.split())[:200]
 
 
 def error_of(request: Request, head: Head, body: bytes) -> AnswerError:
@@ -287,8 +307,8 @@ def error_of(request: Request, head: Head, body: bytes) -> AnswerError:
     if isinstance(error, errors.StreamClosed):
         error.offset = head.get(protocol.STREAM_NEXT_OFFSET)
     elif isinstance(error, errors.Fenced):
-        error.epoch = _integer(epoch)
+        error.epoch = parse_number(epoch)
     elif isinstance(error, errors.SequenceGap):
-        error.expected = _integer(expected)
-        error.received = _integer(head.get(protocol.PRODUCER_RECEIVED_SEQ))
+        error.expected = parse_number(expected)
+        error.received = parse_number(head.get(protocol.PRODUCER_RECEIVED_SEQ))
     return error

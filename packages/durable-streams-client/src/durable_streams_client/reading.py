@@ -13,7 +13,8 @@ Rules:
 * ``Stream-Closed`` ends a reader, and nothing else does.
 * With ``live="auto"`` SSE is left for long-poll where it is refused, keeps silent (a proxy that
   buffers) or is cut again and again; it is tried again after a while.
-* An answer without progress is followed by a pause, so that no server makes a reader spin.
+* An answer without data is followed by a pause, so that no server makes a reader spin, and no
+  answer leads backwards.
 
 The caller passes in times (seconds, any monotonic clock) and random numbers.
 """
@@ -34,8 +35,9 @@ from durable_streams_client.errors import (
     MalformedAnswer,
     is_retryable,
 )
-from durable_streams_client.messages import Head, next_offset
+from durable_streams_client.messages import Head, is_offset, next_offset
 from durable_streams_client.options import Live
+from durable_streams_client.parsing import NotJson, parse_json
 from durable_streams_client.retry import Backoff
 from durable_streams_core import protocol
 from durable_streams_core.content import Kind
@@ -46,6 +48,9 @@ SHORT_SECONDS: Final = 1.0
 MAX_SHORT: Final = 3
 """So many failed SSE connections in a row make ``auto`` go over to long-poll."""
 SSE_AGAIN_SECONDS: Final = 300.0
+MAX_HELD_BYTES: Final = 128 * 1024 * 1024
+PART_BYTES: Final = 64
+"""What a data event costs beside its data, so that empty ones are bounded as well."""
 
 _CONTROL: Final = msgspec.json.Decoder(Control)
 
@@ -119,15 +124,13 @@ class ReaderMachine:
         closed = head.flag(protocol.STREAM_CLOSED)
         moved = offset != self.offset
         data = b"" if _is_empty(self.content_type, body) else body
-        if data and not moved:
-            raise MalformedAnswer(
-                "The answer holds data but its next offset is the one asked for.",
-                url=self.url,
-                status=head.status,
-            )
+        self._check_step(data, offset)
         at_tail = closed or head.flag(protocol.STREAM_UP_TO_DATE) or not moved
-        live = self.mode is Mode.LONG_POLL
-        if moved or not live or now - self._sent_at >= SHORT_SECONDS:
+        if data or closed or (at_tail and self.mode is Mode.CATCH_UP):
+            self.backoff.progress()
+        elif self.mode is Mode.CATCH_UP:
+            self._delay = self._pause_for_data()
+        elif now - self._sent_at >= SHORT_SECONDS:
             self.backoff.progress()
         else:
             self._delay = self._pause()
@@ -160,7 +163,8 @@ class ReaderMachine:
         assert self._events is not None
         pages = []
         for data, control in self._events.feed(chunk):
-            if control.stream_next_offset != self.offset:
+            self._check_step(data, control.stream_next_offset)
+            if data or control.stream_closed:
                 self.backoff.progress()
             page = self._advance(
                 data,
@@ -234,6 +238,31 @@ class ReaderMachine:
         self.backoff.failures = min(self.backoff.failures + 1, 30)
         return self.backoff.random() * self.backoff.policy.ceiling(self.backoff.failures)
 
+    def _pause_for_data(self) -> float:
+        """A delay after a page of a catch-up read that held nothing and is not the last."""
+        delay = self.backoff.failed()
+        if delay is None:
+            raise MalformedAnswer(
+                "The server goes on answering with pages that hold nothing, and does not say that"
+                " its end is reached.",
+                method="GET",
+                url=self.url,
+                code="empty-pages",
+            )
+        return delay
+
+    def _check_step(self, data: bytes, offset: str) -> None:
+        """Raise MalformedAnswer unless reading on from ``offset`` leads forward (§8)."""
+        if self.offset in (protocol.START, protocol.NOW):
+            return
+        if offset < self.offset:
+            message = f"The next offset, {offset}, lies before the one asked for, {self.offset}."
+        elif data and offset == self.offset:
+            message = "The answer holds data but its next offset is the one asked for."
+        else:
+            return
+        raise MalformedAnswer(message, method="GET", url=self.url, code="offset-went-back")
+
     def _advance(
         self, data: bytes, offset: str, cursor: str | None, *, at_tail: bool, closed: bool
     ) -> Page | None:
@@ -272,8 +301,9 @@ class _Events:
         self._url = url
         self._kind = kind
         self._base64 = base64
-        self._decoder = SseDecoder()
+        self._decoder = SseDecoder(MAX_HELD_BYTES)
         self._parts: list[bytes] = []
+        self._held = 0
 
     def feed(self, chunk: bytes) -> list[tuple[bytes, Control]]:
         try:
@@ -283,18 +313,27 @@ class _Events:
         done = []
         for event in events:
             if event.event == "data":
-                self._parts.append(self._decode(event))
+                self._hold(self._decode(event))
             elif event.event == "control":
                 self.controls += 1
                 done.append((self._join(), self._control(event.data)))
         return done
 
+    def _hold(self, part: bytes) -> None:
+        """Keep data until its control event has come."""
+        self._parts.append(part)
+        self._held += len(part) + PART_BYTES
+        if self._held > MAX_HELD_BYTES:
+            raise self._malformed(f"More than {MAX_HELD_BYTES} bytes came without a control event.")
+
     def _control(self, text: str) -> Control:
         try:
-            control = _CONTROL.decode(text)
-        except msgspec.DecodeError as error:
-            raise self._malformed(f"A control event is no JSON of its kind: {error}.") from None
-        if control.stream_next_offset in ("", protocol.START, protocol.NOW):
+            control = parse_json(text, _CONTROL)
+        except NotJson as error:
+            raise self._malformed(
+                f"A control event is not a JSON object of its kind: {error}."
+            ) from None
+        if not is_offset(control.stream_next_offset):
             raise self._malformed("A control event names no offset.")
         return control
 
@@ -310,6 +349,7 @@ class _Events:
 
     def _join(self) -> bytes:
         parts, self._parts = self._parts, []
+        self._held = 0
         if self._kind is Kind.JSON:
             parts = [part for part in parts if len(part) > 16 or not _is_empty_array(part)]
             if len(parts) > 1:

@@ -3,13 +3,17 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
-from typing import Any, Final
+from typing import Annotated, Any, Final, TypeVar
 from urllib.parse import quote
 
 import msgspec
 
 from durable_streams_client.errors import AnswerError, InvalidArgument, MalformedAnswer
 from durable_streams_client.messages import Reply, Request, error_of
+from durable_streams_client.parsing import NotJson, parse_json, parse_object
+from durable_streams_core import protocol
+
+T = TypeVar("T")
 
 REFUSALS: Final = (400, 401, 403, 404, 405, 409, 413)
 
@@ -133,19 +137,67 @@ def wish(
     return body
 
 
-def answered(asked: Request, reply: Reply) -> dict[str, Any]:
-    """The object in an answer, empty for one without a body; raises what a refusal means."""
+class _Signing(msgspec.Struct):
+    jwks_url: str | None = None
+
+
+class _Webhook(msgspec.Struct):
+    url: str | None = None
+    signing: _Signing | None = None
+
+
+_Milliseconds = Annotated[int, msgspec.Meta(ge=1, le=protocol.MAX_SAFE_INTEGER)]
+_Token = Annotated[str, msgspec.Meta(pattern="^[!-~]{1,4096}$")]
+
+
+class _SubscriptionAnswer(msgspec.Struct):
+    """The answer about a subscription (§6.3)."""
+
+    id: str
+    type: str
+    streams: tuple[LinkedStream, ...]
+    lease_ttl_ms: _Milliseconds
+    status: str
+    pattern: str | None = None
+    wake_stream: str | None = None
+    webhook: _Webhook | None = None
+    description: str | None = None
+
+
+class _ClaimAnswer(msgspec.Struct):
+    """The answer to a claim (§7.2)."""
+
+    wake_id: str
+    generation: int
+    token: _Token
+    streams: tuple[LinkedStream, ...]
+    lease_ttl_ms: _Milliseconds
+
+
+class _AckAnswer(msgspec.Struct):
+    """The answer to an ack (§7.2)."""
+
+    next_wake: bool = False
+
+
+_SUBSCRIPTION: Final = msgspec.json.Decoder(_SubscriptionAnswer)
+_CLAIM: Final = msgspec.json.Decoder(_ClaimAnswer)
+_ACK: Final = msgspec.json.Decoder(_AckAnswer)
+
+
+def check(asked: Request, reply: Reply) -> None:
+    """Raise what a refusal means."""
     if 200 <= reply.head.status < 300:
-        if not reply.body:
-            return {}
-        return _object(asked, reply.body)
+        return
     error = error_of(asked, reply.head, reply.body)
     try:
-        said = msgspec.json.decode(reply.body)["error"]
-        details = {key: said[key] for key in said if key not in ("code", "message")}
-        code, message = str(said["code"]), str(said.get("message", ""))
-    except (msgspec.DecodeError, UnicodeDecodeError, TypeError, KeyError):
+        refusal = parse_object(reply.body)["error"]
+        details = {key: refusal[key] for key in refusal if key not in ("code", "message")}
+        code, message = refusal["code"], refusal.get("message", "")
+    except (NotJson, TypeError, KeyError, AttributeError):
         raise error from None
+    if not (isinstance(code, str) and isinstance(message, str)):
+        raise error
     raise SubscriptionRefused(
         f"{code}: {message}" if message else code,
         method=asked.method,
@@ -156,79 +208,52 @@ def answered(asked: Request, reply: Reply) -> dict[str, Any]:
     )
 
 
-def _object(asked: Request, body: bytes) -> dict[str, Any]:
+def _answer(asked: Request, reply: Reply, decoder: msgspec.json.Decoder[T]) -> T:
+    check(asked, reply)
     try:
-        value = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        value = None
-    if not isinstance(value, dict):
+        return parse_json(reply.body, decoder)
+    except NotJson as error:
         raise MalformedAnswer(
-            "The answer about a subscription is no JSON object.", method=asked.method, url=asked.url
-        )
-    return value
+            f"The answer about a subscription is not of its form: {error}.",
+            method=asked.method,
+            url=asked.url,
+        ) from None
 
 
 def subscription_of(asked: Request, reply: Reply) -> Subscription:
-    said = answered(asked, reply)
-    webhook = said.get("webhook") or {}
-    with _well_formed(asked):
-        return Subscription(
-            id=said["id"],
-            type=said["type"],
-            streams=_streams(said["streams"]),
-            lease_ttl_ms=said["lease_ttl_ms"],
-            status=said["status"],
-            pattern=said.get("pattern"),
-            wake_stream=said.get("wake_stream"),
-            webhook_url=webhook.get("url"),
-            jwks_url=(webhook.get("signing") or {}).get("jwks_url"),
-            description=said.get("description"),
-            created=reply.head.status == 201,
-        )
-
-
-def claim_of(subscription: str, asked: Request, reply: Reply) -> Claim:
-    said = answered(asked, reply)
-    with _well_formed(asked):
-        return Claim(
-            subscription,
-            said["wake_id"],
-            said["generation"],
-            said["token"],
-            _streams(said["streams"]),
-            said["lease_ttl_ms"] / 1000,
-        )
-
-
-def _streams(said: list[dict[str, Any]]) -> tuple[LinkedStream, ...]:
-    return tuple(
-        LinkedStream(
-            stream["path"],
-            stream["link_type"],
-            stream["acked_offset"],
-            stream.get("tail_offset"),
-            stream.get("has_pending", False),
-        )
-        for stream in said
+    answer = _answer(asked, reply, _SUBSCRIPTION)
+    webhook = answer.webhook or _Webhook()
+    return Subscription(
+        id=answer.id,
+        type=answer.type,
+        streams=answer.streams,
+        lease_ttl_ms=answer.lease_ttl_ms,
+        status=answer.status,
+        pattern=answer.pattern,
+        wake_stream=answer.wake_stream,
+        webhook_url=webhook.url,
+        jwks_url=webhook.signing.jwks_url if webhook.signing is not None else None,
+        description=answer.description,
+        created=reply.head.status == 201,
     )
 
 
-class _well_formed:  # noqa: N801 - used like a function
-    """Turns what is missing in an answer into :class:`MalformedAnswer`."""
+def claim_of(subscription: str, asked: Request, reply: Reply) -> Claim:
+    answer = _answer(asked, reply, _CLAIM)
+    return Claim(
+        subscription,
+        answer.wake_id,
+        answer.generation,
+        answer.token,
+        answer.streams,
+        answer.lease_ttl_ms / 1000,
+    )
 
-    def __init__(self, asked: Request) -> None:
-        self._asked = asked
 
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, (KeyError, TypeError, AttributeError)):
-            raise MalformedAnswer(
-                f"The answer about a subscription lacks {error}.",
-                method=self._asked.method,
-                url=self._asked.url,
-            ) from error
+def more_work(asked: Request, reply: Reply) -> bool:
+    """Whether the answer to an ack says that more work waits already."""
+    check(asked, reply)
+    return bool(reply.body) and _answer(asked, reply, _ACK).next_wake
 
 
 def ack_body(claim: Claim, acks: Mapping[str, str], *, done: bool) -> dict[str, object]:

@@ -10,8 +10,7 @@ from base64 import urlsafe_b64decode
 from collections.abc import Mapping
 from typing import Any, Final
 
-import msgspec
-
+from durable_streams_client.parsing import NotJson, parse_object
 from durable_streams_core.errors import DurableStreamsError
 
 REPLAY_WINDOW_SECONDS: Final = 300.0
@@ -77,12 +76,9 @@ def verify_webhook(
     except (InvalidSignature, ValueError):
         raise WebhookRejected("The signature does not fit the body.") from None
     try:
-        content = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        content = None
-    if not isinstance(content, dict):
-        raise WebhookRejected("The body is no JSON object.")
-    return content
+        return parse_object(body)
+    except NotJson as error:
+        raise WebhookRejected(f"The body is not a JSON object: {error}.") from None
 
 
 def key_of(jwks: Mapping[str, Any], kid: str) -> bytes:

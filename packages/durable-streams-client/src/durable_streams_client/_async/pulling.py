@@ -24,6 +24,8 @@ logger = logging.getLogger("durable_streams_client")
 
 BEATS = 3
 """Heartbeats within one lease."""
+LEAST_PAUSE = 0.1
+"""Seconds between two heartbeats, however short a lease the server gives."""
 
 
 class AsyncPullWorker:
@@ -209,7 +211,7 @@ class _Lease:
     async def _beat(self) -> None:
         while not self._finished():
             version = self._news.version
-            await self._news.wait(version, self._claim.lease_seconds / BEATS)
+            await self._news.wait(version, max(self._claim.lease_seconds / BEATS, LEAST_PAUSE))
             if self._finished():
                 return
             try:

@@ -15,10 +15,11 @@ from durable_streams_client.subscribing import (
     Subscription,
     SubscriptionRefused,
     ack_body,
-    answered,
+    check,
     claim_of,
     control_url,
     link_action,
+    more_work,
     paths_of,
     request,
     subscription_of,
@@ -139,7 +140,7 @@ class AsyncSubscriptions:
         )
         reply = await self._by_token.call(asked, extra=self._extra, accept=REFUSALS)
         try:
-            return bool(answered(asked, reply).get("next_wake"))
+            return more_work(asked, reply)
         except SubscriptionRefused as refused:
             if done and reply.uncertain and refused.code == FENCED:
                 return False  # an earlier try has ended the lease, and its answer was lost
@@ -151,7 +152,7 @@ class AsyncSubscriptions:
         asked = request("POST", self._url(claim.subscription, "/release"), body, claim.token)
         reply = await self._by_token.call(asked, extra=self._extra, accept=REFUSALS)
         try:
-            answered(asked, reply)
+            check(asked, reply)
         except SubscriptionRefused as refused:
             if not (reply.uncertain and refused.code == FENCED):
                 raise
@@ -160,4 +161,4 @@ class AsyncSubscriptions:
         return control_url(self.client.base_url, subscription, action)
 
     async def _do(self, asked: Request) -> None:
-        answered(asked, await self._calls.call(asked, extra=self._extra, accept=REFUSALS))
+        check(asked, await self._calls.call(asked, extra=self._extra, accept=REFUSALS))

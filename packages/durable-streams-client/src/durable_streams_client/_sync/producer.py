@@ -27,6 +27,7 @@ from durable_streams_client.errors import (
 )
 from durable_streams_client.messages import Producing, error_of
 from durable_streams_client.options import Extra
+from durable_streams_client.parsing import parse_number
 from durable_streams_client.producing import (
     FULL,
     QUIETLY,
@@ -391,12 +392,23 @@ class Producer:
                             batch,
                             # An end without data is answered 204 the first time too (§5.3).
                             duplicate=appended.duplicate and bool(batch.parts),
-                            seq=_number(head.get(protocol.PRODUCER_SEQ)),
-                            epoch=_number(head.get(protocol.PRODUCER_EPOCH)),
+                            seq=parse_number(head.get(protocol.PRODUCER_SEQ)),
+                            epoch=parse_number(head.get(protocol.PRODUCER_EPOCH)),
                             offset=appended.offset,
                         )
                     self._changed.notify()
                     return
+        except Exception as error:
+            # Whatever it is: a sender that ended with it would leave `flush` waiting for ever.
+            finished = True
+            batch.uncertain = True
+            failure = error
+            if not isinstance(failure, ClientError):
+                failure = ClientError(
+                    f"Sending failed: {error!r}", method="POST", url=self._stream.url
+                )
+                failure.__cause__ = error
+            self._outcome(batch, failure)
         finally:
             if not finished:
                 with self._mutex:
@@ -448,7 +460,3 @@ def new_producer(
         epoch = time.time_ns() // 1000 if named else 0
     machine = ProducerMachine(limits, epoch, auto_claim, time.monotonic)
     return Producer(stream, calls, extra, machine, producer_id)
-
-
-def _number(value: str | None) -> int | None:
-    return int(value) if value is not None and value.isascii() and value.isdigit() else None

@@ -25,6 +25,8 @@ logger = logging.getLogger("durable_streams_client")
 
 BEATS = 3
 """Heartbeats within one lease."""
+LEAST_PAUSE = 0.1
+"""Seconds between two heartbeats, however short a lease the server gives."""
 
 
 class PullWorker:
@@ -210,7 +212,7 @@ class _Lease:
     def _beat(self) -> None:
         while not self._finished():
             version = self._news.version
-            self._news.wait(version, self._claim.lease_seconds / BEATS)
+            self._news.wait(version, max(self._claim.lease_seconds / BEATS, LEAST_PAUSE))
             if self._finished():
                 return
             try:

@@ -16,10 +16,11 @@ from durable_streams_client.subscribing import (
     Subscription,
     SubscriptionRefused,
     ack_body,
-    answered,
+    check,
     claim_of,
     control_url,
     link_action,
+    more_work,
     paths_of,
     request,
     subscription_of,
@@ -140,7 +141,7 @@ class Subscriptions:
         )
         reply = self._by_token.call(asked, extra=self._extra, accept=REFUSALS)
         try:
-            return bool(answered(asked, reply).get("next_wake"))
+            return more_work(asked, reply)
         except SubscriptionRefused as refused:
             if done and reply.uncertain and refused.code == FENCED:
                 return False  # an earlier try has ended the lease, and its answer was lost
@@ -152,7 +153,7 @@ class Subscriptions:
         asked = request("POST", self._url(claim.subscription, "/release"), body, claim.token)
         reply = self._by_token.call(asked, extra=self._extra, accept=REFUSALS)
         try:
-            answered(asked, reply)
+            check(asked, reply)
         except SubscriptionRefused as refused:
             if not (reply.uncertain and refused.code == FENCED):
                 raise
@@ -161,4 +162,4 @@ class Subscriptions:
         return control_url(self.client.base_url, subscription, action)
 
     def _do(self, asked: Request) -> None:
-        answered(asked, self._calls.call(asked, extra=self._extra, accept=REFUSALS))
+        check(asked, self._calls.call(asked, extra=self._extra, accept=REFUSALS))

@@ -5,12 +5,11 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
-
 from durable_streams_client._sync.client import Client
 from durable_streams_client.errors import MalformedAnswer
 from durable_streams_client.messages import Request
 from durable_streams_client.options import Extra
+from durable_streams_client.parsing import NotJson, parse_object
 from durable_streams_client.webhooks import REPLAY_WINDOW_SECONDS, UnknownKey, verify_webhook
 
 KEEP_SECONDS = 300.0
@@ -53,10 +52,10 @@ class WebhookVerifier:
         finally:
             self._asked = time.monotonic()
         try:
-            jwks = msgspec.json.decode(reply.body)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            jwks = None
-        if not isinstance(jwks, dict):
-            raise MalformedAnswer("The key set is no JSON object.", method="GET", url=self._url)
+            jwks = parse_object(reply.body)
+        except NotJson as error:
+            raise MalformedAnswer(
+                f"The key set is not a JSON object: {error}.", method="GET", url=self._url
+            ) from None
         self._jwks = jwks
         self._fetched = time.monotonic()
