@@ -182,7 +182,23 @@ def project(session: nox.Session) -> None:
     install(session, "server[uvicorn]", "client", "redis")
     install_group(session, "tests")
     install_group(session, "examples")
-    session.run("pytest", junit("project"), "tests", "docs/examples", *session.posargs)
+    session.run(
+        *("pytest", junit("project"), "tests", "docs/examples", "--ignore=tests/browser"),
+        *session.posargs,
+    )
+
+
+@nox.session(requires=["build"])
+def browser(session: nox.Session) -> None:
+    """Pages in a real Chromium against a real server; skipped where there is no Chromium."""
+    if not any(shutil.which(name) for name in ("chromium", "chromium-browser")):
+        message = "The browser tests need Chromium: apt-get install chromium"
+        session.error(message) if "CI" in os.environ else session.skip(message)
+    install(session, "server[uvicorn]")
+    install_group(session, "tests")
+    install_group(session, "examples")
+    install_group(session, "browser")
+    session.run("pytest", junit("browser"), "tests/browser", *session.posargs)
 
 
 def install_suite(session: nox.Session) -> None:

@@ -1,0 +1,56 @@
+"""A server of its own process, which can be restarted on its port."""
+
+import signal
+import subprocess
+import sys
+
+import httpx
+
+
+class Server:
+    """The command ``durable-streams-server``, restarted on the same port when asked to."""
+
+    def __init__(self, store: str, *options: str) -> None:
+        self._command = [
+            *(sys.executable, "-m", "durable_streams_server", "--store", store),
+            *(*options, "--log-level", "error", "--port"),
+        ]
+        self._port = "0"
+        self._start()
+
+    def _start(self) -> None:
+        self.process = subprocess.Popen(
+            [*self._command, self._port], stdout=subprocess.PIPE, text=True
+        )
+        assert self.process.stdout is not None
+        self.root = self.process.stdout.readline().split()[-1].rstrip("/")
+        self.origin = self.root.removesuffix("/v1/stream")
+        self._port = self.origin.rpartition(":")[2]
+
+    def restart(self, how: int = signal.SIGTERM) -> None:
+        self.process.send_signal(how)
+        self.stop()
+        self._start()
+
+    def stop(self) -> None:
+        self.process.terminate()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        self.process.wait(30)
+
+    def request(
+        self, method: str, path: str, body: bytes | None = None, **headers: str
+    ) -> httpx.Response:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        response = httpx.request(method, f"{self.root}/{path}", content=body, headers=named)
+        assert response.is_success, response.text
+        return response
+
+    def create(self, path: str, content_type: str = "application/json") -> None:
+        self.request("PUT", path, content_type=content_type)
+
+    def append(self, path: str, body: bytes, content_type: str = "application/json") -> None:
+        self.request("POST", path, body, content_type=content_type)
+
+    def close_stream(self, path: str) -> None:
+        self.request("POST", path, b"", stream_closed="true")
