@@ -2,6 +2,7 @@
 
 import json
 import time
+import tracemalloc
 
 import pytest
 from hypothesis import example, given
@@ -9,7 +10,6 @@ from hypothesis import strategies as st
 
 from durable_streams_core.content import (
     MAX_CONTENT_TYPE_LENGTH,
-    MAX_JSON_DEPTH,
     Kind,
     cut,
     incomplete_suffix,
@@ -17,11 +17,11 @@ from durable_streams_core.content import (
     media_type,
     require_same_type,
     skip_messages,
-    split_json,
     to_page,
     to_stored,
 )
 from durable_streams_core.errors import Conflict, InvalidRequest
+from durable_streams_core.json_messages import MAX_JSON_DEPTH, split_json, store_json
 
 
 def refused(body, code="invalid-json"):
@@ -238,6 +238,72 @@ def test_python_and_we_agree_on_what_json_is(body):
         return
     found = [json.loads(message) for message in split_json(body)]
     assert found == (wanted if isinstance(wanted, list) else [wanted])
+
+
+windows = st.integers(min_value=1, max_value=40)
+
+
+@given(st.lists(values, min_size=1, max_size=8), st.booleans(), spacings, windows)
+def test_a_body_is_split_alike_whatever_the_window(wanted, ascii_, spacing, window):
+    body = dumped(wanted, ascii_, spacing)
+    assert split_json(body, window=window) == split_json(body)
+    stored = store_json(body, window=window)
+    assert stored == b"".join(message + b",\n" for message in split_json(body))
+
+
+@given(
+    st.binary(max_size=30) | st.text('[]{}":,\\u0 1eEn.-tdDfF8\n\r', max_size=60).map(str.encode),
+    windows,
+)
+def test_what_is_json_does_not_depend_on_the_window(body, window):
+    for split in (split_json, store_json):
+        found = []
+        for size in (window, 1000):
+            try:
+                found.append(split(body, window=size))
+            except InvalidRequest:
+                found.append(None)
+        assert found[0] == found[1]
+
+
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=30), st.integers(1, 300), windows)
+def test_the_depth_of_json_does_not_depend_on_what_stands_beside_it(depths, deepest, window):
+    """Texts with brackets and escaped quotes stand between the nested arrays."""
+    depths.insert(len(depths) // 2, deepest)
+    filler = json.dumps('[{"\\').encode()
+    blocks = b",".join(b"[" * depth + filler + b"]" * depth for depth in depths)
+    body = b'{"a":[%b]}' % blocks
+    if deepest + 2 > MAX_JSON_DEPTH:
+        with pytest.raises(InvalidRequest, match="nested deeper"):
+            split_json(body, window=window)
+    else:
+        assert split_json(body, window=window) == [body]
+
+
+def test_many_small_messages_take_no_object_each():
+    body = b"[%b]" % b",".join([b"1"] * 500_000)
+    tracemalloc.start()
+    try:
+        stored = store_json(body)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert stored == b"1,\n" * 500_000
+    assert peak < 4 * len(body)
+
+
+@pytest.mark.parametrize("element", [b"[]", b'""', b'{"a":1}', b'[{"a":["b"]}]'])
+def test_a_large_body_is_split_in_bounded_memory(element):
+    body = b"[%b]" % b",".join([element] * (1_000_000 // len(element)))
+    tracemalloc.start()
+    try:
+        stored = store_json(body)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert stored == (element + b",\n") * (1_000_000 // len(element))
+    # The stored form, its parts, and what one run of elements takes.
+    assert peak < 3 * len(stored) + 8_000_000
 
 
 # Stored bytes and pages

@@ -11,8 +11,9 @@ from typing import Any, Final
 import msgspec
 
 from durable_streams_client.errors import InvalidArgument
-from durable_streams_core.content import Kind, media_type, split_json
+from durable_streams_core.content import Kind, media_type
 from durable_streams_core.errors import InvalidRequest
+from durable_streams_core.json_messages import split_json
 from durable_streams_core.values import encode_value
 
 _VALIDATE: Final = msgspec.json.Decoder(msgspec.Raw)
@@ -50,7 +51,7 @@ def _checked(text: bytes) -> bytes:
         _VALIDATE.decode(text)
     except (ValueError, RecursionError):
         try:  # escapes of lone surrogates are JSON, which msgspec does not take
-            split_json(b"[%b]" % text)
+            split_json(text)
         except InvalidRequest as error:
             raise InvalidArgument(f"the bytes are not JSON text: {error.message}") from None
     return text

@@ -67,6 +67,12 @@ def test_lone_surrogates_are_written_as_escapes() -> None:
     assert encode_message({"d": "\ud83d"}) == rb'{"d":"\ud83d"}'
 
 
+@pytest.mark.parametrize("text", [b"1,2", b"1],[2", b"", b"1 2", b"NaN", b"[1,]"])
+def test_bytes_that_are_not_one_json_value_are_refused(text: bytes) -> None:
+    with pytest.raises(InvalidArgument, match="not JSON text"):
+        encode_message(text)
+
+
 def test_text_and_types_that_are_none() -> None:
     with pytest.raises(InvalidArgument, match="Unicode"):
         encode_bytes("\ud800")

@@ -16,18 +16,10 @@ from typing import Final
 import msgspec
 
 from durable_streams_core.errors import Conflict, InvalidRequest
+from durable_streams_core.json_messages import store_json
 
-MAX_JSON_DEPTH: Final = 256
 MAX_CONTENT_TYPE_LENGTH: Final = 255
 
-_SEPARATOR: Final = b",\n"
-_JSON_SPACE: Final = b" \t\r\n"
-_NESTING: Final = bytes.maketrans(b"{}", b"[]")
-_NOT_NESTING: Final = bytes(set(range(256)) - set(b"[]{}"))
-_STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
-_ARRAY: Final = msgspec.json.Decoder(list[msgspec.Raw])
-_VALUE: Final = msgspec.json.Decoder(msgspec.Raw)
-_ESCAPE: Final = re.compile(rb"\\(?:u[dD][89a-fA-F][0-9a-fA-F]{2}|.)", re.DOTALL)
 
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _QUOTED = r"\"((?:[^\"\\\x00-\x1f]|\\.)*+)\""
@@ -99,92 +91,17 @@ def require_same_type(asked: str, stream: str) -> None:
 def to_stored(kind: Kind, body: bytes, *, allow_empty_array: bool = False) -> bytes:
     """The bytes that a body adds to a stream.
 
-    Raises :class:`InvalidRequest` for JSON that is malformed, no UTF-8, nested deeper than
+    Raises :class:`InvalidRequest` for JSON that is malformed, not UTF-8, nested deeper than
     :data:`MAX_JSON_DEPTH`, or an empty array (§9.1.3), which only a creation may hold.
     """
     if kind is not Kind.JSON:
         return body
-    messages = split_json(body)
-    if not messages:
-        if allow_empty_array:
-            return b""
+    stored = store_json(body)
+    if not stored and not allow_empty_array:
         raise InvalidRequest(
             "An empty JSON array appends nothing; send at least one message.", code="empty-array"
         )
-    messages.append(b"")
-    return _SEPARATOR.join(messages)
-
-
-def split_json(body: bytes) -> list[bytes]:
-    """The messages of a JSON body, one level of array flattened (§9.1.2), each on one line."""
-    text = body.strip(_JSON_SPACE)
-    try:
-        text.decode()
-    except UnicodeDecodeError as error:
-        raise InvalidRequest(
-            f"JSON must be UTF-8; byte {error.start} is not.", code="invalid-utf8"
-        ) from None
-    try:
-        messages = _elements(text)
-    except msgspec.DecodeError as error:
-        messages = _split_with_lone_surrogates(text, error)
-    for message in messages:
-        if message.count(b"[") + message.count(b"{") > MAX_JSON_DEPTH:
-            _check_depth(message)
-    if b"\n" in text or b"\r" in text:
-        return [m.replace(b"\r", b" ").replace(b"\n", b" ") for m in messages]
-    return messages
-
-
-def _elements(text: bytes) -> list[bytes]:
-    try:
-        if text.startswith(b"["):
-            return [bytes(raw) for raw in _ARRAY.decode(text)]
-        _VALUE.decode(text)
-    except RecursionError:
-        raise _too_deep() from None
-    return [text]
-
-
-def _split_with_lone_surrogates(text: bytes, error: msgspec.DecodeError) -> list[bytes]:
-    """The grammar allows lone surrogate escapes and JavaScript emits them; msgspec refuses them.
-
-    A stand-in of the same length, with every surrogate escape made harmless, shows the positions.
-    """
-    harmless = _ESCAPE.sub(_without_surrogate, text)
-    try:
-        if harmless == text:
-            raise error
-        shapes = _elements(harmless)
-    except msgspec.DecodeError as reason:
-        raise InvalidRequest(
-            f"The body is not valid JSON: {reason}.", code="invalid-json"
-        ) from None
-    messages = []
-    position = 0
-    for shape in shapes:
-        position = harmless.index(shape, position)
-        messages.append(text[position : position + len(shape)])
-        position += len(shape)
-    return messages
-
-
-def _without_surrogate(match: re.Match[bytes]) -> bytes:
-    return rb"\u0041" if len(match[0]) > 2 else match[0]
-
-
-def _check_depth(message: bytes) -> None:
-    brackets = _STRING.sub(b"", message).translate(_NESTING, _NOT_NESTING)
-    for _ in range(MAX_JSON_DEPTH):
-        brackets = brackets.replace(b"[]", b"")
-    if brackets:
-        raise _too_deep()
-
-
-def _too_deep() -> InvalidRequest:
-    return InvalidRequest(
-        f"The JSON is nested deeper than {MAX_JSON_DEPTH} levels.", code="json-too-deep"
-    )
+    return stored
 
 
 def to_page(kind: Kind, stored: bytes) -> bytes:

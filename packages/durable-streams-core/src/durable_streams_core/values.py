@@ -6,8 +6,8 @@ from typing import Any, Final
 
 import msgspec
 
-from durable_streams_core.content import split_json
 from durable_streams_core.errors import InvalidRequest
+from durable_streams_core.json_messages import split_json
 
 _PAGE: Final = msgspec.json.Decoder(list[Any])
 
