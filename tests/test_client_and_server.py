@@ -8,7 +8,15 @@ import sys
 import httpx
 import pytest
 
-from durable_streams_client import START, AsyncClient, Client, ProducerLimits, StreamClosed
+from durable_streams_client import (
+    START,
+    AsyncClient,
+    Client,
+    FileCheckpoint,
+    OffsetGone,
+    ProducerLimits,
+    StreamClosed,
+)
 from durable_streams_server import Engine, create_asgi
 
 
@@ -89,3 +97,62 @@ async def test_many_readers_of_one_client(url):
         await stream.append_many(range(10))
         await stream.close_stream(10)
         assert await asyncio.gather(*readers) == [list(range(11))] * 150
+
+
+@pytest.mark.parametrize("live", ["auto", "sse", "long-poll"])
+async def test_a_follower_of_a_stream_that_is_replaced_ends_and_skips_nothing(url, live):
+    """The new stream is longer than what was read of the old one, so positions would not tell."""
+    async with AsyncClient(url) as client:
+        stream = client.stream(f"replaced/{live}", content_type="text/plain")
+        await stream.create()
+        await stream.append("old")
+        got = []
+        with pytest.raises(OffsetGone, match="START"):
+            async for batch in stream.follow(live=live):
+                got.append(batch.data)
+                await stream.delete()
+                await stream.create()
+                await stream.append("newer data")
+        assert got == [b"old"]
+
+
+def test_a_saved_offset_of_a_stream_that_was_replaced_is_refused(url, tmp_path):
+    checkpoint = FileCheckpoint(tmp_path / "offset")
+    with Client(url) as client:
+        stream = client.stream("replaced/saved", content_type="text/plain")
+        stream.create()
+        stream.append("old")
+        with stream.follow(checkpoint=checkpoint) as reader:
+            for batch in reader:
+                assert batch.data == b"old"
+                break
+        checkpoint.save(batch.offset)
+        stream.delete()
+        stream.create()
+        stream.append("newer data")
+        with pytest.raises(OffsetGone), stream.follow(checkpoint=checkpoint) as reader:
+            next(iter(reader))
+
+
+def test_the_command_says_that_an_offset_is_gone(url, tmp_path):
+    name = "replaced/command"
+    command = [sys.executable, "-m", "durable_streams_client", "--url", url]
+
+    def run(*arguments, status=0):
+        done = subprocess.run(
+            [*command, *arguments], capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == status, done.stderr
+        return done
+
+    run("create", name, "--content-type", "text/plain")
+    run("append", name, "old")
+    saved = tmp_path / "offset"
+    with Client(url) as client:
+        saved.write_text(client.stream(name).head().offset)
+    run("delete", name)
+    run("create", name, "--content-type", "text/plain")
+    run("append", name, "newer data")
+    ended = run("follow", name, "--checkpoint", str(saved), status=3)
+    assert ended.stdout == ""
+    assert "read it again from START" in ended.stderr

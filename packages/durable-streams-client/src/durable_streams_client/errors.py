@@ -18,6 +18,7 @@
             ├── Fenced                  403: a newer epoch of the producer exists (§5.2.1)
             ├── NotFound                404
             ├── Gone                    410
+            │   └── OffsetGone          the data before the offset is no longer there (§8)
             ├── TooLarge                413
             ├── Conflict                409
             │   ├── StreamClosed        the stream takes no more data (§5.2)
@@ -206,6 +207,15 @@ class Gone(AnswerError):
     advice = "Read from START, or use another stream."
 
 
+class OffsetGone(Gone):
+    """The data before the offset is no longer there: the stream was deleted and created again, or
+    the server lost its newest data. Reading on would skip data or mix two streams.
+    """
+
+    code = "offset-gone"
+    advice = "Drop what you kept of the stream and read it again from START."
+
+
 class TooLarge(AnswerError):
     code = "too-large"
     advice = "Send less at a time."
@@ -284,6 +294,7 @@ _WORDS: Final[dict[type[AnswerError], str]] = {
     Fenced: "A newer epoch of this producer has taken over",
     NotFound: "There is no such stream",
     Gone: "The stream or this part of it is gone",
+    OffsetGone: "What the offset stands for is no longer there",
     TooLarge: "The server refused the request as too large",
     Conflict: "The request does not fit the stream",
     StreamClosed: "The stream is closed",
@@ -306,6 +317,8 @@ def kind_of(status: int, **facts: Any) -> type[AnswerError]:
         return Unavailable
     if status == 403 and facts.get("producer_epoch"):
         return Fenced
+    if status == 410 and facts.get("code") == OffsetGone.code:
+        return OffsetGone
     if status == 409:
         if facts.get("closed"):
             return StreamClosed

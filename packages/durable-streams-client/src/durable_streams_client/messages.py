@@ -288,6 +288,7 @@ def error_of(request: Request, head: Head, body: bytes) -> AnswerError:
     expected = head.get(protocol.PRODUCER_EXPECTED_SEQ)
     code, detail, whole = _problem_of(head, body)
     facts: dict[str, Any] = {
+        "code": code,
         "closed": closed,
         "producer_epoch": epoch is not None and protocol.PRODUCER_ID in request.headers,
         "expected_seq": expected is not None,

@@ -245,18 +245,86 @@ async def test_fenced_at_the_end_is_no_error(hub: Subscribed) -> None:
         assert await AsyncPullWorker(client, "s", ignore, name="w").work_once()
 
 
+GONE = Fault(
+    apply=False,
+    status=410,
+    headers={"content-type": "application/problem+json"},
+    body=b'{"code":"offset-gone","detail":"It was replaced."}',
+)
+
+
+async def test_a_stream_replaced_while_it_is_read_is_left_to_the_next_claim(
+    hub: Subscribed, caplog: pytest.LogCaptureFixture
+) -> None:
+    sub = hub.subscribe("s", "a", "b")
+    hub.page = 1
+    hub.put("a", b"1", b"2")
+    hub.put("b", b"x")
+    hub.faults = lambda asked: (
+        GONE if asked.method == "GET" and asked.path == "/a" and asked.count else None
+    )
+    with caplog.at_level(logging.WARNING, "durable_streams_client"):
+        async with AsyncClient(hub.url) as client:
+            assert await AsyncPullWorker(client, "s", ignore, name="w").work_once()
+    assert "a: It was replaced." in caplog.text
+    assert sub.acked == {"a": "00000001", "b": "00000001"}
+    assert sub.holder is None
+
+
+async def test_a_stream_replaced_while_it_is_handled_is_left_to_the_next_claim(
+    hub: Subscribed, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its ack is of an offset that the new stream does not have."""
+    sub = hub.subscribe("s", "a", "b")
+    hub.put("a", b"1")
+    hub.put("b", b"x")
+    no = Fault(apply=False, status=409, body=b'{"error":{"code":"INVALID_OFFSET"}}')
+    hub.faults = lambda asked: (
+        no if asked.path.endswith("/ack") and b'"stream":"a"' in asked.body else None
+    )
+    with caplog.at_level(logging.WARNING, "durable_streams_client"):
+        async with AsyncClient(hub.url) as client:
+            assert await AsyncPullWorker(client, "s", ignore, name="w").work_once()
+    assert "a was replaced while it was worked on" in caplog.text
+    assert sub.acked == {"a": "-1", "b": "00000001"}
+    assert sub.holder is None
+
+
+async def test_a_wake_stream_replaced_under_a_waiting_worker_costs_no_wake(hub: Subscribed) -> None:
+    hub.subscribe("s", "a")
+    hub.put("a")
+    seen = []
+
+    def fault(asked: Asked) -> Fault | None:
+        if asked.live and not hub.streams["/a"].messages:
+            # Whatever the old wake stream was told of is told no more.
+            hub.streams["/a"].messages.append(b"1")
+            return GONE
+        return None
+
+    async def handle(path: str, batch: Any) -> None:
+        seen.append(batch.data)
+        worker.stop()
+
+    hub.faults = fault
+    async with AsyncClient(hub.url) as client:
+        worker = AsyncPullWorker(client, "s", handle, name="w")
+        await worker.run()
+    assert seen == [b"1"]
+
+
 @pytest.mark.parametrize("done", [False, True])
 async def test_an_ack_refused_otherwise_is_raised_and_the_work_given_back(
     hub: Subscribed, done: bool
 ) -> None:
     sub = hub.subscribe("s", "a")
     hub.put("a", b"1")
-    no = Fault(apply=False, status=400, body=b'{"error":{"code":"INVALID_OFFSET"}}')
+    no = Fault(apply=False, status=400, body=b'{"error":{"code":"INVALID_REQUEST"}}')
     hub.faults = lambda asked: (
         no if asked.path.endswith("/ack") and json.loads(asked.body)["done"] is done else None
     )
     async with AsyncClient(hub.url) as client:
-        with pytest.raises(SubscriptionRefused, match="INVALID_OFFSET"):
+        with pytest.raises(SubscriptionRefused, match="INVALID_REQUEST"):
             await AsyncPullWorker(client, "s", ignore, name="w").run()
     if not done:
         assert sub.holder is None

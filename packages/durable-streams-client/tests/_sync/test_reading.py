@@ -16,11 +16,13 @@ from durable_streams_client import (
     Cancelled,
     Client,
     FileCheckpoint,
+    Gone,
     InvalidArgument,
     InvalidRequest,
     MalformedAnswer,
     MemoryCheckpoint,
     NotFound,
+    OffsetGone,
     Retry,
     RetryPolicy,
     TimedOut,
@@ -478,3 +480,25 @@ def test_nonsense_is_refused(server: Hostile, wrong: dict[str, str]) -> None:
     with Client(server.url) as client:
         with pytest.raises(InvalidArgument):
             client.stream("a").follow(**wrong)  # type: ignore[arg-type]
+
+
+def test_an_offset_whose_data_is_gone_ends_the_reader_with_what_to_do(
+    server: Hostile,
+) -> None:
+    server.page = 1
+    server.put("a", b"1", b"2")
+    gone = Fault(
+        apply=False,
+        status=410,
+        headers={"content-type": "application/problem+json"},
+        body=b'{"code":"offset-gone","detail":"It was replaced."}',
+    )
+    server.faults = lambda asked: gone if asked.count else None
+    with Client(server.url) as client:
+        for reader in (client.stream("a").read(), client.stream("a").follow(live="long-poll")):
+            server.asked.clear()
+            with pytest.raises(OffsetGone, match="read it again from START") as caught:
+                for batch in reader:
+                    assert batch.data == b"1"
+            assert isinstance(caught.value, Gone)
+            assert (caught.value.status, caught.value.code) == (410, "offset-gone")

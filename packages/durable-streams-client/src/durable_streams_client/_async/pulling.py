@@ -15,9 +15,16 @@ from durable_streams_client.errors import (
     ClientError,
     InvalidArgument,
     NotFound,
+    OffsetGone,
     is_retryable,
 )
-from durable_streams_client.subscribing import FENCED, Claim, LinkedStream, SubscriptionRefused
+from durable_streams_client.subscribing import (
+    FENCED,
+    INVALID_OFFSET,
+    Claim,
+    LinkedStream,
+    SubscriptionRefused,
+)
 from durable_streams_core.protocol import NOW
 
 logger = logging.getLogger("durable_streams_client")
@@ -84,7 +91,11 @@ class AsyncPullWorker:
             try:
                 lease = await self._claim_and_work()
                 if lease is None:
-                    offset = await self._next_wake(wakes.follow(offset), offset)
+                    try:
+                        offset = await self._next_wake(wakes.follow(offset), offset)
+                    except OffsetGone:
+                        # Another wake stream is there. What was missed, the next claim finds.
+                        offset = (await wakes.head()).offset or NOW
                 elif lease.acked:
                     backoff.progress()
                 elif not self._stopping:
@@ -160,6 +171,15 @@ class AsyncPullWorker:
             if error is self._failure:
                 raise
             logger.info("%s is gone; there is nothing to do for it", stream.path)
+        except OffsetGone as error:
+            if error is self._failure:
+                raise
+            # The server counts what replaced it from the start, so the next claim tells of all.
+            logger.warning("%s: %s", stream.path, error.message)
+        except SubscriptionRefused as error:
+            if error is self._failure or error.code != INVALID_OFFSET:
+                raise
+            logger.warning("%s was replaced while it was worked on: %s", stream.path, error.message)
         finally:
             self._reader = None
             await reader.aclose()
