@@ -54,6 +54,8 @@ class Fault:
     """Never answer."""
     pieces: int | None = None
     """Send so many bytes at a time."""
+    pause: float = 0.0
+    """Seconds between the pieces."""
     hold: threading.Event | None = None
     """Answer once this is set."""
 
@@ -429,11 +431,13 @@ class Hostile:
                         continue
                     waiting = asyncio.ensure_future(changed.wait())
                     gone = asyncio.ensure_future(out.gone())
-                    await asyncio.wait([waiting, gone], return_when=asyncio.FIRST_COMPLETED)
-                    waiting.cancel()
-                    if gone.done():
-                        return
-                    gone.cancel()
+                    try:
+                        await asyncio.wait([waiting, gone], return_when=asyncio.FIRST_COMPLETED)
+                        if gone.done():
+                            return
+                    finally:
+                        waiting.cancel()
+                        gone.cancel()
         except TimeoutError:
             pass
         finally:
@@ -510,4 +514,4 @@ class Wire:
             self._writer.write(data[at : at + step])
             await self._writer.drain()
             if self._fault.pieces:
-                await asyncio.sleep(0)
+                await asyncio.sleep(self._fault.pause)

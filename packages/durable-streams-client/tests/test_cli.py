@@ -160,3 +160,12 @@ def test_completion(run, shell: str) -> None:
 
 def test_version(run) -> None:
     assert "0.1" in run("--version")[1]
+
+
+def test_a_refused_connection_is_told_of_soon(run) -> None:
+    """Every command, and not after half a minute of tries."""
+    for command in (["head", "a"], ["append", "a", "x"], ["read", "a"], ["follow", "a"]):
+        status, out, err = run("--url", "http://127.0.0.1:9/", *command)
+        assert (status, out) == (6, "")
+        assert "Check the address" in err
+        assert err.count("trying again") <= 4

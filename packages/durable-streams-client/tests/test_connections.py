@@ -256,7 +256,7 @@ async def test_a_task_cancelled_while_it_joins_a_worker_is_cancelled() -> None:
         begun.set()
         await asyncio.Event().wait()
 
-    worker = runtime.Worker(work, "endless")
+    worker = runtime.Worker(work, "endless", set())
     joining = asyncio.create_task(worker.join(60))
     await begun.wait()
     await asyncio.sleep(0)
@@ -267,6 +267,6 @@ async def test_a_task_cancelled_while_it_joins_a_worker_is_cancelled() -> None:
 
 
 async def test_a_worker_that_does_not_end_is_stopped() -> None:
-    worker = runtime.Worker(asyncio.Event().wait, "endless")  # type: ignore[arg-type]
+    worker = runtime.Worker(asyncio.Event().wait, "endless", set())  # type: ignore[arg-type]
     await worker.join(0.01)
     assert len(asyncio.all_tasks()) == 1

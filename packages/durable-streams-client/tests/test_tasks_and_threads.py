@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,14 +12,22 @@ from hostile import Fault, Hostile, refuse
 
 from durable_streams_client import (
     AsyncClient,
+    AsyncProducer,
     Client,
+    ClientClosed,
+    ClientError,
     InvalidArgument,
     NotStored,
+    NotUsableHere,
     ProducerLimits,
     RetryPolicy,
 )
 
 JSON = "application/json"
+
+
+def all_errors(kind: type[ClientError] = ClientError) -> set[type[ClientError]]:
+    return {kind}.union(*(all_errors(each) for each in kind.__subclasses__()))
 
 
 @pytest.mark.parametrize("live", ["sse", "long-poll"])
@@ -125,16 +134,130 @@ def test_coroutines_are_nothing_for_the_sync_client(server: Hostile) -> None:
         client.stream("a").head()
 
 
-def test_cancel_with_an_http_client_handed_in(server: Hostile) -> None:
-    """Its sockets are not ours: the reader notices when the server has answered."""
+@pytest.mark.parametrize("live", ["sse", "long-poll"])
+@pytest.mark.parametrize("given", [False, True], ids=["own", "given"])
+def test_closing_a_client_ends_its_waits(server: Hostile, live: str, given: bool) -> None:
     server.put("a")
-    server.poll = 0.2
-    with httpx.Client() as http, Client(server.url, http=http) as client:
-        reader = client.stream("a").follow(live="long-poll")
+    server.poll = 60
+    http = httpx.Client() if given else None
+    client = Client(server.url, http=http)
+    reader = client.stream("a").follow(live=live)  # type: ignore[arg-type]
+    next(reader)
+
+    def close() -> None:
+        server.wait_until(lambda: server.asked[-1].live == live)
+        client.close()
+
+    thread = threading.Thread(target=close)
+    thread.start()
+    with pytest.raises(ClientClosed):
         next(reader)
-        threading.Timer(0.05, reader.cancel).start()
-        with pytest.raises(Exception, match="cancelled"):
-            next(reader)
+    thread.join()
+    if http is not None:
+        http.close()
+
+
+@pytest.mark.parametrize("live", ["sse", "long-poll"])
+async def test_closing_an_async_client_ends_its_waits(server: Hostile, live: str) -> None:
+    server.put("a")
+    server.poll = 60
+    client = AsyncClient(server.url)
+    reader = client.stream("a").follow(live=live)  # type: ignore[arg-type]
+    await anext(reader)
+    waiting = asyncio.create_task(reader.__anext__())  # type: ignore[arg-type]
+    await asyncio.to_thread(server.wait_until, lambda: server.asked[-1].live == live)
+    await client.aclose()
+    with pytest.raises(ClientClosed):
+        await waiting
+
+
+def test_closing_a_client_ends_the_pause_before_a_repeat(server: Hostile) -> None:
+    server.faults = lambda asked: refuse(503, Retry_After="60")
+    paused = threading.Event()
+    with Client(server.url, on_retry=lambda _: paused.set()) as client:
+
+        def close() -> None:
+            paused.wait(10)
+            client.close()
+
+        thread = threading.Thread(target=close)
+        thread.start()
+        with pytest.raises(ClientClosed):
+            client.stream("a").head()
+        thread.join()
+
+
+def test_closing_a_client_ends_its_producers(server: Hostile) -> None:
+    server.put("a", content_type=JSON)
+    server.faults = lambda asked: Fault(stall=True) if asked.method == "POST" else None
+    client = Client(server.url)
+    producer = client.stream("a").producer(limits=ProducerLimits(linger=0))
+    producer.append(1)
+    server.wait_until(lambda: server.asked[-1].method == "POST")
+    client.close()
+    with pytest.raises(NotStored) as caught:
+        producer.flush()
+    assert isinstance(caught.value.cause, ClientClosed)
+    assert caught.value.items == [b"1"]
+    producer.close(flush=False)
+
+
+def test_one_async_client_serves_one_loop_after_another(server: Hostile) -> None:
+    server.put("a", content_type=JSON)
+    client = AsyncClient(server.url)
+    stream = client.stream("a")
+    for n in range(3):
+        asyncio.run(stream.append(n))
+    assert [int(message) for message in server.streams["/a"].messages] == [0, 1, 2]
+    server.wait_until(lambda: server.connections == 0)
+    asyncio.run(client.aclose())
+
+
+def test_one_async_client_serves_loops_in_several_threads(server: Hostile) -> None:
+    server.put("a", content_type=JSON)
+    client = AsyncClient(server.url)
+    stream = client.stream("a", content_type=JSON)
+
+    async def write(first: int) -> None:
+        await asyncio.gather(*(stream.append(first + n) for n in range(20)))
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda first: asyncio.run(write(first)), range(0, 60, 20)))
+    assert sorted(int(message) for message in server.streams["/a"].messages) == list(range(60))
+    asyncio.run(client.aclose())
+
+
+def test_a_producer_says_that_it_belongs_to_another_loop(server: Hostile) -> None:
+    server.put("a", content_type=JSON)
+    client = AsyncClient(server.url)
+    slow = ProducerLimits(linger=60)
+
+    async def make() -> AsyncProducer:
+        producer = client.stream("a").producer(limits=slow)
+        await producer.append(1)
+        return producer
+
+    async def use(producer: AsyncProducer) -> None:
+        with pytest.raises((NotUsableHere, NotStored)):
+            await producer.flush()
+        await producer.aclose(flush=False)
+        await client.aclose()
+
+    asyncio.run(use(asyncio.run(make())))
+
+
+@pytest.mark.parametrize("kind", sorted(all_errors(), key=lambda kind: kind.__name__))
+def test_every_error_survives_a_process_pool(kind: type[ClientError]) -> None:
+    if kind is NotStored:
+        error: ClientError = NotStored(
+            "x", items=[b"1"], uncertain=1, cause=ClientError("why", url="http://h/")
+        )
+    else:
+        error = kind("x", url="http://h/a", status=400, advice="do")
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is kind
+    assert str(copy) == str(error)
+    assert vars(copy).keys() == vars(error).keys()
 
 
 def test_repeats_are_logged(server: Hostile, caplog: pytest.LogCaptureFixture) -> None:

@@ -29,11 +29,14 @@ from durable_streams_client._sync.stream import Stream
 from durable_streams_client.batches import Batch
 from durable_streams_client.checkpoints import FileCheckpoint
 from durable_streams_client.options import Live, Timeouts
+from durable_streams_client.retry import RetryPolicy
 from durable_streams_core.protocol import JSON_CONTENT_TYPE, NOW, START
 
 DEFAULT_URL: Final = "http://127.0.0.1:4437/v1/stream/"
 
 PROGRESS_BYTES: Final = 1 << 16
+
+PATIENT: Final = RetryPolicy(attempts=sys.maxsize, read_attempts=sys.maxsize)
 
 EXIT_CODES: Final[tuple[tuple[type[errors.ClientError], int], ...]] = (
     (errors.InvalidArgument, 2),
@@ -124,7 +127,7 @@ def _headers(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> 
     envvar="DURABLE_STREAMS_TIMEOUT",
     show_envvar=True,
     metavar="SECONDS",
-    help="Give up a call after this long.  [default: tries run out]",
+    help="Keep trying for this long.  [default: give up after 5 tries]",
 )
 @click.version_option(package_name="durable-streams-client")
 @click.pass_context
@@ -142,7 +145,13 @@ def commands(
         headers.setdefault("Authorization", f"Bearer {token}")
     elif auth is not None:
         headers.setdefault("Authorization", auth)
-    client = Client(url, headers=headers, timeouts=Timeouts(total=timeout))
+    client = Client(
+        url,
+        headers=headers,
+        timeouts=Timeouts(total=timeout),
+        # Somebody waits at the shell: a server that is not there is told of within 2 seconds.
+        retry=RetryPolicy(attempts=5, read_attempts=5) if timeout is None else PATIENT,
+    )
     context.obj = client
     context.call_on_close(client.close)
 
@@ -317,9 +326,9 @@ def follow(
 ) -> None:
     """Print the stream NAME as it grows, until it is closed."""
     kept = None if checkpoint is None else FileCheckpoint(checkpoint)
-    with client.stream(name).follow(
-        NOW if now else offset, live=live or "auto", checkpoint=kept
-    ) as reader:
+    stream = client.stream(name)
+    stream.head()  # A reader waits for ever, even for a server that was never there.
+    with stream.follow(NOW if now else offset, live=live or "auto", checkpoint=kept) as reader:
         show(reader, raw=raw)
 
 

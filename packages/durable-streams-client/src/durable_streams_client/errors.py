@@ -5,6 +5,7 @@
         ├── InvalidArgument             also a ValueError: the call itself is at fault
         ├── ClientClosed                the client was closed before or during the call
         ├── NotUsableHere               made in another process or event loop
+        ├── NoFreeConnection            the HTTP client handed in has too few connections
         ├── Cancelled                   a reader was cancelled from another thread or task
         ├── NotStored                   a producer could not store what it was given
         ├── TransportError              no complete answer came
@@ -96,10 +97,27 @@ class NotUsableHere(ClientError):
     code = "not-usable-here"
 
 
+class NoFreeConnection(ClientError):
+    """The HTTP client handed in has a limit of connections, and all of them were in use."""
+
+    code = "no-free-connection"
+    advice = (
+        "Each live reader needs a connection of its own: raise the limit, as in"
+        " httpx.Limits(max_connections=None), or hand in no client."
+    )
+
+
 class Cancelled(ClientError):
     """The reader was cancelled; this is never the end of a stream."""
 
     code = "cancelled"
+
+
+ENDED: Final[dict[type[ClientError], str]] = {
+    Cancelled: "The reader was cancelled.",
+    ClientClosed: "The client is closed.",
+}
+"""What is said to those whose wait another thread or task has ended."""
 
 
 class NotStored(ClientError):
@@ -276,7 +294,7 @@ def is_unapplied(error: ClientError) -> bool:
     """Whether the request certainly changed nothing: it never arrived, or was turned away."""
     if isinstance(error, Unavailable):
         return error.status == 429
-    return isinstance(error, (ConnectFailed, AnswerError, InvalidArgument))
+    return isinstance(error, (ConnectFailed, NoFreeConnection, AnswerError, InvalidArgument))
 
 
 _BY_STATUS: Final[dict[int, type[AnswerError]]] = {

@@ -12,6 +12,7 @@ from durable_streams_client.errors import (
     ConnectFailed,
     ConnectionLost,
     InvalidArgument,
+    NoFreeConnection,
     TimedOut,
 )
 
@@ -21,7 +22,7 @@ _KINDS: Final[tuple[tuple[frozenset[str], type[ClientError], str], ...]] = (
         ConnectFailed,
         "The server cannot be reached",
     ),
-    (frozenset({"PoolTimeout"}), ConnectFailed, "No connection of the pool became free in time"),
+    (frozenset({"PoolTimeout"}), NoFreeConnection, "No connection became free in time"),
     (frozenset({"TimeoutException"}), TimedOut, "The server kept silent for too long"),
     (
         frozenset({"InvalidURL", "UnsupportedProtocol", "LocalProtocolError"}),

@@ -31,6 +31,7 @@ from durable_streams_client.encoding import answered_kind
 from durable_streams_client.errors import (
     ClientError,
     ConnectFailed,
+    ConnectionLost,
     InvalidRequest,
     MalformedAnswer,
     is_retryable,
@@ -208,8 +209,9 @@ class ReaderMachine:
 
     def failed(self, error: ClientError, retry_after: float | None, now: float) -> float | None:
         """A request failed: seconds until the next, or None if ``error`` is to be raised."""
-        self._events = None
         in_sse = self.mode is Mode.SSE
+        worked = self._worked(error, now)
+        self._events = None
         if in_sse and self.live == "auto" and _refuses_sse(error):
             self._leave_sse(now)
             return 0.0
@@ -217,10 +219,23 @@ class ReaderMachine:
             return None
         if in_sse and now - self._sent_at < SHORT_SECONDS and not isinstance(error, ConnectFailed):
             self._sse_failed(now)
+        if worked:
+            # A proxy may end every connection after a while. The stream is well, however quiet.
+            self._short = 0
+            self.backoff.progress()
+            self._delay = self.backoff.pause()
+            return self._delay
         delay = self.backoff.failed(retry_after)
         if delay is not None:
             self._delay = delay
         return delay
+
+    def _worked(self, error: ClientError, now: float) -> bool:
+        """Whether a live connection was cut that had worked: it was held open for a while."""
+        held = isinstance(error, ConnectionLost) and now - self._sent_at >= SHORT_SECONDS
+        if self.mode is Mode.SSE:
+            return held and self.heard
+        return held and self.mode is Mode.LONG_POLL
 
     def _sse_failed(self, now: float) -> None:
         self._short += 1
@@ -236,7 +251,7 @@ class ReaderMachine:
     def _pause(self) -> float:
         """A delay after an answer that was none of use; such pauses never end a reader."""
         self.backoff.failures = min(self.backoff.failures + 1, 30)
-        return self.backoff.random() * self.backoff.policy.ceiling(self.backoff.failures)
+        return self.backoff.pause()
 
     def _pause_for_data(self) -> float:
         """A delay after a page of a catch-up read that held nothing and is not the last."""

@@ -12,6 +12,7 @@ from durable_streams_client.errors import (
     ConnectFailed,
     ConnectionLost,
     InvalidArgument,
+    NoFreeConnection,
     TimedOut,
     is_retryable,
     is_unapplied,
@@ -26,7 +27,7 @@ from durable_streams_core.content import Kind
         (httpx.ConnectError("no"), ConnectFailed),
         (httpx.ConnectTimeout("no"), ConnectFailed),
         (httpcore.ConnectError("no"), ConnectFailed),
-        (httpx.PoolTimeout("no"), ConnectFailed),
+        (httpx.PoolTimeout("no"), NoFreeConnection),
         (httpx.ReadTimeout("no"), TimedOut),
         (httpcore.WriteTimeout("no"), TimedOut),
         (httpx.RemoteProtocolError("no"), ConnectionLost),
@@ -43,7 +44,8 @@ def test_every_fault_of_a_transport_is_one_of_ours(error: Exception, kind: type)
     assert type(fault) is kind
     assert "http://h/a" in str(fault)
     assert is_retryable(fault) == isinstance(fault, (ConnectFailed, TimedOut, ConnectionLost))
-    assert is_unapplied(fault) == isinstance(fault, (ConnectFailed, InvalidArgument))
+    unapplied = (ConnectFailed, InvalidArgument, NoFreeConnection)
+    assert is_unapplied(fault) == isinstance(fault, unapplied)
 
 
 def test_other_exceptions_are_not_ours() -> None:

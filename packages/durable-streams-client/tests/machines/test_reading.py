@@ -135,6 +135,39 @@ def test_sse_that_was_asked_for_stays() -> None:
         reader.silent(0.0) if turn % 2 else reader.cut(0.0)
 
 
+@pytest.mark.parametrize("held", [2.0, 30.0])
+@pytest.mark.parametrize("live", ["sse", "long-poll", "auto"])
+def test_cuts_of_connections_that_worked_neither_escalate_nor_end_a_reader(
+    live: str, held: float
+) -> None:
+    """A proxy that ends every connection after a while, on a stream where nothing happens."""
+    reader = caught_up(live)
+    reader.backoff.attempts = 1
+    now = 0.0
+    for _ in range(20):
+        fetch = reader.next(now)
+        assert fetch is not None
+        assert fetch.delay <= RetryPolicy().initial
+        now += fetch.delay
+        if fetch.mode is Mode.SSE:
+            reader.opened(SSE, now)
+            reader.events(b'event: control\ndata: {"streamNextOffset":"0001","upToDate":true}\n\n')
+        now += held
+        assert reader.failed(ConnectionLost("cut"), None, now) is not None
+    assert fetch.mode is (Mode.LONG_POLL if live == "long-poll" else Mode.SSE)
+
+
+@pytest.mark.parametrize("live", ["sse", "long-poll"])
+def test_connections_that_do_not_work_are_tried_ever_less_often(live: str) -> None:
+    reader = caught_up(live)
+    reader.backoff.attempts = 5
+    delays = []
+    for _ in range(5):
+        assert reader.next(0.0) is not None
+        delays.append(reader.failed(ConnectionLost("refused"), None, 0.0))
+    assert delays == [0.1, 0.2, 0.4, 0.8, None]
+
+
 def test_polls_answered_at_once_with_nothing_are_spaced_out() -> None:
     reader = caught_up("long-poll")
     delays = []

@@ -35,9 +35,20 @@ def test_a_delay_is_between_its_floor_and_its_ceiling(
     delay = backoff.failed(asked)
     assert delay is not None
     floor = min(asked or 0, policy.retry_after_limit)
-    assert floor <= delay <= max(floor, policy.ceiling(failures))
+    assert max(floor, policy.ceiling(failures) / 2) <= delay
+    assert delay <= max(floor, policy.ceiling(failures))
     assert policy.ceiling(failures) <= maximum
     assert policy.ceiling(failures) <= policy.ceiling(failures + 1)
+
+
+@given(chances=st.lists(st.floats(0, 1, exclude_max=True), min_size=9, max_size=9))
+def test_one_schedule_waits_out_an_outage_and_notices_its_end(chances: list[float]) -> None:
+    policy = RetryPolicy()
+    assert policy.attempts == policy.read_attempts
+    backoff = Backoff(policy, policy.attempts, iter(chances).__next__)
+    delays = [backoff.failed() for _ in range(policy.attempts - 1)]
+    assert sum(delay for delay in delays if delay is not None) >= 10
+    assert all(delay is not None and delay <= 5 for delay in delays)
 
 
 @given(attempts=st.integers(1, 20))

@@ -83,7 +83,10 @@ class AsyncCalls:
         total = self.options.timeouts.total
         last: ClientError | None = None
         try:
-            async with runtime.Limit(total, f"The call took longer than {total} seconds."):
+            async with (
+                runtime.Limit(total, f"The call took longer than {total} seconds."),
+                runtime.Scope(self.transport.scopes) as scope,
+            ):
                 backoff = self.backoff(self.options.retry.attempts)
                 uncertain = False
                 while True:
@@ -102,7 +105,7 @@ class AsyncCalls:
                         if delay is None:
                             raise
                         self.note(error, backoff.failures, delay)
-                    await runtime.sleep(delay)
+                    await scope.sleep(delay)
         except TimedOut as error:
             if last is None or error is last or total is None:
                 raise

@@ -61,7 +61,7 @@ class AsyncPullWorker:
         self._subscriptions = AsyncSubscriptions(client)
         self._handler = handler
         self._stopping = False
-        self._pause = runtime.Scope()
+        self._pause = runtime.Scope(client._calls.transport.scopes)  # noqa: SLF001 - parts of one client
         self._reader: AsyncReader[Any] | None = None
         self._failure: BaseException | None = None
         """What the handler raised. It may be an error of this client, and is none of ours."""
@@ -220,7 +220,11 @@ class _Lease:
     ) -> None:
         """Run the handler, with heartbeats beside it."""
         self._over = False
-        beating = runtime.Worker(self._beat, "durable-streams-heartbeat")
+        beating = runtime.Worker(
+            self._beat,
+            "durable-streams-heartbeat",
+            self._subscriptions.client._calls.transport.scopes,  # noqa: SLF001 - parts of one client
+        )
         try:
             await runtime.settle(handler(path, batch))
         finally:

@@ -13,7 +13,7 @@ from typing import Any, Generic, Self, TypeVar
 from weakref import WeakKeyDictionary
 
 from durable_streams_client import forking
-from durable_streams_client.errors import Cancelled, TimedOut
+from durable_streams_client.errors import ENDED, Cancelled, ClientClosed, ClientError, TimedOut
 
 T = TypeVar("T")
 
@@ -147,18 +147,31 @@ class Limit:
 
 
 class Scope:
-    """What can be cancelled from elsewhere: the waits of one reader.
+    """A block of waits that another task or thread can end.
 
-    Entered around every wait. ``cancel`` may be called from any task or thread.
+    ``group`` holds it while it is entered, so that all waits of a client can be ended at once.
     """
 
-    def __init__(self) -> None:
-        self.cancelled = False
+    def __init__(self, group: "set[Scope]") -> None:
+        self._group = group
+        self._reason: type[ClientError] | None = None
         self._task: asyncio.Task[Any] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
+    @property
+    def ended(self) -> bool:
+        return self._reason is not None
+
     def cancel(self) -> None:
-        self.cancelled = True
+        """End it: who waits gets ``Cancelled``. From any task or thread."""
+        self._end(Cancelled)
+
+    def close(self) -> None:
+        """End it because the client is closed: who waits gets ``ClientClosed``."""
+        self._end(ClientClosed)
+
+    def _end(self, reason: type[ClientError]) -> None:
+        self._reason = self._reason or reason
         task, loop = self._task, self._loop
         if task is None or loop is None:
             return
@@ -170,13 +183,15 @@ class Scope:
             task.cancel()
 
     def check(self) -> None:
-        if self.cancelled:
-            raise Cancelled("The reader was cancelled.")
+        """Raise the error that says why it was ended, if it was."""
+        if self._reason is not None:
+            raise self._reason(ENDED[self._reason])
 
     async def __aenter__(self) -> Self:
         self.check()
         self._loop = asyncio.get_running_loop()
         self._task = asyncio.current_task()
+        self._group.add(self)
         return self
 
     async def __aexit__(
@@ -185,26 +200,25 @@ class Scope:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._group.discard(self)
         task, self._task = self._task, None
-        if not self.cancelled or task is None:
+        if self._reason is None or task is None:
             return
         if isinstance(error, asyncio.CancelledError) and task.uncancel() > 0:
             return  # the task itself is being cancelled as well
         if error is not None:
-            raise Cancelled("The reader was cancelled.") from None
+            raise self._reason(ENDED[self._reason]) from None
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
 
 
-async def sleep(seconds: float) -> None:
-    await asyncio.sleep(seconds)
-
-
 class Worker:
     """A piece of work that runs beside the caller."""
 
-    def __init__(self, work: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
+    def __init__(
+        self, work: Callable[[], Coroutine[Any, Any, None]], name: str, group: set[Scope]
+    ) -> None:
         self._task = asyncio.create_task(work(), name=name)
 
     async def join(self, seconds: float | None = None) -> None:
@@ -219,6 +233,11 @@ class Worker:
     async def stop(self) -> None:
         """End it now."""
         if self._task is asyncio.current_task():
+            return
+        loop = self._task.get_loop()
+        if loop is not asyncio.get_running_loop():
+            with suppress(RuntimeError):  # that loop is closed, and the work has ended with it
+                loop.call_soon_threadsafe(self._task.cancel)
             return
         self._task.cancel()
         await asyncio.wait([self._task])

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 
 from durable_streams_client import forking, wire
-from durable_streams_client._async import runtime
+from durable_streams_client._async import given, runtime
 from durable_streams_client._async.pool import AsyncPool
 from durable_streams_client.addresses import with_params
 from durable_streams_client.decoding import CorruptCoding, UnknownCoding, decoder_of
@@ -149,6 +149,8 @@ class AsyncTransport:
         self._http2 = http2
         self._verify = verify
         self._shared: runtime.Local[Any] = runtime.Local(self._make, self._end)
+        self.scopes: set[runtime.Scope] = set()
+        """The waits that closing the client ends."""
         self._closed = False
         self._used = False
         self._inherited = False
@@ -178,6 +180,7 @@ class AsyncTransport:
 
     def after_fork(self) -> None:
         # Only what was handed in keeps connections that we cannot reach.
+        self.scopes = set()
         self._inherited = self._given is not None and (self._used or self._inherited)
 
     async def open(
@@ -206,7 +209,8 @@ class AsyncTransport:
         try:
             if self._given is None:
                 return await shared.send(wire.request_of(request, headers, timeout))
-            return await shared.send(
+            return await given.send(
+                shared,
                 shared.build_request(
                     request.method,
                     with_params(request.url, request.params),
@@ -214,8 +218,6 @@ class AsyncTransport:
                     content=request.content,
                     extensions={"timeout": timeout},
                 ),
-                stream=True,
-                follow_redirects=False,
             )
         except Exception as error:
             fault = fault_of(error, method=request.method, url=request.url)
@@ -224,5 +226,8 @@ class AsyncTransport:
             raise fault from error
 
     async def aclose(self) -> None:
+        """End every wait with ClientClosed, and close all connections but those handed in."""
         self._closed = True
+        for scope in list(self.scopes):
+            scope.close()
         await self._shared.close()

@@ -55,7 +55,12 @@ class AsyncAppends:
             reply = await self._calls.call(request, extra=extra, repeatable=not content)
             return messages.appended_of(url, reply.head, producing=False)
         lanes = await self._lanes.get()
-        lane = await self._take(lanes, url)
+        total = self._calls.options.timeouts.total
+        async with (
+            runtime.Limit(total, f"Earlier appends took longer than {total} seconds."),
+            runtime.Scope(self._calls.transport.scopes),
+        ):
+            lane = await self._take(lanes, url)
         try:
             return await self._append_in(
                 lane, url, content, content_type=content_type, close=close, seq=seq, extra=extra

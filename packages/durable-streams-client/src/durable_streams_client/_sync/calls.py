@@ -84,7 +84,10 @@ class Calls:
         total = self.options.timeouts.total
         last: ClientError | None = None
         try:
-            with runtime.Limit(total, f"The call took longer than {total} seconds."):
+            with (
+                runtime.Limit(total, f"The call took longer than {total} seconds."),
+                runtime.Scope(self.transport.scopes) as scope,
+            ):
                 backoff = self.backoff(self.options.retry.attempts)
                 uncertain = False
                 while True:
@@ -103,7 +106,7 @@ class Calls:
                         if delay is None:
                             raise
                         self.note(error, backoff.failures, delay)
-                    runtime.sleep(delay)
+                    scope.sleep(delay)
         except TimedOut as error:
             if last is None or error is last or total is None:
                 raise

@@ -46,7 +46,7 @@ class _Stream(httpcore.NetworkStream):
         try:
             return self._stream.read(max(max_bytes, READ_BYTES), timeout)
         finally:
-            scope.watch(None)
+            scope.watch()
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         if len(self._unsent) + len(buffer) <= SMALL_BYTES:
@@ -65,7 +65,7 @@ class _Stream(httpcore.NetworkStream):
                     self._stream.write(part, remaining(timeout))
         finally:
             if scope is not None:
-                scope.watch(None)
+                scope.watch()
 
     def cut(self) -> None:
         """End the connection; a thread that reads from it returns."""

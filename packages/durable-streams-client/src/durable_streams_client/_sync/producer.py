@@ -6,6 +6,7 @@ import secrets
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -207,7 +208,9 @@ class Producer:
             spawn = not self._idle_workers and len(self._workers) < self._machine.limits.in_flight
             if spawn:
                 self._owner = runtime.owner()
-                self._workers.append(runtime.Worker(self._work, f"producer {self.id}"))
+                self._workers.append(
+                    runtime.Worker(self._work, f"producer {self.id}", self._calls.transport.scopes)
+                )
         if not spawn:
             self._changed.notify()
 
@@ -358,56 +361,30 @@ class Producer:
                     self._idle_workers -= 1
 
     def _send(self, batch: Outgoing, epoch: int) -> None:
-        """Send one batch until its fate is known."""
+        """Send one batch until its fate is known, within the total time limit."""
+        total = self._calls.options.timeouts.total
         finished = False
         try:
-            request = messages.append_request(
-                self._stream.url,
-                join(self._kind, batch.parts) if batch.parts else b"",
-                content_type=self._stream.content_type,
-                close=batch.close,
-                producing=Producing(self.id, epoch, batch.seq),
-            )
-            backoff = self._calls.backoff(self._calls.options.retry.attempts)
-            while True:
-                try:
-                    head, body = self._calls.exchange(request, extra=self._extra)
-                    if head.status >= 300:
-                        raise error_of(request, head, body)
-                    appended = messages.appended_of(self._stream.url, head, producing=True)
-                except ClientError as error:
-                    if not is_unapplied(error):
-                        batch.uncertain = True
-                    delay = backoff.failed(retry_after(error)) if is_retryable(error) else None
-                    if delay is None or self._machine.failing:
-                        finished = True
-                        self._outcome(batch, error)
-                        return
-                    self._calls.note(error, backoff.failures, delay)
-                    self._pause(delay)
-                else:
-                    finished = True
-                    with self._mutex:
-                        self._machine.stored(
-                            batch,
-                            # An end without data is answered 204 the first time too (§5.3).
-                            duplicate=appended.duplicate and bool(batch.parts),
-                            seq=parse_number(head.get(protocol.PRODUCER_SEQ)),
-                            epoch=parse_number(head.get(protocol.PRODUCER_EPOCH)),
-                            offset=appended.offset,
-                        )
-                    self._changed.notify()
-                    return
+            with (
+                runtime.Limit(total, f"A batch was not stored within {total} seconds."),
+                runtime.Scope(self._calls.transport.scopes),
+            ):
+                stored = self._deliver(batch, epoch)
+            finished = True
+            with self._mutex:
+                stored()
+            self._changed.notify()
         except Exception as error:
             # Whatever it is: a sender that ended with it would leave `flush` waiting for ever.
             finished = True
-            batch.uncertain = True
             failure = error
             if not isinstance(failure, ClientError):
                 failure = ClientError(
                     f"Sending failed: {error!r}", method="POST", url=self._stream.url
                 )
                 failure.__cause__ = error
+            if not is_unapplied(failure):
+                batch.uncertain = True
             self._outcome(batch, failure)
         finally:
             if not finished:
@@ -416,6 +393,41 @@ class Producer:
                         batch, Cancelled("The producer was stopped.", url=self._stream.url)
                     )
                 self._changed.notify()
+
+    def _deliver(self, batch: Outgoing, epoch: int) -> Callable[[], None]:
+        """Send one batch until it is stored; the answer as the machine's next step."""
+        request = messages.append_request(
+            self._stream.url,
+            join(self._kind, batch.parts) if batch.parts else b"",
+            content_type=self._stream.content_type,
+            close=batch.close,
+            producing=Producing(self.id, epoch, batch.seq),
+        )
+        backoff = self._calls.backoff(self._calls.options.retry.attempts)
+        while True:
+            try:
+                head, body = self._calls.exchange(request, extra=self._extra)
+                if head.status >= 300:
+                    raise error_of(request, head, body)
+                appended = messages.appended_of(self._stream.url, head, producing=True)
+            except ClientError as error:
+                if not is_unapplied(error):
+                    batch.uncertain = True
+                delay = backoff.failed(retry_after(error)) if is_retryable(error) else None
+                if delay is None or self._machine.failing:
+                    raise
+                self._calls.note(error, backoff.failures, delay)
+                self._pause(delay)
+            else:
+                return partial(
+                    self._machine.stored,
+                    batch,
+                    # An end without data is answered 204 the first time too (§5.3).
+                    duplicate=appended.duplicate and bool(batch.parts),
+                    seq=parse_number(head.get(protocol.PRODUCER_SEQ)),
+                    epoch=parse_number(head.get(protocol.PRODUCER_EPOCH)),
+                    offset=appended.offset,
+                )
 
     def _outcome(self, batch: Outgoing, error: ClientError) -> None:
         with self._mutex:

@@ -17,7 +17,7 @@ from durable_streams_client._sync.transport import Answer
 from durable_streams_client.addresses import with_params
 from durable_streams_client.batches import Batch, Page
 from durable_streams_client.checkpoints import Checkpoint
-from durable_streams_client.errors import Cancelled, ClientError, TimedOut
+from durable_streams_client.errors import ClientError, TimedOut
 from durable_streams_client.messages import Request, error_of
 from durable_streams_client.options import Extra, Live
 from durable_streams_client.pages import PageCache
@@ -61,7 +61,7 @@ class Reader(Generic[T]):
         self._checkpoint = checkpoint
         self._decoder = decoder
         self._machine = ReaderMachine(url, offset, live, calls.backoff(attempts))
-        self._scope = runtime.Scope()
+        self._scope = runtime.Scope(calls.transport.scopes)
         self._pages: deque[Page] = deque()
         self._answer: Answer | None = None
         self._chunks: Iterator[bytes] | None = None
@@ -78,7 +78,7 @@ class Reader(Generic[T]):
         """Go on in the child from the same place, with an answer of its own."""
         forking.keep((self._chunks, self._answer))
         self._chunks = self._answer = None
-        self._scope = runtime.Scope()
+        self._scope = runtime.Scope(self._calls.transport.scopes)
 
     # -- where it stands ---------------------------------------------------------------------------
 
@@ -305,8 +305,7 @@ class Reader(Generic[T]):
 
     def _failed(self, error: ClientError) -> None:
         """Go on after a fault, or raise it."""
-        if self._scope.cancelled:
-            raise Cancelled("The reader was cancelled.") from error
+        self._scope.check()
         delay = self._machine.failed(error, retry_after(error), time.monotonic())
         if delay is None:
             raise error

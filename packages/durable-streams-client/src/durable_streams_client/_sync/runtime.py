@@ -13,7 +13,14 @@ from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 from durable_streams_client import forking
-from durable_streams_client.errors import Cancelled, InvalidArgument, TimedOut
+from durable_streams_client.errors import (
+    ENDED,
+    Cancelled,
+    ClientClosed,
+    ClientError,
+    InvalidArgument,
+    TimedOut,
+)
 
 T = TypeVar("T")
 
@@ -92,8 +99,26 @@ class Notifier:
 
     def wait(self, version: int, seconds: float | None = None) -> None:
         """Return when :meth:`notify` was called after ``version`` was read, or time is up."""
+        scope = current_scope()
+        if scope is not None:
+            scope.watch(notifier=self)
+        try:
+            with self._condition:
+                self._condition.wait_for(
+                    lambda: self.version != version or (scope is not None and scope.ended),
+                    remaining(seconds),
+                )
+        finally:
+            if scope is not None:
+                scope.watch()
+        if scope is not None:
+            scope.check()
+        _check_limit()
+
+    def wake(self) -> None:
+        """Let those who wait look whether their scope was ended."""
         with self._condition:
-            self._condition.wait_for(lambda: self.version != version, seconds)
+            self._condition.notify_all()
 
 
 class Limit:
@@ -121,7 +146,11 @@ class Limit:
     ) -> None:
         _current.until = self._outer
         late = self._until is not None and time.monotonic() >= self._until
-        if isinstance(error, Exception) and late and not isinstance(error, Cancelled):
+        if (
+            isinstance(error, Exception)
+            and late
+            and not isinstance(error, (Cancelled, ClientClosed))
+        ):
             raise TimedOut(self._what) from error
 
 
@@ -135,44 +164,80 @@ def remaining(seconds: float | None) -> float | None:
 
 
 class Scope:
-    """What can be cancelled from elsewhere: the waits of one reader.
+    """A block of waits that another thread can end.
 
-    Entered around every wait. ``cancel`` may be called from any thread: it sets a flag and then
-    shuts down the socket that is being waited on, which therefore never looks like an end.
+    ``group`` holds it while it is entered, so that all waits of a client can be ended at once.
+    Ending it sets a flag and then shuts down the socket that is waited on, which therefore never
+    looks like the end of an answer.
     """
 
-    def __init__(self) -> None:
-        self.cancelled = False
+    def __init__(self, group: "set[Scope]") -> None:
+        self._group = group
+        self._reason: type[ClientError] | None = None
         self._mutex = threading.Lock()
         self._woken = threading.Event()
         self._socket: socket.socket | None = None
+        self._notifier: Notifier | None = None
         self._outer: Scope | None = None
+        self._inner: Scope | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self._reason is not None
 
     def cancel(self) -> None:
-        self.cancelled = True
+        """End it: who waits gets ``Cancelled``. From any thread."""
+        self.end(Cancelled)
+
+    def close(self) -> None:
+        """End it because the client is closed: who waits gets ``ClientClosed``."""
+        self.end(ClientClosed)
+
+    def end(self, reason: type[ClientError]) -> None:
+        """End it, and the blocks within it, with an error of that class."""
+        self._reason = self._reason or reason
         self._woken.set()
         with self._mutex:
+            notifier, inner = self._notifier, self._inner
             if self._socket is not None:
                 with suppress(OSError):
                     # The method of the plain socket: that of a TLS socket is not for two threads.
                     socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+        if notifier is not None:
+            notifier.wake()
+        if inner is not None:
+            inner.end(reason)
 
     def check(self) -> None:
-        if self.cancelled:
-            raise Cancelled("The reader was cancelled.")
+        """Raise the error that says why it was ended, if it was."""
+        if self._reason is not None:
+            raise self._reason(ENDED[self._reason])
 
-    def watch(self, waited_on: socket.socket | None) -> None:
-        """The socket that this thread is about to wait on, or None after the wait."""
+    def watch(
+        self, waited_on: socket.socket | None = None, notifier: "Notifier | None" = None
+    ) -> None:
+        """What this thread is about to wait on, or nothing after the wait."""
         with self._mutex:
             self._socket = waited_on
-            if waited_on is not None:
+            self._notifier = notifier
+            if waited_on is not None or notifier is not None:
                 self.check()
 
     def __enter__(self) -> Self:
+        self._outer = current_scope()
+        if self._outer is not None:
+            self._outer.contain(self)
         self.check()
-        self._outer = getattr(_current, "scope", None)
         _current.scope = self
+        self._group.add(self)
         return self
+
+    def contain(self, inner: "Scope | None") -> None:
+        """A block within this one, which ends with it."""
+        with self._mutex:
+            self._inner = inner
+            if inner is not None:
+                self.check()
 
     def __exit__(
         self,
@@ -180,9 +245,12 @@ class Scope:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._group.discard(self)
         _current.scope = self._outer
-        if self.cancelled and isinstance(error, Exception):
-            raise Cancelled("The reader was cancelled.") from None
+        if self._outer is not None:
+            self._outer.contain(None)
+        if self._reason is not None and isinstance(error, Exception):
+            raise self._reason(ENDED[self._reason]) from None
 
     def sleep(self, seconds: float) -> None:
         self._woken.wait(remaining(seconds))
@@ -195,11 +263,6 @@ def current_scope() -> Scope | None:
     return getattr(_current, "scope", None)
 
 
-def sleep(seconds: float) -> None:
-    time.sleep(remaining(seconds) or 0)
-    _check_limit()
-
-
 def _check_limit() -> None:
     until: float | None = getattr(_current, "until", None)
     if until is not None and time.monotonic() >= until:
@@ -209,14 +272,14 @@ def _check_limit() -> None:
 class Worker:
     """Work that runs beside the caller, in a thread that does not keep a program alive."""
 
-    def __init__(self, work: Callable[[], None], name: str) -> None:
-        self._scope = Scope()
+    def __init__(self, work: Callable[[], None], name: str, group: set[Scope]) -> None:
+        self._scope = Scope(group)
         self._work = work
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
-        with suppress(Cancelled), self._scope:
+        with suppress(Cancelled, ClientClosed), self._scope:
             self._work()
 
     def join(self, seconds: float | None = None) -> None:

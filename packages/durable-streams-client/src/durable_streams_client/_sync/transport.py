@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 
 from durable_streams_client import forking, wire
-from durable_streams_client._sync import runtime
+from durable_streams_client._sync import given, runtime
 from durable_streams_client._sync.pool import Pool
 from durable_streams_client.addresses import with_params
 from durable_streams_client.decoding import CorruptCoding, UnknownCoding, decoder_of
@@ -149,6 +149,8 @@ class Transport:
         self._http2 = http2
         self._verify = verify
         self._shared: runtime.Local[Any] = runtime.Local(self._make, self._end)
+        self.scopes: set[runtime.Scope] = set()
+        """The waits that closing the client ends."""
         self._closed = False
         self._used = False
         self._inherited = False
@@ -178,6 +180,7 @@ class Transport:
 
     def after_fork(self) -> None:
         # Only what was handed in keeps connections that we cannot reach.
+        self.scopes = set()
         self._inherited = self._given is not None and (self._used or self._inherited)
 
     def open(self, request: Request, timeout: dict[str, float | None], *, compress: bool) -> Answer:
@@ -204,7 +207,8 @@ class Transport:
         try:
             if self._given is None:
                 return shared.send(wire.request_of(request, headers, timeout))
-            return shared.send(
+            return given.send(
+                shared,
                 shared.build_request(
                     request.method,
                     with_params(request.url, request.params),
@@ -212,8 +216,6 @@ class Transport:
                     content=request.content,
                     extensions={"timeout": timeout},
                 ),
-                stream=True,
-                follow_redirects=False,
             )
         except Exception as error:
             fault = fault_of(error, method=request.method, url=request.url)
@@ -222,5 +224,8 @@ class Transport:
             raise fault from error
 
     def close(self) -> None:
+        """End every wait with ClientClosed, and close all connections but those handed in."""
         self._closed = True
+        for scope in list(self.scopes):
+            scope.close()
         self._shared.close()

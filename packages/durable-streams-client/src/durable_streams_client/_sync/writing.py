@@ -56,7 +56,12 @@ class Appends:
             reply = self._calls.call(request, extra=extra, repeatable=not content)
             return messages.appended_of(url, reply.head, producing=False)
         lanes = self._lanes.get()
-        lane = self._take(lanes, url)
+        total = self._calls.options.timeouts.total
+        with (
+            runtime.Limit(total, f"Earlier appends took longer than {total} seconds."),
+            runtime.Scope(self._calls.transport.scopes),
+        ):
+            lane = self._take(lanes, url)
         try:
             return self._append_in(
                 lane, url, content, content_type=content_type, close=close, seq=seq, extra=extra
