@@ -46,6 +46,7 @@ def test_an_offset_inside_a_message_gives_a_reason_and_not_500():
 
 def test_a_path_created_again_never_answers_304_for_its_old_bytes():
     assert etag(HEAD, 0, FIFTH, False) == f'"{TAG}"'
+    assert etag(HEAD, 0, FIFTH, False, more=True) == f'"{TAG}:more"'
     assert etag(HEAD, 0, FIFTH, False) != etag(Head("beef", b""), 0, FIFTH, False)
 
 

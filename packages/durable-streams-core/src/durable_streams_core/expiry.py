@@ -6,7 +6,7 @@ and a restart or another process never shortens a life.
 """
 
 import re
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from durable_streams_core.errors import InvalidRequest
@@ -16,9 +16,12 @@ MAX_TTL_SECONDS: Final = 3_155_760_000
 
 _TTL: Final = re.compile(r"0|[1-9][0-9]{0,9}")
 _RFC3339: Final = re.compile(
-    r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:\.(\d{1,9}))?(?:([Zz])|([+-])(\d\d):(\d\d))",
+    r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:\.(\d+))?(?:([Zz])|([+-])(\d\d):(\d\d))",
     re.ASCII,
 )
+_LEAP_SECONDS: Final = ((6, 30, 23, 59), (12, 31, 23, 59))
+"""Month, day, hour and minute (UTC) of the minutes that may have 61 seconds (RFC 3339 §5.7)."""
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def parse_ttl(value: str) -> int:
@@ -33,36 +36,38 @@ def parse_ttl(value: str) -> int:
 
 
 def parse_expires_at(value: str) -> int:
-    """Milliseconds since the epoch of an RFC 3339 timestamp."""
+    """Milliseconds since the epoch of an RFC 3339 timestamp, whatever its offset and precision."""
     match = _RFC3339.fullmatch(value)
     try:
         if match is None:
             raise ValueError
         year, month, day, hour, minute, second = (int(g) for g in match.groups()[:6])
-        offset = UTC
+        leap = second == 60
+        moment = datetime(year, month, day, hour, minute, 59 if leap else second, tzinfo=UTC)
         if match[9]:
-            if int(match[11]) > 59:
+            if int(match[10]) > 23 or int(match[11]) > 59:
                 raise ValueError
-            delta = timedelta(hours=int(match[10]), minutes=int(match[11]))
-            offset = timezone(delta if match[9] == "+" else -delta)
-        # A leap second is the same instant as the second after it.
-        moment = datetime(year, month, day, hour, minute, min(second, 59), tzinfo=offset)
-        if second > 60:
-            raise ValueError
-        micros = int((match[7] or "0").ljust(6, "0")[:6])
-        elapsed = moment - datetime(1970, 1, 1, tzinfo=UTC)
+            offset = timedelta(hours=int(match[10]), minutes=int(match[11]))
+            # Raises OverflowError outside of the years that can be written, 1 to 9999.
+            moment = moment - offset if match[9] == "+" else moment + offset
+        if leap:
+            if (moment.month, moment.day, moment.hour, moment.minute) not in _LEAP_SECONDS:
+                raise ValueError
+            # A leap second is the same instant as the second after it.
+            moment += timedelta(seconds=1)
+        millis = int((match[7] or "0").ljust(3, "0")[:3])
     except (ValueError, OverflowError):
         raise InvalidRequest(
             "Stream-Expires-At is an RFC 3339 timestamp such as 2030-01-31T12:00:00Z.",
             code="invalid-expires-at",
         ) from None
-    whole = elapsed.days * 86_400_000 + elapsed.seconds * 1000 + (1000 if second == 60 else 0)
-    return whole + micros // 1000
+    elapsed = moment - _EPOCH
+    return elapsed.days * 86_400_000 + elapsed.seconds * 1000 + millis
 
 
 def format_expires_at(milliseconds: int) -> str:
     """The RFC 3339 form, in UTC, with milliseconds."""
-    moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=milliseconds)
+    moment = _EPOCH + timedelta(milliseconds=milliseconds)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 

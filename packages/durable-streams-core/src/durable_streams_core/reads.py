@@ -61,11 +61,15 @@ def inside_message() -> InvalidRequest:
     )
 
 
-def etag(head: Head, start: int, end: Offset, closed: bool, coding: str = "") -> str:
-    """The entity tag of a page: it changes with closure, and never names other bytes, be it of an
-    earlier stream at the same path. A compressed form of the page ends in its coding.
+def etag(
+    head: Head, start: int, end: Offset, closed: bool, coding: str = "", *, more: bool = False
+) -> str:
+    """The entity tag of a page, which never names other bytes, also of an earlier stream.
+
+    It changes with everything that the page says: its bytes, that the stream is closed there, that
+    there is ``more`` behind it, and the coding of a compressed form.
     """
-    suffix = ":c" if closed else ""
+    suffix = ":c" if closed else ":more" if more else ""
     if coding:
         suffix += "-" + coding
     return f'"{head.incarnation}:{start}:{end}{suffix}"'
@@ -82,6 +86,6 @@ NO_STORE: Final = "no-store"
 
 
 def page_cache_control(*, public: bool) -> str:
-    """For a page of data: its bytes never change (§10.1)."""
+    """For a page with more data behind it: nothing that it says ever changes (§10.1)."""
     scope = "public" if public else "private"
     return f"{scope}, max-age=60, stale-while-revalidate=300"
