@@ -1,23 +1,57 @@
 """Caching and compression: what may be kept, and how it is told apart (§10)."""
 
 import gzip
+from collections.abc import Awaitable, Callable
 
 import pytest
+from wire import Client
+
+Serve = Callable[..., Awaitable[Client]]
 
 PAGE = "max-age=60, stale-while-revalidate=300"
 
 
-async def test_pages_are_kept_by_private_caches_unless_said_otherwise(serve):
-    client = await serve()
-    await client.put("a", body=b"x")
-    assert (await client.get("a"))["cache-control"] == f"private, {PAGE}"
-    public = await serve(public=True)
-    assert (await public.get("a"))["cache-control"] == f"public, {PAGE}"
+async def test_a_page_with_more_behind_it_is_kept_for_a_minute(serve: Serve) -> None:
+    for public, scope in ((False, "private"), (True, "public")):
+        client = await serve(public=public, chunk=4)
+        await client.put("a", body=b"fullrest")
+        page = await client.get("a")
+        assert (page.body, page["cache-control"]) == (b"full", f"{scope}, {PAGE}")
+        assert "stream-up-to-date" not in page
+        await client.delete("a")
 
 
-async def test_an_empty_page_at_an_open_tail_is_not_kept(client):
+@pytest.mark.parametrize("public", [False, True])
+async def test_a_page_that_reaches_the_tail_is_checked_each_time(
+    serve: Serve, public: bool
+) -> None:
+    client = await serve(public=public, chunk=4)
     await client.put("a")
+    targets = ["a", "a?offset=-1", "a?offset=-1&live=long-poll"]
     assert (await client.get("a"))["cache-control"] == "no-cache"
+    for body in (b"x", b"y", b"zz"):
+        await client.post("a", body)
+        for target in targets:
+            page = await client.get(target)
+            assert page["cache-control"] == "no-cache"
+            assert page["stream-up-to-date"] == "true"
+            assert (await client.get(target, if_none_match=page["etag"])).status == 304
+    await client.post("a", b"", stream_closed="true")
+    for target in targets:
+        closed = await client.get(target)
+        assert (closed["cache-control"], closed["stream-closed"]) == ("no-cache", "true")
+
+
+async def test_an_etag_changes_once_there_is_more_behind_a_full_page(serve: Serve) -> None:
+    """A cache that got 304 would go on saying that the page reaches the tail."""
+    client = await serve(chunk=4)
+    await client.put("a", body=b"full")
+    last = await client.get("a")
+    await client.post("a", b"rest")
+    page = await client.get("a", if_none_match=last["etag"])
+    assert (page.status, page.body) == (200, b"full")
+    assert "stream-up-to-date" not in page
+    assert (await client.get("a", if_none_match=page["etag"])).status == 304
 
 
 async def test_an_etag_answers_304_for_the_same_page(client):

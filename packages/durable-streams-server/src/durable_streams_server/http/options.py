@@ -40,7 +40,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     console: bool = False
     """Serve a page at ``__ds/console`` that lists, follows and changes streams."""
     public: bool = False
-    """Let shared caches keep pages (§10.1); only for streams that everybody may read."""
+    """Let shared caches keep full pages (§10.1); only for streams that everybody may read."""
     public_url: str | None = None
     """Where clients reach the server, for ``Location``; else the request's own Host is used."""
     sse_retry: float = 1.0

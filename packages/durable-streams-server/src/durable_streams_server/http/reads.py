@@ -161,13 +161,16 @@ class Reading(Exchange):
             if kept is not None:
                 return kept
         fields = self._page_fields(page)
-        # An empty page at an open tail says what is true only now.
-        fields.append(context.cache if page.data or page.closed else headers.NO_CACHE)
+        # Only a page with more behind it says the same for ever. One that reaches the tail grows,
+        # and a cache that kept it would hide appends, a close and a deletion.
+        fields.append(headers.NO_CACHE if page.up_to_date else context.cache)
         if cursor is not None and not page.closed:
             fields.append((b"stream-cursor", cursor.encode()))
         if compressible:
             fields.append(headers.VARY_ENCODING)
-        tag = etag(page.head, page.start, page.offset, page.closed, coding)
+        tag = etag(
+            page.head, page.start, page.offset, page.closed, coding, more=not page.up_to_date
+        )
         fields.append((b"etag", tag.encode()))
         if if_none_match is not None and etag_matches(if_none_match.decode("latin-1"), tag):
             return Response(304, fields)
