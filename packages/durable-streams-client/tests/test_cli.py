@@ -5,12 +5,14 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hostile import Fault, Hostile, refuse
 
 JSON = "application/json"
+Run = Callable[..., tuple[int, str, str]]
 INTERRUPTIBLE = """
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -21,7 +23,7 @@ main()
 
 
 @pytest.fixture
-def run(server: Hostile, monkeypatch: pytest.MonkeyPatch):
+def run(server: Hostile, monkeypatch: pytest.MonkeyPatch) -> Run:
     for name in [name for name in os.environ if name.startswith(("STREAM_", "DURABLE_STREAMS"))]:
         monkeypatch.delenv(name)
 
@@ -39,7 +41,7 @@ def run(server: Hostile, monkeypatch: pytest.MonkeyPatch):
     return run
 
 
-def test_a_stream_from_beginning_to_end(server: Hostile, run, tmp_path: Path) -> None:
+def test_a_stream_from_beginning_to_end(server: Hostile, run: Run, tmp_path: Path) -> None:
     assert run("create", "a", "--json", "--ttl", "60") == (0, "", "created 00000000\n")
     assert run("create", "a", "--json")[2].startswith("exists")
     assert run("append", "a", '{"n":1}') == (0, "", "appended 00000001\n")
@@ -58,14 +60,22 @@ def test_a_stream_from_beginning_to_end(server: Hostile, run, tmp_path: Path) ->
     assert run("delete", "a", "--missing-ok")[0] == 0
 
 
-def test_bytes_stay_bytes(server: Hostile, run) -> None:
+def test_bytes_stay_bytes(server: Hostile, run: Run) -> None:
     server.put("a")
     run("append", "a", stdin="one\n\ntwo")
     run("append", "a", "--whole", stdin="\nthree\n")
     assert run("read", "a")[1] == "one\n\ntwo\nthree\n"
 
 
-def test_exit_codes(server: Hostile, run) -> None:
+def test_messages_are_printed_as_the_server_has_them(server: Hostile, run: Run) -> None:
+    odd = [rb'{"delta":"\ud83d"}', b"1e400", b"1" * 5000, b'{"a": 1.0,\r\n "a":2}', b"[ ]"]
+    server.put("a", *odd, content_type=JSON).closed = True
+    lines = [message.replace(b"\r\n", b"  ").decode() for message in odd]
+    for command in ("read", "follow"):
+        assert run(command, "a") == (0, "\n".join(lines) + "\n", "")
+
+
+def test_exit_codes(server: Hostile, run: Run) -> None:
     server.put("c").closed = True
     assert run("read", "a")[0] == 3
     assert run("append", "c", "x")[0] == 4
@@ -98,7 +108,7 @@ def test_exit_codes(server: Hostile, run) -> None:
     ],
 )
 def test_credentials(
-    server: Hostile, run, arguments: list[str], environment: dict[str, str], sent: str
+    server: Hostile, run: Run, arguments: list[str], environment: dict[str, str], sent: str
 ) -> None:
     server.put("a")
     assert run(*arguments, "head", "a", **environment)[0] == 0
@@ -107,7 +117,7 @@ def test_credentials(
 
 @pytest.mark.parametrize("live", ["--sse", "--long-poll"])
 def test_follow_prints_as_it_comes_and_remembers(
-    server: Hostile, run, tmp_path: Path, live: str
+    server: Hostile, run: Run, tmp_path: Path, live: str
 ) -> None:
     server.put("a", b"1", content_type=JSON)
     kept = tmp_path / "offset"
@@ -131,7 +141,7 @@ def test_follow_prints_as_it_comes_and_remembers(
     assert run("follow", "a", "--checkpoint", str(kept))[1] == "3\n"
 
 
-def test_who_reads_us_may_leave(server: Hostile, run) -> None:
+def test_who_reads_us_may_leave(server: Hostile, run: Run) -> None:
     server.put("a", *[b'"%d"' % n for n in range(50_000)], content_type=JSON)
     with subprocess.Popen(
         [sys.executable, "-m", "durable_streams_client", "--url", server.url, "read", "a"],
@@ -146,7 +156,7 @@ def test_who_reads_us_may_leave(server: Hostile, run) -> None:
         assert process.stderr.read() == b""
 
 
-def test_bench_cleans_up(server: Hostile, run) -> None:
+def test_bench_cleans_up(server: Hostile, run: Run) -> None:
     status, out, _ = run("bench", "--count", "500")
     assert status == 0
     assert "messages/s" in out
@@ -154,11 +164,11 @@ def test_bench_cleans_up(server: Hostile, run) -> None:
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion(run, shell: str) -> None:
+def test_completion(run: Run, shell: str) -> None:
     assert "_DURABLE_STREAMS_COMPLETE" in run("completion", shell)[1]
 
 
-def test_version(run) -> None:
+def test_version(run: Run) -> None:
     assert "0.1" in run("--version")[1]
 
 

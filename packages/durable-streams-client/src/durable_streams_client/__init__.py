@@ -29,7 +29,7 @@ from durable_streams_client._sync.reader import Reader
 from durable_streams_client._sync.stream import Stream
 from durable_streams_client._sync.subscriptions import Subscriptions
 from durable_streams_client._sync.verifying import WebhookVerifier
-from durable_streams_client.batches import Batch
+from durable_streams_client.batches import Batch, UnreadableMessage
 from durable_streams_client.checkpoints import (
     AsyncCheckpoint,
     Checkpoint,
@@ -148,6 +148,7 @@ __all__ = [
     "TransportError",
     "Unavailable",
     "UnknownKey",
+    "UnreadableMessage",
     "WebhookRejected",
     "WebhookVerifier",
     "__version__",

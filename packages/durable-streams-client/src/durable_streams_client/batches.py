@@ -1,7 +1,10 @@
 """What a reader hands out."""
 
+import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
@@ -13,6 +16,8 @@ from durable_streams_core.content import Kind
 T = TypeVar("T")
 
 _ANY: Final[msgspec.json.Decoder[list[Any]]] = msgspec.json.Decoder(list[Any])
+_RAW: Final = msgspec.json.Decoder(list[msgspec.Raw])
+_TOKEN: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{},"]', re.DOTALL)
 
 
 def decoder_for(kind: Any) -> msgspec.json.Decoder[list[Any]]:
@@ -36,6 +41,17 @@ class Page:
     cursor: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class UnreadableMessage:
+    """A JSON message that Python cannot hold, in place of its value.
+
+    ``data`` is its text as the server has it, ``reason`` why it could not be read.
+    """
+
+    data: bytes
+    reason: str
+
+
 @dataclass(slots=True, eq=False)
 class Batch(Generic[T]):
     """A run of a stream that has come completely.
@@ -45,6 +61,10 @@ class Batch(Generic[T]):
     ``up_to_date`` says that nothing more was there at the time, ``closed`` that nothing more will
     come. Iterating gives the values of a JSON stream; on other streams the bytes, if there are
     any, as one item.
+
+    A message that the usual decoder refuses is read as ``json.loads`` would: a lone surrogate stays
+    one, ``1e400`` is infinite. An integer with too many digits for ``int`` is a ``Decimal``, and
+    what cannot be read at all an ``UnreadableMessage``. Its neighbours are not affected.
     """
 
     data: bytes
@@ -64,7 +84,11 @@ class Batch(Generic[T]):
 
     @property
     def items(self) -> list[T]:
-        """The items, decoded once; raises ``MalformedAnswer`` if JSON is none."""
+        """The items, decoded once.
+
+        Raises ``MalformedAnswer`` if the data of a JSON stream is not an array, or if one of the
+        messages does not fit the type asked for; ``messages`` has the text of each.
+        """
         if self._items is None:
             if self.is_json:
                 try:
@@ -76,6 +100,13 @@ class Batch(Generic[T]):
             else:
                 self._items = [self.data] if self.data else []
         return self._items
+
+    @property
+    def messages(self) -> list[bytes]:
+        """The text of each message of a JSON stream, as the server has it; otherwise the data."""
+        if self.is_json:
+            return split_page(self.data, self.url)
+        return [self.data] if self.data else []
 
     @property
     def text(self) -> str:
@@ -101,18 +132,88 @@ class Batch(Generic[T]):
 
 
 def decode_page(decoder: msgspec.json.Decoder[list[Any]], data: bytes, url: str) -> list[Any]:
-    """The messages of a page of JSON (§9.1.5)."""
+    """The messages of a page of JSON (§9.1.5), one by one where they cannot be read at once."""
     if not data:
         return []
     try:
         return decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        typed = isinstance(error, msgspec.ValidationError)
-        raise MalformedAnswer(
-            f"The messages do not fit the type asked for: {error}."
-            if typed
-            else f"The data of a JSON stream is no JSON array: {error}.",
-            url=url,
-            code="wrong-type" if typed else "invalid-json",
-            advice="Read without `decode` to see them." if typed else None,
-        ) from None
+    except (ValueError, RecursionError):
+        texts = split_page(data, url)
+    return [_value(decoder, text, number, url) for number, text in enumerate(texts, 1)]
+
+
+def _value(decoder: msgspec.json.Decoder[list[Any]], text: bytes, number: int, url: str) -> Any:
+    """One message."""
+    try:
+        return decoder.decode(b"[%b]" % text)[0]
+    except (ValueError, RecursionError):
+        pass
+    try:
+        value = json.loads(text, parse_int=_integer)
+    except json.JSONDecodeError:
+        raise _not_an_array(url) from None
+    except (ValueError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        if decoder is _ANY:
+            return UnreadableMessage(text, reason)
+        raise _misfit(number, reason, url) from None
+    if decoder is _ANY:
+        return value
+    try:
+        return msgspec.convert([value], decoder.type)[0]
+    except (ValueError, RecursionError) as error:
+        raise _misfit(number, str(error), url) from None
+
+
+def _integer(digits: str) -> int | Decimal:
+    try:
+        return int(digits)
+    except ValueError:  # longer than Python makes an integer of
+        return Decimal(digits)
+
+
+def _misfit(number: int, reason: str, url: str) -> MalformedAnswer:
+    return MalformedAnswer(
+        f"Message {number} of the batch does not fit the type asked for: {reason}.",
+        url=url,
+        code="wrong-type",
+        advice="`batch.messages` has the text of each; or read without `decode`.",
+    )
+
+
+def split_page(data: bytes, url: str) -> list[bytes]:
+    """The texts of the messages of a page of JSON; raises MalformedAnswer if it is not an array."""
+    if not data:
+        return []
+    try:
+        return [bytes(raw) for raw in _RAW.decode(data)]
+    except (ValueError, RecursionError):
+        pass
+    text = data.strip()
+    if not (text.startswith(b"[") and text.endswith(b"]")):
+        raise _not_an_array(url)
+    messages = []
+    depth = 0
+    start = 1
+    for token in _TOKEN.finditer(text):
+        mark = token[0]
+        if mark == b'"':  # a string without an end
+            raise _not_an_array(url)
+        if mark in b"[{":
+            depth += 1
+        elif mark in b"]}":
+            depth -= 1
+            if depth < 1 and token.end() < len(text):
+                raise _not_an_array(url)
+        if (mark == b"," and depth == 1) or depth == 0:
+            messages.append(text[start : token.start()].strip())
+            start = token.end()
+    if depth or not all(messages):
+        raise _not_an_array(url)
+    return messages
+
+
+def _not_an_array(url: str) -> MalformedAnswer:
+    return MalformedAnswer(
+        "The data of a JSON stream is not a JSON array.", url=url, code="invalid-json"
+    )

@@ -344,10 +344,21 @@ def show(reader: Reader[Any], *, raw: bool) -> None:
 
 
 def lines_of(batch: Batch[Any], *, pretty: bool) -> bytes:
-    texts = [msgspec.json.encode(item) for item in batch.items]
+    """Each message as the server has it, on one line or indented."""
+    texts = batch.messages
     if pretty:
-        texts = [msgspec.json.format(text, indent=2) for text in texts]
+        texts = [_indented(text) for text in texts]
+    else:
+        # JSON has line breaks between tokens only.
+        texts = [text.replace(b"\r", b" ").replace(b"\n", b" ") for text in texts]
     return b"".join(b"%b\n" % text for text in texts)
+
+
+def _indented(text: bytes) -> bytes:
+    try:
+        return msgspec.json.format(text, indent=2)
+    except (ValueError, RecursionError):
+        return text
 
 
 @commands.command()

@@ -520,6 +520,30 @@ async def test_only_pull_subscriptions_have_workers(hub: Subscribed) -> None:
             await AsyncPullWorker(client, "absent", ignore, name="w").run()
 
 
+@pytest.mark.parametrize(
+    "odd", [rb'"\ud83d"', b"1e400", b"1" * 5000, b"5", b'["a"]', b'{"subscription_id":[]}', b"{"]
+)
+async def test_what_is_not_a_wake_does_not_end_a_worker(hub: Subscribed, odd: bytes) -> None:
+    """Anybody who may write to the wake stream could stop every worker otherwise."""
+    sub = hub.subscribe("s", "a")
+    hub.put("a")
+
+    def fault(asked: Asked) -> None:
+        if asked.path == "/wake" and asked.live:
+            hub.faults = lambda asked: None
+            hub.write("wake", odd)
+            hub.feed("a", b"1")
+
+    async def handle(path: str, batch: Any) -> None:
+        worker.stop()
+
+    hub.faults = fault
+    async with AsyncClient(hub.url, retry=QUICK) as client:
+        worker = AsyncPullWorker(client, "s", handle, name="w")
+        await worker.run()
+    assert sub.acked == {"a": "00000001"}
+
+
 async def test_a_wake_stream_that_ends_ends_the_worker(hub: Subscribed) -> None:
     hub.subscribe("s", "a")
     hub.write("wake", close=True)

@@ -152,6 +152,23 @@ async def test_follow_to_the_end(server: Hostile, live: str, content_type: str) 
     server.wait_until(lambda: server.live == 0)
 
 
+@pytest.mark.parametrize("live", ["sse", "long-poll"])
+async def test_an_odd_message_does_not_hide_its_neighbours(server: Hostile, live: str) -> None:
+    odd = [rb'{"delta":"\ud83d"}', b"1e400", b"1" * 5000]
+    server.put("a", b'{"ok":1}', *odd, b'{"ok":2}', content_type=JSON)
+    async with AsyncClient(server.url) as client:
+        reader = client.stream("a").follow(live=live)  # type: ignore[arg-type]
+        for _ in range(2):
+            [first, delta, infinite, digits, last] = (await anext(reader)).items
+            assert [first, last] == [{"ok": 1}, {"ok": 2}]
+            assert delta == {"delta": "\ud83d"}
+            assert infinite == float("inf")
+            assert str(digits) == "1" * 5000
+            server.write("a", b'{"ok":1}', *odd, b'{"ok":2}', close=True)
+        with pytest.raises(StopAsyncIteration):
+            await anext(reader)
+
+
 @pytest.mark.parametrize("live", ["auto", "sse", "long-poll"])
 async def test_follow_of_a_closed_stream_ends_at_once(server: Hostile, live: str) -> None:
     server.put("a", b"1").closed = True

@@ -14,6 +14,7 @@ from durable_streams_client.errors import (
     Cancelled,
     ClientError,
     InvalidArgument,
+    MalformedAnswer,
     NotFound,
     OffsetGone,
     is_retryable,
@@ -192,15 +193,24 @@ class AsyncPullWorker:
                 return offset
             async for batch in reader:
                 offset = batch.offset
-                for event in batch:
-                    if isinstance(event, dict) and event.get("subscription_id") == (
-                        self.subscription
-                    ):
-                        return offset
+                if self._has_wake(batch):
+                    return offset
             raise NotFound("The wake stream was closed: nobody will be woken any more.")
         finally:
             self._reader = None
             await reader.aclose()
+
+    def _has_wake(self, batch: Batch[Any]) -> bool:
+        """Whether there is a wake of this subscription among what came; others are ignored."""
+        try:
+            events = batch.items
+        except MalformedAnswer as error:
+            logger.warning("%s: %s; looking for work all the same", self.name, error.message)
+            return True
+        return any(
+            isinstance(event, dict) and event.get("subscription_id") == self.subscription
+            for event in events
+        )
 
 
 class _Lease:

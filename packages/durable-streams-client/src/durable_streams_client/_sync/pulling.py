@@ -15,6 +15,7 @@ from durable_streams_client.errors import (
     Cancelled,
     ClientError,
     InvalidArgument,
+    MalformedAnswer,
     NotFound,
     OffsetGone,
     is_retryable,
@@ -193,15 +194,24 @@ class PullWorker:
                 return offset
             for batch in reader:
                 offset = batch.offset
-                for event in batch:
-                    if isinstance(event, dict) and event.get("subscription_id") == (
-                        self.subscription
-                    ):
-                        return offset
+                if self._has_wake(batch):
+                    return offset
             raise NotFound("The wake stream was closed: nobody will be woken any more.")
         finally:
             self._reader = None
             reader.close()
+
+    def _has_wake(self, batch: Batch[Any]) -> bool:
+        """Whether there is a wake of this subscription among what came; others are ignored."""
+        try:
+            events = batch.items
+        except MalformedAnswer as error:
+            logger.warning("%s: %s; looking for work all the same", self.name, error.message)
+            return True
+        return any(
+            isinstance(event, dict) and event.get("subscription_id") == self.subscription
+            for event in events
+        )
 
 
 class _Lease:
