@@ -22,7 +22,7 @@ with suppress(ImportError):
     # Else a failing assertion would not show what it compared.
     for _chapter in (
         *("stage", "guards", "commits", "resends", "reading", "listing"),
-        *("watching", "races", "lifetime"),
+        *("watching", "races", "timelines", "lifetime"),
     ):
         pytest.register_assert_rewrite(f"{__name__}.{_chapter}")
 

@@ -7,10 +7,13 @@ from durable_streams_core.testing.listing import Listing
 from durable_streams_core.testing.races import Races
 from durable_streams_core.testing.reading import Reading
 from durable_streams_core.testing.resends import Resends
+from durable_streams_core.testing.timelines import Timelines
 from durable_streams_core.testing.watching import Watching
 
 
-class StoreContract(Guards, Commits, Resends, Reading, Listing, Watching, Races, Lifetime):
+class StoreContract(
+    Guards, Commits, Resends, Reading, Listing, Watching, Races, Timelines, Lifetime
+):
     """Every promise of :mod:`~durable_streams_core.store` and
     :mod:`~durable_streams_core.entities` that can be proven through the interface.
 

@@ -19,6 +19,7 @@ from durable_streams_core.entities import (
     Head,
     Outcome,
 )
+from durable_streams_core.offsets import NO_TIMELINE
 from durable_streams_core.store import Store
 
 EVERY_BYTE = bytes(range(256))
@@ -145,10 +146,16 @@ def new_id() -> str:
 
 
 def new_head(
-    *, birth: bytes = b"birth", start: int = 0, state: str = LIVE, deadline: int = 0
+    *,
+    birth: bytes = b"birth",
+    start: int = 0,
+    state: str = LIVE,
+    deadline: int = 0,
+    timeline: bytes = NO_TIMELINE,
+    past: tuple[tuple[bytes, int], ...] = (),
 ) -> Head:
     """The head of a new entity."""
-    return Head(new_id(), birth, start, start, False, state, deadline)
+    return Head(new_id(), birth, start, start, False, state, deadline, timeline, past)
 
 
 def change(path: str, guard: Guard, base: int = 0, **delta: object) -> Commit:
