@@ -33,6 +33,8 @@ H = b"Host: x\r\n"
 GET = b"GET /v1/stream/s HTTP/1.1\r\n" + H
 POST = b"POST /v1/stream/s HTTP/1.1\r\n" + H + b"Content-Type: text/plain\r\n"
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
+H2C = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAAB\r\n"
+WEBSOCKET = b"Connection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
 END = b"\r\n"
 LAST = b"0\r\n\r\n"
 
@@ -83,6 +85,18 @@ CASES = [
     odd("HTTP/1.0 that stays", b"GET /v1/stream/s HTTP/1.0\r\nConnection: keep-alive\r\n\r\n" + GET + END, 200, 200),
     odd("a wish for 100", POST + b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\nhi", 204),
     odd("another wish", POST + b"Expect: 200-ok\r\nContent-Length: 2\r\n\r\nhi" + GET + END, 417, 200),
+    odd("a header that stands alone, twice with one value", GET + b"Stream-Seq: 1\r\nStream-Seq: 1\r\n\r\n", 200),
+    # An offered upgrade is ignored (RFC 9110 §7.8).
+    odd("an offer of h2c", GET + H2C + END + GET + END, 200, 200),
+    odd("an offer of h2c with a body", POST + H2C + b"Content-Length: 2\r\n\r\nhi" + GET + END, 204, 200),
+    odd("an offer of h2c with chunks", POST + H2C + b"Transfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n" + LAST + GET + END, 204, 200),
+    odd("an offer of WebSocket", GET + WEBSOCKET + END + GET + END, 200, 200),
+    odd("WebSocket headers of a proxy, with a body", POST + WEBSOCKET + b"Content-Length: 2\r\n\r\nhi" + GET + END, 204, 200),
+    odd("an offer of TLS by OPTIONS", GET.replace(b"GET", b"OPTIONS") + b"Connection: Upgrade\r\nUpgrade: TLS/1.2\r\n\r\n" + GET + END, 204, 200),
+    odd("an offer and a wish to close", GET + b"Connection: close, Upgrade\r\nUpgrade: h2c\r\n\r\n", 200, closes=True),
+    odd("an upgrade without its connection option", GET + b"Upgrade: h2c\r\n\r\n", 200),
+    odd("a connection option without an upgrade", GET + b"Connection: Upgrade\r\n\r\n", 200),
+    odd("an offer of HTTP/1.0", b"GET /v1/stream/s HTTP/1.0\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n", 200, closes=True),
     # Trailers that look like headers.
     odd("a trailer does not close a stream", CHUNKED + b"2\r\nhi\r\n0\r\nStream-Closed: true\r\n\r\n" + POST + b"Content-Length: 1\r\n\r\nx", 204, 204),
     bad("a length in a trailer", CHUNKED + b"2\r\nhi\r\n0\r\nContent-Length: 99\r\n\r\n"),
@@ -130,8 +144,6 @@ CASES = [
     bad("HTTP/1.2", b"GET /v1/stream/s HTTP/1.2\r\nHost: x\r\n\r\n"),
     bad("the preface of HTTP/2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
     bad("TLS where none is", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"),
-    bad("an upgrade", GET + b"Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n"),
-    bad("an upgrade with a body", POST + b"Connection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 2\r\n\r\nhi"),
     bad("a tunnel", b"CONNECT x:80 HTTP/1.1\r\nHost: x\r\n\r\n", 405),
     bad("a method in lower case", GET.replace(b"GET", b"get") + END),
     bad("a method of nobody", GET.replace(b"GET", b"FETCH") + END),

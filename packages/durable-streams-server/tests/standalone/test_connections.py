@@ -13,6 +13,7 @@ from durable_streams_server.engine.limits import Limits
 from durable_streams_server.frontends.mount import Mount
 from durable_streams_server.frontends.servers import Address, standalone_server, tls_context
 from durable_streams_server.frontends.standalone import Bounds
+from durable_streams_server.frontends.standalone.connection import Awaited
 from durable_streams_server.http.options import Options
 
 POLL = GET.replace(b"/s ", b"/s?offset=now&live=long-poll ") + END
@@ -156,7 +157,7 @@ async def test_stopping_tells_live_readers_and_answers_what_is_under_way(start):
     body_reader, body = await connect(running.port)
     body.write(APPEND[:-1])
     await until(lambda: len(running.server) == 4 and len(running.mount.handler.readers) == 2)
-    await until(lambda: any(c._inbound.request for c in running.server._connections))
+    await until(lambda: any(c.awaited is Awaited.BODY for c in running.server.connections))
     stopping = asyncio.create_task(running.server.stop())
     assert (await sse_reader.read()).endswith(b"0\r\n\r\n")
     assert Answers(await poll_reader.read()).statuses == (204,)

@@ -81,7 +81,7 @@ def test_it_is_answered(case: Case, loop: str):
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 async def test_how_it_is_cut_makes_no_difference(case: Case):
-    """One byte at a time, no head is plain and the parser sees every state."""
+    """One byte at a time, the receiver is left in every state."""
     whole = comparable(await on_standalone(case.raw + SENTINEL))
     assert comparable(await on_standalone(case.raw + SENTINEL, cut=True)) == whole
 

@@ -1,8 +1,7 @@
 """One request on its way: access, body, answer.
 
-What an exchange knows comes from the request's head alone and does not change by running it. So
-one that no access hook was asked about may be run again, for every request that brings the very
-same head. What belongs to one run only is a :class:`Submission`, a pending answer, a live one.
+What an exchange knows comes from the request's head alone. What belongs to its run is a
+:class:`Submission`, a pending answer or a live one.
 """
 
 import logging
@@ -103,11 +102,8 @@ class Exchange:
     def _answer(self, body: bytes) -> Answer:
         raise NotImplementedError
 
-    def next_batch(self, _seq: bytes) -> "Exchange | None":
-        """The exchange of a request that differs in its ``Producer-Seq`` only, after this one has
-        been run; None where it has to be begun anew.
-        """
-        return self
+    def look_ahead(self) -> None:
+        """Set ``verdict`` where the response is known before a body that is still to come."""
 
     # Access.
 

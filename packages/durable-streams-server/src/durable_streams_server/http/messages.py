@@ -20,6 +20,18 @@ Header = tuple[bytes, bytes]
 
 PROBLEM_JSON = b"application/problem+json"
 
+KNOWN_HEADERS = frozenset(
+    (
+        b"accept-encoding", b"authorization", b"connection", b"content-encoding", b"content-length",
+        b"content-type", b"expect", b"host", b"if-match", b"if-none-match", b"last-event-id",
+        b"origin", b"producer-epoch", b"producer-id", b"producer-seq", b"proxy-connection",
+        b"stream-closed", b"stream-expires-at", b"stream-fork-offset", b"stream-fork-sub-offset",
+        b"stream-forked-from", b"stream-seq", b"stream-ttl", b"transfer-encoding",
+        b"upgrade",
+    )
+)  # fmt: skip
+"""The headers of a request that this package reads: a front end need not read any other."""
+
 # Sent once or not at all (RFC 9110 §5.3): two of them, or a list, have no meaning to pick from.
 _SINGLE = frozenset(
     (

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
-from durable_streams_core.errors import InvalidRequest
+from durable_streams_core.errors import InvalidRequest, ProtocolError
 from durable_streams_core.offsets import Offset
 from durable_streams_core.operations import (
     EMPTY_BODY,
@@ -27,7 +27,6 @@ from durable_streams_server.http.parsing import (
     parse_if_match,
     parse_producer,
     parse_seq,
-    plain_integer,
 )
 
 
@@ -99,15 +98,14 @@ class Appending(Exchange):
             return respond(appended)
         return self._submit(operation, respond)
 
-    def next_batch(self, seq: bytes) -> "Appending | None":
-        terms = self._terms
-        number = plain_integer(seq)
-        if terms is None or terms.producer is None or number is None:
-            return None
-        claim = ProducerClaim(terms.producer.id, terms.producer.epoch, number)
-        following = Appending(self._context, self.head, self.path, self._base)
-        following._terms = Terms(terms.content_type, terms.close, terms.seq, claim, terms.expected)
-        return following
+    def look_ahead(self) -> None:
+        """A body for what cannot be appended to is not worth receiving."""
+        if self.verdict is None:
+            try:
+                self._terms = parse_terms(self.head)
+                self._engine.head_nowait(self.path)
+            except ProtocolError as error:
+                self.verdict = self.problem(error)
 
     async def _append_large(
         self, operation: Append, respond: Callable[[Appended], Response]

@@ -20,12 +20,14 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     """A request's head: target, names and values together (431)."""
     max_target: int = 12 * 1024
     """A request's target: path and query as they are sent (414)."""
+    max_bodies: int = 256 * 1024 * 1024
+    """All request bodies that are being received; the largest is then refused (503)."""
     header_timeout: float = 15.0
     """From the first byte of a head, or from connecting, to its end (408)."""
     body_timeout: float = 30.0
-    """Patience with a body (408), beyond what its bytes take at ``body_rate``."""
+    """How long a client may be silent in the middle of a body (408)."""
     body_rate: int = 16 * 1024
-    """Bytes a second at which a body may trickle in."""
+    """Bytes a second at which a body must come in; slower, it uses up its ``body_timeout``."""
     idle_timeout: float = 75.0
     """Between two requests."""
     write_timeout: float = 60.0

@@ -7,19 +7,19 @@ import ssl
 import time
 from typing import Any
 
-from durable_streams_core.errors import Unavailable
+from durable_streams_core.errors import ProtocolError, Unavailable
 from durable_streams_server.frontends.mount import Mount
 from durable_streams_server.frontends.sockets import listen_at, listen_at_path
+from durable_streams_server.frontends.standalone.bodies import Bodies
 from durable_streams_server.frontends.standalone.bounds import Bounds, connections_allowed
 from durable_streams_server.frontends.standalone.connection import Connection
-from durable_streams_server.frontends.standalone.heads import Heads
+from durable_streams_server.frontends.standalone.request_head import Head, expectation_failed
 from durable_streams_server.http import wire
 from durable_streams_server.http.exchange import Exchange
 from durable_streams_server.http.messages import RequestHead, Response
-from durable_streams_server.http.targets import path_below
+from durable_streams_server.http.targets import path_below, split_target
 
 log = logging.getLogger("durable_streams_server.frontends.standalone")
-requests_log = logging.getLogger("durable_streams_server.http")
 
 TICK_SECONDS = 1.0
 ACCEPT_RETRY_SECONDS = 0.1
@@ -35,12 +35,9 @@ class StandaloneServer:
         self.root = root
         self.bounds = bounds or Bounds()
         self._asks = mount.handler.options.authorize is not None
-        self.remembers = False
-        """Whether an exchange may be run again: no access hook, no log of requests."""
         self.closing = False
         self.now = self.idle_deadline = 0.0
-        self.heads = Heads(self.bounds), Heads(self.bounds)
-        """What heads mean in the clear, and over TLS: they lead to other addresses there."""
+        self.bodies = Bodies(self.bounds.max_bodies)
         self.prefixes: dict[int, bytes] = {}
         """An answer's status line and Date header, by status."""
         self._connections: set[Connection] = set()
@@ -54,6 +51,11 @@ class StandaloneServer:
 
     def __len__(self) -> int:
         return len(self._connections) + len(self._opening)
+
+    @property
+    def connections(self) -> frozenset[Connection]:
+        """The connections that have a transport."""
+        return frozenset(self._connections)
 
     # Life.
 
@@ -168,7 +170,6 @@ class StandaloneServer:
         """Take note of the loop's time, and end what is late."""
         self.now = now
         self.idle_deadline = now + self.bounds.idle_timeout
-        self.remembers = not (self._asks or requests_log.isEnabledFor(logging.DEBUG))
         date = wire.date_line(time.time())
         self.prefixes = {status: line + date for status, line in wire.STATUS_LINES.items()}
         late = [connection for connection in self._connections if connection.deadline < now]
@@ -193,21 +194,28 @@ class StandaloneServer:
         if not self._connections:
             self._empty.set()
 
-    def begin(
-        self, method: str, path: str, query: str, headers: dict[bytes, bytes], *, secure: bool
-    ) -> Response | Exchange:
+    def begin(self, head: Head, *, secure: bool) -> Response | Exchange:
         """Have the handler look at a request's head."""
         root = self.root
-        below = path_below(path, root)
-        if below is None:
-            return self.handler.outside(method, path, root)
-        scheme = "https" if secure else "http"
-        head = RequestHead(method, below, query, headers, root=root, scheme=scheme)
-        if self._asks:
-            # The hook is a stranger's: it gets headers of its own.
-            head.headers = dict(headers)
-            head.native = head
-        return self.handler.begin(head)
+        handler = self.handler
+        try:
+            if head.expectation is not None and head.expectation.lower() != b"100-continue":
+                head.expectation = None
+                raise expectation_failed()
+            path, query = split_target(head.target)
+            below = path_below(path, root)
+            if below is None:
+                return handler.outside(head.method, path, root)
+            scheme = "https" if secure else "http"
+            request = RequestHead(head.method, below, query, head.headers, root=root, scheme=scheme)
+            if self._asks:
+                # The hook gets all headers, in a dictionary of its own.
+                request.native = RequestHead(
+                    head.method, below, query, head.all_headers(), root=root, scheme=scheme
+                )
+        except ProtocolError as error:
+            return handler.refuse(error)
+        return handler.begin(request)
 
     def framed(self, frame: bytes) -> bytes:
         """A frame as a chunk, made once for all readers that get the same one."""

@@ -1,7 +1,4 @@
-"""Heads that come again are not worked out again, and every rule holds all the same.
-
-Each test sends heads that the server has met before, on the same connection or on another.
-"""
+"""Requests that follow one another, on one connection or on several: each is judged by itself."""
 
 import asyncio
 import logging
@@ -13,7 +10,7 @@ from test_bounds import connect, held, until
 
 from durable_streams_server.engine.limits import Limits
 from durable_streams_server.frontends.standalone import Bounds
-from durable_streams_server.frontends.standalone.heads import Heads, Template
+from durable_streams_server.frontends.standalone.connection import Awaited
 
 
 class Client:
@@ -215,43 +212,6 @@ async def test_a_request_log_misses_none(start, clients, caplog):
     assert caplog.messages.count("POST s") == 3
 
 
-@pytest.mark.parametrize("length", [b"02", b"", b"+2", b"2 ", b"0x2", b"12345678901234567"])
-def test_a_length_that_is_not_plainly_spelled_is_left_to_the_parser(length):
-    heads = Heads(Bounds())
-    for value in (b"2", length):
-        head = b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: " + value + b"\r\n\r\n"
-        assert (heads.read(head, Template(head)) is None) == (value is length)
-
-
-def test_a_head_over_the_bounds_is_left_to_the_parser():
-    heads = Heads(Bounds(max_header=100, max_target=40))
-
-    def read(head: bytes) -> bool:
-        return heads.read(head, Template(head)) is not None
-
-    assert read(b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n")
-    assert not read(b"GET /" + b"a" * 40 + b" HTTP/1.1\r\nHost: x\r\n\r\n")
-    assert not read(b"GET /a HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 100 + b"\r\n\r\n")
-    assert not read(b"GET /a HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 5000 + b"\r\n\r\n")
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        b"Transfer-Encoding: chunked", b"Expect: 100-continue", b"Upgrade: x", b"Connection: close",
-        b"Connection: keep-alive, upgrade", b"Host: y", b"X : y", b" X: y", b"X: y ", b"X: \x00",
-        b"X\xe4: y", b"X: a\rb", b"",
-    ],
-)  # fmt: skip
-def test_a_head_out_of_the_ordinary_is_left_to_the_parser(line):
-    heads = Heads(Bounds())
-    head = b"GET /a HTTP/1.1\r\nHost: x\r\n" + line + b"\r\n\r\n"
-    assert heads.read(head, Template(head)) is None
-
-
-# What once got past a rule by way of a head that was not parsed.
-
-
 async def permits(action, path, request):
     await asyncio.sleep(0.01)
     return True
@@ -259,7 +219,6 @@ async def permits(action, path, request):
 
 @pytest.mark.parametrize("method", [b"GET", b"HEAD", b"DELETE"])
 async def test_a_body_that_nobody_wants_is_no_request_while_access_is_asked_for(start, method):
-    """The parser had not been shown its head, and took the body for requests."""
     running = await start(authorize=permits)
     await running.engine.create("t", content_type="text/plain", data="secret")
     hidden = b"DELETE /v1/stream/s HTTP/1.1\r\nHost: x\r\n\r\n" + (
@@ -280,7 +239,6 @@ async def test_a_body_that_nobody_wants_is_no_request_while_access_is_asked_for(
 async def test_a_number_that_holds_a_line_end_is_refused_also_once_its_head_is_known(
     start, method, value
 ):
-    """What stood where the number was expected was looked at by nobody."""
     running = await start()
     await running.engine.create("n", content_type="text/plain")
     head = method + b" /v1/stream/n HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\n"
@@ -315,7 +273,6 @@ async def test_a_request_log_that_is_switched_on_misses_none(start, clients, cap
     for _ in range(3):
         await client.append(b"x")
     caplog.set_level(logging.DEBUG, "durable_streams_server.http")
-    running.server.look(running.server.now)
     for _ in range(3):
         await client.append(b"x")
     assert caplog.messages.count("POST s") == 3
@@ -330,8 +287,8 @@ async def test_an_empty_line_before_a_request_leaves_no_trace(start):
         await turns()
         writer.write(GET + END)
         await reader.readuntil(b"hello")
-        assert connection._inbound.quiet == 0
-        assert not connection._inbound.in_head
+        assert connection.held == 0
+        assert connection.awaited is Awaited.REQUEST
     writer.close()
 
 
@@ -358,7 +315,7 @@ async def test_a_reader_that_stalls_has_the_write_time_limit(start):
     writer.transport.pause_reading()
     read = (GET + END).replace(b"/s ", b"/big ")
     (connection,) = await held(running)
-    while not connection._paused:
+    while connection.awaited is not Awaited.CLIENT:
         writer.write(read)
         await turns()
     assert connection.deadline <= running.server.now + 5
@@ -371,7 +328,7 @@ async def test_a_question_of_access_that_nobody_waits_for_is_dropped(start):
     _reader, writer = await connect(running.port)
     writer.write((GET + END) * 5)
     (connection,) = await held(running)
-    await until(lambda: connection._asking)
+    await until(lambda: connection.awaited is Awaited.RESPONSE)
     writer.transport.abort()
     await until(lambda: not len(running.server))
 
@@ -386,15 +343,3 @@ async def test_a_bug_in_looking_at_a_request_is_an_answer(start, monkeypatch, ca
     answers = Answers(await exchange(running.port, GET + END))
     assert answers.statuses == (500,)
     assert "a bug" in caplog.text
-
-
-def test_what_comes_once_is_not_counted_as_met():
-    heads = Heads(Bounds())
-
-    def met(target: bytes) -> bool:
-        head = b"GET " + target + b" HTTP/1.1\r\nHost: x\r\n\r\n"
-        found = heads.read(head, Template(head))
-        assert found is not None
-        return found[2]
-
-    assert [met(b"/a?offset=1"), met(b"/a?offset=2"), met(b"/a?offset=2")] == [False, False, True]

@@ -1,0 +1,204 @@
+"""Reads request heads.
+
+One regular expression validates a whole head, and another finds the headers that this server knows;
+the other headers stay bytes until an access hook asks for them. The grammar is that of RFC 9112
+without what it only tolerates: bare CR or LF, folded lines and spaces before a colon are refused,
+and so is whatever a server in front might read differently: two lengths, a length next to chunks,
+another coding before chunks, chunks in HTTP/1.0, no Host or two.
+"""
+
+import re
+from itertools import groupby
+from typing import Final
+
+from durable_streams_core.errors import InvalidRequest, ProtocolError
+from durable_streams_server.frontends.standalone.bounds import Bounds
+from durable_streams_server.http.messages import KNOWN_HEADERS, Header, fold_headers
+
+_METHODS: Final = {
+    name.encode(): name
+    for name in (
+        "GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "CONNECT", "TRACE", "QUERY", "ACL",
+        "BIND", "CHECKOUT", "COPY", "LINK", "LOCK", "MERGE", "MKACTIVITY", "MKCALENDAR", "MKCOL",
+        "MOVE", "PROPFIND", "PROPPATCH", "REBIND", "REPORT", "SEARCH", "UNBIND", "UNLINK", "UNLOCK",
+    )
+}  # fmt: skip
+"""Methods of HTTP; most are answered 405."""
+_LINES: Final = rb"((?:[!#$%&'*+.^_`|~0-9A-Za-z-]++:[\t -~\x80-\xff]*+\r\n)*+)\r\n"
+"""Header lines and the empty line after them."""
+HEAD: Final = re.compile(rb"([A-Z]++) ([!-~]++) HTTP/1\.([01])\r\n" + _LINES)
+TRAILERS: Final = re.compile(_LINES)
+IMPOSSIBLE: Final = re.compile(rb"[^\t\r\n -~\x80-\xff]|\r(?=[^\n])|(?<!\r)\n")
+"""Bytes that stand in no head."""
+_ANY_HEADER: Final = re.compile(rb"([^:]++):([^\r]*+)\r\n")
+_FRAMING_TRAILER: Final = re.compile(rb"(?i)(?:^|\n)(?:content-length|transfer-encoding):")
+_OTHER_VERSION: Final = re.compile(rb"([A-Z]+) [!-~]+(?: HTTP/(?!1\.)\d\.\d)?")
+_FRAMING: Final = frozenset((b"transfer-encoding", b"connection", b"proxy-connection", b"expect"))
+"""Headers that change what follows a head, or what becomes of the connection."""
+_ALONE: Final = frozenset((b"content-length", b"transfer-encoding", b"host"))
+"""Headers that are refused when they come twice, even with the same value."""
+CHUNKED: Final = -1
+"""The length of a body that comes in chunks."""
+
+
+def _alternatives(names: frozenset[bytes]) -> bytes:
+    """A pattern for any of the names, grouped by first letter so that most lines fail at once."""
+    groups = groupby(sorted(names), lambda name: name[:1])
+    return b"|".join(
+        first + b"(?:" + b"|".join(re.escape(name[1:]) for name in group) + b")"
+        for first, group in groups
+    )
+
+
+_KNOWN: Final = re.compile(rb"(?i)\n(" + _alternatives(KNOWN_HEADERS) + rb"):([^\r]*+)")
+
+
+class Malformed(InvalidRequest):
+    """After this request the connection's bytes mean nothing: respond, then close."""
+
+    code = "malformed-request"
+
+
+class Head:
+    """A request head, and the body where all of it has already come.
+
+    ``headers`` holds the headers that this server knows, by lower-case name; ``lines`` is all
+    header lines as they came. ``length`` is the body's, or :data:`CHUNKED`.
+    """
+
+    __slots__ = (
+        "body", "expectation", "headers", "keep_alive", "length", "lines", "method", "old", "target",
+    )  # fmt: skip
+
+    def __init__(
+        self, method: str, target: str, headers: dict[bytes, bytes], lines: bytes, *, old: bool
+    ) -> None:
+        self.method = method
+        self.target = target
+        self.headers = headers
+        self.lines = lines
+        self.old = old
+        """Whether it is HTTP/1.0."""
+        self.keep_alive = not old
+        self.expectation: bytes | None = None
+        self.length = 0
+        self.body: bytes | None = None
+
+    def all_headers(self) -> dict[bytes, bytes]:
+        """Every header by lower-case name."""
+        pairs = _ANY_HEADER.findall(self.lines)
+        return fold_headers([(name, value.strip()) for name, value in pairs])
+
+
+def read_head(match: re.Match[bytes], bounds: Bounds) -> Head:
+    """What a match of :data:`HEAD` says; raises :class:`Malformed`."""
+    name, target, minor, lines = match.groups()
+    if len(target) > bounds.max_target:
+        raise target_too_long(bounds.max_target)
+    if len(lines) > bounds.max_header:
+        raise header_too_large(bounds.max_header)
+    method = _METHODS.get(name)
+    if method is None:
+        raise bad_syntax(f"{name.decode()} is not a method")
+    begin, end = match.span(4)
+    pairs: list[Header] = _KNOWN.findall(match.string, begin - 1, end)
+    headers = {name.lower(): value.strip() for name, value in pairs}
+    if len(headers) != len(pairs):
+        headers = _folded(pairs)
+    head = Head(method, target.decode(), headers, lines, old=minor == b"0")
+    if head.old or b"host" not in headers or not _FRAMING.isdisjoint(headers):
+        _read_framing(head, headers)
+    length = headers.get(b"content-length")
+    if length is not None:
+        # More digits than any body has would take long to convert.
+        if not length.isdigit() or len(length) > 19:
+            raise bad_syntax("Content-Length is not a number")
+        head.length = int(length)
+    if method == "CONNECT":
+        raise Malformed(
+            "This server is not a proxy.",
+            code="method-not-allowed",
+            status=405,
+            headers={"Allow": "GET, HEAD, POST, PUT, DELETE, OPTIONS"},
+        )
+    return head
+
+
+def _folded(pairs: list[Header]) -> dict[bytes, bytes]:
+    pairs = [(name.lower(), value.strip()) for name, value in pairs]
+    names = [name for name, _ in pairs]
+    for name in _ALONE:
+        if names.count(name) > 1:
+            raise Malformed(f"The {name.decode()} header was sent twice; send it once.")
+    try:
+        return fold_headers(pairs)
+    except InvalidRequest as error:
+        raise Malformed(error.message, code=error.code) from error
+
+
+def _read_framing(head: Head, headers: dict[bytes, bytes]) -> None:
+    """What the less common headers mean for the body and the connection."""
+    if not head.old and b"host" not in headers:
+        raise Malformed("An HTTP/1.1 request names its Host.", code="missing-host")
+    connection = headers.get(b"connection", b"") + b"," + headers.get(b"proxy-connection", b"")
+    if connection != b",":
+        options = [option.strip() for option in connection.lower().split(b",")]
+        head.keep_alive = b"close" not in options and (not head.old or b"keep-alive" in options)
+    head.expectation = headers.get(b"expect")
+    coding = headers.get(b"transfer-encoding")
+    if coding is None:
+        return
+    if head.old:
+        raise Malformed("HTTP/1.0 has no Transfer-Encoding.")
+    if b"content-length" in headers:
+        raise Malformed("Send Content-Length or Transfer-Encoding, not both.")
+    codings = [each.strip() for each in coding.lower().split(b",")]
+    if b"" in codings or b"chunked" in codings[:-1]:
+        raise Malformed("Transfer-Encoding ends with chunked, once.")
+    if codings != [b"chunked"]:
+        raise Malformed(
+            "Send the body with a Content-Length or in chunks, in no other coding.",
+            code="transfer-encoding",
+            status=501,
+        )
+    head.length = CHUNKED
+
+
+def check_trailers(lines: bytes) -> None:
+    """Raise :class:`Malformed` for trailers that would change where the body ended."""
+    if _FRAMING_TRAILER.search(lines):
+        raise bad_syntax("a trailer says how long the body is")
+
+
+def why_not(raw: bytes) -> Malformed:
+    """Why bytes that reach to an empty line are not a head."""
+    match = _OTHER_VERSION.fullmatch(raw.partition(b"\r\n")[0])
+    if match is not None and match[1] in _METHODS:
+        return Malformed("This server speaks HTTP/1.1.", code="http-version", status=505)
+    return bad_syntax("the request line or a header line is malformed")
+
+
+def header_too_large(limit: int) -> Malformed:
+    return Malformed(
+        f"The request's head is larger than {limit} bytes.", code="header-too-large", status=431
+    )
+
+
+def target_too_long(limit: int) -> Malformed:
+    return Malformed(
+        f"The request's target is longer than {limit} bytes.", code="target-too-long", status=414
+    )
+
+
+def too_slow(what: str) -> Malformed:
+    return Malformed(f"The {what} took too long to arrive.", code="too-slow", status=408)
+
+
+def bad_syntax(reason: str) -> Malformed:
+    return Malformed(f"This is not HTTP/1.1: {reason}.")
+
+
+def expectation_failed() -> ProtocolError:
+    return ProtocolError(
+        "The only expectation is 100-continue.", status=417, code="expectation-failed"
+    )
