@@ -1,5 +1,7 @@
 """Every rule that changes a stream: what each operation answers, refuses and changes."""
 
+from typing import Any
+
 import pytest
 from msgspec.structs import replace
 
@@ -11,6 +13,7 @@ from durable_streams_core.errors import (
     Gone,
     InvalidRequest,
     NotFound,
+    PreconditionFailed,
     SequenceGap,
     StreamClosed,
     TailMoved,
@@ -78,6 +81,20 @@ def appended(*parts):
 
 
 CLOSE = Append(Body(b""), close=True)
+
+
+def test_a_conditional_deletion_needs_the_very_stream_and_its_tail(stream: Any) -> None:
+    stream.do(append(b"x"))
+    for wanted in (Delete("i0"), Delete(tail=at(0)), Delete("i1", Offset(timeline_at(1), 1))):
+        raised(stream, wanted, PreconditionFailed, "precondition-failed")
+    assert stream.do(Delete("i1", at(1))).head is not None
+
+
+def test_an_existing_only_creation_ensures_and_creates_nothing(desk: Any) -> None:
+    only = replace(create(), existing_only=True)
+    raised(desk, only, PreconditionFailed)
+    desk.do(create())
+    assert not desk.do(only).new
 
 
 @pytest.fixture

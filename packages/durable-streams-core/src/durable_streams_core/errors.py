@@ -12,6 +12,7 @@
         │   └── SequenceGap
         ├── Fenced                 403  a newer producer epoch exists
         ├── TailMoved              412  the extension ``If-Match`` on append
+        ├── PreconditionFailed     412  ``If-Match`` or ``If-None-Match`` (RFC 9110 §13)
         ├── SubscriptionError      400, 401, 404, 409  with the codes of §6 and §7
         └── Unavailable            503, 504, 507 … the server's own trouble
 
@@ -161,6 +162,19 @@ class TailMoved(ProtocolError):
             f"The tail is {self.offset}, not the offset in If-Match. "
             "Read on from your offset, decide again, and repeat with the new tail.",
             headers={protocol.STREAM_NEXT_OFFSET: self.offset},
+        )
+
+
+class PreconditionFailed(ProtocolError):
+    """What exists is not what ``If-Match`` or ``If-None-Match`` asks for (RFC 9110 §13)."""
+
+    status = 412
+    code = "precondition-failed"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "What is here is not what If-Match or If-None-Match asks for, so nothing was done. "
+            "Read it, and decide again."
         )
 
 

@@ -22,6 +22,7 @@ from durable_streams_core.errors import (
     InvalidRequest,
     NotFound,
     OffsetGone,
+    PreconditionFailed,
     SequenceGap,
     StreamClosed,
     TailMoved,
@@ -255,7 +256,8 @@ class Create(msgspec.Struct, frozen=True, gc=False):
 
     ``incarnation`` is a fresh random id, used if nothing is there. ``content_type``, ``ttl`` and
     ``expires_at`` are what takes effect, ``asked`` is what was said. ``timeline`` is that of the
-    source at ``start``.
+    source at ``start``. With ``existing_only`` nothing is created:
+    :class:`PreconditionFailed` is raised where no stream is there.
     """
 
     incarnation: str
@@ -268,6 +270,7 @@ class Create(msgspec.Struct, frozen=True, gc=False):
     origin: Origin | None = None
     start: int = 0
     timeline: bytes = NO_TIMELINE
+    existing_only: bool = False
 
     @property
     def fields(self) -> Sequence[str]:
@@ -278,6 +281,8 @@ class Create(msgspec.Struct, frozen=True, gc=False):
             end_life(draft, now)
         if draft.head is not None:
             return self._compare(draft, draft.head)
+        if self.existing_only:
+            raise PreconditionFailed
         kind = media_type(self.content_type).kind
         stored = self.body.stored(kind, creating=True) if self.body else NO_DATA
         birth = Birth(self.content_type, now, self.asked, self.ttl, self.expires_at, self.origin)
@@ -361,14 +366,27 @@ class Removed(msgspec.Struct, frozen=True, gc=False):
 
 
 class Delete(msgspec.Struct, frozen=True, gc=False):
-    """Delete on request: at once, or softly while forks read its data (§5.4)."""
+    """Delete on request: at once, or softly while forks read its data (§5.4).
+
+    ``incarnation`` and ``tail``, where they are given, must be those of the stream, or
+    :class:`PreconditionFailed` is raised.
+    """
+
+    incarnation: str | None = None
+    tail: Offset | None = None
 
     @property
     def fields(self) -> Sequence[str]:
         return ()
 
     def decide(self, draft: Draft, now: int) -> Removed:
-        require_live(draft, now)
+        head = require_live(draft, now)
+        if self.incarnation not in (None, head.incarnation):
+            raise PreconditionFailed
+        if self.tail is not None:
+            draft.require_tail()
+            if draft.tail_offset != self.tail:
+                raise PreconditionFailed
         return _drop(draft, now)
 
 

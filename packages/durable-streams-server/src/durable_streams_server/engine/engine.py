@@ -375,7 +375,11 @@ class Engine:
 
     async def delete(self, path: str) -> None:
         """Delete a stream; one that forks still read is kept out of sight for them (§5.4)."""
-        removed = await self.perform(check_path(path), Delete())
+        await self.delete_as(check_path(path), Delete())
+
+    async def delete_as(self, path: str, operation: Delete) -> None:
+        """:meth:`delete`, perhaps under a condition; raises :class:`PreconditionFailed`."""
+        removed = await self.perform(path, operation)
         if removed.head is not None:
             release = self._releases.get(removed.head.incarnation)
             if release is not None:

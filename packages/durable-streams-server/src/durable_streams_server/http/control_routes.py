@@ -16,7 +16,7 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 
-from durable_streams_core.errors import ProtocolError, SubscriptionError
+from durable_streams_core.errors import PreconditionFailed, ProtocolError, SubscriptionError
 from durable_streams_core.protocol import RESERVED_SEGMENT
 from durable_streams_core.subscriptions.operations import no_subscription
 from durable_streams_core.subscriptions.records import (
@@ -30,6 +30,7 @@ from durable_streams_core.subscriptions.records import (
     parse_streams,
     subscription_path,
 )
+from durable_streams_server.http.conditions import ANY, Conditions, parse_conditions
 from durable_streams_server.http.errors import wrong_method
 from durable_streams_server.http.messages import Header, RequestHead, Response
 from durable_streams_server.subscriptions import Subscriptions
@@ -212,6 +213,9 @@ async def answer(
         keys = msgspec.json.encode(await subscriptions.jwks())
         return Response(200, [*base, _JWKS, _FOR_MINUTES], keys)
     if name == "base":
+        conditions = parse_conditions(head)
+        if conditions is not None:
+            await check_conditions(subscriptions, named, head.method, conditions, place)
         if wanted.config is not None:
             if wanted.config.type == WEBHOOK and not place.origin:
                 raise invalid(
@@ -236,6 +240,20 @@ async def answer(
     else:
         await subscriptions.release(named, bearer(head), wanted.body)
     return Response(204, [*base, _NO_STORE])
+
+
+async def check_conditions(
+    subscriptions: Subscriptions, named: str, method: str, conditions: Conditions, place: Place
+) -> None:
+    """Raise :class:`PreconditionFailed` for what a subscription, which has no tag, cannot meet."""
+    try:
+        await subscriptions.describe(named, place)
+    except SubscriptionError:
+        if method == "PUT" and conditions.requires_stream:
+            raise PreconditionFailed from None
+        return
+    if conditions.if_match not in (None, ANY) or conditions.if_none_match == ANY:
+        raise PreconditionFailed
 
 
 def _json(value: object, base: list[Header], status: int = 200) -> Response:

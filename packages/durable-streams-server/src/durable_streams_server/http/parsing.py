@@ -106,22 +106,25 @@ def parse_seq(head: RequestHead) -> bytes | None:
 
 
 def parse_if_match(head: RequestHead) -> Offset | None:
-    """The extension of ours: the tail that an append expects, as ``If-Match: "<offset>"``."""
+    """The extension of ours: the tail that an append expects, as ``If-Match: "<offset>"``.
+
+    None where it says something else, which :mod:`~durable_streams_server.http.conditions` reads.
+    """
     if b"if-match" not in head.headers:
         return None
     value = head.text(b"if-match")
     if value is None or value.strip() == "*":
         return None
     match = _IF_MATCH.fullmatch(value.strip())
+    if match is None:
+        raise InvalidRequest(
+            'If-Match on an append is one offset of this stream in quotes, its ETag, or "*".',
+            code="invalid-if-match",
+        )
     try:
-        if match is None:
-            raise ValueError
         return parse_offset(match[1])
     except ValueError:
-        raise InvalidRequest(
-            'If-Match on an append is one offset of this stream in quotes, or "*".',
-            code="invalid-if-match",
-        ) from None
+        return None
 
 
 def parse_creation(head: RequestHead, public_root: str, max_path: int) -> Asked:

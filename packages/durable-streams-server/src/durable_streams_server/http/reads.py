@@ -7,14 +7,15 @@ from typing import Any
 
 from durable_streams_core.content import to_page
 from durable_streams_core.entities import Head
-from durable_streams_core.errors import InvalidRequest, ProtocolError
+from durable_streams_core.errors import InvalidRequest, PreconditionFailed, ProtocolError
 from durable_streams_core.expiry import format_expires_at
 from durable_streams_core.offsets import BEGINNING, Offset
 from durable_streams_core.protocol import LIVE_LONG_POLL, LIVE_SSE, NOW, START
-from durable_streams_core.reads import etag, etag_matches, parse_read_offset
+from durable_streams_core.reads import etag, parse_read_offset
 from durable_streams_core.streams import birth_of
 from durable_streams_server.engine.pages import Page
 from durable_streams_server.http import compression, headers
+from durable_streams_server.http.conditions import Conditions, parse_conditions
 from durable_streams_server.http.context import Context
 from durable_streams_server.http.errors import internal_error
 from durable_streams_server.http.exchange import Exchange
@@ -41,13 +42,22 @@ class Describing(Exchange):
     __slots__ = ()
 
     def _answer(self, body: bytes) -> Answer:
-        head = self._engine.head_nowait(self.path)
+        conditions = parse_conditions(self.head)
+        head = None if conditions is not None else self._engine.head_nowait(self.path)
         if head is not None:
             return self._described(head)
-        return self._later(self._head_later())
+        return self._later(self._head_later(conditions))
 
-    async def _head_later(self) -> Response:
-        return self._described(await self._engine.live_head(self.path))
+    async def _head_later(self, conditions: Conditions | None) -> Response:
+        described = self._described(await self._engine.live_head(self.path))
+        if conditions is not None:
+            try:
+                await conditions.check(self._engine, self.path)
+            except PreconditionFailed:
+                if conditions.requires_stream:
+                    raise
+                return Response(304, described.headers)
+        return described
 
     def _described(self, head: Head) -> Response:
         birth = birth_of(head)
@@ -154,8 +164,8 @@ class Reading(Exchange):
         )
         if compressible and compression.accepts_gzip(request.get(b"accept-encoding")):
             coding = compression.GZIP
-        if_none_match = request.get(b"if-none-match")
-        plain = cursor is None and if_none_match is None
+        conditions = parse_conditions(self.head)
+        plain = cursor is None and conditions is None
         if plain:
             kept = context.kept(page, self._base, coding)
             if kept is not None:
@@ -172,8 +182,13 @@ class Reading(Exchange):
             page.head, page.start, page.offset, page.closed, coding, more=not page.up_to_date
         )
         fields.append((b"etag", tag.encode()))
-        if if_none_match is not None and etag_matches(if_none_match.decode("latin-1"), tag):
-            return Response(304, fields)
+        if conditions is not None:
+            try:
+                conditions.check_page(tag)
+            except PreconditionFailed as error:
+                return self.problem(error)
+            if conditions.is_fresh(tag):
+                return Response(304, fields)
         body = to_page(birth.kind, page.data)
         if coding:
             fields.append((b"content-encoding", coding.encode()))

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
-from durable_streams_core.errors import InvalidRequest, ProtocolError
+from durable_streams_core.errors import InvalidRequest, NotFound, PreconditionFailed, ProtocolError
 from durable_streams_core.offsets import Offset
 from durable_streams_core.operations import (
     EMPTY_BODY,
@@ -13,11 +13,13 @@ from durable_streams_core.operations import (
     Body,
     Create,
     Created,
+    Delete,
     ProducerClaim,
 )
 from durable_streams_core.streams import Asked, birth_of
 from durable_streams_server.engine.engine import LARGE_JSON, is_large_json
 from durable_streams_server.http import headers
+from durable_streams_server.http.conditions import Conditions, parse_conditions
 from durable_streams_server.http.context import Context
 from durable_streams_server.http.exchange import Exchange
 from durable_streams_server.http.messages import Answer, Header, RequestHead, Response
@@ -38,12 +40,13 @@ class Terms(msgspec.Struct, frozen=True):
     seq: bytes | None = None
     producer: ProducerClaim | None = None
     expected: Offset | None = None
+    conditions: Conditions | None = None
 
 
 _CONDITIONS = frozenset(
     (
         b"producer-id", b"producer-epoch", b"producer-seq", b"stream-closed", b"stream-seq",
-        b"if-match",
+        b"if-match", b"if-none-match",
     )
 )  # fmt: skip
 """Headers of an append without any of which it is a plain one."""
@@ -56,7 +59,8 @@ def parse_terms(head: RequestHead) -> Terms:
     close = parse_closed(head)
     seq = parse_seq(head)
     expected = parse_if_match(head)
-    return Terms(head.text(b"content-type"), close, seq, producer, expected)
+    conditions = None if expected is not None else parse_conditions(head)
+    return Terms(head.text(b"content-type"), close, seq, producer, expected, conditions)
 
 
 class Appending(Exchange):
@@ -91,6 +95,8 @@ class Appending(Exchange):
             wanted, content_type = EMPTY_BODY, None
         operation = Append(wanted, content_type, terms.close, terms.seq, producer, terms.expected)
         respond = self._stored if body and producer is not None else self._appended
+        if terms.conditions is not None:
+            return self._later(self._append_if(operation, terms.conditions, respond))
         if len(body) >= LARGE_JSON and is_large_json(wanted, content_type or ""):
             return self._later(self._append_large(operation, respond))
         appended = self._engine.perform_nowait(self.path, operation)
@@ -106,6 +112,16 @@ class Appending(Exchange):
                 self._engine.head_nowait(self.path)
             except ProtocolError as error:
                 self.verdict = self.problem(error)
+
+    async def _append_if(
+        self,
+        operation: Append,
+        conditions: Conditions,
+        respond: Callable[[Appended], Response],
+    ) -> Response:
+        _, tail = await conditions.check(self._engine, self.path)
+        operation = msgspec.structs.replace(operation, expected=tail)
+        return await self._append_large(operation, respond)
 
     async def _append_large(
         self, operation: Append, respond: Callable[[Appended], Response]
@@ -157,12 +173,38 @@ class Creating(Exchange):
         assert asked is not None
         closed = parse_closed(self.head)
         wanted = Body(body) if body else EMPTY_BODY
+        conditions = parse_conditions(self.head)
+        if conditions is not None:
+            return self._later(self._create_if(asked, wanted, conditions, closed=closed))
         if asked.forked_from is not None:
             return self._later(self._fork(asked, wanted, closed=closed))
         operation: Create = self._engine.creation(asked, wanted, closed=closed)
         if body and is_large_json(wanted, operation.content_type):
             return self._later(self._create_large(operation))
         return self._submit(operation, self._created)
+
+    async def _create_if(
+        self, asked: Asked, body: Body, conditions: Conditions, *, closed: bool
+    ) -> Response:
+        """Create or ensure under conditions. What exists is not changed, so they go second."""
+        engine = self._engine
+        if asked.forked_from is None:
+            operation = msgspec.structs.replace(
+                engine.creation(asked, body, closed=closed),
+                existing_only=conditions.requires_stream,
+            )
+            await engine.prepare(body, operation.content_type)
+            created = await engine.perform(self.path, operation)
+        else:
+            if conditions.requires_stream:
+                try:
+                    await engine.live_head(self.path)
+                except NotFound:
+                    raise PreconditionFailed from None
+            created = await engine.create_fork(self.path, asked, body, closed=closed)
+        if not created.new:
+            await conditions.check(engine, self.path)
+        return self._created(created)
 
     async def _create_large(self, operation: Create) -> Response:
         await self._engine.prepare(operation.body, operation.content_type)
@@ -195,5 +237,10 @@ class Deleting(Exchange):
         return self._later(self._delete())
 
     async def _delete(self) -> Response:
-        await self._engine.delete(self.path)
+        conditions = parse_conditions(self.head)
+        if conditions is None:
+            await self._engine.delete(self.path)
+        else:
+            incarnation, tail = await conditions.check(self._engine, self.path)
+            await self._engine.delete_as(self.path, Delete(incarnation, tail))
         return Response(204, list(self._base))
