@@ -50,6 +50,8 @@ class Fault:
     body: bytes | None = None
     cut: int | None = None
     """Close after so many bytes of the answer."""
+    twice: bool = False
+    """Carry the request out twice, as a proxy does that repeats it, and give the second answer."""
     stall: bool = False
     """Never answer."""
     pieces: int | None = None
@@ -232,6 +234,8 @@ class Hostile:
             await asyncio.Event().wait()
         out = Wire(writer, fault, reader)
         if fault.apply:
+            if fault.twice:
+                await self._serve(asked, out)
             status, answer, content = await self._serve(asked, out)
             if status == 0:
                 return False  # a live answer has ended

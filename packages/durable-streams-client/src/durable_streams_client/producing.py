@@ -110,6 +110,9 @@ class ProducerMachine:
     epoch: int
     claims: bool
     clock: Callable[[], float]
+    fresh: bool = False
+    """Whether nobody else can have used the epoch. A duplicate is then this producer's own batch,
+    which a proxy had sent twice."""
     accepted: int = field(default=0, init=False)
     acknowledged: int = field(default=0, init=False)
     duplicates: int = field(default=0, init=False)
@@ -260,11 +263,11 @@ class ProducerMachine:
     ) -> None:
         """The server has the batch. ``seq`` and ``epoch`` are those it echoed."""
         self._active -= 1
-        if duplicate and not self._established and self.claims:
+        if duplicate and not self._established and self.claims and not self.fresh:
             earlier = not batch.uncertain or (seq is not None and seq > batch.seq)
             if earlier and self._claim(batch, self.epoch if epoch is None else epoch):
                 return
-        if duplicate and not batch.uncertain:
+        if duplicate and not batch.uncertain and not self.fresh:
             self.duplicates += len(batch.parts)
         del self._flying[batch.seq]
         self._established = True
@@ -330,6 +333,7 @@ class ProducerMachine:
         if self._claimed >= MAX_CLAIMS or epoch >= protocol.MAX_SAFE_INTEGER:
             return False
         self._claimed += 1
+        self.fresh = False  # another instance may claim the same epoch at the same time
         self.epoch = max(self.epoch, epoch) + 1
         batch.uncertain = False
         self._waiting.append(batch)

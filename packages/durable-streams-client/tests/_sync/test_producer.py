@@ -423,3 +423,17 @@ def test_nonsense_is_refused(server: Hostile, wrong: dict[str, object]) -> None:
 def test_nonsense_limits_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(InvalidArgument, match=next(iter(wrong))):
         ProducerLimits(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", [None, "me"])
+def test_a_batch_that_a_proxy_sends_twice_is_stored_once(server: Hostile, name: str | None) -> None:
+    """The producer sees only the answer to the second one: a duplicate, at its first try."""
+    server.put("a", content_type=JSON)
+    server.faults = lambda asked: Fault(twice=True) if asked.method == "POST" else None
+    with Client(server.url) as client:
+        with client.stream("a").producer(name) as producer:
+            for n in range(3):
+                producer.append(n)
+                producer.flush()
+        assert producer.duplicates == 0
+    assert server.streams["/a"].messages == [b"0", b"1", b"2"]

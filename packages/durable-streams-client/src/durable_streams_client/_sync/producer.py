@@ -465,10 +465,12 @@ def new_producer(
     named = producer_id is not None
     producer_id = producer_id if producer_id is not None else f"py-{secrets.token_hex(12)}"
     check_producer(producer_id, epoch)
+    fresh = epoch is None
     if auto_claim is None:
-        auto_claim = epoch is None
+        auto_claim = fresh
     if epoch is None:
-        # Microseconds: above every epoch that an earlier run under this name can have used.
-        epoch = time.time_ns() // 1000 if named else 0
-    machine = ProducerMachine(limits, epoch, auto_claim, time.monotonic)
+        # Above every epoch that an earlier run under this name can have used, and not that of
+        # another instance that starts in the same millisecond.
+        epoch = time.time_ns() // 1_000_000 * 1000 + secrets.randbelow(1000) if named else 0
+    machine = ProducerMachine(limits, epoch, auto_claim, time.monotonic, fresh)
     return Producer(stream, calls, extra, machine, producer_id)
