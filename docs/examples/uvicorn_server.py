@@ -1,4 +1,4 @@
-"""uvicorn with a farewell: live readers are told before it waits for them to end.
+"""uvicorn that ends live responses: live readers are told before it waits for them to end.
 
     python uvicorn_server.py [PORT]
 

@@ -8,7 +8,7 @@ import pytest
 from live_server import Server
 from playwright.sync_api import Page
 
-# What a page needs for itself: it starts where the tab was before a reload.
+# The page starts where the tab was before a reload.
 PAGE = """<!doctype html><title>EventSource</title><script>
 const seen = JSON.parse(sessionStorage.seen ?? '[]'), from = sessionStorage.id ?? '-1'
 const source = new EventSource(`STREAM?live=sse&offset=${from}`)
