@@ -88,6 +88,9 @@ async def child(*numbers):
     await client.aclose()
 
 async def parent():
+    other = AsyncClient(url)
+    await other.stream("a").head()
+    await other.aclose()  # leaves a connection that is closed and still known
     await write(0, 1)
     await asyncio.to_thread(in_child, lambda: loops.run(child(10, 11)))
     await write(2, 3)

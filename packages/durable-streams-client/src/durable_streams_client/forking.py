@@ -40,8 +40,14 @@ def close_descriptor(descriptor: int) -> None:
 
 
 def _reset() -> None:
+    failure = None
     for inherited in list(_registered):
-        inherited.after_fork()
+        try:
+            inherited.after_fork()
+        except Exception as error:
+            failure = error  # the others are reset all the same
+    if failure is not None:
+        raise failure  # Python prints it: nobody can catch what a fork raises
 
 
 if hasattr(os, "register_at_fork"):

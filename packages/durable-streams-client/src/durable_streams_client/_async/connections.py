@@ -100,7 +100,9 @@ class _Stream(httpcore.AsyncNetworkStream):
         forking.register(self)
 
     def after_fork(self) -> None:
-        forking.close_descriptor(self._transport.get_extra_info("socket").fileno())
+        own = self._transport.get_extra_info("socket")
+        if own is not None:  # uvloop's transports have none once they are closed
+            forking.close_descriptor(own.fileno())
         forking.keep(self)
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
