@@ -1,5 +1,6 @@
-"""A small bounded cache that drops the oldest half."""
+"""Bounded caches: one that counts entries and drops the oldest half, one that counts bytes."""
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Generic, TypeVar
 
@@ -36,3 +37,33 @@ class TwoGenerationCache(Generic[Key, Value]):
         """Oldest first; an entry in both generations comes twice, the newer one last."""
         yield from self._older.items()
         yield from self._newer.items()
+
+
+class ByteCache(Generic[Key]):
+    """Keeps the byte strings that were used last, as many as ``most`` bytes hold.
+
+    One that is larger than that is not kept.
+    """
+
+    __slots__ = ("_kept", "_most", "_size")
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._size = 0
+        self._kept: OrderedDict[Key, bytes] = OrderedDict()
+
+    def get(self, key: Key) -> bytes | None:
+        value = self._kept.get(key)
+        if value is not None:
+            self._kept.move_to_end(key)
+        return value
+
+    def add(self, key: Key, value: bytes) -> None:
+        """Keep a value under a key that has none yet."""
+        if len(value) > self._most:
+            return
+        self._kept[key] = value
+        self._size += len(value)
+        while self._size > self._most:
+            _, dropped = self._kept.popitem(last=False)
+            self._size -= len(dropped)

@@ -12,13 +12,16 @@ from typing import Final
 KEPT_BYTES: Final = 512 * 1024 * 1024
 """Free memory that the process keeps."""
 
-# From malloc.h, and the largest threshold that glibc takes.
+LARGEST_KEPT: Final = 4 * 1024 * 1024
+"""Larger blocks go back to the system when they are freed. Kept, a few of them would leave holes in
+the heap, and it would grow by one for each new size."""
+
+# From malloc.h.
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
-_MAX_MMAP_THRESHOLD: Final = 32 * 1024 * 1024
 
 _CHOSEN: Final = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
-"""Whoever starts the process and sets one of these has decided."""
+"""Variables by which the user has set the allocator already."""
 
 
 def keep_large_blocks() -> None:
@@ -29,5 +32,5 @@ def keep_large_blocks() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):
         return
-    mallopt(_M_MMAP_THRESHOLD, _MAX_MMAP_THRESHOLD)
+    mallopt(_M_MMAP_THRESHOLD, LARGEST_KEPT)
     mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)

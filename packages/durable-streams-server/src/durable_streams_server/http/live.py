@@ -7,7 +7,6 @@ shutdown. What is the same for many readers is made once and shared through the 
 
 import asyncio
 import logging
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 from durable_streams_core.entities import Change
@@ -15,13 +14,16 @@ from durable_streams_core.errors import ProtocolError
 from durable_streams_core.offsets import NO_TIMELINE, Offset
 from durable_streams_core.operations import Touch
 from durable_streams_core.sse import encode_data
+from durable_streams_server.caches import ByteCache
 from durable_streams_server.engine.engine import Engine
 from durable_streams_server.engine.fanout import SLICE, Notification
 from durable_streams_server.engine.pages import Page
 
 log = logging.getLogger("durable_streams_server.http")
 
-KEPT_FRAMES = 16
+KEPT_FRAME_BYTES = 4 * 1024 * 1024
+"""Encoded events that are kept for other readers of the same bytes: many of ordinary size, and none
+of a single very large message."""
 TICK_SECONDS = 1.0
 
 
@@ -34,7 +36,7 @@ class Readers:
         """The first line of an SSE response: after how many milliseconds a browser reconnects."""
         self._readers: set[Reader] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self._frames: OrderedDict[tuple[str, bytes, int, int, bool], bytes] = OrderedDict()
+        self._frames: ByteCache[tuple[str, bytes, int, int, bool]] = ByteCache(KEPT_FRAME_BYTES)
         self.closing = False
         self.now = 0.0
         """The loop's time at the last tick: near enough for keep-alives, and free to read."""
@@ -61,9 +63,8 @@ class Readers:
         key = (page.head.incarnation, page.timeline, page.start, len(data), base64)
         frame = frames.get(key)
         if frame is None:
-            frame = frames[key] = encode_data(page.birth.kind, data, base64=base64)
-            if len(frames) > KEPT_FRAMES:
-                frames.popitem(last=False)
+            frame = encode_data(page.birth.kind, data, base64=base64)
+            frames.add(key, frame)
         return frame
 
     def _tick(self) -> None:
@@ -94,7 +95,7 @@ class Reader:
     """What long-polls and SSE readers share: a place at a topic, and a life to renew."""
 
     __slots__ = (
-        "_leave", "_readers", "_seen", "_task", "_touch_at", "engine", "incarnation", "path",
+        "_birth", "_head", "_leave", "_readers", "_task", "_touch_at", "engine", "incarnation", "path",
         "position", "timeline", "ttl",
     )  # fmt: skip
 
@@ -113,7 +114,7 @@ class Reader:
 
     def see(self, page: Page) -> None:
         """Begin from a first page, which renewed the stream's life."""
-        self._seen = page
+        self._birth, self._head = page.birth, page.head
         self.incarnation = page.head.incarnation
         self.ttl = page.birth.ttl
 
@@ -141,6 +142,8 @@ class Reader:
     def leave(self) -> None:
         """Stop listening; safe to call again."""
         self._leave()
+        # It refers to this reader: without it nothing waits for the garbage collector.
+        self._leave = _nothing
         self._readers.discard(self)
         if self._task is not None:
             self._task.cancel()
@@ -219,6 +222,10 @@ class SharedLook:
                 then(result)
             except Exception:
                 log.exception("a live reader failed")
+
+
+def _nothing() -> None:
+    """What is left to do for a reader that has left."""
 
 
 def _ignore(_answer: object) -> None:

@@ -74,7 +74,7 @@ class LongPoll(Reader):
 
     def _page_of(self, change: Change, data: bytes) -> Page:
         """The page that a change brought with it, without a look at the store."""
-        birth, old = self._seen.birth, self._seen.head
+        birth, old = self._birth, self._head
         head = Head(
             old.incarnation,
             old.birth,

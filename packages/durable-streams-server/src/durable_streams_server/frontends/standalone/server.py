@@ -27,6 +27,10 @@ MAX_REFUSED = 64
 """Connections beyond the bound that are told so at once; any more are closed without a word."""
 
 
+SHARED_FRAME_BYTES = 256 * 1024
+"""The largest frame of an event that is shared by many readers."""
+
+
 class StandaloneServer:
     """Serves a mount under a root, on any number of addresses."""
 
@@ -219,6 +223,9 @@ class StandaloneServer:
 
     def framed(self, frame: bytes) -> bytes:
         """A frame as a chunk, made once for all readers that get the same one."""
+        if len(frame) > SHARED_FRAME_BYTES:
+            # Larger ones are made for one reader, and would be kept for nobody.
+            return wire.chunk(frame)
         if frame is not self._frame:
             self._frame, self._chunk = frame, wire.chunk(frame)
         return self._chunk
