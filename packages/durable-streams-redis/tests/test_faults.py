@@ -186,7 +186,8 @@ async def test_flushing_the_database_is_a_resync(server, prefix):
             await told.until(lambda heard: None in heard)
 
 
-async def test_a_restart_that_keeps_everything_is_no_resync(prefix):
+async def test_after_a_restart_the_first_append_sends_readers_to_the_store(prefix):
+    """They learn the new timeline there; what follows reaches them with its data."""
     with RedisServer(*AOF) as server:
         async with opened(server.url, prefix) as store:
             told = Told(store)
@@ -198,8 +199,15 @@ async def test_a_restart_that_keeps_everything_is_no_resync(prefix):
             outcome = Unknown("not sent")
             while not isinstance(outcome, Applied):
                 (outcome,) = await store.commit([commit])
-            await told.until(lambda heard: len(heard) == 2)
-            assert [change.tail for change in told.heard] == [0, 1]
+            assert [out.tail for out in await store.commit([append(b"y", "later")])] == [2]
+            await told.until(lambda heard: heard[-1] is not None and heard[-1].tail == 2)
+            changes = [change for change in told.heard if change is not None]
+            assert None in told.heard
+            assert [(change.tail, change.data) for change in changes] == [
+                (0, b""),
+                (1, None),
+                (2, b"y"),
+            ]
 
 
 async def test_a_server_that_hangs_is_outcome_unknown(prefix):
@@ -313,7 +321,7 @@ async def test_a_foreign_value_met_later_is_refused_and_nothing_is_half_written(
         assert server.do("EXISTS", shard.bytes_of("p", "one")) == 0
         assert (await store.load("p")).head.tail == 0
         server.do("DEL", shard.feed)
-        assert (await store.commit([append(b"x", "x")]))[0] == Applied(1)
+        assert [outcome.tail for outcome in await store.commit([append(b"x", "x")])] == [1]
 
 
 # Feeds.
@@ -330,16 +338,28 @@ async def test_a_feed_trimmed_past_a_slow_process_is_a_resync(server, prefix):
         # It reads nothing while this holds its loop; far more than one node of a stream.
         with server.client() as client:
             feed = Schema(prefix, 1).shards[0].feed
+            timeline = client.xrevrange(feed, count=1)[0][0].decode().partition("-")[0]
             with client.pipeline(transaction=False) as pipe:
                 for n in range(500):
                     pipe.execute_command(
-                        *("XADD", feed, "MAXLEN", "4", "1-*"),
-                        *(f"0{n:016d}3:onep", ""),
+                        *("XADD", feed, "MAXLEN", "4", f"{timeline}-*"),
+                        *(f"0{n:016d}{0:016d}3:onep", ""),
                     )
                 pipe.execute()
         await told.until(lambda heard: None in heard)
         await fast.commit([append(b"x", "x")])
         await told.until(lambda heard: heard[-1] is not None and heard[-1].data == b"x")
+
+
+async def test_a_feed_goes_on_after_an_entry_of_another_program(server, prefix):
+    async with opened(server.url, prefix, shards=1) as store:
+        told = Told(store)
+        shard = store._schema.shards[0]
+        for field in (b"", b"4", b"4" * 40, b"\xff" * 60 + b":"):
+            server.do("XADD", shard.feed, f"{shard.timeline}-*", field, b"foreign")
+        await store.commit([creation()])
+        await told.until(lambda heard: heard and heard[-1] is not None)
+        assert None in told.heard
 
 
 async def test_a_feed_is_trimmed_by_length_and_by_age(server, prefix, monkeypatch):
@@ -434,3 +454,74 @@ async def test_its_clock_is_the_server_s(server, prefix):
         assert store.now() - (seconds * 1000 + micros // 1000) > 900_000
         store._measure([b"%d" % seconds, b"%d" % micros], time.monotonic())
         assert abs(store.now() - (seconds * 1000 + micros // 1000)) < 500
+
+
+async def test_a_flush_under_load_is_noticed_by_writers_readers_and_those_who_start(
+    prefix: str,
+) -> None:
+    """Before anything else is accepted the record of the schema is there again, so a process that
+    starts now agrees on the number of shards; readers hear that their stream is gone.
+    """
+    with RedisServer() as server:
+        async with (
+            Engine(RedisStore(server.url, prefix=prefix, shards=4)) as writing,
+            Engine(RedisStore(server.url, prefix=prefix)) as reading,
+        ):
+            await writing.create("followed", content_type="text/plain", data="x")
+            follower = aiter(reading.follow("followed"))
+            assert (await anext(follower)).data == b"x"
+            gone = asyncio.ensure_future(anext(follower))
+            busy = True
+
+            async def write(writer: int) -> None:
+                n = 0
+                while busy:
+                    n += 1
+                    await writing.create(f"w{writer}.{n}", content_type="text/plain", data="x")
+
+            writers = [asyncio.ensure_future(write(n)) for n in range(4)]
+            await asyncio.to_thread(server.do, "FLUSHALL")
+            with pytest.raises(ProtocolError):
+                await gone
+            created = [f"after{n}" for n in range(20)]
+            for path in created:
+                await writing.create(path, content_type="text/plain", data="x")
+            async with Engine(RedisStore(server.url, prefix=prefix)) as third:
+                found = {info.path for info in await third.list("after")}
+            busy = False
+            await asyncio.gather(*writers)
+        assert server.do("GET", f"{prefix}:schema").endswith(b"shards=4")
+        assert found == set(created)
+
+
+async def test_a_process_goes_no_further_when_a_flushed_server_was_set_up_in_another_way(
+    prefix: str,
+) -> None:
+    """Else it would write what no other process finds."""
+    with RedisServer() as server:
+        async with opened(server.url, prefix, shards=4) as store:
+            await store.commit([creation()])
+            server.do("FLUSHALL")
+            async with opened(server.url, prefix, shards=16) as other:
+                (outcome,) = await store.commit([creation("q")])
+                assert isinstance(outcome, Refused)
+                assert "16 shards" in outcome.message
+                assert await other.list("", "", 10) == []
+
+
+async def test_what_a_shard_holds_from_before_a_flush_is_not_appended_to(
+    server: RedisServer, prefix: str
+) -> None:
+    """A commit of a process that has noticed nothing yet meets the new timeline."""
+    async with (
+        opened(server.url, prefix, shards=1) as one,
+        opened(server.url, prefix, shards=1) as two,
+    ):
+        before = one._schema.shards[0].timeline
+        assert two._schema.shards[0].timeline == before
+        for key in server.do("KEYS", f"{prefix}:*"):
+            server.do("DEL", key)
+        assert await one.commit([creation()]) == [Applied(0)]
+        assert await two.commit([append(b"x", "x")]) == [Applied(1)]
+        after = one._schema.shards[0].timeline
+        assert two._schema.shards[0].timeline == after > before

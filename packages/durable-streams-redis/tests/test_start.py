@@ -69,7 +69,7 @@ async def test_a_user_who_may_not_do_enough(prefix):
         assert "does not allow this user" in said
 
 
-@pytest.mark.parametrize("value", [b"hello", b"", b"durable-streams", b"durable-streams schema=1"])
+@pytest.mark.parametrize("value", [b"hello", b"", b"durable-streams", b"durable-streams schema=2"])
 async def test_a_foreign_record(server, prefix, value):
     server.do("SET", f"{prefix}:schema", value)
     assert "value of another program" in await refusal(RedisStore(server.url, prefix=prefix))
@@ -90,9 +90,9 @@ async def test_a_foreign_key_of_a_shard(server, prefix, name):
 
 
 async def test_a_newer_schema(server, prefix):
-    server.do("SET", f"{prefix}:schema", "durable-streams schema=2 shards=16 more=1")
+    server.do("SET", f"{prefix}:schema", "durable-streams schema=3 shards=16 more=1")
     said = await refusal(RedisStore(server.url, prefix=prefix))
-    assert "schema version 2" in said
+    assert "schema version 3" in said
     assert "upgrade" in said
 
 
@@ -197,6 +197,25 @@ def test_a_url_is_read_as_written():
 
     many = create_store("redis+cluster://a:1,b:2,[::1]:3")._settings
     assert [seed.name for seed in many.seeds] == ["a:1", "b:2", "::1:3"]
+
+
+@pytest.mark.parametrize(
+    "hosts, wanted",
+    [
+        ("[::1]:1", ["::1:1"]),
+        ("[::1]:1,[::2]:2", ["::1:1", "::2:2"]),
+        ("a:5,[::1]:3,b:4", ["a:5", "::1:3", "b:4"]),
+    ],
+)
+@pytest.mark.parametrize("scheme, path", [("redis+cluster", ""), ("redis+sentinel", "/main")])
+def test_an_address_in_brackets_stands_anywhere_among_the_hosts(
+    scheme: str, path: str, hosts: str, wanted: list[str]
+) -> None:
+    """Python 3.13's urlsplit refuses one after another host."""
+    store = create_store(f"{scheme}://me:p%40ss@{hosts}{path}?prefix=x&socket_keepalive=true")
+    assert isinstance(store, RedisStore)
+    assert [seed.name for seed in store._settings.seeds] == wanted
+    assert store._settings.address.arguments["password"] == "p@ss"
 
 
 async def test_a_cluster_has_one_database():

@@ -1,15 +1,18 @@
-"""Which server has which slot, and what to do when that changes.
+"""Sends commands to the servers that hold their slots, and follows redirections.
 
-A deployment takes commands with the slots they belong to, sends each to its server, follows
-redirections, loads the scripts where a server does not know them, and returns the replies, errors
-as values. It repeats only what a server answered without doing it.
+A deployment takes commands with the slots they belong to, sends each to its server, loads the
+scripts where a server does not know them, and returns the replies, errors as values. It repeats
+only what a server answered without doing it.
+
+A deployment of several servers looks regularly which server is where, in a task of its own: neither
+commits nor feeds wait for that.
 """
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import Final
 
 from redis.exceptions import (
     AskError,
@@ -20,10 +23,12 @@ from redis.exceptions import (
     TryAgainError,
 )
 
-from durable_streams_core.errors import StoreError
 from durable_streams_redis.scripts import LOAD, pack
-from durable_streams_redis.servers import Reply, Server, Unreachable
-from durable_streams_redis.settings import Address, Settings
+from durable_streams_redis.servers import NotMaster, Reply, Server, Unreachable
+from durable_streams_redis.settings import Address
+
+LOOK_SECONDS: Final = 1.0
+"""How often a deployment looks which server is where."""
 
 _ASKING: Final = pack(b"ASKING")
 _ROUNDS: Final = 8
@@ -35,61 +40,170 @@ Request = tuple[int, bytes]
 
 
 class Deployment(ABC):
-    """One or more servers that together hold all slots."""
+    """One or more servers that together hold all slots.
+
+    Args:
+        address: how to connect; says where as well if there is only one server.
+        connections: the largest number of connections to one server.
+        timeout: seconds that a server may take to answer.
+
+    """
+
+    one_server: bool = True
+    """Whether a command may name keys of several slots, as in a blocking read of all feeds."""
+
+    question_seconds: float = float("inf")
+    """How long one server may take to answer a question, if that is less than its time limit."""
 
     def __init__(self, address: Address, *, connections: int, timeout: float) -> None:
         self._address = address
         self._connections = connections
         self._timeout = timeout
+        self._looking: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
+        self._look_now = asyncio.Event()
+        self._admitting = asyncio.Lock()
+        self.on_new_run: Callable[[Server, str], Awaitable[None]] | None = None
+        """Called with its run id for each server process before commands are sent to it; may raise
+        :class:`Unreachable`.
+        """
 
-    def _server(self, address: Address) -> Server:
+    def _pool(self, address: Address) -> Server:
+        """Connections for the store's commands, each to a master only."""
         return Server(
-            address.name,
-            lambda: address.connection(self._timeout),
+            address,
             connections=self._connections,
             timeout=self._timeout,
+            question_timeout=min(self._timeout, self.question_seconds),
+            admit=self._admit,
         )
+
+    def aside(self, address: Address) -> Server:
+        """A connection for questions about a server itself, whatever its role."""
+        return Server(address, connections=2, timeout=self._timeout)
+
+    async def _admit(self, server: Server, info: Mapping[str, str]) -> None:
+        if info.get("role") != "master":
+            raise NotMaster(
+                f"{server.name} is a read-only replica of "
+                f"{info.get('master_host', '?')}:{info.get('master_port', '?')}"
+            )
+        run = info.get("run_id", "?")
+        if server.run != run:
+            async with self._admitting:
+                if server.run != run:
+                    if self.on_new_run is not None:
+                        await self.on_new_run(server, run)
+                    # Not earlier: other connections go ahead from here on.
+                    server.run = run
+
+    async def admit_again(self) -> None:
+        """Have :attr:`on_new_run` called for every master, also for those in use already."""
+        for server in await self.masters():
+            server.run = ""
+            await server.disconnect()
+
+    # Which server is where.
 
     @abstractmethod
     async def server_of(self, slot: int) -> Server:
-        """Where a slot is, as far as known. Raises :class:`Unreachable`."""
+        """The server of a slot, as far as known. Raises :class:`Unreachable`."""
 
     @abstractmethod
     async def masters(self) -> Sequence[Server]:
         """All servers that hold slots. Raises :class:`Unreachable`."""
 
     @abstractmethod
+    async def _look(self) -> None:
+        """Learn which server is where. Raises :class:`Unreachable`; what was known then stays."""
+
+    async def look(self) -> None:
+        """Learn which server is where; callers at the same time share one look. Raises
+        :class:`Unreachable`.
+        """
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._look())
+        await asyncio.shield(self._looking)
+
+    def look_soon(self) -> None:
+        """Have the watching task look now. Does not wait."""
+        self._look_now.set()
+
+    def _watch(self) -> None:
+        """Begin to look regularly."""
+        if self._watching is None:
+            self._watching = asyncio.create_task(self._watch_for_ever())
+
+    async def _watch_for_ever(self) -> None:
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._look_seconds()):
+                    await self._look_now.wait()
+            self._look_now.clear()
+            with suppress(Unreachable):
+                await self.look()
+            # An error that repeats must not make it look without a pause.
+            await asyncio.sleep(_PAUSE)
+
+    def _look_seconds(self) -> float:
+        return LOOK_SECONDS
+
     async def close(self) -> None:
         """Finish what is under way and disconnect."""
+        tasks = [task for task in (self._watching, self._looking) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
-    one_server: bool = True
-    """Whether a command may name keys of several slots, as in a blocking read of all feeds."""
-
-    @abstractmethod
-    async def refresh(self) -> None:
-        """Learn anew which server is where; the old knowledge stays when that fails."""
-
-    async def elsewhere(self, error: AskError, asked: Server) -> Server | None:
+    async def redirected(self, error: AskError, asked: Server) -> Server | None:
         """The server that a redirection names."""
         return None
 
-    async def ask(self, slot: int, command: bytes) -> Reply:
-        """The reply to one command, sharing a pipeline with whoever asks at the same time."""
+    # Sending.
+
+    async def send(self, slot: int, command: bytes) -> Reply:
+        """The reply to a question, which shares a pipeline with others asked at the same time."""
         try:
             server = await self.server_of(slot)
         except Unreachable as error:
             return error
-        reply = await server.call(command)
+        if not self.one_server and server.silent:
+            # Streams of other servers may wait together with this one.
+            return Unreachable(f"{server.name}: it does not answer")
+        reply = await server.send_soon(command)
         if isinstance(reply, _REDIRECTED):
             calls = _Calls([(slot, command)])
             calls.replies[0] = reply
-            await self._settle(calls, {server: [0]})
+            await self._follow(calls, {server: [0]})
             return calls.replies[0]
         if isinstance(reply, ReadOnlyError | Unreachable):
-            await self.refresh()
+            self.look_soon()
         return reply
 
-    async def run(
+    async def send_aside(self, slot: int, command: bytes) -> Reply:
+        """The reply to one command, sent past :attr:`on_new_run` on a connection of its own."""
+        try:
+            address = (await self.server_of(slot)).address
+            for _ in range(_ROUNDS):
+                (reply,) = await self.send_once(address, [command])
+                if not isinstance(reply, MovedError):
+                    return reply
+                address = self._address.at(reply.host or address.host, reply.port)
+        except Unreachable as error:
+            return error
+        return reply
+
+    async def send_once(self, address: Address, commands: Sequence[bytes]) -> Sequence[Reply]:
+        """The replies to commands on a connection that is made for them, whatever the server's
+        role. Raises :class:`Unreachable`.
+        """
+        server = self.aside(address)
+        try:
+            return await server.send(commands)
+        finally:
+            await server.close()
+
+    async def send_all(
         self, requests: Sequence[Request], *, last: bytes = b"", patience: float = 0.0
     ) -> tuple[Sequence[Reply], Sequence[Reply]]:
         """The reply to each request and, for each, that to ``last``: a command that goes last in
@@ -106,9 +220,9 @@ class Deployment(ABC):
                 places.setdefault(server, []).append(index)
         await self._send(calls, places)
         if any(isinstance(reply, _REDIRECTED) for reply in calls.replies):
-            await self._settle(calls, places)
+            await self._follow(calls, places)
         if any(isinstance(reply, ReadOnlyError | Unreachable) for reply in calls.replies):
-            await self.refresh()
+            self.look_soon()
         return calls.replies, calls.confirmations
 
     async def _send(
@@ -120,7 +234,7 @@ class Deployment(ABC):
         elif parts:
             await asyncio.gather(*parts)
 
-    async def _settle(self, calls: "_Calls", places: Mapping[Server, list[int]]) -> None:
+    async def _follow(self, calls: "_Calls", places: Mapping[Server, list[int]]) -> None:
         """Send again, to the right place, what was answered with a redirection."""
         asked = {index: server for server, which in places.items() for index in which}
         for attempt in range(_ROUNDS):
@@ -135,7 +249,7 @@ class Deployment(ABC):
                 way = plain
                 if isinstance(reply, AskError):
                     # A MovedError is one too.
-                    server = await self.elsewhere(reply, asked[index])
+                    server = await self.redirected(reply, asked[index])
                     way = plain if isinstance(reply, MovedError) else by_asking
                 elif isinstance(reply, NoScriptError):
                     ignorant.add(asked[index])
@@ -147,18 +261,18 @@ class Deployment(ABC):
             if not plain and not by_asking:
                 return
             if wait:
+                self.look_soon()
                 await asyncio.sleep(_PAUSE * (attempt + 1))
-                await self.refresh()
             for server in ignorant:
                 # If that fails, the next attempt says so for each command.
                 with suppress(Unreachable):
-                    await server.execute(LOAD)
+                    await server.send(LOAD)
             await self._send(calls, plain)
             await self._send(calls, by_asking, asking=True)
 
 
 class _Calls:
-    """Requests and what came back so far."""
+    """Requests and the replies that came back so far."""
 
     def __init__(
         self, requests: Sequence[Request], last: bytes = b"", patience: float = 0.0
@@ -175,7 +289,7 @@ class _Calls:
             # It has a reply of its own, before that of the command.
             commands = [part for command in commands for part in (_ASKING, command)]
         try:
-            got = await server.execute(
+            got = await server.send(
                 [*commands, self._last] if self._last else commands, patience=self._patience
             )
         except Unreachable as error:
@@ -191,7 +305,7 @@ class SingleServer(Deployment):
 
     def __init__(self, address: Address, *, connections: int, timeout: float) -> None:
         super().__init__(address, connections=connections, timeout=timeout)
-        self._only = self._server(address)
+        self._only = self._pool(address)
 
     async def server_of(self, slot: int) -> Server:
         return self._only
@@ -199,167 +313,9 @@ class SingleServer(Deployment):
     async def masters(self) -> Sequence[Server]:
         return [self._only]
 
-    async def refresh(self) -> None:
+    async def _look(self) -> None:
         """There is nothing to learn."""
 
     async def close(self) -> None:
+        await super().close()
         await self._only.close()
-
-
-class Monitored(Deployment):
-    """The master that Sentinels name."""
-
-    def __init__(
-        self,
-        address: Address,
-        sentinels: Sequence[Address],
-        service: str,
-        *,
-        connections: int,
-        timeout: float,
-    ) -> None:
-        super().__init__(address, connections=connections, timeout=timeout)
-        self._service = service
-        self._sentinels = [self._server(each) for each in sentinels]
-        self._master: Server | None = None
-        self._finding = asyncio.Lock()
-
-    async def server_of(self, slot: int) -> Server:
-        if self._master is None:
-            await self._find()
-        assert self._master is not None
-        return self._master
-
-    async def masters(self) -> Sequence[Server]:
-        return [await self.server_of(0)]
-
-    async def refresh(self) -> None:
-        try:
-            await self._find()
-        except Unreachable:
-            return
-
-    async def _find(self) -> None:
-        command = pack(b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", self._service.encode())
-        async with self._finding:
-            said = "no Sentinel is configured"
-            for sentinel in self._sentinels:
-                try:
-                    (reply,) = await sentinel.execute([command])
-                except Unreachable as error:
-                    said = str(error)
-                    continue
-                if isinstance(reply, list) and len(reply) == 2:
-                    await self._found(self._address.at(reply[0].decode(), int(reply[1])))
-                    return
-                said = f"{sentinel.name} knows no master of {self._service!r}"
-            raise Unreachable(said)
-
-    async def _found(self, address: Address) -> None:
-        before = self._master
-        if before is None or before.name != address.name:
-            self._master = self._server(address)
-            if before is not None:
-                await before.close()
-
-    async def close(self) -> None:
-        for server in [*self._sentinels, *([self._master] if self._master else [])]:
-            await server.close()
-
-
-class Cluster(Deployment):
-    """The nodes of a Cluster."""
-
-    one_server = False
-
-    def __init__(
-        self, address: Address, seeds: Sequence[Address], *, connections: int, timeout: float
-    ) -> None:
-        super().__init__(address, connections=connections, timeout=timeout)
-        self._seeds = [(seed.host, seed.port) for seed in seeds]
-        self._servers: dict[tuple[str, int], Server] = {}
-        self._ranges: list[tuple[int, int, Server]] = []
-        self._refreshing: asyncio.Task[None] | None = None
-
-    def _server_at(self, host: str, port: int) -> Server:
-        server = self._servers.get((host, port))
-        if server is None:
-            server = self._servers[host, port] = self._server(self._address.at(host, port))
-        return server
-
-    async def server_of(self, slot: int) -> Server:
-        for _ in range(2):
-            for first, final, server in self._ranges:
-                if first <= slot <= final:
-                    return server
-            await self._learn()
-        raise Unreachable(f"no node of the Cluster serves slot {slot}")
-
-    async def masters(self) -> Sequence[Server]:
-        if not self._ranges:
-            await self._learn()
-        return list(dict.fromkeys(server for _, _, server in self._ranges))
-
-    async def elsewhere(self, error: AskError, asked: Server) -> Server | None:
-        host = error.host or asked.name.rpartition(":")[0]
-        server = self._server_at(host, error.port)
-        if isinstance(error, MovedError):
-            await self.refresh()
-        return server
-
-    async def refresh(self) -> None:
-        # Whoever finds out at the same time shares one look.
-        if self._refreshing is None or self._refreshing.done():
-            self._refreshing = asyncio.create_task(self._relearn())
-        await asyncio.shield(self._refreshing)
-
-    async def _relearn(self) -> None:
-        try:
-            await self._learn()
-        except Unreachable:
-            return
-
-    async def _learn(self) -> None:
-        said = "no node is configured"
-        for host, port in dict.fromkeys([*self._servers, *self._seeds]):
-            server = self._server_at(host, port)
-            try:
-                (reply,) = await server.execute([pack(b"CLUSTER", b"SLOTS")])
-            except Unreachable as error:
-                said = str(error)
-                continue
-            if isinstance(reply, Exception):
-                said = f"{server.name}: {reply}"
-                continue
-            if reply:
-                self._ranges = [self._range(entry, host) for entry in reply]
-                return
-            said = f"{server.name} serves no slots"
-        raise Unreachable(said)
-
-    def _range(self, entry: list[Any], asked: str) -> tuple[int, int, Server]:
-        host, port = entry[2][:2]
-        return entry[0], entry[1], self._server_at((host or b"").decode() or asked, port)
-
-    async def close(self) -> None:
-        if self._refreshing is not None:
-            await self._refreshing
-        for server in self._servers.values():
-            await server.close()
-
-
-def deploy(settings: Settings, *, connections: int, timeout: float) -> Deployment:
-    """The deployment that settings speak of; nothing is connected yet."""
-    if settings.kind == "sentinel":
-        return Monitored(
-            settings.address,
-            settings.seeds,
-            settings.service,
-            connections=connections,
-            timeout=timeout,
-        )
-    if settings.kind == "cluster":
-        if settings.address.arguments.get("db"):
-            raise StoreError("A Cluster has only database 0: leave the database out.")
-        return Cluster(settings.address, settings.seeds, connections=connections, timeout=timeout)
-    return SingleServer(settings.address, connections=connections, timeout=timeout)

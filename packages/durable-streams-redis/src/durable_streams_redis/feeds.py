@@ -1,20 +1,19 @@
-"""Following the feeds: what every process of the deployment committed, without a poll.
+"""Follows the feeds: everything that any process of the deployment committed, without a poll.
 
 One connection blocks on the feeds of all shards of a server, in Cluster one for each shard, because
 a Cluster refuses a read of several slots, and a blocked reader hears nothing of a migration; so no
 read blocks for more than a second.
 
-The ids of a feed are consecutive. A gap is a resync: the feed was trimmed past this reader. When a
-connection is made anew, and whenever all is quiet, the last entry seen is read again: if it is not
-what it was, the server has lost or forgotten something (failover, restart, flush), and that is a
-resync too.
+The ids of a feed are its timeline and consecutive numbers. A gap is a resync: the feed was trimmed
+past this reader. A new timeline is one too: the server may have lost data. Connecting begins it
+where it is due, and so does a feed that was flushed while all was quiet.
 """
 
 import asyncio
 import logging
 from asyncio import Task
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
 from redis.asyncio.connection import AbstractConnection
@@ -22,16 +21,16 @@ from redis.exceptions import RedisError, ResponseError
 
 from durable_streams_core.entities import Change
 from durable_streams_redis.deployments import Deployment
+from durable_streams_redis.outages import Outage
 from durable_streams_redis.schema import Shard
 from durable_streams_redis.scripts import pack
-from durable_streams_redis.servers import Server, Unreachable, discard
+from durable_streams_redis.servers import Server, Unreachable, discard, send_on
 
 logger = logging.getLogger(__name__)
 
 BLOCK_MILLISECONDS: Final = 1000
 _BLOCK: Final = b"%d" % BLOCK_MILLISECONDS
 _PAGE: Final = b"512"
-_FIRST: Final = b"1-"
 _UPKEEP_SECONDS: Final = 10.0
 _BUSY_SECONDS: Final = 0.002
 _BREATH_SECONDS: Final = 0.001
@@ -44,33 +43,42 @@ Clock = Callable[[Sequence[Any], float], None]
 class Position:
     """How far one feed was read."""
 
-    __slots__ = ("ages", "last", "seq", "shard")
+    __slots__ = ("ages", "last", "seq", "shard", "timeline")
 
     def __init__(self, shard: Shard) -> None:
         self.shard = shard
-        self.seq = -1
-        """Of the last entry seen; -1 where there has been none."""
+        self.timeline = 0
+        self.seq = 0
+        """The number of the last entry seen in its timeline."""
         self.last: Any = None
-        self.ages: deque[tuple[float, int]] = deque()
+        self.ages: deque[tuple[float, bytes]] = deque()
 
     @property
     def id(self) -> bytes:
-        return _FIRST + b"%d" % self.seq if self.seq >= 0 else b"0-0"
+        return b"%d-%d" % (self.timeline, self.seq)
 
     def move(self, entry: Any) -> None:
         self.last = entry
-        self.seq = -1 if entry is None else seq_of(entry)
+        self.timeline, self.seq = (0, 0) if entry is None else _id_of(entry)
 
 
-def seq_of(entry: Any) -> int:
-    """The place of an entry in its feed."""
-    return int(entry[0][2:])
+def _id_of(entry: Any) -> tuple[int, int]:
+    timeline, _, seq = entry[0].partition(b"-")
+    return int(timeline), int(seq)
 
 
 class Feed:
     """Follows some shards' feeds for as long as it is open.
 
-    ``measured`` is given the server's TIME and the loop's time at which it was asked, regularly.
+    Args:
+        deployment: the servers.
+        shards: all on one server, or one.
+        deliver: called with the changes of each reply, and with None for a resync.
+        renew: called for a shard whose feed is not what it was; begins a new timeline.
+        measured: called regularly with the server's TIME and the loop's time when it was asked.
+        timeout: seconds that the server may take to answer.
+        keep_seconds: how long entries are kept for other processes.
+
     """
 
     def __init__(
@@ -79,7 +87,7 @@ class Feed:
         shards: Sequence[Shard],
         *,
         deliver: Deliver,
-        lost: Callable[[], None],
+        renew: Callable[[Shard], Awaitable[None]],
         measured: Clock,
         timeout: float,
         keep_seconds: float,
@@ -88,7 +96,7 @@ class Feed:
         self._positions = {shard.feed: Position(shard) for shard in shards}
         self._slot = shards[0].slot
         self._deliver = deliver
-        self._lost = lost
+        self._renew = renew
         self._measured = measured
         self._timeout = timeout
         self._keep_seconds = keep_seconds
@@ -97,6 +105,7 @@ class Feed:
         self._upkeep_at = 0.0
         self._told_at = 0.0
         self._tried = 0
+        self._outage = Outage(logger)
         self.connections = 0
         """How often a connection was made."""
 
@@ -106,7 +115,7 @@ class Feed:
         connection = await server.connect()
         try:
             for position in self._positions.values():
-                position.move(await self._newest(connection, position))
+                position.move(await self._newest(server, connection, position))
         except BaseException as error:
             await discard(connection)
             if isinstance(error, (RedisError, OSError, TimeoutError)):
@@ -133,73 +142,76 @@ class Feed:
                 if connection is None:
                     server = await self._deployment.server_of(self._slot)
                     connection = self._connection = await server.connect()
-                    await self._check(connection)
+                    self._outage.end()
                 self.connections += 1
                 self._upkeep_at = 0.0
                 while server is await self._deployment.server_of(self._slot):
-                    await self._step(connection)
+                    await self._step(server, connection)
                     self._tried = 0
             except (RedisError, OSError, TimeoutError, Unreachable) as error:
-                logger.info("The feed of %s was cut off: %s", server.name, error)
+                self._outage.note(f"{server.name}: {str(error) or type(error).__name__}")
                 await self._disconnect()
-                await self._pause()
+                self._deployment.look_soon()
+                await asyncio.sleep(_RETRY[min(self._tried, len(_RETRY) - 1)])
+                self._tried += 1
             else:
                 # The slots are elsewhere now.
                 await self._disconnect()
 
-    async def _pause(self) -> None:
-        await asyncio.sleep(_RETRY[min(self._tried, len(_RETRY) - 1)])
-        self._tried += 1
-        await self._deployment.refresh()
-
-    async def _step(self, connection: AbstractConnection) -> None:
+    async def _step(self, server: Server, connection: AbstractConnection) -> None:
         own = self._positions
-        reply = await self._ask(
+        (reply,) = await self._send(
+            server,
             connection,
-            *(b"XREAD", b"COUNT", _PAGE, b"BLOCK", _BLOCK, b"STREAMS", *own),
-            *[position.id for position in own.values()],
+            pack(
+                *(b"XREAD", b"COUNT", _PAGE, b"BLOCK", _BLOCK, b"STREAMS", *own),
+                *[position.id for position in own.values()],
+            ),
         )
         now = asyncio.get_running_loop().time()
         if reply:
             self._take(reply)
         else:
-            await self._check(connection)
+            await self._check(server, connection)
         if now >= self._upkeep_at:
-            await self._upkeep(connection)
+            await self._upkeep(server, connection)
         if reply:
             if now - self._told_at < _BUSY_SECONDS:
                 # One reply then tells of many commits, where each would cost the server a wake-up.
                 await asyncio.sleep(_BREATH_SECONDS)
             self._told_at = now
 
-    async def _ask(self, connection: AbstractConnection, *arguments: bytes) -> Any:
-        (reply,) = await self._ask_all(connection, [pack(*arguments)])
-        return reply
-
-    async def _ask_all(
-        self, connection: AbstractConnection, commands: Sequence[bytes]
+    async def _send(
+        self, server: Server, connection: AbstractConnection, *commands: bytes
     ) -> Sequence[Any]:
-        if not commands:
-            return ()
-        async with asyncio.timeout(self._timeout + BLOCK_MILLISECONDS / 1000):
-            await connection.send_packed_command(commands, check_health=False)
-            return [await connection.read_response(disable_decoding=True) for _ in commands]
+        async with server.limit(self._timeout + BLOCK_MILLISECONDS / 1000, blocking=True):
+            return await send_on(connection, commands)
 
     def _take(self, reply: Sequence[Any]) -> None:
         changes: list[Change] = []
-        missed = False
+        reason = ""
         for key, entries in reply:
             position = self._positions[key]
-            seq = position.seq
+            timeline, seq = position.timeline, position.seq
             for entry in entries:
-                found = seq_of(entry)
-                missed = missed or found != seq + 1
-                seq = found
-                changes.append(_change(entry[1]))
+                found, number = _id_of(entry)
+                if found != timeline:
+                    reason = "the server was restarted, replaced or flushed"
+                    timeline = found
+                elif number != seq + 1:
+                    reason = reason or "entries were trimmed before they were read"
+                seq = number
+                if entry[1][0] == _BEGIN:
+                    continue
+                try:
+                    changes.append(_change(entry[1]))
+                except ValueError:
+                    reason = reason or "an entry of another program is in a feed"
             position.move(entries[-1])
-        if missed:
-            self._resync("entries were trimmed before they were read")
-        self._tell(changes)
+        if reason:
+            self._resync(reason)
+        if changes:
+            self._tell(changes)
 
     def _resync(self, reason: str) -> None:
         logger.warning("Readers look again, because changes may have been missed: %s", reason)
@@ -211,55 +223,59 @@ class Feed:
         except Exception:
             logger.exception("A watcher failed")
 
-    async def _check(self, connection: AbstractConnection) -> None:
-        """See whether what was read last is still there and the same."""
-        seen = [position for position in self._positions.values() if position.seq >= 0]
-        commands = [
-            pack(b"XRANGE", position.shard.feed, position.id, position.id) for position in seen
+    async def _check(self, server: Server, connection: AbstractConnection) -> None:
+        """Begin a new timeline where the entry that was seen last is not there any more."""
+        seen = tuple(self._positions.values())
+        found = await self._send(
+            server,
+            connection,
+            *[pack(b"XRANGE", position.shard.feed, position.id, position.id) for position in seen],
+        )
+        changed = [
+            position for position, at in zip(seen, found, strict=True) if at != [position.last]
         ]
-        changed = False
-        for position, found in zip(seen, await self._ask_all(connection, commands), strict=True):
-            if found != [position.last]:
-                position.move(await self._newest(connection, position))
-                position.ages.clear()
-                changed = True
+        for position in changed:
+            await self._renew(position.shard)
+            position.move(await self._newest(server, connection, position))
+            position.ages.clear()
         if changed:
-            self._lost()
             self._resync("the server does not hold what it held before")
 
-    async def _newest(self, connection: AbstractConnection, position: Position) -> Any:
-        found = await self._ask(
-            connection, b"XREVRANGE", position.shard.feed, b"+", b"-", b"COUNT", b"1"
+    async def _newest(
+        self, server: Server, connection: AbstractConnection, position: Position
+    ) -> Any:
+        (found,) = await self._send(
+            server,
+            connection,
+            pack(b"XREVRANGE", position.shard.feed, b"+", b"-", b"COUNT", b"1"),
         )
         return found[0] if found else None
 
-    async def _upkeep(self, connection: AbstractConnection) -> None:
-        """Compare clocks, trim what everybody has had time to read, and see who is master: one
-        that was replaced does not tell.
-        """
-        await self._deployment.refresh()
-        loop = asyncio.get_running_loop()
-        now = loop.time()
+    async def _upkeep(self, server: Server, connection: AbstractConnection) -> None:
+        """Compare clocks, and trim what every process has had time to read."""
+        now = asyncio.get_running_loop().time()
         self._upkeep_at = now + _UPKEEP_SECONDS
-        self._measured(await self._ask(connection, b"TIME"), now)
+        (clock,) = await self._send(server, connection, pack(b"TIME"))
+        self._measured(clock, now)
         for position in self._positions.values():
             ages = position.ages
-            if position.seq >= 0 and (not ages or ages[-1][1] != position.seq):
-                ages.append((now, position.seq))
-            old = -1
+            if not ages or ages[-1][1] != position.id:
+                ages.append((now, position.id))
+            old = b""
             while len(ages) > 1 and ages[0][0] < now - self._keep_seconds:
                 old = ages.popleft()[1]
-            if old >= 0:
+            if old:
                 try:
-                    await self._ask(
-                        connection,
-                        *(b"XTRIM", position.shard.feed, b"MINID", _FIRST + b"%d" % old),
+                    await self._send(
+                        server, connection, pack(b"XTRIM", position.shard.feed, b"MINID", old)
                     )
                 except ResponseError as error:
                     # A replica, or a server without room: another process or a later try does it.
                     logger.info("The feed was not trimmed: %s", error)
 
 
+_BEGIN: Final = b"run"
+"""The field of an entry that begins a timeline."""
 _TAIL_END: Final = 17
 _TIMELINE_END: Final = 33
 

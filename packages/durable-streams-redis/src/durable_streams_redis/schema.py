@@ -15,7 +15,7 @@ from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
 from durable_streams_core.errors import StoreError
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 DEFAULT_SHARDS: Final = 16
 MAX_SHARDS: Final = 1024
 
@@ -27,8 +27,8 @@ _MARKS: Final = 2**63 - _FIRST_MARK
 
 
 def mark_of(commit_id: str) -> bytes:
-    """What a commit is recognised by: 19 digits, so that it can be the second half of the id of a
-    stream entry and never changes its spelling.
+    """The mark by which a commit is recognised: 19 digits, so that it can be the second half of the
+    id of a stream entry and never changes its spelling.
     """
     digest = blake2b(commit_id.encode(), digest_size=8).digest()
     return b"%d" % (_FIRST_MARK + int.from_bytes(digest) % _MARKS)
@@ -55,11 +55,11 @@ def _tag(shard: int, count: int) -> str:
 
 
 class Shard:
-    """The keys that the entities of one shard share."""
+    """The keys that the entities of one shard share, and its newest known timeline."""
 
     __slots__ = (
         "deadlines", "feed", "last_removed", "paths", "prefix", "removals", "removals_before",
-        "slot",
+        "run", "slot", "timeline",
     )  # fmt: skip
 
     def __init__(self, prefix: str, tag: str) -> None:
@@ -72,6 +72,9 @@ class Shard:
         self.removals_before = own + b"removed-before"
         self.last_removed = own + b"timeline"
         """The latest timeline of what was removed: what is created has a later one."""
+        self.run = own + b"run"
+        self.timeline = 0
+        """The first half of the ids in the feed; it rises whenever data may have been lost."""
 
     def entity(self, path: str) -> bytes:
         return b"%be:%b" % (self.prefix, path.encode())
@@ -91,6 +94,7 @@ class Shard:
         yield self.removals, "hash"
         yield self.removals_before, "hash"
         yield self.last_removed, "string"
+        yield self.run, "string"
 
 
 class Schema:

@@ -1,4 +1,4 @@
-"""The two scripts, and how a call of one is packed and its answer read.
+"""The Lua scripts, and how a call of one is packed and its reply read.
 
 Commands are packed here rather than by redis-py because most of each is the same every time, and
 because a batch then goes out as one write.
@@ -25,7 +25,7 @@ from durable_streams_core.entities import (
     Refused,
     Unknown,
 )
-from durable_streams_core.offsets import NO_TIMELINE
+from durable_streams_core.offsets import NO_TIMELINE, later_timeline, timeline_at
 from durable_streams_redis.schema import CHUNK, Shard, fixed, mark_of
 
 Argument = bytes
@@ -64,7 +64,10 @@ COMMIT_WHEN_FULL: Final = Script("commit", " flags=allow-oom")
 READ: Final = Script("read", " flags=allow-oom")
 """Not `no-writes`: so that a replica refuses it, and nobody is answered from the past."""
 
-SCRIPTS: Final = (COMMIT, COMMIT_WHEN_FULL, READ)
+BEGIN: Final = Script("begin", " flags=allow-oom")
+"""Begins a new timeline; adds next to nothing."""
+
+SCRIPTS: Final = (COMMIT, COMMIT_WHEN_FULL, READ, BEGIN)
 LOAD: Final = tuple(pack(b"SCRIPT", b"LOAD", script.text) for script in SCRIPTS)
 
 _COUNTS: Final = msgspec.msgpack.Decoder(dict[str, int])
@@ -143,6 +146,7 @@ def commit_call(
         flags,
         (guard.state or "").encode(),
         feed_length,
+        b"%d" % shard.timeline,
     ]
     if more:
         arguments += _more_than_data(guard, delta)
@@ -187,7 +191,23 @@ def _more_than_data(guard: Guard, delta: Delta) -> list[Argument]:
     return arguments
 
 
-def commit_outcome(commit: Commit, reply: list[Any]) -> Outcome:
+def begin_call(shard: Shard, run: str, earliest: int) -> bytes:
+    """A call of the script that begins a new timeline where one is due.
+
+    ``run`` is the run id of the server, ``earliest`` the earliest time that a new one may have.
+    """
+    return BEGIN.call(
+        [shard.feed, shard.run], [run.encode(), b"%d" % shard.timeline, b"%d" % earliest]
+    )
+
+
+def is_of_another_timeline(reply: object) -> bool:
+    """Whether a commit was not looked at because the shard has another timeline."""
+    return isinstance(reply, list) and reply[0] == 4
+
+
+def commit_outcome(commit: Commit, shard: Shard, reply: list[Any]) -> Outcome:
+    """The outcome that a reply of the commit script stands for."""
     kind = reply[0]
     if kind == 1:
         return Applied(int(reply[1]), reply[2])
@@ -195,9 +215,11 @@ def commit_outcome(commit: Commit, reply: list[Any]) -> Outcome:
         if len(reply) == 1:
             return Conflicted(None)
         names = [*commit.guard.fields, *commit.delta.fields]
-        return Conflicted(_facts(reply[1:11], names, reply[11:]))
+        return Conflicted(_facts(shard, reply[1:12], names, reply[12:]))
     if kind == 2:
         return Refused(reply[1].decode(), reply[2].decode())
+    if kind == 4:
+        return Refused("unavailable", "The data of Redis changed under this commit.")
     return Unknown("The server does not remember this commit.")
 
 
@@ -213,29 +235,34 @@ def read_call(
     )
 
 
-def facts_of(reply: list[Any], fields: Sequence[str]) -> Facts:
-    return _facts(reply[:10], fields, reply[11:])
+def facts_of(shard: Shard, reply: list[Any], fields: Sequence[str]) -> Facts:
+    """The facts in a reply of the read script."""
+    return _facts(shard, reply[:11], fields, reply[12:])
 
 
 def bytes_of(reply: list[Any]) -> bytes:
     """The bytes in what the read script replied."""
-    data: bytes = reply[10]
+    data: bytes = reply[11]
     return data
 
 
-def _facts(head: list[Any], names: Sequence[str], values: list[Any]) -> Facts:
-    counts = head[9]
+def _facts(shard: Shard, head: list[Any], names: Sequence[str], values: list[Any]) -> Facts:
+    counts = head[10]
     return Facts(
-        head_of(head),
+        head_of(shard, head),
         dict(zip(names, values, strict=True)) if names else NO_FIELDS,
         NO_COUNTS if counts is None else _COUNTS.decode(counts),
     )
 
 
-def head_of(values: list[Any]) -> Head:
-    """From the fields :data:`HEAD_FIELDS` of an entity."""
-    incarnation, birth, start, tail, closed, state, deadline, timeline, past = values[:9]
-    return Head(
+def head_of(shard: Shard, values: list[Any]) -> Head:
+    """From the fields :data:`HEAD_FIELDS` of an entity.
+
+    An entity that was last written in an earlier timeline of its shard has moved on since, which
+    the next commit with data writes down.
+    """
+    incarnation, birth, start, tail, closed, state, deadline, timeline, past, written = values[:10]
+    head = Head(
         incarnation.decode(),
         birth,
         int(start),
@@ -246,6 +273,9 @@ def head_of(values: list[Any]) -> Head:
         timeline or NO_TIMELINE,
         _past(past) if past else (),
     )
+    if int(written or 0) < shard.timeline:
+        return head.moved_on(later_timeline(timeline_at(shard.timeline), head.timeline))
+    return head
 
 
 def _past(packed: bytes) -> tuple[tuple[bytes, int], ...]:
@@ -255,4 +285,4 @@ def _past(packed: bytes) -> tuple[tuple[bytes, int], ...]:
     )
 
 
-HEAD_FIELDS: Final = (b"i", b"b", b"s", b"t", b"c", b"x", b"d", b"l", b"p")
+HEAD_FIELDS: Final = (b"i", b"b", b"s", b"t", b"c", b"x", b"d", b"l", b"p", b"e")

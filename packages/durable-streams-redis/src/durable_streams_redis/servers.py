@@ -1,7 +1,7 @@
-"""Connections to one server, used so that it is always known what was certainly not sent.
+"""A pool of connections to one server, which knows what was certainly not sent.
 
 redis-py makes the connections (addresses, TLS, credentials) and reads replies. Its retries are off:
-a commit may be repeated only under its id, and that is the engine's business.
+a commit may be repeated only under its id, and the engine does that.
 
 * :class:`Unreachable`: nothing was sent.
 * :class:`Lost`: it was sent, or part of it, and the reply never came.
@@ -10,8 +10,8 @@ a commit may be repeated only under its id, and that is the engine's business.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from redis.asyncio.connection import AbstractConnection
@@ -24,15 +24,25 @@ from redis.exceptions import (
 )
 
 from durable_streams_redis.scripts import pack
+from durable_streams_redis.settings import Address
 
-_PING = pack(b"PING")
+_INFO = pack(b"INFO", b"server", b"replication")
 
 _ANSWERS = (AuthenticationError, AuthorizationError, BusyLoadingError)
-"""What the server answered although redis-py files it under failures of the connection."""
+"""Errors that a server answered, though redis-py files them under failures of the connection."""
+
+_SILENT_SECONDS = 0.5
+
+_PIPELINE = 64
+"""Single commands that share a pipeline at most."""
 
 
 class Unreachable(Exception):
     """The server could not be asked; nothing was sent."""
+
+
+class NotMaster(Unreachable):
+    """The server is a replica, or its role is unknown."""
 
 
 class Lost(Exception):
@@ -46,37 +56,61 @@ Reply = Any
 class Server:
     """A pool of connections to one server.
 
-    Calls made in the same turn of the event loop share a pipeline (:meth:`call`); a batch of
-    commits is a pipeline of its own (:meth:`execute`).
+    Args:
+        address: where it is and how to connect.
+        connections: the largest number of connections.
+        timeout: seconds that the server may take to answer.
+        question_timeout: the same for questions, which may share a turn with other servers' work.
+        admit: called with the server and its INFO for each new connection before anything is sent
+            on it; may raise :class:`Unreachable`. None: no INFO is asked for.
+
     """
 
     def __init__(
         self,
-        name: str,
-        make: Callable[[], AbstractConnection],
+        address: Address,
         *,
         connections: int,
         timeout: float,
+        question_timeout: float | None = None,
+        admit: Callable[["Server", dict[str, str]], Awaitable[None]] | None = None,
     ) -> None:
-        self.name = name
-        self._make = make
+        self.address = address
+        self.name = address.name
+        self.run = ""
+        """The run id of the server process that the owner of this pool has admitted last."""
         self._timeout = timeout
+        self._question_timeout = timeout if question_timeout is None else question_timeout
+        self._admit = admit
         self._idle: list[AbstractConnection] = []
         self._places = asyncio.Semaphore(connections)
         self._gathered: deque[tuple[bytes, asyncio.Future[Reply]]] = deque()
         self._flushes: set[asyncio.Task[None]] = set()
+        self._scopes: set[asyncio.Timeout] = set()
         self._scheduled = False
         self._closed = False
+        self._owed = 0
+        self._heard_at = 0.0
 
-    async def connect(self) -> AbstractConnection:
-        """A connection of the caller's own, which it disconnects."""
-        connection = self._make()
+    @property
+    def silent(self) -> bool:
+        """Whether the server owes replies and has sent none for a while."""
+        now = asyncio.get_running_loop().time()
+        return self._owed > 0 and now - self._heard_at > _SILENT_SECONDS
+
+    async def connect(self, timeout: float | None = None) -> AbstractConnection:
+        """A connection of the caller's own, which it disconnects. Raises :class:`Unreachable`.
+
+        ``timeout`` is how many seconds it may take, if not as many as usual.
+        """
+        connection = self.address.connection(self._timeout)
         try:
-            async with asyncio.timeout(self._timeout):
+            async with self.limit(timeout or self._timeout):
                 await connection.connect()  # type: ignore[no-untyped-call]
-                # A server that is still loading its data accepts connections and no commands.
-                await connection.send_packed_command([_PING], check_health=False)
-                await connection.read_response()
+                if self._admit is not None:
+                    # A server that is still loading its data refuses other commands than this.
+                    (info,) = await send_on(connection, [_INFO])
+                    await self._admit(self, parse_info(info))
         except BaseException as error:
             await discard(connection)
             if isinstance(error, (RedisError, OSError, TimeoutError)):
@@ -84,16 +118,19 @@ class Server:
             raise
         return connection
 
-    async def execute(self, commands: Sequence[bytes], *, patience: float = 0.0) -> list[Reply]:
-        """The reply to each command, errors as values. Raises :class:`Unreachable`.
+    async def send(
+        self, commands: Sequence[bytes], *, patience: float = 0.0, timeout: float | None = None
+    ) -> list[Reply]:
+        """The reply to each command of a pipeline, errors as values.
 
-        ``patience`` is how many seconds longer than usual the server may take.
+        ``patience`` is how many seconds longer than usual the server may take, ``timeout`` how many
+        if not as many as usual. Raises :class:`Unreachable`.
         """
         async with self._places:
-            connection = await self._take()
+            connection = await self._take(timeout)
             replies: list[Reply] = []
             try:
-                async with asyncio.timeout(self._timeout + patience):
+                async with self.limit((timeout or self._timeout) + patience):
                     await connection.send_packed_command(commands, check_health=False)
                     for _ in commands:
                         try:
@@ -117,7 +154,7 @@ class Server:
                 self._idle.append(connection)
             return replies
 
-    async def _take(self) -> AbstractConnection:
+    async def _take(self, timeout: float | None) -> AbstractConnection:
         while self._idle:
             connection = self._idle.pop()
             with suppress(RedisError, OSError):
@@ -126,11 +163,13 @@ class Server:
                     return connection
             await discard(connection)
         if self._closed:
-            raise Unreachable(f"{self.name}: the store is closed")
-        return await self.connect()
+            raise Unreachable(f"{self.name}: no longer in use")
+        return await self.connect(timeout)
 
-    def call(self, command: bytes) -> asyncio.Future[Reply]:
-        """The reply to one command, an error as a value."""
+    def send_soon(self, command: bytes) -> asyncio.Future[Reply]:
+        """The reply to one command, an error as a value; shares a pipeline with the others of this
+        turn of the event loop.
+        """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Reply] = loop.create_future()
         self._gathered.append((command, future))
@@ -139,40 +178,91 @@ class Server:
             loop.call_soon(self._flush)
         return future
 
-    _TOGETHER = 64
-
     def _flush(self) -> None:
         self._scheduled = False
         while self._gathered:
-            some = [
-                self._gathered.popleft() for _ in range(min(self._TOGETHER, len(self._gathered)))
-            ]
-            task = asyncio.create_task(self._run(some))
+            some = [self._gathered.popleft() for _ in range(min(_PIPELINE, len(self._gathered)))]
+            task = asyncio.create_task(self._send_gathered(some))
             self._flushes.add(task)
             task.add_done_callback(self._flushes.discard)
 
-    async def _run(self, calls: list[tuple[bytes, asyncio.Future[Reply]]]) -> None:
+    async def _send_gathered(self, calls: list[tuple[bytes, asyncio.Future[Reply]]]) -> None:
         try:
-            replies = await self.execute([command for command, _ in calls])
+            replies = await self.send(
+                [command for command, _ in calls], timeout=self._question_timeout
+            )
         except Unreachable as error:
             replies = [error] * len(calls)
         for (_, future), reply in zip(calls, replies, strict=True):
             if not future.done():
                 future.set_result(reply)
 
+    @asynccontextmanager
+    async def limit(self, seconds: float, *, blocking: bool = False) -> AsyncIterator[None]:
+        """Raise TimeoutError after so many seconds, or when the server is retired.
+
+        ``blocking`` says that the server is asked to wait before it replies.
+        """
+        clock = asyncio.get_running_loop().time
+        async with asyncio.timeout(seconds) as scope:
+            self._scopes.add(scope)
+            if not blocking:
+                if not self._owed:
+                    self._heard_at = clock()
+                self._owed += 1
+            try:
+                if self._closed:
+                    scope.reschedule(0)
+                yield
+                self._heard_at = clock()
+            finally:
+                self._scopes.discard(scope)
+                if not blocking:
+                    self._owed -= 1
+
+    async def disconnect(self) -> None:
+        """Drop the idle connections; the next command makes a new one."""
+        while self._idle:
+            await discard(self._idle.pop())
+
+    async def retire(self) -> None:
+        """Stop waiting for replies and use this server no more.
+
+        Replies still to come are :class:`Lost`: a server that was replaced as a master may still
+        say that it applied a commit.
+        """
+        self._closed = True
+        for scope in tuple(self._scopes):
+            if not scope.expired():
+                scope.reschedule(0)
+        await self.disconnect()
+
     async def close(self) -> None:
         """Finish what is under way and disconnect."""
         self._closed = True
         if self._flushes:
             await asyncio.wait(self._flushes)
-        while self._idle:
-            await discard(self._idle.pop())
+        await self.disconnect()
+
+
+async def send_on(connection: AbstractConnection, commands: Sequence[bytes]) -> list[Reply]:
+    """The reply to each command on a connection of the caller's own; raises redis-py's errors."""
+    if not commands:
+        return []
+    await connection.send_packed_command(commands, check_health=False)
+    return [await connection.read_response(disable_decoding=True) for _ in commands]
 
 
 async def discard(connection: AbstractConnection) -> None:
-    """Close at once; what may go wrong in closing is nobody's concern."""
+    """Close at once; an error in closing changes nothing."""
     with suppress(RedisError, OSError, TimeoutError):
         await connection.disconnect(nowait=True)
+
+
+def parse_info(reply: bytes) -> dict[str, str]:
+    """The fields of an INFO."""
+    lines = reply.decode(errors="replace").splitlines()
+    return {name: value for name, colon, value in (line.partition(":") for line in lines) if colon}
 
 
 def _sentence(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""What a URL or a redis-py client says: which servers, and how to connect to them.
+"""Settings from a URL or a redis-py client: the servers, and how to connect to them.
 
 A client is read for its settings and otherwise left alone: the store makes its own connections,
 without redis-py's retries and with raw replies, so it neither changes nor closes what it was given.
@@ -14,7 +14,7 @@ URLs, with the store's own options in the query (:data:`OPTIONS`) and redis-py's
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 import redis
 import redis.asyncio
@@ -31,7 +31,7 @@ from redis.backoff import NoBackoff
 from durable_streams_core.errors import StoreError
 
 OPTIONS: Final = ("prefix", "shards", "durability", "connections", "timeout")
-"""What the query of a URL may say to the store itself."""
+"""The options of the store itself in the query of a URL."""
 
 _KEPT: Final = frozenset(
     (
@@ -143,11 +143,12 @@ def _address(arguments: Mapping[str, Any], connection_class: object = None) -> A
 
 def split_options(url: str) -> tuple[str, dict[str, str]]:
     """The URL without the store's own options, and those."""
-    parts = urlsplit(url)
-    query = parse_qsl(parts.query, keep_blank_values=True)
-    own = {name: value for name, value in query if name in OPTIONS}
-    rest = urlencode([(name, value) for name, value in query if name not in OPTIONS])
-    return urlunsplit(parts._replace(query=rest)), own
+    # urlsplit refuses an address in brackets among several hosts.
+    place, mark, query = url.partition("?")
+    pairs = parse_qsl(query, keep_blank_values=True)
+    own = {name: value for name, value in pairs if name in OPTIONS}
+    rest = urlencode([(name, value) for name, value in pairs if name not in OPTIONS])
+    return f"{place}{mark if rest else ''}{rest}", own
 
 
 def _from_url(url: str) -> Settings:
@@ -159,16 +160,17 @@ def _from_url(url: str) -> Settings:
         if scheme in ("redis", "rediss", "unix"):
             parsed: Mapping[str, Any] = parse_url(f"{scheme}:{rest}")
             return Settings("single", _address(parsed, parsed.get("connection_class")))
-        return _from_many(scheme, urlsplit(url))
+        return _from_many(scheme, rest.removeprefix("//"))
     except ValueError as error:
         raise StoreError(f"The URL of the Redis store cannot be read: {error}.") from None
 
 
-def _from_many(scheme: str, parts: Any) -> Settings:
-    credentials, _, hosts = parts.netloc.rpartition("@")
+def _from_many(scheme: str, rest: str) -> Settings:
+    place, mark, query = rest.partition("?")
+    netloc, _, path = place.partition("/")
+    credentials, _, hosts = netloc.rpartition("@")
     user, _, password = credentials.partition(":")
-    query = f"?{parts.query}" if parts.query else ""
-    arguments: dict[str, Any] = dict(parse_url(f"redis://{query}"))
+    arguments: dict[str, Any] = dict(parse_url(f"redis://{mark}{query}"))
     tls = arguments.pop("tls", "").lower() in ("1", "true", "yes")
     if user:
         arguments["username"] = unquote(user)
@@ -181,7 +183,7 @@ def _from_many(scheme: str, parts: Any) -> Settings:
     if scheme == "redis+cluster":
         address = replace(_address(arguments), tls=tls)
         return Settings("cluster", address, [address.at(*pair) for pair in pairs])
-    service, _, database = parts.path.strip("/").partition("/")
+    service, _, database = path.strip("/").partition("/")
     if not service:
         raise ValueError("it names no service, as in redis+sentinel://host:26379/mymaster")
     if database:

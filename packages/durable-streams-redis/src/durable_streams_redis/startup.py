@@ -1,9 +1,8 @@
-"""What must be so before a store starts, each a sentence if it is not."""
+"""Checks before a store starts, each with a sentence for when it fails."""
 
+import logging
 import ssl
-from collections.abc import Sequence
 
-from redis.crc import key_slot
 from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
@@ -15,79 +14,58 @@ from redis.exceptions import (
 from durable_streams_core.errors import StoreError
 from durable_streams_redis.deployments import Deployment
 from durable_streams_redis.durability import Durability
-from durable_streams_redis.schema import (
-    DEFAULT_SHARDS,
-    Schema,
-    foreign_type,
-    parse_record,
-    record_key,
-    record_value,
-)
+from durable_streams_redis.schema import Schema, foreign_type
 from durable_streams_redis.scripts import LOAD, pack
-from durable_streams_redis.servers import Reply, Server, Unreachable
+from durable_streams_redis.servers import (
+    Lost,
+    NotMaster,
+    Reply,
+    Server,
+    Unreachable,
+    parse_info,
+)
+
+logger = logging.getLogger(__name__)
 
 OLDEST = (7, 0)
+LARGE_NODE_BYTES = 1024
+"""With a larger `stream-node-max-bytes` than this, each small stream wastes memory."""
 
 
 async def check_servers(deployment: Deployment, durability: Durability) -> None:
-    """Version, role, eviction and persistence of every master; loads the scripts."""
-    try:
-        servers = await deployment.masters()
-        for server in servers:
-            info, *loaded = await server.execute([pack(b"INFO"), *LOAD])
-            told = _parse_info(server, info)
-            _check_version(server, told)
-            _check_role(server, told)
-            await _check_eviction(server, told)
-            await _check_durability(server, told, durability)
-            for reply in loaded:
-                _raise(server, reply)
-    except Unreachable as error:
-        raise unreachable(error) from None
-
-
-async def agree_on_shards(deployment: Deployment, prefix: str, wanted: int | None) -> int:
-    """The number of shards as written by the first process that ever started on this prefix."""
-    key = record_key(prefix)
-    slot = key_slot(key)
-    for command in (
-        pack(b"GET", key),
-        pack(b"SET", key, record_value(wanted or DEFAULT_SHARDS), b"NX"),
-        pack(b"GET", key),
-    ):
-        reply = await deployment.ask(slot, command)
-        if isinstance(reply, Unreachable):
-            raise unreachable(reply)
-        if isinstance(reply, Exception) and "WRONGTYPE" in str(reply):
-            parse_record(key, None)
-        _raise(await deployment.server_of(slot), reply)
-        if isinstance(reply, bytes) and reply != b"OK":
-            shards = parse_record(key, reply)
-            if wanted is not None and wanted != shards:
-                raise StoreError(
-                    f"The data under {prefix!r} has {shards} shards for ever and {wanted} were "
-                    f"asked for: ask for {shards}, or for none, or use another prefix."
-                )
-            return shards
-    raise StoreError(f"{key.decode()} was removed while this process started: start it again.")
+    """Check version, eviction and persistence of every master, and load the scripts."""
+    for server in await deployment.masters():
+        info, *loaded = await server.send([pack(b"INFO"), *LOAD])
+        raise_error(server, info)
+        told = parse_info(info)
+        _check_version(server, told)
+        await _check_eviction(server, told)
+        await _check_durability(server, told, durability)
+        for reply in loaded:
+            raise_error(server, reply)
+        await _warn_of_weak_settings(server, told, durability)
 
 
 async def check_keys(deployment: Deployment, schema: Schema) -> None:
-    """That no other program keeps something where this store will."""
-    for shard in schema.shards:
-        for key, wanted in shard.fixed_keys():
-            reply = await deployment.ask(shard.slot, pack(b"TYPE", key))
-            if isinstance(reply, Unreachable):
-                raise unreachable(reply)
-            _raise(await deployment.server_of(shard.slot), reply)
-            found = reply.decode()
-            if found not in ("none", wanted):
-                raise foreign_type(key, found, wanted)
+    """Check that no other program keeps something where this store will."""
+    keys = [(shard, *key) for shard in schema.shards for key in shard.fixed_keys()]
+    replies, _ = await deployment.send_all(
+        [(shard.slot, pack(b"TYPE", key)) for shard, key, _ in keys]
+    )
+    for (shard, key, wanted), reply in zip(keys, replies, strict=True):
+        if isinstance(reply, Unreachable):
+            raise reply
+        raise_error(await deployment.server_of(shard.slot), reply)
+        found = reply.decode()
+        if found not in ("none", wanted):
+            raise foreign_type(key, found, wanted)
 
 
 def unreachable(error: Unreachable) -> StoreError:
     """What to say when a server cannot be asked at all."""
     cause = error.__cause__
+    if isinstance(error, NotMaster):
+        return StoreError(f"{error}: use the address of its master.")
     if isinstance(cause, AuthenticationError | AuthorizationError):
         return StoreError(f"Redis refuses the user or password ({error}): check the credentials.")
     if _is_about_trust(cause):
@@ -108,7 +86,12 @@ def _is_about_trust(error: BaseException | None) -> bool:
     return error is not None
 
 
-def _raise(server: Server, reply: Reply) -> None:
+def raise_error(server: Server, reply: Reply) -> None:
+    """Raise what an error reply means for a store that starts. Raises :class:`Unreachable` where
+    the reply never came.
+    """
+    if isinstance(reply, Lost):
+        raise Unreachable(str(reply))
     if not isinstance(reply, Exception):
         return
     if isinstance(reply, AuthenticationError | AuthorizationError):
@@ -124,26 +107,12 @@ def _raise(server: Server, reply: Reply) -> None:
     raise StoreError(f"{server.name} {sentence}.")
 
 
-def _parse_info(server: Server, reply: Reply) -> dict[str, str]:
-    _raise(server, reply)
-    lines: Sequence[str] = reply.decode(errors="replace").splitlines()
-    return {name: value for name, colon, value in (line.partition(":") for line in lines) if colon}
-
-
 def _check_version(server: Server, told: dict[str, str]) -> None:
     version = told.get("redis_version", "")
     numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdecimal())
     if numbers < OLDEST:
         raise StoreError(
             f"{server.name} runs Redis {version or '?'}: this store needs Redis 7.0 or Valkey."
-        )
-
-
-def _check_role(server: Server, told: dict[str, str]) -> None:
-    if told.get("role") != "master":
-        raise StoreError(
-            f"{server.name} is a read-only replica: use the address of its master"
-            f" ({told.get('master_host', '?')}:{told.get('master_port', '?')})."
         )
 
 
@@ -174,7 +143,7 @@ async def _check_durability(server: Server, told: dict[str, str], durability: Du
                 f"{durability.name} promises: set it to {durability.name}."
             )
     if durability.name.startswith("waitaof"):
-        (reply,) = await server.execute([pack(b"WAITAOF", b"0", b"0", b"1")])
+        (reply,) = await server.send([pack(b"WAITAOF", b"0", b"0", b"1")])
         if isinstance(reply, Exception):
             raise StoreError(
                 f"{server.name} has no WAITAOF, which durability {durability.name} needs: "
@@ -183,6 +152,30 @@ async def _check_durability(server: Server, told: dict[str, str], durability: Du
 
 
 async def _config(server: Server, name: bytes) -> str:
-    (reply,) = await server.execute([pack(b"CONFIG", b"GET", name)])
-    _raise(server, reply)
+    (reply,) = await server.send([pack(b"CONFIG", b"GET", name)])
+    raise_error(server, reply)
     return reply[1].decode() if len(reply) == 2 else "unknown"
+
+
+async def _warn_of_weak_settings(
+    server: Server, told: dict[str, str], durability: Durability
+) -> None:
+    """Log settings with which the store works, but not as well as most expect."""
+    node_bytes = await _config(server, b"stream-node-max-bytes")
+    if node_bytes.isdecimal() and (int(node_bytes) == 0 or int(node_bytes) > LARGE_NODE_BYTES):
+        logger.info(
+            "%s has stream-node-max-bytes %s, so that the first message of each stream takes that "
+            "much memory: 256 suits streams of small messages.",
+            server.name,
+            node_bytes,
+        )
+    replicas = int(told.get("connected_slaves", "0"))
+    if durability.name.startswith("wait:") and durability.wanted[0] < replicas:
+        logger.warning(
+            "%s has %d replicas and durability %s waits for fewer: a failover to one of the others "
+            "loses acknowledged appends. Use wait:%d.",
+            server.name,
+            replicas,
+            durability.name,
+            replicas,
+        )

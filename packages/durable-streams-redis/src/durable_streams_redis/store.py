@@ -4,9 +4,9 @@ See ``docs/redis.md`` for what lies where, and what each durability survives.
 """
 
 import asyncio
+import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Any, Final
 
 from redis.exceptions import OutOfMemoryError
@@ -23,10 +23,11 @@ from durable_streams_core.entities import (
 )
 from durable_streams_core.errors import StoreError, Unavailable
 from durable_streams_core.store import Store, Watcher, Watchers
-from durable_streams_redis.deployments import Deployment, Request, deploy
+from durable_streams_redis.deploy import deploy
+from durable_streams_redis.deployments import Deployment, Request
 from durable_streams_redis.durability import parse_durability
 from durable_streams_redis.feeds import Feed
-from durable_streams_redis.schema import Schema, check_prefix, check_shards
+from durable_streams_redis.schema import Schema, Shard, check_prefix, check_shards
 from durable_streams_redis.scripts import (
     HEAD_FIELDS,
     bytes_of,
@@ -34,16 +35,26 @@ from durable_streams_redis.scripts import (
     commit_outcome,
     facts_of,
     head_of,
+    is_of_another_timeline,
     pack,
     read_call,
 )
-from durable_streams_redis.servers import Lost, Reply, Unreachable
+from durable_streams_redis.servers import Lost, Reply, Server, Unreachable
 from durable_streams_redis.settings import settings_of, split_options
-from durable_streams_redis.startup import agree_on_shards, check_keys, check_servers, unreachable
+from durable_streams_redis.startup import check_keys, check_servers, unreachable
+from durable_streams_redis.timelines import Timelines, agree_on_shards
 
 _DOUBTED: Final = 100_000
 _SENT: Final = 16_384
 _READ_AT_ONCE: Final = 1024 * 1024
+_STARTS: Final = 3
+"""How often a start is tried whose connection breaks."""
+_STRAGGLER_SECONDS: Final = 1.0
+"""How long commits to one server of a Cluster hold up those to the others."""
+_SLOW_SECONDS: Final = 2.0
+"""How long commits that no server answers hold up those that come after them."""
+_RENEWALS: Final = 3
+"""How often a commit is packed anew for another timeline."""
 
 
 class RedisStore(Store):
@@ -80,59 +91,81 @@ class RedisStore(Store):
         self._timeout = timeout
         self._feed_length = b"%d" % max(1, feed_length)
         self._feed_seconds = feed_seconds
+        self._forget()
+
+    def _forget(self) -> None:
+        """Begin as a store that was never opened."""
+        self._process = os.getpid()
         self._deployment: Deployment | None = None
-        self._schema = Schema(prefix, 1)
+        self._timelines: Timelines | None = None
+        self._schema = Schema(self._prefix, 1)
         self._feeds: list[Feed] = []
         self._watchers = Watchers()
         self._in_doubt: dict[str, None] = {}
         self._sent: dict[str, None] = {}
+        self._under_way: dict[str, asyncio.Task[dict[str, Outcome]]] = {}
         self._offset = time.time() - time.monotonic()
-        self._repairs: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
+        """Connect and check the servers; raises :class:`StoreError` with a sentence to act on.
+
+        A connection that breaks in the middle is tried again. In a process that was forked from one
+        where the store was open, it is opened anew: connections are never shared.
+        """
+        if self._process != os.getpid():
+            self._forget()
         if self._deployment is not None:
             return
+        for attempt in range(_STARTS):
+            try:
+                await self._open()
+                return
+            except Unreachable as error:
+                await self.close()
+                if attempt + 1 == _STARTS or not _is_broken(error):
+                    raise unreachable(error) from None
+            except BaseException:
+                await self.close()
+                raise
+
+    async def _open(self) -> None:
         deployment = self._deployment = deploy(
             self._settings, connections=self._connections, timeout=self._timeout
         )
-        try:
-            await check_servers(deployment, self._durability)
-            shards = await agree_on_shards(deployment, self._prefix, self._wanted_shards)
-            schema = self._schema = Schema(self._prefix, shards)
-            self._wanted_shards = shards
-            await check_keys(deployment, schema)
-            slot = schema.shards[0].slot
-            asked = time.monotonic()
-            self._measure(await deployment.ask(slot, pack(b"TIME")), asked)
-            groups = [schema.shards] if deployment.one_server else [[s] for s in schema.shards]
-            self._feeds = [self._feed(deployment, group) for group in groups]
-            for feed in self._feeds:
-                await feed.open()
-        except Unreachable as error:
-            await self.close()
-            raise unreachable(error) from None
-        except BaseException:
-            await self.close()
-            raise
+        await check_servers(deployment, self._durability)
+        shards = await agree_on_shards(deployment, self._prefix, self._wanted_shards)
+        schema = self._schema = Schema(self._prefix, shards)
+        await check_keys(deployment, schema)
+        timelines = self._timelines = Timelines(deployment, self._prefix, schema, self.now)
+        deployment.on_new_run = timelines.begin
+        await deployment.admit_again()
+        asked = time.monotonic()
+        self._measure(await deployment.send(schema.shards[0].slot, pack(b"TIME")), asked)
+        groups = [schema.shards] if deployment.one_server else [[s] for s in schema.shards]
+        self._feeds = [self._feed(deployment, group) for group in groups]
+        for feed in self._feeds:
+            await feed.open()
 
-    def _feed(self, deployment: Deployment, shards: Sequence[Any]) -> Feed:
+    def _feed(self, deployment: Deployment, shards: Sequence[Shard]) -> Feed:
         return Feed(
             deployment,
             shards,
             deliver=self._watchers.tell,
-            lost=self._repair,
+            renew=self._renew,
             measured=self._measure,
             timeout=self._timeout,
             keep_seconds=self._feed_seconds,
         )
 
     async def close(self) -> None:
+        """Finish what is under way and disconnect; safe to call twice."""
+        if self._process != os.getpid():
+            self._forget()
+        await asyncio.gather(*set(self._under_way.values()), return_exceptions=True)
         deployment, self._deployment = self._deployment, None
         for feed in self._feeds:
             await feed.close()
         self._feeds = []
-        for task in tuple(self._repairs):
-            await task
         if deployment is not None:
             await deployment.close()
 
@@ -145,39 +178,32 @@ class RedisStore(Store):
             seconds = int(reply[0]) + int(reply[1]) / 1_000_000
             self._offset = seconds - (asked + time.monotonic()) / 2
 
-    def _repair(self) -> None:
-        """A server that lost data may have lost the record of the schema as well."""
-        if self._deployment is None:
-            return
-        task = asyncio.create_task(self._write_record(self._deployment))
-        self._repairs.add(task)
-        task.add_done_callback(self._repairs.discard)
-
-    async def _write_record(self, deployment: Deployment) -> None:
-        with suppress(StoreError, Unreachable):
-            await agree_on_shards(deployment, self._prefix, self._wanted_shards)
+    async def _renew(self, shard: Shard) -> None:
+        """See which timeline a shard has now. Raises :class:`Unreachable`."""
+        assert self._timelines is not None
+        await self._timelines.renew(shard)
 
     # Looking.
 
     def _opened(self) -> Deployment:
-        if self._deployment is None:
-            raise StoreError("The Redis store is not open: await open() first.")
+        if self._deployment is None or self._process != os.getpid():
+            raise StoreError("The Redis store is not open in this process: await open() first.")
         return self._deployment
 
-    async def _ask(self, slot: int, command: bytes) -> Any:
+    async def _query(self, slot: int, command: bytes) -> Any:
         """The reply to a question; raises :class:`Unavailable`."""
-        reply = await self._opened().ask(slot, command)
+        reply = await self._opened().send(slot, command)
         if isinstance(reply, Lost):
-            # A question does no harm twice, and the connection may just have been an old one.
-            reply = await self._opened().ask(slot, command)
+            # A question does no harm twice, and the connection may just have been broken before.
+            reply = await self._opened().send(slot, command)
         if isinstance(reply, Exception):
             raise _unavailable(reply)
         return reply
 
     async def load(self, path: str, fields: Sequence[str] = ()) -> Facts | None:
         shard = self._schema.shard(path)
-        reply = await self._ask(shard.slot, read_call(shard, path, "", 0, 0, *fields))
-        return None if reply is None else facts_of(reply, fields)
+        reply = await self._query(shard.slot, read_call(shard, path, "", 0, 0, *fields))
+        return None if reply is None else facts_of(shard, reply, fields)
 
     async def read(self, path: str, incarnation: str, start: int, limit: int) -> Slice | None:
         shard = self._schema.shard(path)
@@ -186,14 +212,14 @@ class RedisStore(Store):
         size = 0
         while True:
             some = min(limit - size, _READ_AT_ONCE)
-            reply = await self._ask(
+            reply = await self._query(
                 shard.slot, read_call(shard, path, incarnation, start + size, some)
             )
             if reply is None:
                 return None
             if head is None:
                 # Bytes never change, so later pages belong to this first snapshot too.
-                head = head_of(reply)
+                head = head_of(shard, reply)
                 limit = min(limit, max(0, head.tail - start))
             got = bytes_of(reply)
             parts.append(got)
@@ -210,12 +236,12 @@ class RedisStore(Store):
         found: list[tuple[str, bytes]] = []
         while len(found) < limit:
             wanted = limit - len(found)
-            keys = await self._ask(
+            keys = await self._query(
                 shard.slot, _range_by_lex(index, kind.encode(), after.encode(), wanted)
             )
             if not keys:
                 break
-            there, *values = await self._ask(
+            there, *values = await self._query(
                 shard.slot, pack(b"HMGET", entity, b"i", *[b"." + key for key in keys])
             )
             if there != incarnation.encode():
@@ -235,7 +261,7 @@ class RedisStore(Store):
         found: list[tuple[str, Head]] = []
         while len(found) < limit:
             wanted = limit - len(found)
-            pages = await self._run(
+            pages = await self._query_all(
                 [
                     (
                         shard.slot,
@@ -248,14 +274,14 @@ class RedisStore(Store):
             paths = [path.decode() for path in sorted(path for page in pages for path in page)]
             more = len(paths) >= wanted
             paths = paths[:wanted]
-            heads = await self._run(
+            heads = await self._query_all(
                 [
                     (shard.slot, pack(b"HMGET", shard.entity(path), *HEAD_FIELDS))
                     for path, shard in ((path, self._schema.shard(path)) for path in paths)
                 ]
             )
             found += [
-                (path, head_of(values))
+                (path, head_of(self._schema.shard(path), values))
                 for path, values in zip(paths, heads, strict=True)
                 if values[0] is not None
             ]
@@ -265,7 +291,7 @@ class RedisStore(Store):
         return found
 
     async def due(self, before: int, limit: int) -> Sequence[str]:
-        pages = await self._run(
+        pages = await self._query_all(
             [
                 (
                     shard.slot,
@@ -284,12 +310,12 @@ class RedisStore(Store):
         )
         return [path.decode() for _, path in found[:limit]]
 
-    async def _run(self, requests: Sequence[Request]) -> Sequence[Any]:
+    async def _query_all(self, requests: Sequence[Request]) -> Sequence[Any]:
         if not requests:
             return []
-        replies, _ = await self._opened().run(requests)
+        replies, _ = await self._opened().send_all(requests)
         if any(isinstance(reply, Lost) for reply in replies):
-            replies, _ = await self._opened().run(requests)
+            replies, _ = await self._opened().send_all(requests)
         for reply in replies:
             if isinstance(reply, Exception):
                 raise _unavailable(reply)
@@ -304,20 +330,65 @@ class RedisStore(Store):
         paths: set[str] = set()
         for end, commit in enumerate(batch):
             if commit.path in paths:
-                outcomes += await self._commit(batch[begin:end])
+                outcomes += await self._commit_together(batch[begin:end])
                 begin = end
                 paths.clear()
             paths.add(commit.path)
-        outcomes += await self._commit(batch[begin:])
+        outcomes += await self._commit_together(batch[begin:])
         return outcomes
+
+    async def _commit_together(self, batch: Sequence[Commit]) -> Sequence[Outcome]:
+        """Commit to different paths. In a Cluster nobody waits long for a server that hangs: what
+        it was sent stays under way, and is found there when it is sent again.
+        """
+        deployment = self._opened()
+        if deployment.one_server or not batch:
+            return await self._commit(batch)
+        parts: dict[Server | None, list[Commit]] = {}
+        for commit in batch:
+            if commit.id not in self._under_way:
+                parts.setdefault(await self._server_of(commit), []).append(commit)
+        for part in parts.values():
+            task = asyncio.create_task(self._commit_part(part))
+            self._under_way.update(dict.fromkeys([commit.id for commit in part], task))
+        tasks = [self._under_way[commit.id] for commit in batch]
+        _, late = await asyncio.wait(
+            set(tasks), timeout=_SLOW_SECONDS, return_when=asyncio.FIRST_COMPLETED
+        )
+        if late and len(late) < len(set(tasks)):
+            await asyncio.wait(late, timeout=_STRAGGLER_SECONDS)
+        outcomes: list[Outcome] = []
+        for commit, task in zip(batch, tasks, strict=True):
+            if task.done():
+                outcomes.append(task.result()[commit.id])
+            else:
+                self._doubt(commit)
+                outcomes.append(Unknown("The server has not answered yet."))
+        return outcomes
+
+    async def _server_of(self, commit: Commit) -> Server | None:
+        try:
+            return await self._opened().server_of(self._schema.shard(commit.path).slot)
+        except Unreachable:
+            return None
+
+    async def _commit_part(self, part: Sequence[Commit]) -> dict[str, Outcome]:
+        """The outcomes of commits to one server, by id."""
+        try:
+            outcomes = await self._commit(part)
+        finally:
+            for commit in part:
+                self._under_way.pop(commit.id, None)
+        return {commit.id: outcome for commit, outcome in zip(part, outcomes, strict=True)}
 
     async def _commit(self, batch: Sequence[Commit], *, probe: bool = False) -> Sequence[Outcome]:
         durability = self._durability
         confirm = bool(durability.last)
         in_doubt = self._in_doubt
         doubted = [commit.id in in_doubt for commit in batch]
-        requests: list[Request] = []
-        for commit, before in zip(batch, doubted, strict=True):
+
+        def packed(index: int) -> Request:
+            commit, before = batch[index], doubted[index]
             shard = self._schema.shard(commit.path)
             call = commit_call(
                 commit,
@@ -327,12 +398,11 @@ class RedisStore(Store):
                 probe=probe,
                 confirm=confirm,
             )
-            requests.append((shard.slot, call))
+            return shard.slot, call
+
         # Until it is known otherwise, also if the caller is cancelled here.
         try:
-            replies, confirmations = await self._opened().run(
-                requests, last=durability.last, patience=durability.patience
-            )
+            replies, confirmations = await self._send_commits(batch, packed)
         except BaseException:
             for commit in batch:
                 self._doubt(commit)
@@ -341,7 +411,7 @@ class RedisStore(Store):
         unconfirmed = False
         for index, commit in enumerate(batch):
             before = doubted[index]
-            outcome = _outcome(commit, replies[index])
+            outcome = _outcome(commit, self._schema.shard(commit.path), replies[index])
             if isinstance(outcome, Applied) and not durability.confirmed(confirmations[index]):
                 outcome = Unknown("Too few servers confirmed it in time.")
                 unconfirmed = True
@@ -360,11 +430,39 @@ class RedisStore(Store):
             outcomes.append(outcome)
         if unconfirmed:
             # Perhaps its replicas left it for a new master.
-            await self._opened().refresh()
+            self._opened().look_soon()
         return outcomes
 
+    async def _send_commits(
+        self, batch: Sequence[Commit], packed: Callable[[int], Request]
+    ) -> tuple[Sequence[Reply], Sequence[Reply]]:
+        """The replies and confirmations; packs again what met another timeline of its shard."""
+        durability = self._durability
+        replies: list[Reply] = [None] * len(batch)
+        confirmations: list[Reply] = [None] * len(batch)
+        left = list(range(len(batch)))
+        for _ in range(_RENEWALS):
+            some, confirmed = await self._opened().send_all(
+                [packed(index) for index in left],
+                last=durability.last,
+                patience=durability.patience,
+            )
+            for index, reply, confirmation in zip(left, some, confirmed, strict=True):
+                replies[index], confirmations[index] = reply, confirmation
+            left = [index for index in left if is_of_another_timeline(replies[index])]
+            if not left:
+                break
+            try:
+                for shard in {self._schema.shard(batch[index].path) for index in left}:
+                    await self._renew(shard)
+            except Unreachable as error:
+                for index in left:
+                    replies[index] = error
+                break
+        return replies, confirmations
+
     def _is_new(self, commit: Commit) -> bool:
-        """Whether this store has not sent it lately."""
+        """Whether this store does not remember that it sent it."""
         sent = self._sent
         before = len(sent)
         sent[commit.id] = None
@@ -394,9 +492,15 @@ def _range_by_lex(key: bytes, prefix: bytes, after: bytes, limit: int) -> bytes:
     return pack(b"ZRANGEBYLEX", key, low, high, b"LIMIT", b"0", b"%d" % limit)
 
 
-def _outcome(commit: Commit, reply: Reply) -> Outcome:
+def _is_broken(error: Unreachable) -> bool:
+    """Whether a server was there but its connection broke, which a new one may mend."""
+    text = str(error.__cause__ or "closed").lower()
+    return "reset" in text or "closed" in text
+
+
+def _outcome(commit: Commit, shard: Shard, reply: Reply) -> Outcome:
     if isinstance(reply, list):
-        return commit_outcome(commit, reply)
+        return commit_outcome(commit, shard, reply)
     if isinstance(reply, Lost):
         return Unknown(str(reply))
     if isinstance(reply, OutOfMemoryError):

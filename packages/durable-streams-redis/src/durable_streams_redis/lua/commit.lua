@@ -1,7 +1,8 @@
 -- One guarded change to one entity: recognise a resend, check the guard, then write.
 --
--- No rule of the protocol is here. Everything that can fail is checked before the first write, and
--- the bytes are the first write, because an error leaves earlier writes of a script in place.
+-- No rule of the protocol is here. Everything that can fail is checked before the first write, or is
+-- the first write, because an error leaves earlier writes of a script in place. The first write goes
+-- to the feed: it fails on a feed of another timeline (see begin.lua) and on one that was flushed.
 -- Positions and deadlines are below 2^53, so Lua's numbers hold them exactly, but never `tostring`.
 -- Functions are made where they are needed, because each call of the script makes them anew. A plain
 -- append, which is most of what there is, names no key and sends no argument that it does not need,
@@ -15,19 +16,21 @@
 --         data, A sent before (look for it in all that was appended since), P only probe, W write
 --         something even for a resend, so that WAIT has something to wait for, T give what is
 --         created a timeline later than any that the path has had
---       6 state that must be so ('': any)  7 length of the feed, then
---       with M: 8, 9 tail, deadline that must be so  10, 11 state, deadline to set ('': no change)
+--       6 state that must be so ('': any)  7 length of the feed  8 timeline of the shard, then
+--       with M: 9, 10 tail, deadline that must be so  11, 12 state, deadline to set ('': no change)
 --       with N: incarnation, birth, start, closed, state, deadline, timeline, past
 --       with M: three lists, each after its length: guard fields (key, '-' or '+' .. value), kinds
 --       of which there must be none, fields to set (key, '-' or '+' .. value)
 --       and last the chunks of data
--- A timeline is 16 digits; the past of one is records of timeline and end, 32 digits each.
+-- A timeline of an entity is 16 digits; its past is records of timeline and end, 32 digits each.
 -- Returns {1, tail, timeline of the tail}, {0} or {0, head…, values…} for a guard that does not hold,
---         {2, code, message}, or {3} from a probe that does not know the commit.
+--         {2, code, message}, {3} from a probe that does not know the commit, or {4} where the
+--         shard has another timeline and nothing was done.
 
 local SLICE = 4000        -- `unpack` fails past about 8,000
 local PAGE = 32           -- entries looked at together for a resend
 local RING = 8            -- commits without data that an entity remembers
+local TIMELINES = 32      -- earlier timelines that an entity remembers
 local REMOVALS = 1024     -- removals that a shard remembers at least
 local REMOVALS_FOR = 600000
 local SMALL = 1024        -- bytes that ride along in the feed
@@ -36,22 +39,23 @@ local LAST_POSITION = 9007199254740991
 local call, find, sub, format = redis.call, string.find, string.sub, string.format
 local entity, bytes, feed, removals, older_removals = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local path, mark, base, wanted, flags = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local shard_timeline = ARGV[8]
 local closes, has_data = find(flags, 'C', 1, true), find(flags, 'D', 1, true)
 
 local index, deadlines, paths, last_removed
 local tail_to_be, deadline_to_be, state_to_set, deadline_to_set = '', '', '', ''
 local created
 local guards, guard_count, kinds, kind_count, sets, set_count = 0, 0, 0, 0, 0, 0
-local chunks = 8
+local chunks = 9
 local more = find(flags, 'M', 1, true)
 if more then
   index, deadlines, paths, last_removed = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
-  tail_to_be, deadline_to_be, state_to_set, deadline_to_set = ARGV[8], ARGV[9], ARGV[10], ARGV[11]
-  local at = 12
+  tail_to_be, deadline_to_be, state_to_set, deadline_to_set = ARGV[9], ARGV[10], ARGV[11], ARGV[12]
+  local at = 13
   if find(flags, 'N', 1, true) then
-    created = {incarnation = ARGV[12], birth = ARGV[13], start = ARGV[14], closed = ARGV[15],
-               state = ARGV[16], deadline = ARGV[17], timeline = ARGV[18], past = ARGV[19]}
-    at = 20
+    created = {incarnation = ARGV[13], birth = ARGV[14], start = ARGV[15], closed = ARGV[16],
+               state = ARGV[17], deadline = ARGV[18], timeline = ARGV[19], past = ARGV[20]}
+    at = 21
   end
   guards, guard_count = at + 1, tonumber(ARGV[at])
   at = guards + 2 * guard_count
@@ -64,14 +68,14 @@ local chunk_count = #ARGV - chunks + 1
 
 -- What is there.
 
-local HEAD = 11
+local HEAD = 12
 local values
 if not more then
-  values = call('HMGET', entity, 'i', 't', 'c', 'x', 'l')
+  values = call('HMGET', entity, 'i', 't', 'c', 'x', 'l', 'e')
 elseif guard_count + set_count == 0 then
-  values = call('HMGET', entity, 'i', 't', 'c', 'x', 'l', 's', 'd', 'r', 'm', 'n', 'p')
+  values = call('HMGET', entity, 'i', 't', 'c', 'x', 'l', 'e', 's', 'd', 'r', 'm', 'n', 'p')
 else
-  local names = {'i', 't', 'c', 'x', 'l', 's', 'd', 'r', 'm', 'n', 'p'}
+  local names = {'i', 't', 'c', 'x', 'l', 'e', 's', 'd', 'r', 'm', 'n', 'p'}
   for n = 0, guard_count - 1 do names[HEAD + 1 + n] = '.' .. ARGV[guards + 2 * n] end
   for n = 0, set_count - 1 do names[#names + 1] = '.' .. ARGV[sets + 2 * n] end
   if #names <= SLICE then
@@ -85,8 +89,8 @@ else
     end
   end
 end
-local incarnation, tail, closed, state, timeline, start, deadline, ring, made, packed, past =
-  unpack(values, 1, HEAD)
+local incarnation, tail, closed, state, timeline, written_in, start, deadline, ring, made, packed,
+  past = unpack(values, 1, HEAD)
 local NO_TIMELINE = '0000000000000000'
 
 -- The timeline of a position, as `Head.timeline_at` has it.
@@ -165,9 +169,9 @@ if incarnation then
 end
 if not holds then
   if not incarnation then return {0} end
-  local head = call('HMGET', entity, 'i', 'b', 's', 't', 'c', 'x', 'd', 'l', 'p', 'n')
+  local head = call('HMGET', entity, 'i', 'b', 's', 't', 'c', 'x', 'd', 'l', 'p', 'e', 'n')
   local reply = {0, unpack(head)}
-  for n = HEAD + 1, HEAD + guard_count + set_count do reply[n + 1 - HEAD + 10] = values[n] end
+  for n = HEAD + 1, HEAD + guard_count + set_count do reply[n - HEAD + 1 + #head] = values[n] end
   return reply
 end
 
@@ -184,7 +188,6 @@ end
 if created and not incarnation and call('EXISTS', entity) == 1 then
   return redis.error_reply('WRONGTYPE the hash holds no entity')
 end
-call('XLEN', feed)
 local latest
 if created or removes then
   call('ZCARD', paths)
@@ -195,20 +198,80 @@ end
 if created or removes or deadline_to_set ~= '' then call('ZCARD', deadlines) end
 if set_count > 0 then call('ZCARD', index) end
 
--- Nothing can fail from here on but the first XADD, which then has changed nothing.
+local new_tail = format('%016.0f', position + size)
+local was_closed = closed
+if created then closed, state = created.closed, created.state end
+if closes then closed = '1' end
+if state_to_set ~= '' then state = state_to_set end
+-- The first bytes in a timeline: what the entity held before is told apart from them for ever.
+local turns = size > 0 and incarnation and not created and written_in ~= shard_timeline
+local removed_in = removes and timeline_of(tail)
+local removed_timeline = timeline
+if created then
+  timeline, past = created.timeline, created.past
+  local after = removes and removed_timeline or NO_TIMELINE
+  if latest > after then after = latest end
+  if find(flags, 'T', 1, true) and timeline <= after then
+    timeline = format('%016.0f', tonumber(after) + 1)
+  end
+elseif turns then
+  -- As `Head.moved_on` does it.
+  if not more then past = call('HGET', entity, 'p') end
+  past = past or ''
+  if past == '' or sub(past, -16) < tail then past = past .. (timeline or NO_TIMELINE) .. tail end
+  past = sub(past, -32 * TIMELINES)
+  timeline = format('%016.0f', math.max(tonumber(shard_timeline), tonumber(timeline or 0) + 1))
+end
+local tail_timeline = timeline or NO_TIMELINE
+if size == 0 then tail_timeline = timeline_of(new_tail) end
+
+-- The first write: to the feed. Nothing can fail after it but the first XADD of bytes.
+
+local news, data, gone
+if created or size > 0 or closes or state_to_set ~= '' then
+  local told = closed == '1' and 1 or 0
+  data = ''
+  if state ~= 'live' then told = told + 2 end
+  if size <= SMALL and not turns then
+    told = told + 4
+    if size > 0 then data = ARGV[chunks] end
+  end
+  local of = created and created.incarnation or incarnation
+  if of then news = told .. new_tail .. tail_timeline .. #of .. ':' .. of .. path end
+end
+if removes then
+  gone = (was_closed == '1' and 3 or 2) .. tail .. removed_in
+    .. #incarnation .. ':' .. incarnation .. path
+  if not created then news = nil end
+end
+local told_as
+if gone or news then
+  told_as = redis.pcall('XADD', feed, 'NOMKSTREAM', 'MAXLEN', '~', ARGV[7], shard_timeline .. '-*',
+                        gone or news, gone and '' or data)
+  if type(told_as) ~= 'string' then
+    if told_as and find(told_as.err, 'WRONGTYPE', 1, true) then return told_as end
+    return {4}
+  end
+else
+  local newest = call('XREVRANGE', feed, '+', '-', 'COUNT', 1)[1]
+  if not newest or string.match(newest[1], '^%d+') ~= shard_timeline then return {4} end
+end
 
 local new_bytes, new_index = bytes, index
 if removes and created then new_bytes, new_index = KEYS[10], KEYS[11] end
 for n = chunks, chunks + chunk_count - 1 do
   position = position + #ARGV[n]
-  call('XADD', new_bytes, format('%.0f-', position) .. mark, 'b', ARGV[n])
+  local added = redis.pcall('XADD', new_bytes, format('%.0f-', position) .. mark, 'b', ARGV[n])
+  if type(added) ~= 'string' then
+    call('XDEL', feed, told_as)
+    return added
+  end
 end
-local new_tail = format('%016.0f', position)
+if gone and news then
+  call('XADD', feed, 'MAXLEN', '~', ARGV[7], shard_timeline .. '-*', news, data)
+end
 
 if removes then
-  local news = (closed == '1' and 3 or 2) .. tail .. timeline_of(tail)
-    .. #incarnation .. ':' .. incarnation .. path
-  call('XADD', feed, 'MAXLEN', '~', ARGV[7], '1-*', news, '')
   local record = ';' .. mark .. (created and new_tail or '0000000000000000') .. (ring or '') .. made
   local seen = ''
   for _, entry in ipairs(call('XREVRANGE', bytes, '+', '-', 'COUNT', RING)) do
@@ -222,9 +285,8 @@ if removes then
   if call('HLEN', removals) >= REMOVALS then call('RENAME', removals, older_removals) end
   call('HSET', removals, incarnation .. ':' .. path, record)
   call('PEXPIRE', removals, REMOVALS_FOR)
-  if timeline and timeline > latest then
-    latest = timeline
-    call('SET', last_removed, latest)
+  if removed_timeline and removed_timeline > latest then
+    call('SET', last_removed, removed_timeline)
   end
   call('UNLINK', entity, bytes, index)
   if not created then
@@ -237,14 +299,9 @@ if not created and (removes or not incarnation) then return {1, '0', NO_TIMELINE
 local writes = {}
 local new_deadline
 if created then
-  incarnation, closed, state = created.incarnation, created.closed, created.state
   new_deadline, counts = created.deadline, {}
-  timeline, past = created.timeline, created.past
-  if find(flags, 'T', 1, true) and timeline <= latest then
-    timeline = format('%016.0f', tonumber(latest) + 1)
-  end
-  writes = {'i', incarnation, 'b', created.birth, 's', created.start,
-            'm', ';' .. mark .. new_tail}
+  writes = {'i', created.incarnation, 'b', created.birth, 's', created.start,
+            'm', ';' .. mark .. new_tail, 'e', shard_timeline}
   if timeline ~= NO_TIMELINE then
     writes[#writes + 1] = 'l'
     writes[#writes + 1] = timeline
@@ -256,17 +313,17 @@ if created then
   call('ZADD', paths, 0, path)
 elseif size == 0 then
   writes = {'r', sub(';' .. mark .. new_tail .. (ring or ''), 1, 36 * RING)}
+elseif turns then
+  writes = {'e', shard_timeline, 'l', timeline, 'p', past}
 end
 if created or size > 0 then
   writes[#writes + 1] = 't'
   writes[#writes + 1] = new_tail
 end
-if closes then closed = '1' end
 if created or closes then
   writes[#writes + 1] = 'c'
   writes[#writes + 1] = closed
 end
-if state_to_set ~= '' then state = state_to_set end
 if created or state_to_set ~= '' then
   writes[#writes + 1] = 'x'
   writes[#writes + 1] = state
@@ -281,9 +338,6 @@ if new_deadline then
     call('ZREM', deadlines, path)
   end
 end
-
-local tail_timeline = timeline or NO_TIMELINE
-if size == 0 then tail_timeline = timeline_of(new_tail) end
 
 local counted = false
 for n = 0, set_count - 1 do
@@ -322,14 +376,4 @@ for first = 1, #writes, SLICE do
   call('HSET', entity, unpack(writes, first, math.min(first + SLICE - 1, #writes)))
 end
 
-if created or size > 0 or closes or state_to_set ~= '' then
-  local told, data = closed == '1' and 1 or 0, ''
-  if state ~= 'live' then told = told + 2 end
-  if size <= SMALL then
-    told = told + 4
-    if size > 0 then data = ARGV[chunks] end
-  end
-  local news = told .. new_tail .. tail_timeline .. #incarnation .. ':' .. incarnation .. path
-  call('XADD', feed, 'MAXLEN', '~', ARGV[7], '1-*', news, data)
-end
 return {1, new_tail, tail_timeline}

@@ -9,7 +9,7 @@
 local ENTRIES = 1024
 local SLICE = 4000
 
-local head = redis.call('HMGET', KEYS[1], 'i', 'b', 's', 't', 'c', 'x', 'd', 'l', 'p', 'n')
+local head = redis.call('HMGET', KEYS[1], 'i', 'b', 's', 't', 'c', 'x', 'd', 'l', 'p', 'e', 'n')
 if not head[1] or (ARGV[1] ~= '' and ARGV[1] ~= head[1]) then return false end
 
 local start, wanted = tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -39,7 +39,7 @@ if wanted > 0 and start < tonumber(head[4]) then
     count = math.max(16, math.min(ENTRIES - looked, math.ceil((wanted - got) * looked / got)))
   end
 end
-head[11] = table.concat(parts)
+head[12] = table.concat(parts)
 
 for first = 4, #ARGV, SLICE do
   local names = {}
