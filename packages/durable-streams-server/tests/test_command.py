@@ -10,6 +10,7 @@ import sys
 import time
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -126,6 +127,90 @@ def settings(monkeypatch):
     monkeypatch.setattr(cli, "_allow_many_files", lambda: None)
     monkeypatch.setattr(cli.logging, "basicConfig", lambda **_: None)
     return found
+
+
+@pytest.mark.parametrize("option", ["--host", "--uds"])
+@pytest.mark.parametrize("value", ["", " "])
+def test_an_empty_address_is_refused_and_not_taken_for_every_interface(
+    option: str, value: str, settings: dict[str, Any]
+) -> None:
+    result = invoke(option, value)
+    assert result.exit_code == 2
+    assert f"leave {option} out" in result.output
+    assert not settings
+
+
+@pytest.mark.parametrize(
+    "variable, nearest",
+    [
+        ("DURABLE_STREAMS_PROT", "DURABLE_STREAMS_PORT"),
+        ("DURABLE_STREAMS_TOKENS", "DURABLE_STREAMS_TOKEN"),
+        ("DURABLE_STREAMS_MAXBODY", "DURABLE_STREAMS_MAX_BODY"),
+        ("DURABLE_STREAMS_COMPRESS", "DURABLE_STREAMS_NO_COMPRESS"),
+        ("DURABLE_STREAMS_port", "DURABLE_STREAMS_PORT"),
+        ("DURABLE_STREAMS_XYZZY", "--help"),
+    ],
+)
+def test_a_misspelt_variable_is_refused_and_the_nearest_is_named(
+    variable: str, nearest: str, settings: dict[str, Any]
+) -> None:
+    result = invoke(**{variable: "1"})
+    assert result.exit_code == 2
+    assert variable in result.output
+    assert nearest in result.output
+    assert not settings
+
+
+@pytest.mark.parametrize(
+    "variable",
+    [
+        "DURABLE_STREAMS_URL",
+        "DURABLE_STREAMS_SERVICE_HOST",
+        "DURABLE_STREAMS_SERVICE_PORT_HTTP",
+        "DURABLE_STREAMS_PORT_4437_TCP_ADDR",
+        "MY_DURABLE_STREAMS_PROT",
+        "DURABLE_STREAMSX",
+    ],
+)
+def test_variables_of_other_programs_are_left_alone(
+    variable: str, settings: dict[str, Any]
+) -> None:
+    assert invoke(**{variable: "1"}).exit_code == 0
+    assert settings
+
+
+@pytest.mark.parametrize(
+    "options, warned",
+    [
+        (["--host", "0.0.0.0"], True),
+        (["--host", "::"], True),
+        (["--host", "192.0.2.1"], True),
+        (["--host", "0.0.0.0", "--token", "secret"], False),
+        (["--host", "0.0.0.0", "--uds", "socket"], False),
+        (["--host", "localhost"], False),
+        (["--host", "127.0.0.2"], False),
+        ([], False),
+    ],
+)
+def test_a_server_that_everybody_reaches_without_access_control_warns(
+    options: list[str],
+    warned: bool,
+    settings: dict[str, Any],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    assert invoke(*options).exit_code == 0
+    assert ("may read, write and delete every stream" in caplog.text) == warned
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no such signal")
+async def test_the_end_of_a_terminal_does_not_end_the_server() -> None:
+    async with running("--port", "0") as (process, port, _):
+        process.send_signal(signal.SIGHUP)
+        async with await Connection.to(port) as connection:
+            assert (await connection.request("GET", "/health")).status == 200
+        status, _, err = await ended(process)
+        assert status == 0
+        assert "SIGHUP is ignored" in err
 
 
 OPTIONS = [

@@ -13,6 +13,9 @@ from durable_streams_server.cli.command import main, subscriptions_of
         (["--host", "0.0.0.0"], False),
         (["--host", "0.0.0.0", "--webhook-localhost"], True),
         (["--no-webhook-localhost"], False),
+        (["--public-url", "https://streams.example"], False),
+        (["--token", "secret"], False),
+        (["--token", "secret", "--webhook-localhost"], True),
     ],
 )
 def test_localhost_is_for_servers_that_only_this_machine_reaches(arguments, localhost):

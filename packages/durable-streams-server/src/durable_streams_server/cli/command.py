@@ -17,6 +17,7 @@ from durable_streams_core.errors import DurableStreamsError
 from durable_streams_core.protocol import DEFAULT_PORT
 from durable_streams_server import __version__
 from durable_streams_server.cli.allocator import keep_large_blocks
+from durable_streams_server.cli.environment import PREFIX, check_environment
 from durable_streams_server.cli.maintenance import check, export, import_
 from durable_streams_server.cli.sign import sign
 from durable_streams_server.engine.engine import Engine
@@ -28,23 +29,39 @@ from durable_streams_server.http.options import Options
 from durable_streams_server.http.targets import parse_root
 from durable_streams_server.subscriptions import SubscriptionOptions
 
-ENVIRONMENT = "DURABLE_STREAMS"
+log = logging.getLogger("durable_streams_server.cli")
+
 _DEFAULTS = Limits()
 _BOUNDS = Bounds()
 
 
+def not_empty(_context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """Refuse the empty text that an unset variable of a shell leaves."""
+    if value is not None and not value.strip():
+        raise click.BadParameter(f"must not be empty; leave {parameter.opts[0]} out, or set it.")
+    return value
+
+
 @click.group(
     invoke_without_command=True,
-    context_settings={"auto_envvar_prefix": ENVIRONMENT, "show_default": True},
+    context_settings={"auto_envvar_prefix": PREFIX, "show_default": True},
     epilog="Every option can also be set in the environment, as DURABLE_STREAMS_PORT for --port.",
 )
 @click.option(
     "--store", default="file:./data", metavar="URL", help="memory:, file:PATH or redis://HOST."
 )
-@click.option("--host", default="127.0.0.1", help="Address to listen on.")
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    callback=not_empty,
+    help="Address to listen on; 0.0.0.0 is every one of this machine.",
+)
 @click.option("--port", default=DEFAULT_PORT, type=click.IntRange(0, 65535), help="0 picks one.")
 @click.option(
-    "--uds", metavar="PATH", help="Listen on this Unix socket instead of an address and port."
+    "--uds",
+    metavar="PATH",
+    callback=not_empty,
+    help="Listen on this Unix socket instead of an address and port.",
 )
 @click.option(
     "--tls-cert",
@@ -155,7 +172,7 @@ _BOUNDS = Bounds()
 @click.option(
     "--webhook-localhost/--no-webhook-localhost",
     default=None,
-    show_default="where --host is loopback",
+    show_default="where --host is loopback, without --public-url and --token",
     help="Allow http://localhost receivers, for development.",
 )
 @click.option(
@@ -189,13 +206,20 @@ def main(context: click.Context, /, **settings: Any) -> None:
     """Serve durable streams over HTTP."""
     if context.invoked_subcommand is not None:
         return
+    check_environment(context.command)
     if settings["token"] is None:
         # click takes an empty variable for one that is not set; here somebody wanted a token.
-        settings["token"] = os.environ.get(f"{ENVIRONMENT}_TOKEN")
+        settings["token"] = os.environ.get(f"{PREFIX}_TOKEN")
     logging.basicConfig(
         level=settings["log_level"].upper(),
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
+    if not (settings["token"] or settings["uds"] or is_loopback_host(settings["host"])):
+        log.warning(
+            "Everybody who reaches %s may read, write and delete every stream. Set --token, or "
+            "listen on 127.0.0.1 behind a proxy that checks access.",
+            settings["host"],
+        )
     _allow_many_files()
     # What was imported stays: the collector need not look at it again, nor at what is young as
     # often as it does by default. Requests leave no cycles behind.
@@ -235,10 +259,20 @@ def limits_of(settings: dict[str, Any]) -> Limits:
     )
 
 
+def is_loopback_host(host: str) -> bool:
+    """Whether only this machine reaches a server that listens there."""
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
 def subscriptions_of(settings: dict[str, Any]) -> SubscriptionOptions:
     localhost = settings["webhook_localhost"]
     if localhost is None:
-        localhost = settings["host"] in ("localhost", "::1") or settings["host"].startswith("127.")
+        # Others reach a server that has a public URL or needs a token, whatever it listens on.
+        localhost = (
+            is_loopback_host(settings["host"])
+            and settings["public_url"] is None
+            and settings["token"] is None
+        )
     return SubscriptionOptions(
         public_url=settings["public_url"],
         webhook_allow=tuple(settings["webhook_allow"]),
@@ -254,6 +288,9 @@ async def serve(settings: dict[str, Any]) -> None:
     for signum in (signal.SIGTERM, signal.SIGINT):
         with contextlib.suppress(NotImplementedError):
             loop.add_signal_handler(signum, stop.set)
+    if hasattr(signal, "SIGHUP"):
+        # The end of a terminal or of a login must not end the server.
+        loop.add_signal_handler(signal.SIGHUP, log.info, "SIGHUP is ignored")
     try:
         options = Options(
             token=settings["token"],

@@ -25,7 +25,10 @@ class Mount:
             self.engine = streams
             self.owned = False
         else:
-            subscriptions = SubscriptionOptions(public_url=options.public_url)
+            protected = options.token is not None or options.authorize is not None
+            subscriptions = SubscriptionOptions(
+                public_url=options.public_url, webhook_localhost=False if protected else None
+            )
             self.engine = Engine(streams, limits=limits, subscriptions=subscriptions)
             self.owned = True
         self.handler = Handler(self.engine, options)

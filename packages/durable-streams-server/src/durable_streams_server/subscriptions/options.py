@@ -12,8 +12,9 @@ class SubscriptionOptions(msgspec.Struct, frozen=True, kw_only=True):
     webhook_allow: tuple[str, ...] = ()
     """Receivers that are trusted whatever their address: host names, ``*.suffix`` for all names
     below one, and networks such as ``10.1.0.0/16``. Only they may be reached by ``http:``."""
-    webhook_localhost: bool = True
-    """The exception for development: ``http://localhost`` and ``http://127.0.0.x`` (§6.2)."""
+    webhook_localhost: bool | None = None
+    """The exception for development: ``http://localhost`` and ``http://127.0.0.x`` (§6.2). None:
+    only where ``public_url`` is not set."""
     webhook_timeout: float = 30.0
     """How long a receiver may take to answer, if its lease does not end before."""
     max_deliveries: int = 1000

@@ -5,7 +5,7 @@ it is looked at and to another when it counts.
 
 import re
 import socket
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -14,8 +14,42 @@ from durable_streams_core.errors import SubscriptionError
 Address = IPv4Address | IPv6Address
 
 _NAT64: Final = IPv6Network("64:ff9b::/96")
-_METADATA: Final = frozenset((ip_address("168.63.129.16"),))
-"""Metadata services at addresses that look public."""
+_LOOPBACK: Final = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
+
+# What is not the internet at large, from the IANA registries of special-purpose addresses. Python's
+# `is_global` follows them too, but differs from version to version.
+_SPECIAL_V4: Final = tuple(
+    IPv4Network(network)
+    for network in (
+        "0.0.0.0/8",  # this network
+        "10.0.0.0/8",  # private
+        "100.64.0.0/10",  # shared by customers of a provider
+        "127.0.0.0/8",  # loopback
+        "168.63.129.16/32",  # a metadata service
+        "169.254.0.0/16",  # link-local, metadata services
+        "172.16.0.0/12",  # private
+        "192.0.0.0/24",  # protocol assignments
+        "192.0.2.0/24",  # documentation
+        "192.88.99.0/24",  # relays to 6to4
+        "192.168.0.0/16",  # private
+        "198.18.0.0/15",  # benchmarking
+        "198.51.100.0/24",  # documentation
+        "203.0.113.0/24",  # documentation
+        "224.0.0.0/4",  # multicast
+        "240.0.0.0/4",  # reserved, broadcast
+    )
+)
+_GLOBAL_V6: Final = IPv6Network("2000::/3")
+_SPECIAL_V6: Final = tuple(
+    IPv6Network(network)
+    for network in (
+        "2001::/23",  # protocol assignments, Teredo among them
+        "2001:db8::/32",  # documentation
+        "2002::/16",  # 6to4
+        "3ffe::/16",  # the former 6bone
+        "3fff::/20",  # documentation
+    )
+)
 _HOST: Final = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?", re.ASCII)
 _PRINTABLE: Final = re.compile(r"[!-~]+", re.ASCII)
 
@@ -66,7 +100,7 @@ class Receivers:
         name = host.rstrip(".")
         if self._trusts(name, address):
             return TRUSTED
-        local = name == "localhost" or (isinstance(address, IPv4Address) and address.is_loopback)
+        local = name == "localhost" or (isinstance(address, IPv4Address) and is_loopback(address))
         if parts.scheme == "http":
             if local and self._localhost:
                 return LOOPBACK
@@ -90,7 +124,7 @@ class Receivers:
         found = _embedded(ip_address(address.partition("%")[0]))
         if door == TRUSTED or self._in_networks(found):
             return True
-        return found.is_loopback if door == LOOPBACK else is_public(found)
+        return is_loopback(found) if door == LOOPBACK else is_public(found)
 
 
 def literal_address(host: str) -> Address | None:
@@ -133,11 +167,11 @@ def is_public(address: Address) -> bool:
     """Whether it belongs to the internet at large: not private, link-local, loopback, shared,
     multicast, reserved, a tunnel to something else, or a metadata service.
     """
-    if isinstance(address, IPv6Address) and (address.sixtofour or address.teredo):
-        return False
-    return (
-        address.is_global
-        and not address.is_multicast
-        and not address.is_reserved
-        and address not in _METADATA
-    )
+    if isinstance(address, IPv4Address):
+        return not any(address in network for network in _SPECIAL_V4)
+    return address in _GLOBAL_V6 and not any(address in network for network in _SPECIAL_V6)
+
+
+def is_loopback(address: Address) -> bool:
+    """Whether it is this machine, and always will be."""
+    return any(address in network for network in _LOOPBACK)

@@ -106,9 +106,10 @@ class Subscriptions:
         self._store = store
         self._perform = perform
         self._check_offset = check_readable
-        self._receivers = Receivers(
-            self.options.webhook_allow, localhost=self.options.webhook_localhost
-        )
+        localhost = self.options.webhook_localhost
+        if localhost is None:
+            localhost = self.options.public_url is None
+        self._receivers = Receivers(self.options.webhook_allow, localhost=localhost)
         self.keyring = Keyring(store, perform, self.options.key_days)
         self.driver = Driver(
             store,

@@ -1,0 +1,50 @@
+"""Checks the variables of the environment that set the command's options."""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import click
+
+PREFIX: Final = "DURABLE_STREAMS"
+
+_OTHERS: Final = frozenset(("URL", "TIMEOUT"))
+"""Variables of the command ``durable-streams``, the client's."""
+_SERVICE_LINK: Final = re.compile(r"SERVICE_(HOST|PORT(_.+)?)|PORT_\d+_.+")
+"""Variables that Kubernetes sets beside a service of the name ``durable-streams``."""
+
+
+def check_environment(command: click.Command, environment: Mapping[str, str] | None = None) -> None:
+    """Raise :class:`click.UsageError` for a variable that begins like ours and sets no option."""
+    known = [str(parameter.name).upper() for parameter in command.params if parameter.name]
+    for variable in environment if environment is not None else os.environ:
+        prefix, separator, name = variable.partition(PREFIX + "_")
+        if prefix or not separator or name in known or name in _OTHERS:
+            continue
+        if name.startswith("_") or _SERVICE_LINK.fullmatch(name):
+            continue
+        raise click.UsageError(_unknown(variable, name, known))
+
+
+def _unknown(variable: str, name: str, known: Sequence[str]) -> str:
+    nearest = min(known, key=lambda option: _distance(name.upper(), option))
+    if _distance(name.upper(), nearest) <= len(name) // 2:
+        advice = f"Did you mean {PREFIX}_{nearest}?"
+    else:
+        advice = "Each option in --help has a variable of its name."
+    return f"The variable {variable} of the environment sets no option. {advice}"
+
+
+def _distance(a: str, b: str) -> int:
+    """How many letters have to be put in, left out, replaced, or swapped with their neighbour."""
+    rows = [list(range(len(b) + 1))]
+    for i, letter in enumerate(a, 1):
+        row = [i]
+        for j, other in enumerate(b, 1):
+            least = min(row[-1] + 1, rows[-1][j] + 1, rows[-1][j - 1] + (letter != other))
+            if i > 1 and j > 1 and (letter, a[i - 2]) == (b[j - 2], other):
+                least = min(least, rows[-2][j - 2] + 1)
+            row.append(least)
+        rows.append(row)
+    return rows[-1][-1]
