@@ -6,7 +6,7 @@ from typing import Any
 project = "Durable Streams for Python"
 author = "The durable-streams-python contributors"
 copyright = "2026, the durable-streams-python contributors"  # noqa: A001 (Sphinx's own name)
-version = release = distribution_version("durable-streams-core")
+PACKAGES = ("core", "server", "client", "redis")
 
 extensions = [
     "myst_parser",
@@ -19,7 +19,13 @@ exclude_patterns = ["_build", "examples"]
 html_theme = "furo"
 html_title = project
 
-myst_enable_extensions = ["colon_fence", "deflist"]
+myst_enable_extensions = ["colon_fence", "deflist", "substitution"]
+# Each package has a version of its own; the start page names those that it describes.
+myst_substitutions = {
+    "versions": ", ".join(
+        f"{package} {distribution_version(f'durable-streams-{package}')}" for package in PACKAGES
+    )
+}
 myst_heading_anchors = 3
 
 # Links into other projects' documentation would need the network while building.

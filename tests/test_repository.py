@@ -72,6 +72,21 @@ def test_everything_that_a_package_needs_has_a_locked_version():
     assert not missing, "run `nox -s lock`"
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/installing.md", "docs/getting-started.md"])
+def test_pages_say_where_the_packages_can_be_had(page):
+    """From a clone until the changelog has a dated release, and from PyPI after that."""
+    released = re.search(r"— \d{4}-\d\d-\d\d", (ROOT / "CHANGELOG.md").read_text())
+    text = (ROOT / page).read_text()
+    assert ("not on PyPI yet" in text) == (released is None)
+    assert ("pip install durable-streams-" in text) == (released is not None)
+
+
+def test_only_these_pages_say_how_to_install():
+    pages = [*ROOT.glob("packages/*/README.md"), *(ROOT / "docs").glob("*.md")]
+    named = {page.name for page in pages if re.search("pip install .*durable", page.read_text())}
+    assert named == {"installing.md", "getting-started.md"}
+
+
 def test_ci_runs_the_command_that_the_readme_gives():
     command = re.search(
         r"^python3 -m venv .*/nox$", (ROOT / ".ci" / "run").read_text(), re.MULTILINE
