@@ -44,7 +44,7 @@ class Shelf:
 
     def __init__(self):
         self.entities = {}
-        self.last_removed = NO_TIMELINE
+        self.last_timeline = NO_TIMELINE
         self.results = {}
         self.watchers = []
         self.untold = []
@@ -136,12 +136,12 @@ class TinyStore(PromptStore):
     def change(self, path, entity, delta):
         if delta.remove:
             del self.shelf.entities[path]
-            self.shelf.last_removed = max(self.shelf.last_removed, entity.head.timeline)
         if delta.create is not None:
             head = delta.create
             if delta.timeline is not None:
-                timeline = later_timeline(delta.timeline, self.shelf.last_removed)
+                timeline = later_timeline(delta.timeline, self.shelf.last_timeline)
                 head = msgspec.structs.replace(head, timeline=timeline)
+            self.shelf.last_timeline = max(self.shelf.last_timeline, head.timeline)
             entity = self.shelf.entities[path] = Entity(head)
         elif delta.remove:
             return Applied(0)

@@ -239,7 +239,7 @@ async def test_a_plain_append_costs_the_server_four_commands(prefix):
 def keys(server, prefix):
     """Those of entities, without what a shard keeps for all of them."""
     found = {key.decode() for key in server.do("KEYS", f"{prefix}:*")}
-    fixed = ("schema", "feed", "run", "removed", "removed-before")
+    fixed = ("schema", "feed", "run", "removed", "removed-before", "timeline")
     return {key for key in found if key.rpartition(":")[2] not in fixed}
 
 

@@ -135,9 +135,9 @@ class Delta(msgspec.Struct, frozen=True, gc=False):
     (after ``remove``, if both are set); then ``data`` is appended at the tail, which the store
     knows, and the rest is set. A field set to None is removed.
 
-    With ``timeline``, what is created begins a new timeline: this one, or if the path has had a
-    later one (also of something removed since), the one after that. Without, it has what ``create``
-    says.
+    With ``timeline``, what is created begins a new timeline: this one, or a later one if the store
+    has given this or a later one before, also to something that was removed since. No two creations
+    in a store get the same. Without it, the entity has what ``create`` says.
     """
 
     remove: bool = False

@@ -58,11 +58,12 @@ class Shard:
     """The keys that the entities of one shard share, and its newest known timeline."""
 
     __slots__ = (
-        "deadlines", "feed", "last_removed", "paths", "prefix", "removals", "removals_before",
-        "run", "slot", "timeline",
+        "deadlines", "feed", "last_timeline", "number", "paths", "prefix", "removals",
+        "removals_before", "run", "shards", "slot", "timeline",
     )  # fmt: skip
 
-    def __init__(self, prefix: str, tag: str) -> None:
+    def __init__(self, prefix: str, tag: str, number: int, shards: int) -> None:
+        self.number, self.shards = number, shards
         self.prefix = own = f"{prefix}:{{{tag}}}:".encode()
         self.slot = key_slot(own)
         self.feed = own + b"feed"
@@ -70,8 +71,8 @@ class Shard:
         self.paths = own + b"paths"
         self.removals = own + b"removed"
         self.removals_before = own + b"removed-before"
-        self.last_removed = own + b"timeline"
-        """The latest timeline of what was removed: what is created has a later one."""
+        self.last_timeline = own + b"timeline"
+        """The latest timeline that was given: what is created has a later one."""
         self.run = own + b"run"
         self.timeline = 0
         """The first half of the ids in the feed; it rises whenever data may have been lost."""
@@ -93,7 +94,7 @@ class Shard:
         yield self.paths, "zset"
         yield self.removals, "hash"
         yield self.removals_before, "hash"
-        yield self.last_removed, "string"
+        yield self.last_timeline, "string"
         yield self.run, "string"
 
 
@@ -101,7 +102,9 @@ class Schema:
     """All keys under one prefix."""
 
     def __init__(self, prefix: str, shards: int) -> None:
-        self.shards = tuple(Shard(prefix, tag) for tag in shard_tags(shards))
+        self.shards = tuple(
+            Shard(prefix, tag, number, shards) for number, tag in enumerate(shard_tags(shards))
+        )
 
     def shard(self, path: str) -> Shard:
         return self.shards[crc32(path.encode()) % len(self.shards)]

@@ -131,7 +131,7 @@ def commit_call(
             shard.index_of(commit.path, own),
             shard.deadlines,
             shard.paths,
-            shard.last_removed,
+            shard.last_timeline,
         ]
     if create is not None:
         flags += b"N" if delta.timeline is None else b"NT"
@@ -149,7 +149,7 @@ def commit_call(
         b"%d" % shard.timeline,
     ]
     if more:
-        arguments += _more_than_data(guard, delta)
+        arguments += _more_than_data(guard, delta, shard)
     data = delta.data
     if len(data) <= CHUNK:
         arguments += [data] if data else []
@@ -161,7 +161,7 @@ def commit_call(
     return (COMMIT_WHEN_FULL if light else COMMIT).call(keys, arguments)
 
 
-def _more_than_data(guard: Guard, delta: Delta) -> list[Argument]:
+def _more_than_data(guard: Guard, delta: Delta, shard: Shard) -> list[Argument]:
     create = delta.create
     arguments = [
         b"" if guard.tail is None else fixed(guard.tail),
@@ -179,6 +179,8 @@ def _more_than_data(guard: Guard, delta: Delta) -> list[Argument]:
             b"%d" % create.deadline,
             create.timeline if delta.timeline is None else delta.timeline,
             b"".join(timeline + fixed(end) for timeline, end in create.past),
+            b"%d" % shard.number,
+            b"%d" % shard.shards,
         ]
     arguments.append(b"%d" % len(guard.fields))
     for key, value in guard.fields.items():

@@ -9,16 +9,17 @@
 -- and looks at no field: each costs it a part of a microsecond.
 --
 -- KEYS  1 entity  2 bytes  3 feed  4, 5 removals, new and old, then
---       with M: 6 field keys  7 deadlines  8 paths  9 latest timeline of what was removed
+--       with M: 6 field keys  7 deadlines  8 paths  9 latest timeline that was given
 --       10 bytes  11 field keys, of the entity created where one is removed
 -- ARGV  1 path  2 mark of the commit  3 base  4 incarnation that must be there ('': nothing)
 --       5 flags: M more than a plain append, o must be open, R remove, N create, C close, D has
 --         data, A sent before (look for it in all that was appended since), P only probe, W write
 --         something even for a resend, so that WAIT has something to wait for, T give what is
---         created a timeline later than any that the path has had
+--         created a timeline later than any that was given before
 --       6 state that must be so ('': any)  7 length of the feed  8 timeline of the shard, then
 --       with M: 9, 10 tail, deadline that must be so  11, 12 state, deadline to set ('': no change)
---       with N: incarnation, birth, start, closed, state, deadline, timeline, past
+--       with N: incarnation, birth, start, closed, state, deadline, timeline, past, number of the
+--       shard, number of shards
 --       with M: three lists, each after its length: guard fields (key, '-' or '+' .. value), kinds
 --       of which there must be none, fields to set (key, '-' or '+' .. value)
 --       and last the chunks of data
@@ -42,20 +43,21 @@ local path, mark, base, wanted, flags = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV
 local shard_timeline = ARGV[8]
 local closes, has_data = find(flags, 'C', 1, true), find(flags, 'D', 1, true)
 
-local index, deadlines, paths, last_removed
+local index, deadlines, paths, last_timeline
 local tail_to_be, deadline_to_be, state_to_set, deadline_to_set = '', '', '', ''
 local created
 local guards, guard_count, kinds, kind_count, sets, set_count = 0, 0, 0, 0, 0, 0
 local chunks = 9
 local more = find(flags, 'M', 1, true)
 if more then
-  index, deadlines, paths, last_removed = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
+  index, deadlines, paths, last_timeline = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
   tail_to_be, deadline_to_be, state_to_set, deadline_to_set = ARGV[9], ARGV[10], ARGV[11], ARGV[12]
   local at = 13
   if find(flags, 'N', 1, true) then
     created = {incarnation = ARGV[13], birth = ARGV[14], start = ARGV[15], closed = ARGV[16],
-               state = ARGV[17], deadline = ARGV[18], timeline = ARGV[19], past = ARGV[20]}
-    at = 21
+               state = ARGV[17], deadline = ARGV[18], timeline = ARGV[19], past = ARGV[20],
+               shard = tonumber(ARGV[21]), shards = tonumber(ARGV[22])}
+    at = 23
   end
   guards, guard_count = at + 1, tonumber(ARGV[at])
   at = guards + 2 * guard_count
@@ -193,7 +195,7 @@ if created or removes then
   call('ZCARD', paths)
   call('HLEN', removals)
   call('HLEN', older_removals)
-  latest = call('GET', last_removed) or NO_TIMELINE
+  latest = call('GET', last_timeline) or NO_TIMELINE
 end
 if created or removes or deadline_to_set ~= '' then call('ZCARD', deadlines) end
 if set_count > 0 then call('ZCARD', index) end
@@ -209,10 +211,12 @@ local removed_in = removes and timeline_of(tail)
 local removed_timeline = timeline
 if created then
   timeline, past = created.timeline, created.past
-  local after = removes and removed_timeline or NO_TIMELINE
-  if latest > after then after = latest end
-  if find(flags, 'T', 1, true) and timeline <= after then
-    timeline = format('%016.0f', tonumber(after) + 1)
+  if removes and removed_timeline and removed_timeline > latest then latest = removed_timeline end
+  if find(flags, 'T', 1, true) then
+    -- The next one of this shard: no other shard gives one with the same remainder.
+    local given = math.max(tonumber(timeline), tonumber(latest) + 1)
+    given = given + (created.shard - given) % created.shards
+    timeline = format('%016.0f', given)
   end
 elseif turns then
   -- As `Head.moved_on` does it.
@@ -286,7 +290,7 @@ if removes then
   call('HSET', removals, incarnation .. ':' .. path, record)
   call('PEXPIRE', removals, REMOVALS_FOR)
   if removed_timeline and removed_timeline > latest then
-    call('SET', last_removed, removed_timeline)
+    call('SET', last_timeline, removed_timeline)
   end
   call('UNLINK', entity, bytes, index)
   if not created then
@@ -310,6 +314,7 @@ if created then
     writes[#writes + 1] = 'p'
     writes[#writes + 1] = past
   end
+  if timeline > latest then call('SET', last_timeline, timeline) end
   call('ZADD', paths, 0, path)
 elseif size == 0 then
   writes = {'r', sub(';' .. mark .. new_tail .. (ring or ''), 1, 36 * RING)}

@@ -39,6 +39,7 @@ from durable_streams_core.operations import (
     Appended,
     Create,
     Created,
+    Delete,
     Operation,
     Unconfirmed,
 )
@@ -95,12 +96,20 @@ class CommitQueue:
         self.conflicts = 0
 
     def take(self) -> None:
-        """Move what fits into one commit from the waiting into the flight."""
+        """Move what fits into one commit from the waiting into the flight.
+
+        A stream that was created in a flight is not deleted in the same one: then nothing would be
+        stored, and the offsets that its callers were told could be given out again.
+        """
         waiting = self.waiting
         size = 0
+        created = False
         for position, ticket in enumerate(waiting):
             size += ticket.size
-            if size > MAX_FLIGHT_BYTES and position:
+            kind = type(ticket.operation)
+            ends_life = created and kind is Delete
+            created = created or kind is Create
+            if position and (ends_life or size > MAX_FLIGHT_BYTES):
                 self.flight, self.waiting = waiting[:position], waiting[position:]
                 return
         self.flight, self.waiting = waiting, []

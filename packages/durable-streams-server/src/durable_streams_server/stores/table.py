@@ -112,12 +112,13 @@ class Table(Generic[AnyEntity]):
         self._sorted: list[str] = []
         self._unsorted: list[str] = []
         self._deadlines: list[tuple[int, str]] = []
-        self.last_removed = NO_TIMELINE
-        """The latest timeline of all that was removed: what is created next has a later one."""
+        self.last_timeline = NO_TIMELINE
+        """The latest timeline that was given: what is created next has a later one."""
 
     def put(self, path: str, entity: AnyEntity) -> AnyEntity:
         """Place an entity where nothing is."""
         self.entities[path] = entity
+        self.last_timeline = max(self.last_timeline, entity.head.timeline)
         self._unsorted.append(path)
         if len(self._unsorted) > 1000 + 2 * len(self.entities):
             self._sort()
@@ -165,12 +166,11 @@ class Table(Generic[AnyEntity]):
         entity = self.entities.get(path)
         if delta.remove and entity is not None:
             del self.entities[path]
-            self.last_removed = max(self.last_removed, entity.head.timeline)
             entity = None
         if delta.create is not None:
             head = delta.create
             if delta.timeline is not None:
-                timeline = later_timeline(delta.timeline, self.last_removed)
+                timeline = later_timeline(delta.timeline, self.last_timeline)
                 head = msgspec.structs.replace(head, timeline=timeline)
             entity = self.put(path, self._make(head))
         if entity is None:
@@ -183,20 +183,6 @@ class Table(Generic[AnyEntity]):
         if delta.fields:
             entity.set_fields(delta.fields)
         return Applied(head.tail, head.tail_timeline)
-
-    def with_timeline(self, commit: Commit) -> Commit:
-        """A commit that creates, with the timeline that its entity will get written down in it."""
-        delta = commit.delta
-        if delta.create is None or delta.timeline is None:
-            return commit
-        latest = self.last_removed
-        entity = self.entities.get(commit.path)
-        if delta.remove and entity is not None:
-            latest = max(latest, entity.head.timeline)
-        timeline = later_timeline(delta.timeline, latest)
-        head = msgspec.structs.replace(delta.create, timeline=timeline)
-        delta = msgspec.structs.replace(delta, create=head, timeline=None)
-        return msgspec.structs.replace(commit, delta=delta)
 
     def changes(self, path: str, delta: Delta, before: Head | None) -> Sequence[Change]:
         """What watchers hear of a change that was just applied; ``before`` is the head it met."""

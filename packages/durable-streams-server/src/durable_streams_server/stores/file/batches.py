@@ -8,6 +8,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
+import msgspec
+
 from durable_streams_core.entities import (
     DELETED,
     Applied,
@@ -17,6 +19,7 @@ from durable_streams_core.entities import (
     Refused,
     Unknown,
 )
+from durable_streams_core.offsets import later_timeline
 from durable_streams_server.stores.file.records import Entry, entry_of
 from durable_streams_server.stores.file.write_behind import Stored
 from durable_streams_server.stores.table import Recent, Table
@@ -82,6 +85,7 @@ class Batch:
         self.size = 0
         self.urgent = False
         """Only frees room, and may use the room reserved for that."""
+        self._last_timeline = table.last_timeline
         self._first: dict[str, Staged] = {}
         self._overlays: dict[str, Overlay] = {}
         self._repeated: list[tuple[list[Outcome], int, Staged]] = []
@@ -106,7 +110,8 @@ class Batch:
         conflict = table.check(commit)
         if conflict is not None:
             return conflict
-        commit = table.with_timeline(commit)
+        if commit.delta.create is not None:
+            commit = self._with_timeline(commit)
         path, delta = commit.path, commit.delta
         entity = table.entities.get(path)
         number = position = removed = 0
@@ -126,12 +131,24 @@ class Batch:
         self.size += len(delta.data)
         return _OPEN
 
+    def _with_timeline(self, commit: Commit) -> Commit:
+        """A commit that creates, with the timeline of its entity written down in it."""
+        delta = commit.delta
+        head = delta.create
+        assert head is not None
+        if delta.timeline is not None:
+            timeline = later_timeline(delta.timeline, self._last_timeline)
+            head = msgspec.structs.replace(head, timeline=timeline)
+            delta = msgspec.structs.replace(delta, create=head, timeline=None)
+            commit = msgspec.structs.replace(commit, delta=delta)
+        self._last_timeline = max(self._last_timeline, head.timeline)
+        return commit
+
     def _add_on_top(self, commit: Commit, outcomes: list[Outcome]) -> Outcome:
         path = commit.path
         overlay = self._overlays.get(path)
         if overlay is None:
             overlay = self._overlays[path] = Overlay(Table(Stored))
-            overlay.table.last_removed = self._table.last_removed
             entity = self._table.entities.get(path)
             if entity is not None:
                 overlay.table.entities[path] = entity.copy()

@@ -185,7 +185,7 @@ class Recovery:
         reader = SnapshotReader(self._disk, names[-1], self._store)
         cover = reader.cover
         self.through, self.numbers, self.floor = cover.through, cover.numbers, cover.now
-        self.table.last_removed = cover.last_removed
+        self.table.last_timeline = cover.last_timeline
         for seen, slice_ in reader.slices():
             self._last_seen = max(self._last_seen, seen)
             for kept in slice_:
@@ -207,6 +207,7 @@ class Recovery:
         self._paths[path] = entity
         self.by_number[entity.number] = (path, entity)
         self.numbers = max(self.numbers, entity.number + 1)
+        self.table.last_timeline = max(self.table.last_timeline, entity.head.timeline)
 
     def _replay(self, batch: Batch) -> None:
         sequence = batch.sequence
@@ -253,9 +254,6 @@ class Recovery:
         number, _, position, data, fields, close, state, deadline, path, removed, created = entry
         if removed:
             gone = self.by_number.pop(removed, None)
-            if gone is not None:
-                latest = max(self.table.last_removed, gone[1].head.timeline)
-                self.table.last_removed = latest
             self._strays.discard(removed)
             self._spans.pop(removed, None)
             self._tails.pop(removed, None)

@@ -36,14 +36,14 @@ _encoder: Final = msgspec.msgpack.Encoder()
 
 class Cover(msgspec.Struct, frozen=True):
     """``through`` is the last batch that all slices hold, ``numbers`` the next entity's number,
-    ``last_removed`` the latest timeline of what was removed.
+    ``last_timeline`` the latest timeline that was given.
     """
 
     store: str
     through: int
     numbers: int
     now: int
-    last_removed: bytes = NO_TIMELINE
+    last_timeline: bytes = NO_TIMELINE
 
 
 class Kept(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -253,7 +253,7 @@ class FileStore(LocalStore):
             pipeline.sequence,
             pipeline.numbers,
             self.now(),
-            self._table.last_removed,
+            self._table.last_timeline,
         )
         checkpoint = Checkpoint(
             self._open_disk,
