@@ -15,6 +15,7 @@ from typing import Final, Literal
 from durable_streams_core.entities import Commit, Facts, Head, Outcome, Refused, Slice
 from durable_streams_core.errors import StoreError
 from durable_streams_core.store import LocalStore, Watcher, Watchers
+from durable_streams_server import process_forks
 from durable_streams_server.stores.file.checkpoint import Checkpoint
 from durable_streams_server.stores.file.clock import Clock, wall_clock
 from durable_streams_server.stores.file.data_files import FileReader
@@ -102,6 +103,19 @@ class FileStore(LocalStore):
         self._checkpointing: asyncio.Task[None] | None = None
         self._checkpointed_at = 0
         self._one_checkpoint = asyncio.Lock()
+        process_forks.register(self)
+
+    def after_fork(self) -> None:
+        """Become a store that was never opened: the directory stays the parent's."""
+        if self._pipeline is None:
+            return
+        # A copy of the lock would keep the directory locked after the parent has closed it.
+        self._unlock()
+        self._of_parent = self._pipeline, self._watchers
+        self._pipeline = None
+        self._checkpointing = None
+        self._one_checkpoint = asyncio.Lock()
+        self._watchers = Watchers()
 
     @property
     def descriptors(self) -> int:
