@@ -311,6 +311,15 @@ def fuzz(session: nox.Session) -> None:
     session.run("python", "-W", "error", str(target), *session.posargs)
 
 
+@nox.session(default=False, requires=["build"], name="client-storm")
+def client_storm(session: nox.Session) -> None:
+    """Clients, forks included, in a network that damages connections: `-- --minutes 5`. Unix."""
+    install(session, "server", "client")
+    install_group(session, "tests", of="client")
+    program = package_directory("client") / "tests" / "storm.py"
+    session.run("python", str(program), *session.posargs)
+
+
 @nox.session(default=False, requires=["build"])
 def soak(session: nox.Session) -> None:
     """Half an hour of clients that come, stall and vanish; `-- --minutes 5` is shorter. Linux."""

@@ -173,7 +173,7 @@ def run_async(runner: Any, url: str, name: str, writer: str) -> None:
 
 
 def forked(client: Client, inherited: Any, name: str, writer: str) -> None:
-    """What a child does with a client that its parent made and uses."""
+    """Write in a child, with a client that its parent made and uses."""
     append(client, name, f"{writer}, plain")
     produce(client, name, f"{writer}, producer")
     try:

@@ -13,6 +13,7 @@ from durable_streams_client.errors import (
     ConnectionLost,
     InvalidArgument,
     NoFreeConnection,
+    NotUsableHere,
     TimedOut,
 )
 
@@ -45,6 +46,13 @@ def fault_of(error: Exception, *, method: str, url: str) -> ClientError | None:
         if names & known:
             detail = str(error).rstrip(". ") or type(error).__name__
             return kind(f"{words}: {detail}.", method=method, url=url)
+    if isinstance(error, RuntimeError) and "loop" in str(error):
+        return NotUsableHere(
+            "The HTTP client handed in has connections of another event loop.",
+            method=method,
+            url=url,
+            advice="Make one in each event loop, or hand in none.",
+        )
     if isinstance(error, RuntimeError) and "closed" in str(error):
         return ClientClosed("The client is closed.", method=method, url=url)
     return None

@@ -62,7 +62,7 @@ def redirect_of(request: Request, head: Head) -> str | None:
 
 
 class _Address:
-    """What a request needs of a stream's URL."""
+    """The parts of a stream's URL that a request needs."""
 
     __slots__ = ("authorization", "host", "host_header", "port", "scheme", "target")
 

@@ -13,6 +13,7 @@ from durable_streams_client.errors import (
     ConnectionLost,
     InvalidArgument,
     NoFreeConnection,
+    NotUsableHere,
     TimedOut,
     is_retryable,
     is_unapplied,
@@ -36,6 +37,8 @@ from durable_streams_core.content import Kind
         (ConnectionResetError("no"), ConnectionLost),
         (httpx.LocalProtocolError("no"), InvalidArgument),
         (httpx.UnsupportedProtocol("no"), InvalidArgument),
+        (RuntimeError("Event loop is closed"), NotUsableHere),
+        (RuntimeError("<Lock> is bound to a different event loop"), NotUsableHere),
         (RuntimeError("Cannot send a request, as the client has been closed."), ClientClosed),
     ],
 )

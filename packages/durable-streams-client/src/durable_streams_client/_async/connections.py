@@ -106,7 +106,7 @@ class _Stream(httpcore.AsyncNetworkStream):
         forking.keep(self)
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        """What has come, whatever its size: ``max_bytes`` is a wish of no use here."""
+        """The next bytes as they were received; ``max_bytes`` is ignored."""
         protocol = self._protocol
         if self._unsent:
             await self._send(b"", timeout)

@@ -244,7 +244,7 @@ class Worker:
 
 
 def release_later(close: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Give back a connection of which nobody is left to wait for it."""
+    """Give back a connection when nobody is left to wait for that."""
     try:
         task = asyncio.get_running_loop().create_task(close())
     except RuntimeError:

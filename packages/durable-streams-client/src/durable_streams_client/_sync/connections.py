@@ -1,12 +1,9 @@
 """How the sync client reaches the network: httpcore over sockets that can be interrupted.
 
-httpcore lets its network be replaced. Ours is its own, plus two things: every wait is known to
-the reader it belongs to, so that another thread can end it, and is shortened to the time limit of
-the call around it. Reads take as much as has come, so that catching up costs few system calls, and
-head and body of a small request leave together, when the answer is waited for.
-
-An httpx client that is handed in keeps its own connections: a cancelled reader then notices at the
-next byte or when its time limit ends.
+httpcore lets its network be replaced. Ours is httpcore's own, plus two things: every wait belongs
+to a scope, so that another thread can end it, and is shortened to the time limit of the call around
+it. Reads take as much as has come, so that catching up costs few system calls, and head and body of
+a small request leave together, when the answer is waited for.
 """
 
 import socket

@@ -23,7 +23,7 @@ from durable_streams_client.errors import InvalidArgument
 from durable_streams_client.proxies import Proxies, Proxy
 
 IDLE_SECONDS = 4.0
-"""Below the keep-alive limit of common servers, of which 5 s is the shortest."""
+"""Below the keep-alive limits of common servers; the shortest is 5 s."""
 MAX_IDLE = 100
 SAFE_METHODS = frozenset({b"GET", b"HEAD"})
 

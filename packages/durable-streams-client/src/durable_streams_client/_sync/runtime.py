@@ -297,7 +297,7 @@ class Worker:
 
 
 def release_later(close: Callable[[], None]) -> None:
-    """Give back a connection of which nobody is left to wait for it."""
+    """Give back a connection when nobody is left to wait for that."""
     close()
 
 
