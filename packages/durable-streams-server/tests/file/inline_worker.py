@@ -20,6 +20,10 @@ class InlineWorker(Worker):
         self._waits = 0
         self.dead = False
 
+    @property
+    def idle(self) -> bool:
+        return not self._jobs
+
     def put(self, job: Callable[[], Any], done: Callable[..., None]) -> None:
         self._jobs.append((job, done))
         if len(self._jobs) == 1:

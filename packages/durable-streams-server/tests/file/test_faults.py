@@ -31,11 +31,18 @@ from durable_streams_server.stores.file.journal import RESERVE
 
 
 class FailingDisk(LocalDisk):
-    """Has room for ``room`` more bytes at the ends of files, and syncs while ``syncs``."""
+    """Has room for ``room`` more bytes at the ends of files, and syncs while ``syncs``, except the
+    files whose names begin with ``unsyncable``.
+    """
 
     room: int | None = None
     syncs = True
+    unsyncable: str | None = None
     truncates = True
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.names_of: dict[int, str] = {}
 
     def write(self, fd, pieces, position):
         if self.room is not None:
@@ -47,8 +54,14 @@ class FailingDisk(LocalDisk):
             self.room -= grows
         super().write(fd, pieces, position)
 
+    def open(self, name: str, *, create: bool = False, write: bool = False) -> int:
+        fd = super().open(name, create=create, write=write)
+        self.names_of[fd] = name
+        return fd
+
     def sync(self, fd):
-        if not self.syncs:
+        unsyncable = self.unsyncable is not None and self.names_of[fd].startswith(self.unsyncable)
+        if not self.syncs or unsyncable:
             raise OSError(errno.EIO, "Input/output error")
         super().sync(fd)
 
@@ -288,7 +301,7 @@ async def test_a_failed_sync_in_a_checkpoint_stops_writing(disk, tmp_path):
     store = FileStore(tmp_path, disk=disk)
     await store.open()
     await store.commit([create("a", b"here")])
-    disk.syncs = False
+    disk.unsyncable = "streams/"
     await store.checkpoint()
     (refused,) = await store.commit([append("a", b"x", "one")])
     assert refused.code == "unavailable"

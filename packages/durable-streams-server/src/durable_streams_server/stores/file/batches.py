@@ -85,6 +85,8 @@ class Batch:
         self.size = 0
         self.urgent = False
         """Only frees room, and may use the room reserved for that."""
+        self.waited = False
+        """It met a full disk, and waited for a checkpoint to make room."""
         self._last_timeline = table.last_timeline
         self._first: dict[str, Staged] = {}
         self._overlays: dict[str, Overlay] = {}

@@ -8,6 +8,7 @@
 | `snapshot-00000000000f` | everything up to that batch, but for the streams' bytes             |
 | `streams/0/a3`          | the bytes of one incarnation, named by its number                   |
 | `unsynced`              | a sync of such files failed: see `data_files`                      |
+| `reserve`               | room for a checkpoint when the disk is full: see `reserve`         |
 | `set-aside/`            | what was found damaged and was asked to be set aside                |
 """
 
@@ -27,12 +28,13 @@ JOURNAL: Final = "journal"
 STREAMS: Final = "streams"
 SET_ASIDE: Final = "set-aside"
 UNSYNCED: Final = "unsynced"
+RESERVE: Final = "reserve"
 SNAPSHOT: Final = "snapshot-"
 UNFINISHED: Final = ".new"
 """Ends the name of a file that is not yet what its name will say."""
 
 _NAME: Final = "durable-streams file store"
-_OURS: Final = {UNSYNCED, FORMAT, FORMAT + UNFINISHED, LOCK, JOURNAL, STREAMS, SET_ASIDE}
+_OURS: Final = {RESERVE, UNSYNCED, FORMAT, FORMAT + UNFINISHED, LOCK, JOURNAL, STREAMS, SET_ASIDE}
 # What file systems and desktops put into an empty directory.
 _IGNORED: Final = {"lost+found", ".DS_Store", ".gitignore", ".gitkeep"}
 

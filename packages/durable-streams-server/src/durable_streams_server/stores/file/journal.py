@@ -15,6 +15,7 @@ disk when this one was written: what tells a torn tail, which nobody was told of
 import struct
 import zlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Final, NamedTuple
 
 from durable_streams_server.stores.file.directory import FORMAT_VERSION, JOURNAL
@@ -27,19 +28,35 @@ SEGMENT_MAGIC: Final = b"DSJOURNL"
 BATCH_HEADER: Final = struct.Struct("<8sQQQIII")
 SALT_LENGTH: Final = 8
 
-RESERVE: Final = 64 * 1024
-"""Room that only deletes may use, so that a full disk can be emptied."""
+RESERVE: Final = 256 * 1024
+"""Bytes of each segment that only deletes may use, so that a full disk can be emptied."""
 
 _SMALLEST_STEP: Final = 128 * 1024
+_LEAST_SEGMENT: Final = 64 * 1024
+"""What a segment counts for at least: each has a cost at the next start, however short it is."""
 _LARGEST_STEP: Final = 2 * 1024 * 1024
 _ZEROS: Final = memoryview(bytes(_LARGEST_STEP))
 
 
 class Segment(NamedTuple):
-    """A segment and the sequence numbers of the batches that it may hold, from ``first``."""
+    """A segment that has ended: the number of its first batch, and its length in bytes."""
 
     name: str
     first: int
+    size: int
+
+
+def shorten(disk: Disk, name: str) -> None:
+    """Leave a segment without batches only its header."""
+    fd = disk.open(name, write=True)
+    try:
+        disk.truncate(fd, min(disk.size(fd), SEGMENT_HEADER.size))
+    finally:
+        disk.close(fd)
+
+
+def _weight(segment: Segment) -> int:
+    return max(segment.size, _LEAST_SEGMENT)
 
 
 def segment_name(ordinal: int) -> str:
@@ -50,7 +67,8 @@ class Journal:
     """The end of the journal, where batches are added. Not for two threads at once.
 
     ``draw`` gives random bytes. ``ordinal`` and ``sequence`` are those of the next segment and
-    batch, ``earlier`` the segments that are still there.
+    batch, ``earlier`` the segments that are still there. It is usable without :meth:`begin`, which
+    the first append then makes up for.
     """
 
     def __init__(
@@ -73,7 +91,10 @@ class Journal:
         self._ordinal = ordinal
         self.sequence = sequence
         self.durable = sequence - 1
-        self.segments = list(earlier)
+        self._earlier = list(earlier)
+        self._earlier_bytes = sum(map(_weight, earlier))
+        self._name = ""
+        self._first = sequence
         self._fd = -1
         self._salt = b""
         self._position = 0
@@ -81,6 +102,11 @@ class Journal:
         self._step = _SMALLEST_STEP
         self.written = 0
         """Bytes of all batches since the start."""
+
+    @property
+    def held(self) -> int:
+        """Bytes in all segments that there are, written by this process or by one before it."""
+        return self._earlier_bytes + self._position
 
     def append(
         self, now: int, entries: Sequence[Entry], large: Sequence[bytes], *, urgent: bool = False
@@ -97,9 +123,12 @@ class Journal:
             length += len(piece)
             crc = zlib.crc32(piece, crc)
         total = BATCH_HEADER.size + length
-        begin = SEGMENT_HEADER.size
-        if self._position > begin and self._position + total > self._segment_bytes:
-            self.roll()
+        if self._fd < 0:
+            self.begin()
+        elif self._position + total > self._segment_bytes:
+            # The segment goes on while no other can be begun.
+            with suppress(OSError, MemoryError):
+                self.roll()
         position = self._position
         end = position + total
         if end + (0 if urgent else RESERVE) > self._filled:
@@ -124,17 +153,21 @@ class Journal:
         return self.sequence - 1
 
     def roll(self) -> None:
-        """End this segment and begin another; stay in it while none can be begun."""
+        """End this segment, unless it is empty, and begin another. Raises as :meth:`begin` does."""
+        if self._position <= SEGMENT_HEADER.size:
+            return
         self.flush()
-        fd, position = self._fd, self._position
+        fd, ended = self._fd, Segment(self._name, self._first, self._position)
         try:
             self.begin()
         except (OSError, MemoryError) as error:
             if is_passing(error):
-                return
+                raise
             raise WriteFailedError(unsure=False) from error
+        self._earlier.append(ended)
+        self._earlier_bytes += _weight(ended)
         try:
-            self._disk.truncate(fd, position)
+            self._disk.truncate(fd, ended.size)
         except OSError:
             pass  # only room that is not given back yet
         finally:
@@ -178,7 +211,7 @@ class Journal:
         self._position = len(header)
         self._filled = self._step = _SMALLEST_STEP
         self._ordinal += 1
-        self.segments.append(Segment(name, self.sequence))
+        self._name, self._first = name, self.sequence
 
     def _discard(self, fd: int, name: str) -> None:
         """Remove a segment that could not be begun; its number is not used again."""
@@ -188,9 +221,12 @@ class Journal:
 
     def drop(self, through: int) -> None:
         """Remove the segments that hold nothing after batch ``through``."""
-        while len(self.segments) > 1 and self.segments[1].first <= through + 1:
-            self._disk.unlink(self.segments[0].name)
-            del self.segments[0]
+        while self._earlier:
+            following = self._earlier[1].first if len(self._earlier) > 1 else self._first
+            if following > through + 1:
+                return
+            self._disk.unlink(self._earlier[0].name)
+            self._earlier_bytes -= _weight(self._earlier.pop(0))
 
     def close(self, now: int) -> None:
         """Vouch for the last batch with an empty one, and let go of the file.
@@ -228,6 +264,7 @@ class Journal:
 
     def _fill(self, wanted: int, *, required: int) -> None:
         """Fill the segment with zeros ahead of what is to be written."""
+        before = self._filled
         while self._filled < wanted:
             count = self._step
             try:
@@ -241,6 +278,7 @@ class Journal:
                     continue
                 if self._filled >= required:
                     return
+                self._cut(before)
                 raise
             self._filled += count
             self._step = min(self._step * 2, _LARGEST_STEP)

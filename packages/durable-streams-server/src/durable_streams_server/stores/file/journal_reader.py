@@ -111,11 +111,12 @@ class JournalReader:
             else:
                 self._opened.append(header)
 
-    @property
     def segments(self) -> list[Segment]:
         """Those that hold batches, once all were read."""
         return [
-            Segment(each.name, each.first) for each in self._opened if each.name not in self.unused
+            Segment(each.name, each.first, self._disk.file_size(each.name) or 0)
+            for each in self._opened
+            if each.name not in self.unused
         ]
 
     def batches(self, after: int, *, may_end_early: bool = False) -> Iterator[Batch]:

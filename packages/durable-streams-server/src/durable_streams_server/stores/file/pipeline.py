@@ -15,6 +15,7 @@ from durable_streams_core.store import Watchers
 from durable_streams_server.stores.file.batches import Batch, Submission
 from durable_streams_server.stores.file.data_files import FileReader, FileWriter
 from durable_streams_server.stores.file.errors import (
+    DISK_FULL,
     WriteFailedError,
     is_full,
     is_passing,
@@ -37,7 +38,8 @@ CLOSED: Final = "The store is closed."
 class Pipeline:
     """Takes commits in and makes them durable, then visible.
 
-    ``written`` is called after each batch. ``failure`` says why nothing is taken any more.
+    ``written`` is called after each batch. ``make_room`` is asked when the disk is full: it calls
+    back once it has tried, or returns False. ``failure`` says why nothing is taken any more.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Pipeline:
         numbers: int,
         save_bytes: int,
         written: Callable[[], None],
+        make_room: Callable[[Callable[[], None]], bool],
     ) -> None:
         self._table = table
         self._recent = recent
@@ -65,6 +68,7 @@ class Pipeline:
         self._now = now
         self._save_bytes = save_bytes
         self._written = written
+        self._make_room = make_room
         self.contents = Contents(files_worker, files, self._saved)
         self.watchers = Watchers()
         self._numbers = numbers
@@ -137,6 +141,11 @@ class Pipeline:
         self._idle.set()
 
     def _write(self, batch: Batch) -> None:
+        if self.failure is not None:
+            batch.fail(Refused("unavailable", self.failure))
+            self._finish(batch)
+            self._begin()
+            return
         now = self._now()
         journal, entries, large, urgent = self._journal, batch.entries, batch.large, batch.urgent
 
@@ -194,11 +203,15 @@ class Pipeline:
             batch.fail(Unknown(reason) if error.unsure else Refused("unavailable", reason))
             self.fail(reason)
         else:
+            if is_full(error):
+                if not batch.waited and self._make_room(lambda: self._write(batch)):
+                    batch.waited = True
+                    return
+                if not batch.urgent and batch.keep_freeing(DISK_FULL):
+                    self._write(batch)
+                    return
             refused = refusal_of(error)
             _log.warning("%s", refused.message, exc_info=None if is_passing(error) else error)
-            if is_full(error) and not batch.urgent and batch.keep_freeing(refused):
-                self._write(batch)
-                return
             batch.fail(refused)
         self._finish(batch)
         self._begin()

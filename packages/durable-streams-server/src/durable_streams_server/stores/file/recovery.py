@@ -8,6 +8,7 @@ rewritten to what is proven. Damage is refused with its position unless it is to
 """
 
 import ctypes
+import sys
 import time
 import zlib
 from collections import deque
@@ -32,6 +33,7 @@ from durable_streams_server.stores.file.directory import (
     UNFINISHED,
 )
 from durable_streams_server.stores.file.disk import Disk
+from durable_streams_server.stores.file.errors import is_full
 from durable_streams_server.stores.file.journal_reader import (
     Batch,
     CorruptionError,
@@ -107,6 +109,8 @@ class Recovery:
         self.damaged: list[CorruptionError] = []
         """Stream files that do not hold what is proven."""
         self.files = FileWriter(disk)
+        self.unsaved: list[tuple[Stored, int, bytes]] = []
+        """What data files lack of the journal's bytes because the disk is full, and from where."""
         self._dropped: set[int] = set()
         self._reset()
 
@@ -408,18 +412,19 @@ class Recovery:
                 disk.sync(fd)
             finally:
                 disk.close(fd)
-        self._complete_files()
+        # First what makes room, then what needs it.
         for number, length in self._cut.items():
             self.files.cut(number, length)
+        for name in disk.names(""):
+            if name.endswith(UNFINISHED) and name != FORMAT + UNFINISHED:
+                disk.unlink(name)
         self.files.changed(number for number in self._spans if number in self.by_number)
         if self.report.set_aside:
             # They may hold what was lost.
             for number in self._remove:
                 self._aside.move(file_name(number))
         self.files.remove(self._remove)
-        for name in disk.names(""):
-            if name.endswith(UNFINISHED) and name != FORMAT + UNFINISHED:
-                disk.unlink(name)
+        self._complete_files()
         self.report.rewritten_files = len(self._rewrite)
         self.report.cut_files = len(self._cut)
         self.report.removed_files = len(self._remove)
@@ -441,7 +446,8 @@ class Recovery:
         if not self._rewrite:
             return
         gathered: dict[int, Write] = {}
-        held = 0
+        held, at_once = 0, _REWRITE_AT_ONCE
+        crcs = {number: self._spans[number].begin_crc for number in self._rewrite}
         ends = {number: self._spans[number].begin for number in self._rewrite}
         for batch in self._batches():
             for entry in batch.entries:
@@ -452,19 +458,33 @@ class Recovery:
                 write = gathered.get(number)
                 if write is None:
                     start = self.by_number[number][1].head.start
-                    write = gathered[number] = Write(number, position - start, bytearray(), 0)
+                    write = gathered[number] = Write(
+                        number, position - start, bytearray(), crcs[number]
+                    )
                     held += OVERHEAD
                 write.data.extend(data)
                 held += len(data)
-            if held > _REWRITE_AT_ONCE:
-                self._write(gathered)
-                gathered, held = {}, 0
-        self._write(gathered)
+            if held > at_once:
+                if self._write(gathered, crcs):
+                    held = 0
+                else:
+                    at_once = sys.maxsize
+        self._write(gathered, crcs)
+        for number, write in gathered.items():
+            _, entity = self.by_number[number]
+            entity.crc = crcs[number]
+            begin = entity.head.start + write.offset
+            self.unsaved.append((entity, begin, bytes(write.data)))
 
-    def _write(self, gathered: dict[int, Write]) -> None:
+    def _write(self, gathered: dict[int, Write], crcs: dict[int, int]) -> bool:
+        """Take out what could be written; False if the disk is full."""
         written = self.files.write(list(gathered.values()))
-        if written.error is not None:
+        for number, crc in zip(list(gathered), written.crcs, strict=False):
+            crcs[number] = crc
+            del gathered[number]
+        if written.error is not None and not is_full(written.error):
             raise written.error
+        return written.error is None
 
     # Setting aside.
 

@@ -155,6 +155,12 @@ def snapshot_names(disk: Disk) -> list[str]:
     )
 
 
+def snapshot_bytes(disk: Disk) -> int:
+    """The length of the newest finished snapshot, 0 if there is none."""
+    names = snapshot_names(disk)
+    return (disk.file_size(names[-1]) or 0) if names else 0
+
+
 class SnapshotReader:
     """A finished snapshot. Raises :class:`CorruptionError` wherever it is not whole."""
 

@@ -16,7 +16,7 @@ from durable_streams_core.entities import Commit, Facts, Head, Outcome, Refused,
 from durable_streams_core.errors import StoreError
 from durable_streams_core.store import LocalStore, Watcher, Watchers
 from durable_streams_server import process_forks
-from durable_streams_server.stores.file.checkpoint import Checkpoint
+from durable_streams_server.stores.file.checkpoints import Checkpoints
 from durable_streams_server.stores.file.clock import Clock, wall_clock
 from durable_streams_server.stores.file.data_files import FileReader
 from durable_streams_server.stores.file.descriptors import SPARE
@@ -24,14 +24,12 @@ from durable_streams_server.stores.file.directory import identify, make_root, ta
 from durable_streams_server.stores.file.disk import Disk
 from durable_streams_server.stores.file.errors import (
     WriteFailedError,
-    describe,
-    is_passing,
-    stopped_by,
+    is_full,
 )
-from durable_streams_server.stores.file.journal import Journal
+from durable_streams_server.stores.file.journal import Journal, shorten
 from durable_streams_server.stores.file.pipeline import CLOSED, Pipeline
 from durable_streams_server.stores.file.recovery import Recovery, Report
-from durable_streams_server.stores.file.snapshot import Cover
+from durable_streams_server.stores.file.reserve import Reserve
 from durable_streams_server.stores.file.worker import ThreadWorker, Worker
 from durable_streams_server.stores.file.write_behind import Stored
 from durable_streams_server.stores.table import Table
@@ -100,9 +98,7 @@ class FileStore(LocalStore):
         self._table: Table[Stored] = Table(Stored)
         self._watchers = Watchers()
         self._pipeline: Pipeline | None = None
-        self._checkpointing: asyncio.Task[None] | None = None
-        self._checkpointed_at = 0
-        self._one_checkpoint = asyncio.Lock()
+        self._checkpoints: Checkpoints | None = None
         process_forks.register(self)
 
     def after_fork(self) -> None:
@@ -111,10 +107,9 @@ class FileStore(LocalStore):
             return
         # A copy of the lock would keep the directory locked after the parent has closed it.
         self._unlock()
-        self._of_parent = self._pipeline, self._watchers
+        self._of_parent = self._pipeline, self._checkpoints, self._watchers
         self._pipeline = None
-        self._checkpointing = None
-        self._one_checkpoint = asyncio.Lock()
+        self._checkpoints = None
         self._watchers = Watchers()
 
     @property
@@ -151,7 +146,6 @@ class FileStore(LocalStore):
         self._recent = recovery.recent
         self._table = recovery.table
         self._clock = Clock(recovery.floor, self._wall)
-        self._checkpointed_at = 0
         self._pipeline = Pipeline(
             table=recovery.table,
             recent=recovery.recent,
@@ -164,8 +158,24 @@ class FileStore(LocalStore):
             numbers=recovery.numbers,
             save_bytes=self._save_bytes,
             written=self._after_batch,
+            make_room=self._make_room,
         )
         self._pipeline.watchers = self._watchers
+        self._checkpoints = checkpoints = Checkpoints(
+            disk=disk,
+            store=self._store_id,
+            table=recovery.table,
+            recent=recovery.recent,
+            journal=self._journal,
+            journal_worker=self._journal_worker,
+            files=recovery.files,
+            files_worker=self._files_worker,
+            pipeline=self._pipeline,
+            now=self._clock.now,
+            every=self._checkpoint_bytes,
+        )
+        for entity, position, data in recovery.unsaved:
+            self._pipeline.contents.add(entity, position, data)
         found = self.recovered = recovery.report
         found.clock_behind = self._clock.behind
         level = logging.WARNING if found.set_aside or found.clock_behind else logging.INFO
@@ -178,7 +188,8 @@ class FileStore(LocalStore):
             )
         if found.set_aside:
             # What was set aside must not be found missing by the next start.
-            await self.checkpoint()
+            await checkpoints.run()
+        checkpoints.look()
 
     def _recover(self, disk: Disk) -> Recovery:
         try:
@@ -197,11 +208,9 @@ class FileStore(LocalStore):
                 draw=self._draw,
                 ordinal=recovery.journal.next_ordinal,
                 sequence=recovery.sequence,
-                earlier=recovery.journal.segments,
+                earlier=recovery.journal.segments(),
             )
-            journal.begin()
-            for name in recovery.journal.unused:
-                disk.unlink(name)
+            self._begin(disk, journal, recovery.journal.unused)
         except OSError as error:
             raise StoreError(
                 f"The store in {self.path} cannot be opened: {error}. "
@@ -215,14 +224,39 @@ class FileStore(LocalStore):
         self._store_id = store
         return recovery
 
+    def _begin(self, disk: Disk, journal: Journal, unused: Sequence[str]) -> None:
+        """Begin a segment in the place of unused ones, and take up room for a checkpoint, both as
+        far as there is room.
+        """
+        reserve = Reserve(disk)
+        try:
+            try:
+                journal.begin()
+            except OSError as error:
+                if not is_full(error):
+                    raise
+                reserve.release()
+                for name in unused:
+                    shorten(disk, name)
+                journal.begin()
+            for name in unused:
+                disk.unlink(name)
+        except OSError as error:
+            # The first append begins it. Till then an unused one says how far the journal went.
+            if not is_full(error):
+                raise
+        if not reserve.take():
+            _log.warning("%s: the disk is full; streams can be read and deleted", self.path)
+
     async def close(self) -> None:
         pipeline = self._pipeline
         if pipeline is None:
             return
         self._pipeline = None
         await pipeline.close()
-        if self._checkpointing is not None:
-            await asyncio.wait([self._checkpointing])
+        if self._checkpoints is not None:
+            await self._checkpoints.close()
+            self._checkpoints = None
         now = self.now()
         try:
             if pipeline.failure is None:
@@ -239,55 +273,17 @@ class FileStore(LocalStore):
             self._open_disk.spare_descriptors(0)
             self._unlock()
 
-    # Checkpoints.
-
     def _after_batch(self) -> None:
-        written = self._journal.written - self._checkpointed_at
-        if written >= self._checkpoint_bytes and self._checkpointing is None:
-            self._checkpointing = asyncio.ensure_future(self.checkpoint())
-            self._checkpointing.add_done_callback(self._checkpointed)
+        if self._checkpoints is not None:
+            self._checkpoints.look()
 
-    def _checkpointed(self, task: "asyncio.Task[None]") -> None:
-        self._checkpointing = None
-        if not task.cancelled() and task.exception() is not None:
-            _log.error("%s: a checkpoint failed", self.path, exc_info=task.exception())
+    def _make_room(self, done: Callable[[], None]) -> bool:
+        return self._checkpoints is not None and self._checkpoints.make_room(done)
 
     async def checkpoint(self) -> None:
-        """Bring files and snapshot up to date, and give back the journal's room."""
-        async with self._one_checkpoint:
-            await self._checkpoint()
-
-    async def _checkpoint(self) -> None:
-        pipeline = self._pipeline
-        if pipeline is None or pipeline.failure is not None:
-            return
-        self._checkpointed_at = self._journal.written
-        cover = Cover(
-            self._store_id,
-            pipeline.sequence,
-            pipeline.numbers,
-            self.now(),
-            self._table.last_timeline,
-        )
-        checkpoint = Checkpoint(
-            self._open_disk,
-            cover,
-            table=self._table,
-            recent=self._recent,
-            contents=pipeline.contents,
-            seen=lambda: pipeline.sequence,
-        )
-        try:
-            await checkpoint.run(
-                self._journal_worker, self._files_worker, self._journal, self._files
-            )
-        except (OSError, MemoryError, WriteFailedError) as error:
-            if not is_passing(error):
-                pipeline.fail(stopped_by(error))
-                return
-            _log.warning(
-                "%s: no checkpoint is possible (%s); trying again later", self.path, describe(error)
-            )
+        """Bring data files and snapshot up to date, and give back the journal's room."""
+        if self._checkpoints is not None:
+            await self._checkpoints.run()
 
     # Reading.
 

@@ -17,6 +17,8 @@ from durable_streams_server.stores.table import Entity
 
 OVERHEAD: Final = 256
 """What keeping some unsaved bytes of one stream costs beside them, about."""
+BLOCK: Final = 4096
+"""Bytes by which a file grows on the disk."""
 AT_ONCE: Final = 1000
 """Streams that are written to their files in one go, so that the event loop is not held."""
 
@@ -124,6 +126,11 @@ class Contents:
     @property
     def busy(self) -> bool:
         return bool(self._leaving)
+
+    @property
+    def room_needed(self) -> int:
+        """About how many bytes of the disk it takes to write all that is unsaved to the files."""
+        return self.held + BLOCK * (len(self._dirty) + len(self._leaving))
 
     async def save_all(self) -> None:
         """Return when all that is unsaved now is in the files; raises what the disk does."""
