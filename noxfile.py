@@ -129,10 +129,13 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def generated(session: nox.Session) -> None:
-    """The sync client and the sync twins of its tests are what the async ones translate to."""
+    """The sync client, the sync twins of its tests, and the pages made from the source are up to
+    date; `-- --fix` renews them.
+    """
     install_group(session, "lint")
-    script = package_directory("client") / "scripts" / "unasync.py"
-    session.run("python", str(script), *([] if "--fix" in session.posargs else ["--check"]))
+    check = [] if "--fix" in session.posargs else ["--check"]
+    session.run("python", str(package_directory("client") / "scripts" / "unasync.py"), *check)
+    session.run("python", "docs/generate.py", *check)
 
 
 @nox.session(requires=["build"])
