@@ -243,6 +243,16 @@ def test_python_and_we_agree_on_what_json_is(body):
 windows = st.integers(min_value=1, max_value=40)
 
 
+@given(st.text(max_size=20).map(str.encode) | st.binary(max_size=20), windows)
+def test_where_a_body_is_not_utf_8_does_not_depend_on_the_window(text, window):
+    body = b'"%b"' % text
+    try:
+        body.decode()
+    except UnicodeDecodeError as error:
+        with pytest.raises(InvalidRequest, match=f"byte {error.start} is not"):
+            split_json(body, window=window)
+
+
 @given(st.lists(values, min_size=1, max_size=8), st.booleans(), spacings, windows)
 def test_a_body_is_split_alike_whatever_the_window(wanted, ascii_, spacing, window):
     body = dumped(wanted, ascii_, spacing)

@@ -7,6 +7,7 @@ splits a large body lets other threads run. Whether text is valid JSON is always
 
 import re
 from array import array
+from codecs import utf_8_decode
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from operator import add
@@ -44,7 +45,7 @@ def split_json(body: bytes, *, window: int = WINDOW) -> list[bytes]:
 
     Raises :class:`InvalidRequest` for what is not JSON, not UTF-8 or nested too deep.
     """
-    text = _unicode(body)
+    text = _unicode(body, window)
     if not text.startswith(b"["):
         return [_value(text, window)]
     return [bytes(element) for run in _runs(text, window) for element in _elements(run)]
@@ -52,27 +53,32 @@ def split_json(body: bytes, *, window: int = WINDOW) -> list[bytes]:
 
 def store_json(body: bytes, *, window: int = WINDOW) -> bytes:
     """The same messages, each followed by a comma and a line feed, as a stream stores them."""
-    text = _unicode(body)
+    text = _unicode(body, window)
     if not text.startswith(b"["):
         return _value(text, window) + SEPARATOR
     stored = [_stored(run) for run in _runs(text, window)]
     return stored[0] if len(stored) == 1 else b"".join(stored)
 
 
-def _unicode(body: bytes) -> bytes:
+def _unicode(body: bytes, window: int) -> bytes:
+    """The text without the space around it; raises :class:`InvalidRequest` if it is not UTF-8."""
     text = body.strip(_SPACE)
-    try:
-        text.decode()
-    except UnicodeDecodeError as error:
-        raise InvalidRequest(
-            f"JSON must be UTF-8; byte {error.start} is not.", code="invalid-utf8"
-        ) from None
+    position, end = 0, 0 if text.isascii() else len(text)
+    while position < end:
+        part = text[position : position + window + 4]
+        try:
+            _, length = utf_8_decode(part, "strict", position + len(part) == end)
+        except UnicodeDecodeError as error:
+            raise InvalidRequest(
+                f"JSON must be UTF-8; byte {position + error.start} is not.", code="invalid-utf8"
+            ) from None
+        position += length
     return text
 
 
 def _value(text: bytes, window: int) -> bytes:
     """A body that is one message and not an array."""
-    if _may_be_too_deep(text):
+    if len(text) > window or _may_be_too_deep(text):
         Structure().read(text, 0, len(text), window)
     _decode(_VALUE, text)
     return _one_line(text)
