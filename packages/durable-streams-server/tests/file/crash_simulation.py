@@ -92,6 +92,7 @@ class Life:
             disk=self.disk,
             worker=lambda _: self.new_worker(),
             clock=lambda: self.time,
+            monotonic=lambda: 0.0,
             draw=self.draw,
         )
 

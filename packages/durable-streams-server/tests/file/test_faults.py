@@ -2,11 +2,8 @@
 
 import asyncio
 import errno
-import logging
 import os
-import time
 from collections.abc import Sequence
-from itertools import count
 from pathlib import Path
 
 import pytest
@@ -348,34 +345,6 @@ async def test_bytes_that_cannot_go_to_the_files_hold_back_appends(disk, tmp_pat
         await asyncio.sleep(0)
     disk.room = None
     assert await store.commit([append("a", b"y", "more")]) == [Applied(10_001)]
-    await store.close()
-
-
-async def test_the_clock_does_not_go_back_across_a_restart(tmp_path, caplog):
-    far = time.time_ns() // 1_000_000 + 3_600_000
-    store = FileStore(tmp_path, clock=lambda: far)
-    await store.open()
-    await store.commit([create("a")])
-    await store.close()
-    looks = count()
-    store = FileStore(tmp_path, clock=lambda: far - 3_600_000 + next(looks))
-    with caplog.at_level(logging.WARNING):
-        await store.open()
-    assert store.now() >= far
-    assert "the clock is 3,600.0 s behind the time last recorded" in caplog.text
-    first = store.now()
-    while store.now() == first:
-        await asyncio.sleep(0)
-    assert first < store.now() < far + 60_000
-    await store.close()
-
-
-async def test_a_clock_that_goes_back_while_it_runs_stands_still(tmp_path):
-    times = iter([1000, 1000, 2000, 1500, 2001])
-    store = FileStore(tmp_path, clock=lambda: next(times))
-    await store.open()
-    assert [store.now(), store.now(), store.now()] == [2000, 2000, 2001]
-    store._clock._wall = lambda: 3000
     await store.close()
 
 

@@ -102,6 +102,8 @@ class SmallVolumeMachine(RuleBasedStateMachine):
                 save_bytes=self.save_bytes,
                 disk=self.disk,
                 worker=self.worker,
+                clock=lambda: 1_000_000_000_000,
+                monotonic=lambda: 0.0,
                 draw=self.rng.randbytes,
             )
             self.disk.crash_in = crash_in

@@ -1,13 +1,13 @@
 """The memory store: for tests, for development, and for streams that may be lost with it."""
 
 import sys
-import time
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 
 from durable_streams_core.entities import Change, Commit, Facts, Head, Outcome, Slice
 from durable_streams_core.errors import StoreError
 from durable_streams_core.store import PromptStore, Watcher, Watchers
+from durable_streams_server.stores.clock import Clock
 from durable_streams_server.stores.table import Entity, Recent, Table
 
 LARGE = 64 * 1024
@@ -78,7 +78,7 @@ class MemoryStore(PromptStore):
     large_read = sys.maxsize
 
     def __init__(self, *, clock: Callable[[], int] | None = None) -> None:
-        self._clock = clock or wall_clock
+        self._clock = clock or Clock().now
         self._table = Table(Kept)
         self._watchers = Watchers()
         self._untold: list[Change] = []
@@ -161,11 +161,6 @@ class MemoryStore(PromptStore):
 
     def watch(self, watcher: Watcher) -> Callable[[], None]:
         return self._watchers.add(watcher)
-
-
-def wall_clock() -> int:
-    """Milliseconds since 1970."""
-    return time.time_ns() // 1_000_000
 
 
 def open_store(url: str) -> MemoryStore:

@@ -228,13 +228,14 @@ class Journal:
             self._disk.unlink(self._earlier[0].name)
             self._earlier_bytes -= _weight(self._earlier.pop(0))
 
-    def close(self, now: int) -> None:
-        """Vouch for the last batch with an empty one, and let go of the file.
+    def close(self, now: int, *, keep_time: bool = False) -> None:
+        """Vouch for the last batch with an empty one, and let go of the file. ``keep_time`` writes
+        it also where there is nothing to vouch for, so that the next start knows the time.
 
         Raises :class:`WriteFailedError` if what was acknowledged may not be on the disk.
         """
         try:
-            if self.written:
+            if self.written or keep_time:
                 self.flush()
                 self.append(now, (), (), urgent=True)
                 self.flush()

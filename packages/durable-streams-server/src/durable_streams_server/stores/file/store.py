@@ -8,6 +8,7 @@ the batch being gathered will change; as there is one batch at a time, there is 
 import asyncio
 import logging
 import os
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Literal
@@ -16,8 +17,8 @@ from durable_streams_core.entities import Commit, Facts, Head, Outcome, Refused,
 from durable_streams_core.errors import StoreError
 from durable_streams_core.store import LocalStore, Watcher, Watchers
 from durable_streams_server import process_forks
+from durable_streams_server.stores.clock import Clock, wall_clock
 from durable_streams_server.stores.file.checkpoints import Checkpoints
-from durable_streams_server.stores.file.clock import Clock, wall_clock
 from durable_streams_server.stores.file.data_files import FileReader
 from durable_streams_server.stores.file.descriptors import SPARE
 from durable_streams_server.stores.file.directory import identify, make_root, take
@@ -63,7 +64,7 @@ class FileStore(LocalStore):
     ``checkpoint_bytes``; the streams' newest bytes go to their files when about ``save_bytes`` of
     them are in memory.
 
-    ``disk``, ``worker``, ``clock`` and ``draw`` (random bytes) are for tests.
+    ``disk``, ``worker``, ``clock``, ``monotonic`` and ``draw`` (random bytes) are for tests.
     """
 
     api = 1
@@ -80,6 +81,7 @@ class FileStore(LocalStore):
         disk: Disk | None = None,
         worker: Callable[[str], Worker] = ThreadWorker,
         clock: Callable[[], int] = wall_clock,
+        monotonic: Callable[[], float] = time.monotonic,
         draw: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self.path = os.fspath(path)
@@ -93,8 +95,9 @@ class FileStore(LocalStore):
         self._disk = disk
         self._make_worker = worker
         self._wall = clock
+        self._monotonic = monotonic
         self._draw = draw
-        self._clock = Clock(0, clock)
+        self._clock = Clock(0, clock, monotonic)
         self._table: Table[Stored] = Table(Stored)
         self._watchers = Watchers()
         self._pipeline: Pipeline | None = None
@@ -145,7 +148,7 @@ class FileStore(LocalStore):
         self._reader = FileReader(disk, _most_open_files())
         self._recent = recovery.recent
         self._table = recovery.table
-        self._clock = Clock(recovery.floor, self._wall)
+        self._clock = Clock(recovery.floor, self._wall, self._monotonic)
         self._pipeline = Pipeline(
             table=recovery.table,
             recent=recovery.recent,
@@ -257,10 +260,12 @@ class FileStore(LocalStore):
         if self._checkpoints is not None:
             await self._checkpoints.close()
             self._checkpoints = None
-        now = self.now()
+        now, keep_time = self.now(), self._clock.ahead > 0
         try:
             if pipeline.failure is None:
-                await self._journal_worker.run(lambda: self._journal.close(now))
+                await self._journal_worker.run(
+                    lambda: self._journal.close(now, keep_time=keep_time)
+                )
             else:
                 await self._journal_worker.run(self._journal.abandon)
         except WriteFailedError as error:
