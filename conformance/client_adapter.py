@@ -129,7 +129,9 @@ class Adapter:
     async def do_init(self, command: dict[str, Any]) -> dict[str, Any]:
         kind = ds.Client if self.sync else ds.AsyncClient
         self.__init__(sync=self.sync)  # type: ignore[misc] # all state begins anew
-        self.client = kind(command["serverUrl"])
+        # Its reads end after 5 seconds, before a client with the default policy gives up.
+        retry = ds.RetryPolicy(read_attempts=6)
+        self.client = kind(command["serverUrl"], retry=retry)
         return {
             "clientName": f"durable-streams-client ({'sync' if self.sync else 'async'})",
             "clientVersion": ds.__version__,

@@ -3,10 +3,12 @@
     python conformance/client_suite.py --sync|--async RUNNER
 
 RUNNER is `packages/client-conformance-tests` of a checkout of the public repository
-durable-streams/durable-streams, with its dependencies installed; it is not on npm.
+durable-streams/durable-streams, with its dependencies installed by pnpm or npm; it is not on npm
+itself.
 
-The runner forgives an error that a case did not ask for, and leaves two cases out. So this works
-on a copy of it, in which such an error fails a case and nothing is left out. A 400 to what no
+The runner forgives an error that a case did not ask for, does not look which items of a batch
+failed, and leaves two cases out. So this works on a copy of it, in which such an error or a wrong
+item fails a case and nothing is left out. A 400 to what no
 server may accept is right in three cases; everything else has to pass.
 """
 
@@ -28,8 +30,12 @@ const asked = (expected: any = {}) =>
   [`errorCode`, `messageContains`, `error`, `failIndices`].some((key) => key in expected) ||
   expected.status >= 400 || [`valid`, `allSucceed`, `success`].some((key) => expected[key] === false)
 const wanted = (expected: any = {}) => expected.error === true || expected.success === false
-const unasked = (op: any, result: any): string | undefined => {
+const unasked = (op: any, result: any, batch: any): string | undefined => {
   if (!result) return undefined
+  const { succeedIndices = [], failIndices = [] } = batch ? (op.expect ?? {}) : {}
+  if (succeedIndices.some((i: number) => !batch[i]?.success) ||
+      failIndices.some((i: number) => batch[i]?.success !== false))
+    return `not the items that were to fail: ${JSON.stringify(batch)}`
   if (!result.success && !asked(op.expect)) return `unasked: ${JSON.stringify(result)}`
   if (result.success && wanted(op.expect)) return `no error: ${JSON.stringify(result)}`
   return undefined
@@ -42,11 +48,16 @@ def make_strict(runner: str) -> str:
     strict, calls = re.subn(
         r"await executeOperation\(op, ctx\)",
         "await executeOperation(op, ctx).then("
-        "(done: any) => ({ ...done, error: done.error ?? unasked(op, done.result) }))",
+        "(done: any) => ({ ...done, error: done.error ?? unasked(op, done.result, done.batch) }))",
         runner,
     )
+    strict, batches = re.subn(
+        r"(const allSucceeded = results\.every\(\(r\) => r\.success\)\s+return \{)",
+        r"\1 batch: results,",
+        strict,
+    )
     strict, skips = re.subn(r"\btest\.skip\)", "test.skip && false)", strict)
-    if calls < 2 or skips != 1:
+    if calls < 2 or skips != 1 or batches != 1:
         raise SystemExit("this runner is unlike the one known: look at make_strict()")
     return strict + STRICT
 
@@ -58,7 +69,7 @@ def run(flavour: str, source: Path) -> int:
         modules = next(
             folder / "node_modules"
             for folder in [source, *source.parents]
-            if (folder / "node_modules").exists()
+            if (folder / "node_modules" / ".bin" / "tsx").exists()
         )
         (copy / "node_modules").symlink_to(modules)
         runner = copy / "src" / "runner.ts"
@@ -69,7 +80,9 @@ def run(flavour: str, source: Path) -> int:
         )
         adapter.chmod(0o755)
         done = subprocess.run(
-            ["npx", "tsx", "src/cli.ts", "--run", str(adapter)],
+            # From where it is installed: pnpm's programs find their packages relative to their own
+            # folder, which in the copy would be another.
+            [modules / ".bin" / "tsx", "src/cli.ts", "--run", str(adapter)],
             cwd=copy,
             stdout=subprocess.PIPE,
             text=True,

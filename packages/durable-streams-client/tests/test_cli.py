@@ -34,7 +34,7 @@ def run(server: Hostile, monkeypatch: pytest.MonkeyPatch) -> Run:
             capture_output=True,
             env={**os.environ, "STREAM_URL": server.url, **environment},
             check=False,
-            timeout=20,
+            timeout=100,
         )
         return done.returncode, done.stdout.decode(), done.stderr.decode()
 
@@ -154,6 +154,62 @@ def test_who_reads_us_may_leave(server: Hostile, run: Run) -> None:
         process.stdout.close()
         assert process.wait(10) == 0
         assert process.stderr.read() == b""
+
+
+@pytest.mark.parametrize("arguments", [["read", "a"], ["head", "a"], ["--help"], ["--version"]])
+def test_output_that_nobody_reads_is_no_failure(
+    server: Hostile, run: Run, arguments: list[str]
+) -> None:
+    """A shell with `pipefail` would take any other status for a failure of the whole pipeline."""
+    server.put("a", b"1" * 100_000)
+    reading, writing = os.pipe()
+    os.close(reading)
+    with subprocess.Popen(
+        [sys.executable, "-m", "durable_streams_client", "--url", server.url, *arguments],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+    ) as process:
+        os.close(writing)
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+        assert process.wait(30) == 0
+
+
+def test_a_byte_order_mark_is_not_json_but_is_text(server: Hostile, run: Run) -> None:
+    server.put("a", content_type=JSON)
+    server.put("t", content_type="text/plain")
+    assert run("append", "a", stdin='\ufeff{"n":1}\n2\n')[0] == 0
+    assert run("append", "a", "--whole", stdin="\ufeff3")[0] == 0
+    assert run("append", "a", "\ufeff4")[0] == 0
+    assert run("append", "t", stdin="\ufeff5\n")[0] == 0
+    assert run("read", "a")[1] == '{"n":1}\n2\n3\n4\n'
+    assert run("read", "t")[1] == "\ufeff5\n"
+
+
+def test_a_name_that_is_not_unicode_is_wrong_usage(server: Hostile, run: Run) -> None:
+    status, _, told = run("head", os.fsdecode(b"\xff"))
+    assert status == 2
+    assert "not Unicode" in told
+    assert "Traceback" not in told
+
+
+def test_it_waits_for_a_server_only_when_told_to(server: Hostile, run: Run) -> None:
+    server.put("a", b"1")
+    server.stop()
+    for arguments in (["read", "a"], ["follow", "a"]):
+        status, _, told = run(*arguments)
+        assert status == 6
+        assert told.count("trying again") < 5
+    command = [sys.executable, "-m", "durable_streams_client", "--url", server.url, "--wait"]
+    with subprocess.Popen(
+        [*command, "read", "a"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stderr is not None
+        for _ in range(6):
+            assert b"trying again" in process.stderr.readline()
+        server.start()
+        assert process.communicate(timeout=60)[0] == b"1"
+        assert process.returncode == 0
 
 
 def test_bench_cleans_up(server: Hostile, run: Run) -> None:

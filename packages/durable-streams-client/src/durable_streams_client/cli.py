@@ -34,6 +34,8 @@ from durable_streams_core.protocol import JSON_CONTENT_TYPE, NOW, START
 
 DEFAULT_URL: Final = "http://127.0.0.1:4437/v1/stream/"
 
+BOM: Final = b"\xef\xbb\xbf"
+"""What some editors and shells put before UTF-8 text; it is not JSON."""
 PROGRESS_BYTES: Final = 1 << 16
 
 PATIENT: Final = RetryPolicy(attempts=sys.maxsize, read_attempts=sys.maxsize)
@@ -64,10 +66,6 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         status = error.exit_code
-    except BrokenPipeError:
-        # Who read our output has gone, as `head` does; nothing is left to flush.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 0
     except OSError as error:
         click.echo(f"durable-streams: {error}", err=True)
         status = 1
@@ -90,7 +88,33 @@ def _headers(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> 
     return headers
 
 
-@click.group(context_settings={"show_default": True, "max_content_width": 100})
+class Commands(click.Group):
+    """Ends quietly when the reader of its output has gone, as ``head`` does.
+
+    click itself would end it with status 1, which fails a whole pipeline.
+    """
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        with _until_nobody_reads():
+            return super().make_context(*args, **extra)
+
+    def invoke(self, context: click.Context) -> Any:
+        with _until_nobody_reads():
+            return super().invoke(context)
+
+
+@contextmanager
+def _until_nobody_reads() -> Iterator[None]:
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Nothing is left to flush when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise click.exceptions.Exit(0) from None
+
+
+@click.group(cls=Commands, context_settings={"show_default": True, "max_content_width": 100})
 @click.option(
     "--url",
     envvar=["DURABLE_STREAMS_URL", "STREAM_URL"],
@@ -129,6 +153,7 @@ def _headers(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> 
     metavar="SECONDS",
     help="Keep trying for this long.  [default: give up after 5 tries]",
 )
+@click.option("--wait", is_flag=True, help="Keep trying until the server can be reached.")
 @click.version_option(package_name="durable-streams-client")
 @click.pass_context
 def commands(
@@ -139,6 +164,7 @@ def commands(
     auth: str | None,
     headers: dict[str, str],
     timeout: float | None,
+    wait: bool,
 ) -> None:
     """Create, write, read and follow durable streams."""
     if token is not None:
@@ -150,7 +176,7 @@ def commands(
         headers=headers,
         timeouts=Timeouts(total=timeout),
         # Somebody waits at the shell: a server that is not there is told of within 2 seconds.
-        retry=RetryPolicy(attempts=5, read_attempts=5) if timeout is None else PATIENT,
+        retry=PATIENT if wait or timeout is not None else RetryPolicy(attempts=5, read_attempts=5),
     )
     context.obj = client
     context.call_on_close(client.close)
@@ -201,7 +227,7 @@ def create(
         ttl=ttl,
         expires_at=expires_at,
         closed=closed,
-        data=None if data is None else data.encode(),
+        data=None if data is None else data.encode(errors="surrogateescape"),
     )
     say("created" if made.created else "exists", made.offset)
 
@@ -234,7 +260,9 @@ def append(
         raise click.UsageError("Give DATA or --file, not both.")
     if data is not None or whole:
         source = file or sys.stdin.buffer
-        content = source.read() if data is None else data.encode()
+        content = source.read() if data is None else data.encode(errors="surrogateescape")
+        if is_json_stream(stream):
+            content = content.removeprefix(BOM)
         say("appended", stream.append(content, seq=seq).offset)
         return
     if seq is not None:
@@ -243,14 +271,21 @@ def append(
     say("appended", f"{count} line{'' if count == 1 else 's'}")
 
 
-def _append_lines(stream: Stream, source: IO[bytes]) -> int:
+def is_json_stream(stream: Stream) -> bool:
+    """Whether the stream takes JSON; asks the server if that is not known yet."""
     if stream.content_type is None:
         stream.head()
-    is_json = (stream.content_type or "").startswith(JSON_CONTENT_TYPE)
+    return (stream.content_type or "").startswith(JSON_CONTENT_TYPE)
+
+
+def _append_lines(stream: Stream, source: IO[bytes]) -> int:
+    is_json = is_json_stream(stream)
     count = 0
     with stream.producer() as producer, progress(source) as advance:
-        for count, line in enumerate(source, 1):  # noqa: B007 - the last count is the answer
+        for count, line in enumerate(source, 1):
             advance(len(line))
+            if count == 1 and is_json:
+                line = line.removeprefix(BOM)  # noqa: PLW2901 - the same line without its mark
             if line.strip() or not is_json:
                 producer.append(line)
     return count
@@ -391,7 +426,10 @@ def head(client: Client, *, name: str, as_json: bool) -> None:
 def close(client: Client, *, name: str, data: str | None, is_json: bool) -> None:
     """End the stream NAME, with DATA as its last piece if given."""
     stream = client.stream(name, content_type=JSON_CONTENT_TYPE if is_json else None)
-    say("closed", stream.close_stream(None if data is None else data.encode()).offset)
+    say(
+        "closed",
+        stream.close_stream(None if data is None else data.encode(errors="surrogateescape")).offset,
+    )
 
 
 @commands.command()

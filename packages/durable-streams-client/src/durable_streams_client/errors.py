@@ -17,6 +17,7 @@
             ├── InvalidRequest          400, 405, 501 and other 4xx
             ├── AccessDenied            401, 403
             ├── Fenced                  403: a newer epoch of the producer exists (§5.2.1)
+            ├── Redirected              3xx to another origin, or where it cannot be followed
             ├── NotFound                404
             ├── Gone                    410
             │   └── OffsetGone          the data before the offset is no longer there (§8)
@@ -70,11 +71,20 @@ class ClientError(DurableStreamsError):
             self.advice = advice
         super().__init__(message)
 
+    def about(self, method: str, url: str) -> None:
+        """Note the request that this error is about, unless that is known already."""
+        if not self.url:
+            self.method, self.url = method, url
+
+    def summary(self) -> str:
+        """The message with the request that it is about, without advice."""
+        if not self.url:
+            return self.message
+        target = f"{self.method} {public_url(self.url)}".strip()
+        return f"{self.message} ({target}{'' if self.status is None else f': {self.status}'})"
+
     def __str__(self) -> str:
-        parts = [self.message]
-        if self.url:
-            target = f"{self.method} {public_url(self.url)}".strip()
-            parts.append(f"({target})" if self.status is None else f"({target}: {self.status})")
+        parts = [self.summary()]
         if self.advice:
             parts.append(self.advice)
         return " ".join(parts)
@@ -213,9 +223,21 @@ class Fenced(AnswerError):
     epoch: int | None = None
 
 
+class Redirected(AnswerError):
+    """The server redirects to ``location``, which is not followed.
+
+    Redirects are followed within an origin only: the client's headers, credentials among them, are
+    for that server alone. Nothing was changed.
+    """
+
+    code = "redirected"
+    advice = "Use that URL, with a client of its own, if it is to be trusted."
+    location: str = ""
+
+
 class NotFound(AnswerError):
     code = "not-found"
-    advice = "Create the stream first, or check its name."
+    advice = "Create the stream first, or check its name and the client's base URL."
 
 
 class Gone(AnswerError):
@@ -280,9 +302,13 @@ class Unavailable(AnswerError):
 
 def public_url(url: str) -> str:
     """The URL without user, password and query, fit for logs."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "(a URL that cannot be read)"
     host = parts.netloc.rpartition("@")[2]
-    return f"{parts.scheme}://{host}{parts.path}" if host else parts.path
+    shown = f"{parts.scheme or 'http'}://{host}{parts.path}" if host else parts.path
+    return shown if shown.isprintable() else ascii(shown)
 
 
 def is_retryable(error: ClientError) -> bool:
@@ -310,6 +336,7 @@ _WORDS: Final[dict[type[AnswerError], str]] = {
     InvalidRequest: "The server refused the request",
     AccessDenied: "The server denied access",
     Fenced: "A newer epoch of this producer has taken over",
+    Redirected: "The server redirects to another place",
     NotFound: "There is no such stream",
     Gone: "The stream or this part of it is gone",
     OffsetGone: "What the offset stands for is no longer there",
@@ -346,4 +373,6 @@ def kind_of(status: int, **facts: Any) -> type[AnswerError]:
             return StreamExists
         if facts.get("sequenced"):
             return SequenceConflict
+    if facts.get("redirected"):
+        return Redirected
     return _BY_STATUS.get(status, InvalidRequest)

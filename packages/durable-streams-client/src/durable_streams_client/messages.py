@@ -6,7 +6,7 @@ answer into the error tree.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
@@ -18,6 +18,8 @@ from durable_streams_client.parsing import NotJson, parse_json, parse_number
 from durable_streams_core import protocol
 
 MAX_OFFSET_LENGTH: Final = 1024
+NOT_A_STREAM: Final = "not-a-stream"
+"""The code of a server that has no streams at all at such a path."""
 
 
 @dataclass(slots=True)
@@ -123,7 +125,11 @@ def lifetime_headers(ttl: int | None, expires_at: datetime | str | None) -> dict
             raise InvalidArgument(
                 "expires_at must have a time zone", advice="Use datetime.now(UTC) + timedelta(…)."
             )
-        return {protocol.STREAM_EXPIRES_AT: expires_at.isoformat()}
+        try:
+            moment = expires_at.astimezone(UTC)
+        except OverflowError:
+            raise InvalidArgument("expires_at is out of range") from None
+        return {protocol.STREAM_EXPIRES_AT: moment.isoformat()}
     return {} if expires_at is None else {protocol.STREAM_EXPIRES_AT: expires_at}
 
 
@@ -292,6 +298,7 @@ def error_of(request: Request, head: Head, body: bytes) -> AnswerError:
         "closed": closed,
         "producer_epoch": epoch is not None and protocol.PRODUCER_ID in request.headers,
         "expected_seq": expected is not None,
+        "redirected": 300 <= head.status < 400 and bool(head.get("location")),
         "creating": request.method == "PUT" and protocol.STREAM_FORKED_FROM not in request.headers,
         "sequenced": protocol.STREAM_SEQ in request.headers
         and "content" not in f"{code} {detail}".lower(),
@@ -305,6 +312,11 @@ def error_of(request: Request, head: Head, body: bytes) -> AnswerError:
         code=code,
     )
     error.retry_after = head.get("retry-after")
+    if isinstance(error, errors.Redirected):
+        error.location = head.get("location") or ""
+        error.message = f"The server redirects to {errors.public_url(error.location)[:500]}."
+    elif isinstance(error, errors.NotFound) and code == NOT_A_STREAM:
+        error.advice = "Check the client's base URL, or the whole URL of the stream."
     if isinstance(error, errors.StreamClosed):
         error.offset = head.get(protocol.STREAM_NEXT_OFFSET)
     elif isinstance(error, errors.Fenced):

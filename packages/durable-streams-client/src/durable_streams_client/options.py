@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
 from durable_streams_client.errors import ClientError, InvalidArgument
+from durable_streams_client.fields import check_pairs
 from durable_streams_client.retry import RetryPolicy
 
 Live: TypeAlias = Literal["auto", "sse", "long-poll"]
@@ -13,9 +14,12 @@ Live: TypeAlias = Literal["auto", "sse", "long-poll"]
 
 LIVE_MODES: Final = ("auto", "sse", "long-poll")
 
-Value: TypeAlias = str | int | float
+Value: TypeAlias = str | int | float | None
 Asked: TypeAlias = Value | Callable[[], Value]
-"""A header or parameter: a value, or a function that is asked for it at every request."""
+"""A header or parameter: a value, or a function that is asked for it at every request.
+
+None leaves it out.
+"""
 AsyncAsked: TypeAlias = Asked | Callable[[], Awaitable[Value]]
 
 Pairs: TypeAlias = Mapping[str, Asked] | Sequence[tuple[str, Asked]]
@@ -83,6 +87,7 @@ def pairs_of(pairs: Any, what: str) -> list[tuple[str, Any]]:
     for pair in found:
         if len(pair) != 2 or not isinstance(pair[0], str):
             raise InvalidArgument(f"{what} must be a mapping or pairs of name and value")
+    check_pairs(found, what)
     return found
 
 

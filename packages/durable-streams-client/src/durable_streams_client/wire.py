@@ -10,55 +10,60 @@ import httpcore
 import httpx
 
 from durable_streams_client.addresses import with_params
+from durable_streams_client.fields import merged
 from durable_streams_client.messages import Head, Request
 
-USER_AGENT: Final = b"durable-streams-client/" + version("durable-streams-client").encode()
+USER_AGENT: Final = "durable-streams-client/" + version("durable-streams-client")
 REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+SAME_METHOD: Final = frozenset({307, 308})
 _BODY_METHODS: Final = frozenset({"POST", "PUT", "PATCH"})
 
 
 def request_of(
-    request: Request, headers: dict[str, str], timeout: dict[str, float | None]
+    request: Request, headers: list[tuple[str, str]], timeout: dict[str, float | None]
 ) -> httpcore.Request:
     """A request with ``headers`` and those that HTTP needs; ``timeout`` as httpx has it."""
     address = _address(request.url)
-    fields = {
-        b"host": (b"Host", address.host_header),
-        b"accept": (b"Accept", b"*/*"),
-        b"user-agent": (b"User-Agent", USER_AGENT),
-    }
+    basic = [("Host", address.host_header), ("Accept", "*/*"), ("User-Agent", USER_AGENT)]
     if address.authorization is not None:
-        fields[b"authorization"] = b"Authorization", address.authorization
-    for name, value in headers.items():
-        raw = name.encode("ascii")
-        fields[raw.lower()] = raw, value.encode("ascii")
+        basic.append(("Authorization", address.authorization))
+    length = []
     if request.content is not None or request.method in _BODY_METHODS:
-        fields[b"content-length"] = b"Content-Length", b"%d" % len(request.content or b"")
+        length.append(("Content-Length", str(len(request.content or b""))))
     target = address.target
     if request.params:
         target = with_params(target.decode("ascii"), request.params).encode("ascii")
     return httpcore.Request(
         request.method.encode("ascii"),
         httpcore.URL(scheme=address.scheme, host=address.host, port=address.port, target=target),
-        headers=list(fields.values()),
+        headers=[
+            (name.encode("ascii"), value.encode("ascii"))
+            for name, value in merged(basic, headers, length)
+        ],
         content=request.content,
         extensions={"timeout": timeout},
     )
 
 
-def redirect_of(request: Request, head: Head) -> str | None:
-    """Where to ask instead, if a read was redirected within its origin."""
+def redirect_of(request: Request, head: Head) -> Request | None:
+    """The request to send instead, if it was redirected within its origin.
+
+    Only reads follow the redirects that may change the method.
+    """
     location = head.get("location")
-    if request.method not in {"GET", "HEAD"} or head.status not in REDIRECTS or not location:
+    reads = request.method in {"GET", "HEAD"}
+    if head.status not in (REDIRECTS if reads else SAME_METHOD) or not location:
         return None
     try:
         here = httpx.URL(request.url)
-        there = here.join(location)
-    except httpx.InvalidURL:
+        there = here.join(location).copy_with(fragment=None)
+    except (httpx.InvalidURL, ValueError):
         return None
     if (here.scheme, here.host, here.port) != (there.scheme, there.host, there.port):
         return None
-    return str(there)
+    # A target that has lost the query would be read from its start.
+    kept = [] if b"offset=" in there.query else request.params
+    return Request(request.method, str(there), request.headers, kept, request.content)
 
 
 class _Address:
@@ -71,13 +76,13 @@ class _Address:
         self.scheme = parts.raw_scheme
         self.host = parts.raw_host
         self.port = parts.port
-        self.host_header = parts.netloc
+        self.host_header = parts.netloc.decode("ascii")
         self.target = parts.raw_path
-        self.authorization: bytes | None = None
+        self.authorization: str | None = None
         if parts.userinfo:
             user, _, password = parts.userinfo.partition(b":")
             pair = b"%b:%b" % (unquote(user).encode(), unquote(password).encode())
-            self.authorization = b"Basic " + base64.b64encode(pair)
+            self.authorization = "Basic " + base64.b64encode(pair).decode("ascii")
 
 
 @lru_cache(1024)

@@ -16,6 +16,7 @@ from durable_streams_client import (
     InvalidRequest,
     MalformedAnswer,
     NotFound,
+    Redirected,
     Retry,
     RetryPolicy,
     SequenceConflict,
@@ -102,7 +103,7 @@ async def test_append_takes_bytes_text_and_values(server: Hostile) -> None:
         assert await text.read().read_text() == "äb"
 
 
-@pytest.mark.parametrize("wrong", [{1, 2}.__iter__, b"{", b"\xff", "\ud800", object()])
+@pytest.mark.parametrize("wrong", [{1, 2}.__iter__, b"{", b"\xff", object()])
 async def test_append_refuses_what_json_cannot_hold(server: Hostile, wrong: object) -> None:
     server.put("j", content_type="application/json")
     async with AsyncClient(server.url) as client:
@@ -173,7 +174,7 @@ async def test_delete(server: Hostile) -> None:
 
 async def test_names_are_encoded_and_queries_kept(server: Hostile) -> None:
     async with AsyncClient(server.url, params=[("z", "1"), ("b", 2), ("b", 3)]) as client:
-        stream = client.stream("ä b/ü?token=x", params={"a": "&"})
+        stream = client.stream(f"{server.url}ä b/ü?token=x", params={"a": "&"})
         await stream.create()
         asked = server.asked[-1]
         assert asked.path == "/%C3%A4%20b/%C3%BC"
@@ -189,13 +190,13 @@ async def test_a_url_of_another_server_gets_no_credentials_of_this_one(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["..", "../admin", "a/../b", "./a", "a/%2e%2E/b", "http://h/a/../b", "../a?x=1"]
+    "name", ["..", "../admin", "a/../b", "./a", "http://h/a/%2e%2E/b", "http://h/a/../b", "../a?x"]
 )
 async def test_names_do_not_lead_out_of_the_base(name: str) -> None:
     async with AsyncClient("http://h/streams/") as client:
         with pytest.raises(InvalidArgument, match="segment"):
             client.stream(name)
-        assert client.stream("a..b/...?x=../y").url == "http://h/streams/a..b/...?x=../y"
+        assert client.stream("a..b/...y").url == "http://h/streams/a..b/...y"
 
 
 @pytest.mark.parametrize("name", ["", "http://", "http://:0/x", "http://h:99999/x"])
@@ -385,7 +386,7 @@ async def test_writes_are_not_redirected(server: Hostile) -> None:
     server.put("b")
     server.faults = lambda asked: refuse(302, Location="/b") if asked.path == "/a" else None
     async with AsyncClient(server.url) as client:
-        with pytest.raises(InvalidRequest):
+        with pytest.raises(Redirected):
             await client.stream("a", content_type="application/octet-stream").append(b"1")
         assert (await client.stream("a").head()).offset == "00000000"
 

@@ -556,7 +556,7 @@ def test_a_wake_stream_that_ends_ends_the_worker(hub: Subscribed) -> None:
 def test_paths_are_not_read_as_urls_or_queries(hub: Subscribed) -> None:
     """Whoever may create a stream must not send a worker, and its credentials, elsewhere."""
     paths = ["http://elsewhere.example/x", "100% ü?", "a#b"]
-    quoted = ["/http%3A//elsewhere.example/x", "/100%25%20%C3%BC%3F", "/a%23b"]
+    quoted = ["/http://elsewhere.example/x", "/100%25%20%C3%BC%3F", "/a%23b"]
     sub = hub.subscribe("s", *paths)
     for path, name in zip(paths, quoted, strict=True):
         hub.streams[f"/{path}"] = hub.put(name[1:], b"1")

@@ -13,8 +13,8 @@ from durable_streams_client.errors import (
     TimedOut,
     is_retryable,
     is_unapplied,
-    public_url,
 )
+from durable_streams_client.fields import check_header, check_param, merged
 from durable_streams_client.messages import Head, Reply, Request, error_of
 from durable_streams_client.options import Extra, Options, Retry
 from durable_streams_client.retry import Backoff, parse_retry_after
@@ -53,18 +53,24 @@ class AsyncCalls:
         compress: bool | None = None,
     ) -> AsyncAnswer:
         """Send ``request`` once; ``read`` is the longest silence in seconds."""
-        headers: dict[str, str] = {}
-        for name, value in [*self._headers, *extra.headers]:
-            headers[name] = str(await _ask(value))
+        compress = self.options.compress if compress is None else compress
+        headers = merged(
+            [("Accept-Encoding", "gzip, deflate" if compress else "identity")],
+            await _resolved(self._headers),
+            await _resolved(extra.headers),
+            request.headers.items(),
+        )
+        for name, value in headers:
+            check_header(name, value)
         params = list(request.params)
-        for name, value in [*self._params, *extra.params]:
-            params.append((name, str(await _ask(value))))
-        headers.update(request.headers)
+        for name, value in await _resolved([*self._params, *extra.params]):
+            check_param(name, value)
+            params.append((name, value))
         limits = self.options.timeouts
         return await self.transport.open(
-            Request(request.method, request.url, headers, params, request.content),
+            Request(request.method, request.url, request.headers, params, request.content),
+            headers,
             {"connect": limits.connect, "read": read, "write": limits.read, "pool": limits.connect},
-            compress=self.options.compress if compress is None else compress,
         )
 
     async def call(
@@ -108,6 +114,7 @@ class AsyncCalls:
                     await scope.sleep(delay)
         except TimedOut as error:
             if last is None or error is last or total is None:
+                error.about(request.method, request.url)
                 raise
             raise TimedOut(
                 f"The call took longer than {total} seconds; the last fault was: {last.message}",
@@ -123,12 +130,7 @@ class AsyncCalls:
     def note(self, error: ClientError, attempt: int, delay: float) -> None:
         """Tell the log and the hook that a request will be repeated."""
         logger.warning(
-            "%s %s: %s; trying again in %.3g s (attempt %d)",
-            error.method,
-            public_url(error.url),
-            error.message,
-            delay,
-            attempt + 1,
+            "%s; trying again in %.3g s (attempt %d)", error.summary(), delay, attempt + 1
         )
         if self.options.on_retry is not None:
             self.options.on_retry(Retry(error, attempt, delay))
@@ -145,5 +147,12 @@ def default_random() -> float:
     return random.random()
 
 
-async def _ask(value: Any) -> Any:
-    return await runtime.settle(value()) if callable(value) else value
+async def _resolved(pairs: list[tuple[str, Any]]) -> list[tuple[str, str]]:
+    """The pairs with functions asked for their values; None leaves a pair out."""
+    resolved = []
+    for name, value in pairs:
+        if callable(value):
+            value = await runtime.settle(value())  # noqa: PLW2901 - the value it stands for
+        if value is not None:
+            resolved.append((name, str(value)))
+    return resolved

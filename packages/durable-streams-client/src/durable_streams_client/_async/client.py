@@ -5,11 +5,12 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
+from durable_streams_client import addresses
 from durable_streams_client._async.calls import AsyncCalls, default_random
 from durable_streams_client._async.stream import AsyncStream
 from durable_streams_client._async.transport import AsyncTransport
 from durable_streams_client._async.writing import AsyncAppends
-from durable_streams_client.addresses import stream_url
+from durable_streams_client.errors import public_url
 from durable_streams_client.options import (
     AsyncPairs,
     Extra,
@@ -27,7 +28,9 @@ class AsyncClient:
 
     ``base_url`` is put before relative stream names. ``headers`` and ``params`` go with every
     request; each value may be a function, also a coroutine function, that is asked at every
-    request, for tokens that expire. ``on_retry`` is called before every repeat.
+    request, for tokens that expire; one that returns None leaves it out. A header of a stream or
+    of the protocol takes the place of the client's of the same name. ``on_retry`` is called before
+    every repeat; an exception that it raises ends the call.
 
     ``http`` is an httpx (or httpx2) client or transport to use instead of one of its own; a client
     stays the caller's to close. ``safe_append=False`` sends plain appends without producer headers;
@@ -54,7 +57,7 @@ class AsyncClient:
         cache_bytes: int = 8 * 1024 * 1024,
         random: Callable[[], float] = default_random,
     ) -> None:
-        self.base_url = base_url
+        self.base_url = addresses.base_url(base_url)
         options = Options(
             timeouts=timeouts or Timeouts(),
             retry=retry or RetryPolicy(),
@@ -82,15 +85,23 @@ class AsyncClient:
     ) -> AsyncStream:
         """The handle of a stream, by its URL or its name below ``base_url``.
 
+        A name is taken literally: ``?``, ``#`` and ``%`` are encoded. What begins with ``http://``
+        or ``https://`` is a URL, in which they mean what they mean there. Raises InvalidArgument
+        for what cannot be a stream of the client's server.
+
         Asks the server nothing. ``content_type``, if it is known, saves the first append a request.
         """
+        url = addresses.stream_url(self.base_url, name)
+        extra = Extra(pairs_of(headers, "headers"), pairs_of(params, "params"))
+        return self._stream(url, extra, content_type)
+
+    def _below(self, path: str) -> AsyncStream:
+        """The handle of the stream with that path below ``base_url``, whatever it looks like."""
+        return self._stream(addresses.url_below(self.base_url, path), Extra([], []), None)
+
+    def _stream(self, url: str, extra: Extra, content_type: str | None) -> AsyncStream:
         return AsyncStream(
-            stream_url(self.base_url, name),
-            self._calls,
-            self._appends,
-            self._cache,
-            Extra(pairs_of(headers, "headers"), pairs_of(params, "params")),
-            content_type=content_type,
+            url, self._calls, self._appends, self._cache, extra, content_type=content_type
         )
 
     async def aclose(self) -> None:
@@ -110,4 +121,4 @@ class AsyncClient:
         await self.aclose()
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.base_url}>"
+        return f"<{type(self).__name__} {public_url(self.base_url)}>"

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
-from urllib.parse import quote
 
 from durable_streams_client._async import runtime
 from durable_streams_client._async.client import AsyncClient
@@ -84,7 +83,7 @@ class AsyncPullWorker:
         described = await self._subscriptions.get(self.subscription)
         if described.wake_stream is None:
             raise InvalidArgument(f"{self.subscription} is no pull-wake subscription")
-        wakes = self._client.stream(quote(described.wake_stream))
+        wakes = self._client._below(described.wake_stream)  # noqa: SLF001 - parts of one client
         # First where the wakes end, then a look for work: what comes in between is a wake to find.
         offset = (await wakes.head()).offset or NOW
         backoff = self._subscriptions.client._calls.backoff(None)  # noqa: SLF001 - parts of one client
@@ -153,8 +152,8 @@ class AsyncPullWorker:
 
     async def _work_on(self, lease: "_Lease", stream: LinkedStream) -> None:
         """Handle what is pending of one stream, batch by batch."""
-        # A path is no name that a user has typed: what looks like an URL or a query is none.
-        reader = self._client.stream(quote(stream.path)).read(stream.acked_offset)
+        # A path is not a name that a user has typed: what looks like a URL is not one.
+        reader = self._client._below(stream.path).read(stream.acked_offset)  # noqa: SLF001 - parts of one client
         self._reader = reader
         try:
             async for batch in reader:

@@ -182,8 +182,10 @@ class AsyncReader(Generic[T]):
                 while not self._pages:
                     if not await self._fetch():
                         return None
-        except BaseException:
+        except BaseException as error:
             await self._drop()
+            if isinstance(error, ClientError):
+                error.about("GET", self.url)
             raise
         page = self._pages.popleft()
         return Batch(
@@ -267,6 +269,7 @@ class AsyncReader(Generic[T]):
             await self._drop()
             if time.monotonic() - self._opened_at < timeouts.first_event * 0.9:
                 raise
+            error.about("GET", self.url)
             self._calls.note(error, 1, 0.0)
             self._machine.silent(time.monotonic())
         finally:

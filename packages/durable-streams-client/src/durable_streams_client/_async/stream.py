@@ -9,11 +9,11 @@ from durable_streams_client._async.calls import AsyncCalls
 from durable_streams_client._async.producer import AsyncProducer, new_producer
 from durable_streams_client._async.reader import AsyncReader
 from durable_streams_client._async.writing import AsyncAppends
-from durable_streams_client.addresses import path_of
+from durable_streams_client.addresses import header_path, path_of
 from durable_streams_client.batches import decoder_for
 from durable_streams_client.checkpoints import AsyncCheckpoint, Checkpoint
 from durable_streams_client.encoding import encode_all, join, kind_of
-from durable_streams_client.errors import InvalidArgument, NotFound, StreamExists
+from durable_streams_client.errors import InvalidArgument, NotFound, StreamExists, public_url
 from durable_streams_client.messages import Appended, Created, Reply, Request, StreamInfo
 from durable_streams_client.options import LIVE_MODES, Extra, Live
 from durable_streams_client.pages import PageCache
@@ -50,7 +50,7 @@ class AsyncStream:
         self._extra = extra
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.url}>"
+        return f"<{type(self).__name__} {public_url(self.url)}>"
 
     # -- its life ----------------------------------------------------------------------------------
 
@@ -101,7 +101,7 @@ class AsyncStream:
         """
         request = messages.fork_request(
             self.url,
-            source=path_of(source.url) if isinstance(source, AsyncStream) else source,
+            source=path_of(source.url) if isinstance(source, AsyncStream) else header_path(source),
             offset=offset,
             sub_offset=sub_offset,
             content_type=content_type,

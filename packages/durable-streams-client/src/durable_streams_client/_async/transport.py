@@ -184,26 +184,31 @@ class AsyncTransport:
         self._inherited = self._given is not None and (self._used or self._inherited)
 
     async def open(
-        self, request: Request, timeout: dict[str, float | None], *, compress: bool
+        self,
+        request: Request,
+        headers: list[tuple[str, str]],
+        timeout: dict[str, float | None],
     ) -> AsyncAnswer:
         """Send ``request`` and return its answer as soon as the head has come.
 
-        ``timeout`` has the keys of httpx: connect, read, write and pool, in seconds. Reads follow
-        redirects within the origin; any other redirect is an answer like others.
+        ``headers`` are all of its header fields. ``timeout`` has the keys of httpx: connect, read,
+        write and pool, in seconds. Redirects within the origin are followed; any other redirect
+        is an answer like others.
         """
-        headers = {"Accept-Encoding": "gzip, deflate" if compress else "identity"}
-        headers.update(request.headers)
-        for _ in range(MAX_REDIRECTS):
+        for left in range(MAX_REDIRECTS, -1, -1):
             answer = AsyncAnswer(await self._send(request, headers, timeout), request)
-            target = wire.redirect_of(request, answer.head)
+            target = wire.redirect_of(request, answer.head) if left else None
             if target is None:
-                return answer
+                break
             await answer.aclose()
-            request = Request(request.method, target)
+            request = target
         return answer
 
     async def _send(
-        self, request: Request, headers: dict[str, str], timeout: dict[str, float | None]
+        self,
+        request: Request,
+        headers: list[tuple[str, str]],
+        timeout: dict[str, float | None],
     ) -> Any:
         shared = await self._current()
         try:

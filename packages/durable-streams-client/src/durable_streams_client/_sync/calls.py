@@ -14,8 +14,8 @@ from durable_streams_client.errors import (
     TimedOut,
     is_retryable,
     is_unapplied,
-    public_url,
 )
+from durable_streams_client.fields import check_header, check_param, merged
 from durable_streams_client.messages import Head, Reply, Request, error_of
 from durable_streams_client.options import Extra, Options, Retry
 from durable_streams_client.retry import Backoff, parse_retry_after
@@ -54,18 +54,24 @@ class Calls:
         compress: bool | None = None,
     ) -> Answer:
         """Send ``request`` once; ``read`` is the longest silence in seconds."""
-        headers: dict[str, str] = {}
-        for name, value in [*self._headers, *extra.headers]:
-            headers[name] = str(_ask(value))
+        compress = self.options.compress if compress is None else compress
+        headers = merged(
+            [("Accept-Encoding", "gzip, deflate" if compress else "identity")],
+            _resolved(self._headers),
+            _resolved(extra.headers),
+            request.headers.items(),
+        )
+        for name, value in headers:
+            check_header(name, value)
         params = list(request.params)
-        for name, value in [*self._params, *extra.params]:
-            params.append((name, str(_ask(value))))
-        headers.update(request.headers)
+        for name, value in _resolved([*self._params, *extra.params]):
+            check_param(name, value)
+            params.append((name, value))
         limits = self.options.timeouts
         return self.transport.open(
-            Request(request.method, request.url, headers, params, request.content),
+            Request(request.method, request.url, request.headers, params, request.content),
+            headers,
             {"connect": limits.connect, "read": read, "write": limits.read, "pool": limits.connect},
-            compress=self.options.compress if compress is None else compress,
         )
 
     def call(
@@ -109,6 +115,7 @@ class Calls:
                     scope.sleep(delay)
         except TimedOut as error:
             if last is None or error is last or total is None:
+                error.about(request.method, request.url)
                 raise
             raise TimedOut(
                 f"The call took longer than {total} seconds; the last fault was: {last.message}",
@@ -124,12 +131,7 @@ class Calls:
     def note(self, error: ClientError, attempt: int, delay: float) -> None:
         """Tell the log and the hook that a request will be repeated."""
         logger.warning(
-            "%s %s: %s; trying again in %.3g s (attempt %d)",
-            error.method,
-            public_url(error.url),
-            error.message,
-            delay,
-            attempt + 1,
+            "%s; trying again in %.3g s (attempt %d)", error.summary(), delay, attempt + 1
         )
         if self.options.on_retry is not None:
             self.options.on_retry(Retry(error, attempt, delay))
@@ -146,5 +148,12 @@ def default_random() -> float:
     return random.random()
 
 
-def _ask(value: Any) -> Any:
-    return runtime.settle(value()) if callable(value) else value
+def _resolved(pairs: list[tuple[str, Any]]) -> list[tuple[str, str]]:
+    """The pairs with functions asked for their values; None leaves a pair out."""
+    resolved = []
+    for name, value in pairs:
+        if callable(value):
+            value = runtime.settle(value())  # noqa: PLW2901 - the value it stands for
+        if value is not None:
+            resolved.append((name, str(value)))
+    return resolved

@@ -25,6 +25,7 @@ from durable_streams_client.errors import (
     TooLarge,
     is_retryable,
     is_unapplied,
+    public_url,
 )
 from durable_streams_client.messages import Producing, error_of
 from durable_streams_client.options import Extra
@@ -336,7 +337,7 @@ class Producer:
             self._warn("was dropped without being closed")
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.id!r} of {self._stream.url}>"
+        return f"<{type(self).__name__} {self.id!r} of {public_url(self._stream.url)}>"
 
     # -- sending -----------------------------------------------------------------------------------
 

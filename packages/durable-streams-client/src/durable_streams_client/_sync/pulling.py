@@ -4,7 +4,6 @@
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
-from urllib.parse import quote
 
 from durable_streams_client._sync import runtime
 from durable_streams_client._sync.client import Client
@@ -85,7 +84,7 @@ class PullWorker:
         described = self._subscriptions.get(self.subscription)
         if described.wake_stream is None:
             raise InvalidArgument(f"{self.subscription} is no pull-wake subscription")
-        wakes = self._client.stream(quote(described.wake_stream))
+        wakes = self._client._below(described.wake_stream)  # noqa: SLF001 - parts of one client
         # First where the wakes end, then a look for work: what comes in between is a wake to find.
         offset = (wakes.head()).offset or NOW
         backoff = self._subscriptions.client._calls.backoff(None)  # noqa: SLF001 - parts of one client
@@ -154,8 +153,8 @@ class PullWorker:
 
     def _work_on(self, lease: "_Lease", stream: LinkedStream) -> None:
         """Handle what is pending of one stream, batch by batch."""
-        # A path is no name that a user has typed: what looks like an URL or a query is none.
-        reader = self._client.stream(quote(stream.path)).read(stream.acked_offset)
+        # A path is not a name that a user has typed: what looks like a URL is not one.
+        reader = self._client._below(stream.path).read(stream.acked_offset)  # noqa: SLF001 - parts of one client
         self._reader = reader
         try:
             for batch in reader:

@@ -10,11 +10,11 @@ from durable_streams_client._sync.calls import Calls
 from durable_streams_client._sync.producer import Producer, new_producer
 from durable_streams_client._sync.reader import Reader
 from durable_streams_client._sync.writing import Appends
-from durable_streams_client.addresses import path_of
+from durable_streams_client.addresses import header_path, path_of
 from durable_streams_client.batches import decoder_for
 from durable_streams_client.checkpoints import Checkpoint
 from durable_streams_client.encoding import encode_all, join, kind_of
-from durable_streams_client.errors import InvalidArgument, NotFound, StreamExists
+from durable_streams_client.errors import InvalidArgument, NotFound, StreamExists, public_url
 from durable_streams_client.messages import Appended, Created, Reply, Request, StreamInfo
 from durable_streams_client.options import LIVE_MODES, Extra, Live
 from durable_streams_client.pages import PageCache
@@ -51,7 +51,7 @@ class Stream:
         self._extra = extra
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.url}>"
+        return f"<{type(self).__name__} {public_url(self.url)}>"
 
     # -- its life ----------------------------------------------------------------------------------
 
@@ -102,7 +102,7 @@ class Stream:
         """
         request = messages.fork_request(
             self.url,
-            source=path_of(source.url) if isinstance(source, Stream) else source,
+            source=path_of(source.url) if isinstance(source, Stream) else header_path(source),
             offset=offset,
             sub_offset=sub_offset,
             content_type=content_type,
