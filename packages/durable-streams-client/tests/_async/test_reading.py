@@ -345,7 +345,7 @@ async def test_faults_end_a_read_after_some_tries_and_follow_never(server: Hosti
     async with AsyncClient(server.url, retry=QUICK, on_retry=seen.append) as client:
         with pytest.raises(Unavailable):
             await client.stream("a").read().read_bytes()
-        assert len(server.asked) == 6
+        assert len(server.asked) == 10
         assert await client.stream("a").follow().read_bytes() == b"1"
     assert len(server.asked) == 21
 

@@ -346,7 +346,7 @@ def test_faults_end_a_read_after_some_tries_and_follow_never(server: Hostile) ->
     with Client(server.url, retry=QUICK, on_retry=seen.append) as client:
         with pytest.raises(Unavailable):
             client.stream("a").read().read_bytes()
-        assert len(server.asked) == 6
+        assert len(server.asked) == 10
         assert client.stream("a").follow().read_bytes() == b"1"
     assert len(server.asked) == 21
 
