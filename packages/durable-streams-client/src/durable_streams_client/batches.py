@@ -1,4 +1,4 @@
-"""What a reader hands out."""
+"""Batches: the pieces of a stream that a reader hands out."""
 
 import json
 import re

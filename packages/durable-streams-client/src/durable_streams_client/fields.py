@@ -49,7 +49,7 @@ def check_pairs(pairs: list[tuple[str, Any]], what: str) -> None:
 def merged(*layers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     """Header fields of several sources: a later one replaces an earlier one's of the same name.
 
-    Names are compared without their case. What one source names repeatedly is sent repeatedly.
+    Names are compared without their case. A name that one source repeats is sent as often.
     """
     fields: dict[str, list[tuple[str, str]]] = {}
     for layer in layers:

@@ -1,4 +1,4 @@
-"""What is sent: names, headers, parameters and redirects; and what the messages name."""
+"""Requests as they are sent: names, headers, parameters and redirects; and what messages name."""
 
 from datetime import datetime, timedelta, timezone
 
