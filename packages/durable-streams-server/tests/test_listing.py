@@ -118,6 +118,18 @@ async def test_a_hook_may_ask_for_credentials(serve: Any) -> None:
     assert (answer.status, answer.code) == (401, "not-authenticated")
 
 
+async def test_a_hook_that_fails_lists_nothing(
+    serve: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_action: str, _path: str, _request: object) -> bool:
+        raise RuntimeError("a fault of the application")
+
+    client = await serve(authorize=fail)
+    await client.engine.create("a", content_type="text/plain")
+    assert (await listed(client))["streams"] == []
+    assert "the authorize hook failed" in caplog.text
+
+
 async def test_with_a_token_a_listing_needs_it(serve: Any) -> None:
     client = await serve(token="secret")
     for path in ("__ds/streams", "__ds/subscriptions"):

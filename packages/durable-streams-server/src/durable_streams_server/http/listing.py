@@ -4,6 +4,7 @@ Both are extensions of this server. The access hook is asked ``list`` for each p
 it refuses are left out. So a listing shows a client exactly the names that it may know.
 """
 
+import logging
 from inspect import isawaitable
 from typing import Final
 from urllib.parse import parse_qsl
@@ -20,6 +21,8 @@ from durable_streams_server.http.exchange import Exchange
 from durable_streams_server.http.messages import Answer, Response
 from durable_streams_server.http.parsing import MAX_QUERY_LENGTH, plain_integer
 from durable_streams_server.subscriptions.service import ListedSubscription
+
+log = logging.getLogger("durable_streams_server.http")
 
 DEFAULT_LIMIT: Final = 100
 MAX_LIMIT: Final = 1000
@@ -76,10 +79,14 @@ class Listing(Exchange):
         authorize = self._context.options.authorize
         if authorize is None:
             return True
-        verdict = authorize("list", path, self.head.native)
-        if isawaitable(verdict):
-            verdict = await verdict
-        if verdict == 401 and verdict is not True:
+        try:
+            verdict = authorize("list", path, self.head.native)
+            if isawaitable(verdict):
+                verdict = await verdict
+        except Exception:
+            log.exception("the authorize hook failed; the path is not listed")
+            return False
+        if verdict is not True and verdict == 401:
             raise not_authenticated()
         return verdict is True
 
