@@ -284,6 +284,15 @@ def crash(session: nox.Session) -> None:
 
 
 @nox.session(default=False, requires=["build"])
+def failover(session: nox.Session) -> None:
+    """Replace and stop Redis servers under load: 5 rounds, or `-- --rounds 50 --only Cluster`."""
+    install(session, "server", "redis[hiredis]")
+    install_group(session, "tests", of="redis")
+    hunt = package_directory("redis") / "tests" / "failover_hunt.py"
+    session.run("python", str(hunt), *session.posargs)
+
+
+@nox.session(default=False, requires=["build"])
 def serve(session: nox.Session) -> None:
     """Start the server; arguments are the command's own: `-- --port 8080`."""
     install(session, "server")

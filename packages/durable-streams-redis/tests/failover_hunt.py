@@ -25,7 +25,7 @@ from durable_streams_server import Engine
 
 FAST = ("--repl-diskless-sync-delay", "0")
 STREAMS = 24
-PACE = 0.05
+PACE = 0.25
 LATE = 1.0
 
 
@@ -206,10 +206,10 @@ SCENARIOS: dict[str, Callable[[], object]] = {
     "planned, first Sentinel hung": lambda: sentinel_failover(
         planned=True, hung=True, replicas=1, query=""
     ),
-    "master hangs, 1 replica, wait:1": lambda: sentinel_failover(
-        planned=False, hung=False, replicas=1, query="durability=wait:1"
+    "master hangs, 1 replica, memory": lambda: sentinel_failover(
+        planned=False, hung=False, replicas=1, query=""
     ),
-    "Cluster, first node hangs, wait:1": lambda: cluster_failover(query="durability=wait:1"),
+    "Cluster, first node hangs, memory": lambda: cluster_failover(query=""),
 }
 
 

@@ -3,10 +3,13 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from itertools import count
 from typing import Self
 
+import aiohttp
 import pytest
+from processes import Client, running
 from servers import RedisServer, cluster, eventually, sentinels
 
 from durable_streams_core.errors import ProtocolError, Unavailable
@@ -257,3 +260,43 @@ async def test_streams_of_a_cluster_are_writable_soon_after_a_promotion(prefix: 
             nodes[0].resume()
             await writers.more()
             assert await writers.lost(f"redis+cluster://127.0.0.1:{nodes[1].port}", prefix) == []
+
+
+async def test_a_master_that_dies_loses_nothing_that_its_replica_confirmed(prefix: str) -> None:
+    with watched(1) as (servers, watching):
+        source = url(watching, prefix=prefix, durability="wait:1", timeout="1")
+        async with writing(source) as (_, writers):
+            await writers.more()
+            await asyncio.to_thread(servers[0].kill)
+            master = await promoted(servers)
+            # As a replica of its successor, which needs one to confirm anything.
+            await asyncio.to_thread(servers[0].start, "--replicaof", f"127.0.0.1 {master.port}")
+            await writers.more()
+            assert await writers.lost(master.url, prefix) == []
+
+
+async def test_a_process_that_is_killed_loses_nothing_that_it_acknowledged(
+    valkey: RedisServer, prefix: str
+) -> None:
+    done = []
+    async with AsyncExitStack() as stack:
+        first = stack.enter_context(running(f"{valkey.url}?prefix={prefix}"))
+        second = stack.enter_context(running(f"{valkey.url}?prefix={prefix}"))
+        client = await stack.enter_async_context(Client([first.url, second.url]))
+        await client("PUT", "p", at=0, Content_Type="text/plain")
+
+        async def write() -> None:
+            with suppress(aiohttp.ClientError):
+                for n in count():
+                    status, *_ = await client("POST", "p", f"{n};", at=0, Content_Type="text/plain")
+                    assert status == 204
+                    done.append(n)
+
+        writer = asyncio.ensure_future(write())
+        while len(done) < 50:
+            await asyncio.sleep(0)
+        first.kill()
+        await writer
+        stored = (await client("GET", "p", at=1))[2].decode().split(";")[:-1]
+        assert [int(item) for item in stored][: len(done)] == done
+        assert len(stored) <= len(done) + 1
