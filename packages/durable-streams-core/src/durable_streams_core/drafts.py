@@ -63,7 +63,7 @@ class Draft:
             self._closed = False
         else:
             self.tail = self.base = head.tail
-            self.timeline = head.tail_timeline
+            self.timeline = head.tail_timeline if head.past else head.timeline
             """That of the tail, as far as this draft knows."""
             self._closed = head.closed
         self._state: str | None = None

@@ -265,3 +265,18 @@ async def test_an_ack_never_goes_backwards(pulling):
         await pulling.subscriptions.ack("s", claim["token"], body)
     assert raised.value.code == "INVALID_OFFSET"
     assert (await pulling.links("s"))["events/a"] == ("glob", created.offset)
+
+
+async def test_an_ack_of_a_stream_that_was_replaced_is_refused_and_the_new_one_is_pending(pulling):
+    """Its worker has handled the old stream: acked, it would skip the beginning of the new one."""
+    await pulling.engine.create("events/a", data=b"old")
+    claim = await pulling.subscriptions.claim("s", "w")
+    await pulling.engine.delete("events/a")
+    new = await pulling.engine.create("events/a", data=b"newer data")
+    with pytest.raises(SubscriptionError) as raised:
+        await pulling.subscriptions.ack("s", claim["token"], ack_of(claim))
+    assert (raised.value.code, raised.value.status) == ("INVALID_OFFSET", 409)
+    assert "start again" in raised.value.message
+    await pulling.subscriptions.release("s", claim["token"], ack_of(claim, acks=False))
+    (pending,) = (await pulling.subscriptions.claim("s", "w"))["streams"]
+    assert (pending["acked_offset"], pending["tail_offset"]) == ("-1", new.offset)

@@ -170,7 +170,11 @@ class Engine:
             try:
                 await self.store.open()
                 self._queues.resume()
-                self._stop_watching = self.store.watch(self._watched)
+                # A local store loses nothing while it is open, so heads of sources stay right.
+                local = self._local is not None
+                self._stop_watching = self.store.watch(
+                    self.fanout.publish if local else self._watched
+                )
                 await self.subscriptions.start()
             except BaseException:
                 try:

@@ -182,7 +182,8 @@ class Table(Generic[AnyEntity]):
                 self._push(delta.deadline, path)
         if delta.fields:
             entity.set_fields(delta.fields)
-        return Applied(head.tail, head.tail_timeline)
+        # Bytes that were just appended lie on the present timeline.
+        return Applied(head.tail, head.timeline if delta.data else head.tail_timeline)
 
     def changes(self, path: str, delta: Delta, before: Head | None) -> Sequence[Change]:
         """What watchers hear of a change that was just applied; ``before`` is the head it met."""
@@ -199,7 +200,7 @@ class Table(Generic[AnyEntity]):
             head = entity.head
             data = delta.data if len(delta.data) <= SMALL_CHANGE else None
             gone = head.state != "live"
-            timeline = head.tail_timeline
+            timeline = head.timeline if data else head.tail_timeline
             change = Change(path, head.incarnation, head.tail, head.closed, gone, data, timeline)
             return (*removed, change) if removed else (change,)
         return removed
