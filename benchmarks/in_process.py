@@ -1,4 +1,4 @@
-"""What a request costs inside the process: from the bytes that came in to those that go out.
+"""Measures requests inside the process, from the bytes that arrive to those that leave.
 
     python benchmarks/in_process.py [--profile append]
 

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 import httptools
 
-# What a browser or an HTTP library sends along: with Host, eight on every request.
+# Headers that a browser or an HTTP library sends: with Host, eight on every request.
 ORDINARY = (
     "User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0\r\n"
     "Accept: */*\r\n"
@@ -47,7 +47,7 @@ def allow_many_sockets() -> None:
 
 @dataclass
 class Load:
-    """What a load did: answers with 2xx, others, bytes of bodies, seconds, latencies."""
+    """The result of a load: responses with 2xx, others, bytes of bodies, seconds, latencies."""
 
     ok: int = 0
     failed: int = 0

@@ -1,4 +1,7 @@
-"""What is asked of the servers. Each workload prepares a stream, then loads it for a while."""
+"""The workloads that servers are measured with.
+
+Each prepares a stream, then loads it for a while.
+"""
 
 import asyncio
 import itertools

@@ -44,7 +44,7 @@ FEATURES = {
     "batchItems": True,
     "strictZeroValidation": True,
 }
-# What the suite calls the options that ours are.
+# The suite's names of our options.
 NAMES = {
     "attempts": "maxRetries",
     "initial": "initialDelayMs",

@@ -4,7 +4,7 @@
 
 Run it with the Python that has `durable-streams-server` installed, after `npm ci` in this
 directory. `--front-end reference` starts the protocol's own server from npm instead, as a control:
-what fails there as well is no fault of ours.
+a test that fails there as well shows no fault of ours.
 
 It fails when a test does, when the server's log holds a traceback, when the server does not stop
 within five seconds of SIGTERM, and when fewer tests ran than the suite is known to hold.

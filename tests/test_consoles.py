@@ -1,4 +1,4 @@
-"""What the README and the guides show at a console is what a reader's own console shows."""
+"""The consoles of the README and the guides show what a reader's own console shows."""
 
 import re
 import shutil

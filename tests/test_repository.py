@@ -1,4 +1,4 @@
-"""What the files of the repository say to each other has to agree."""
+"""The files of the repository agree with each other."""
 
 import importlib
 import json

@@ -1,4 +1,4 @@
-"""What the command's options mean for subscriptions."""
+"""The command's options for subscriptions."""
 
 import pytest
 

@@ -138,7 +138,7 @@ async def test_what_is_made_while_all_are_looked_at_is_not_dropped(memory, desks
 
 
 async def test_one_that_was_not_listening_learns_what_it_missed(memory, desks):
-    """Deleted behind its back, a subscription's wake stream is no wake stream any more."""
+    """A subscription is deleted unnoticed: its wake stream is then an ordinary stream."""
     store = RemoteStore(memory)
     desk, other = await desks(store), await desks(RemoteStore(memory))
     await desk.engine.create("wake/t", content_type="application/json", data=[1])
@@ -247,7 +247,7 @@ async def test_a_wake_outlives_the_process(memory, desks, receiver, clock, phase
         await first.until_phase("s", "held")
     await _kill(first)
     if phase == "idle":
-        # Appended and not yet heard of when the process died.
+        # Appended, and not yet noticed when the process died.
         deaf = await desks(memory)
         deaf.subscriptions.driver.stop_watching()
         await deaf.engine.create("events/a", data=b"x")
@@ -255,7 +255,7 @@ async def test_a_wake_outlives_the_process(memory, desks, receiver, clock, phase
     receiver.answer = lambda _told: asyncio.sleep(0, web.json_response({"done": True}))
     second = await desks(memory)
     if phase == "held":
-        # Whoever holds the lease may still be at it.
+        # The holder of the lease may still be working.
         assert receiver.queue.empty()
         await second.subscriptions.callback("s", told.token, told.ack())
         await second.engine.append("events/a", b"y")

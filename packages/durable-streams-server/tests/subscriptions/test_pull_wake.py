@@ -145,7 +145,7 @@ async def test_patterns_over_each_others_wake_streams_do_not_wake_for_ever(cross
     for count in range(1, 4):
         await crossed.engine.create(f"events/{count}", data=b"one")
         for name in ("s", "t"):
-            # Whoever is woken last has written an event that the other one could be woken by.
+            # The one woken last has written an event that could wake the other.
             await crossed.until_wakes(count, f"wake/{name}")
             assert await work(crossed, name) == [f"events/{count}"]
         assert await work(crossed, "s") == await work(crossed, "t") == []
@@ -171,7 +171,7 @@ async def test_what_becomes_a_wake_stream_leaves_the_patterns_and_returns_to_the
     assert await work(desk, "s") == await work(desk, "t") == ["events/a"]
     assert await work(desk, "s") == []
 
-    # What it holds counts from where it was acked.
+    # Its content counts from the last cursor.
     await desk.subscriptions.delete("t")
     await desk.until_wakes(3, "wake/s")
     assert (await desk.links("s"))["wake/t"] == linked["wake/t"]

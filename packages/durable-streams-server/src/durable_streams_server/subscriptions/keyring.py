@@ -102,7 +102,7 @@ class Keyring:
         return tokens.mint(self._known.token_secret, claims)
 
     def check(self, token: str, subscription: str) -> Claims:
-        """What a token says; raises :class:`SubscriptionError`."""
+        """The claims of a token; raises :class:`SubscriptionError`."""
         return tokens.check(
             self._known.token_secret, token, subscription, self._store.now() // 1000
         )

@@ -16,8 +16,8 @@ Address = IPv4Address | IPv6Address
 _NAT64: Final = IPv6Network("64:ff9b::/96")
 _LOOPBACK: Final = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
 
-# What is not the internet at large, from the IANA registries of special-purpose addresses. Python's
-# `is_global` follows them too, but differs from version to version.
+# Networks that are not the public internet, from the IANA registries of special-purpose addresses.
+# Python's `is_global` follows them too, but differs from version to version.
 _SPECIAL_V4: Final = tuple(
     IPv4Network(network)
     for network in (

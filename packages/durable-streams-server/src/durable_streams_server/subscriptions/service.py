@@ -129,7 +129,7 @@ class Subscriptions:
         await self.driver.stop()
 
     def stop_watching(self) -> None:
-        """Hear of no more commits."""
+        """Learn of no more commits."""
         self.driver.stop_watching()
 
     def due(self, path: str) -> None:
