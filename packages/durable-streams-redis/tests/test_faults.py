@@ -506,6 +506,10 @@ async def test_a_process_goes_no_further_when_a_flushed_server_was_set_up_in_ano
                 (outcome,) = await store.commit([creation("q")])
                 assert isinstance(outcome, Refused)
                 assert "16 shards" in outcome.message
+                with pytest.raises(Unavailable, match="16 shards"):
+                    await store.load("p")
+                with pytest.raises(Unavailable, match="16 shards"):
+                    await store.list("", "", 10)
                 assert await other.list("", "", 10) == []
 
 

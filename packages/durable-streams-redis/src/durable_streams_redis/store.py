@@ -190,12 +190,18 @@ class RedisStore(Store):
             raise StoreError("The Redis store is not open in this process: await open() first.")
         return self._deployment
 
+    def _readable(self) -> Deployment:
+        """The deployment, unless the servers were set up anew in another way."""
+        if self._timelines is not None and self._timelines.trouble is not None:
+            raise Unavailable(str(self._timelines.trouble))
+        return self._opened()
+
     async def _query(self, slot: int, command: bytes) -> Any:
         """The reply to a question; raises :class:`Unavailable`."""
-        reply = await self._opened().send(slot, command)
+        reply = await self._readable().send(slot, command)
         if isinstance(reply, Lost):
             # A question does no harm twice, and the connection may just have been broken before.
-            reply = await self._opened().send(slot, command)
+            reply = await self._readable().send(slot, command)
         if isinstance(reply, Exception):
             raise _unavailable(reply)
         return reply
@@ -313,9 +319,9 @@ class RedisStore(Store):
     async def _query_all(self, requests: Sequence[Request]) -> Sequence[Any]:
         if not requests:
             return []
-        replies, _ = await self._opened().send_all(requests)
+        replies, _ = await self._readable().send_all(requests)
         if any(isinstance(reply, Lost) for reply in replies):
-            replies, _ = await self._opened().send_all(requests)
+            replies, _ = await self._readable().send_all(requests)
         for reply in replies:
             if isinstance(reply, Exception):
                 raise _unavailable(reply)
