@@ -4,14 +4,31 @@ Each test fills a store, closes it, harms it, and looks.
 """
 
 import asyncio
+import io
+import zlib
+from pathlib import Path
 
+import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from durable_streams_core.entities import Commit, Delta, Guard, Head
-from durable_streams_core.errors import StoreError
+from durable_streams_core.errors import ProtocolError, StoreError
+from durable_streams_server.stores.archive import export_store
 from durable_streams_server.stores.file import FileStore
 from durable_streams_server.stores.file.check import check
 from durable_streams_server.stores.file.journal import BATCH_HEADER, SEGMENT_HEADER
+from durable_streams_server.stores.file.snapshot import Kept, keep
+from durable_streams_server.stores.file.sums import (
+    BLOCK,
+    NO_SUMS,
+    Sums,
+    all_blocks,
+    blocks,
+    extend,
+)
+from durable_streams_server.stores.file.write_behind import Stored
 
 
 @pytest.fixture
@@ -198,6 +215,126 @@ async def test_a_changed_data_file_is_found_by_a_check(directory):
     assert check(str(directory)).problems == [
         "streams/0/2: its bytes are not those that were stored; it holds the stream 't'"
     ]
+
+
+@pytest.mark.parametrize("position", range(20))
+async def test_a_flipped_bit_in_a_data_file_is_refused_when_it_is_read(
+    directory: Path, position: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    await fill(directory, checkpoint=True)
+    flip(directory / "streams/0/1", position)
+    for _ in range(2):
+        with pytest.raises(ProtocolError, match="bytes 0 to 30 are not those that") as caught:
+            await content(directory)
+        assert (caught.value.status, caught.value.code) == (500, "stream-damaged")
+        assert "start the server once with ?corruption=set-aside" in caught.value.message
+    assert "The data file streams/0/1 of this stream is damaged" in caplog.text
+    # The others are served, and writing goes on.
+    assert await content(directory, "t") == b"other"
+
+
+async def test_a_changed_data_file_can_be_set_aside(directory: Path) -> None:
+    await fill(directory, checkpoint=True)
+    for number in 1, 2:
+        flip(directory / f"streams/0/{number}", 2)
+    store = FileStore(directory, corruption="set-aside")
+    await store.open()
+    assert store.recovered is not None
+    assert len(store.recovered.set_aside) == 2
+    assert "its bytes are not those that were stored" in str(store.recovered)
+    await store.close()
+    assert await content(directory) is None
+    assert await content(directory, "t") is None
+    names = {path.name for path in (directory / "set-aside/0001").iterdir()}
+    assert names == {"streams-0-1", "streams-0-2"}
+    assert check(str(directory)).problems == []
+
+
+async def test_of_a_long_data_file_only_what_is_read_is_verified(directory: Path) -> None:
+    store = FileStore(directory)
+    await store.open()
+    await store.commit([commit("c", None, create=Head("i", b""))])
+    long = bytes(range(256)) * 4 * 1024
+    await store.commit([commit("a", "i", data=long)])
+    await store.checkpoint()
+    await store.commit([commit("b", "i", data=b"more")])
+    await store.close()
+    flip(directory / "streams/0/1", BLOCK + 5)
+    store = FileStore(directory)
+    await store.open()
+    for _ in range(2):
+        for start, length in (0, BLOCK), (2 * BLOCK, BLOCK), (3 * BLOCK + 1, BLOCK + 3):
+            for read in (
+                store.slice("s", "i", start, length),
+                await store.read("s", "i", start, length),
+            ):
+                assert read is not None
+                assert read.data == (long + b"more")[start : start + length]
+        for start in 5, BLOCK, 2 * BLOCK - 1:
+            with pytest.raises(ProtocolError, match=f"bytes {BLOCK} to {2 * BLOCK} are not"):
+                store.slice("s", "i", start, BLOCK)
+            with pytest.raises(ProtocolError, match=f"bytes {BLOCK} to {2 * BLOCK} are not"):
+                await store.read("s", "i", start, BLOCK)
+    await store.close()
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+async def test_a_snapshot_with_one_checksum_for_a_whole_data_file_is_understood(
+    directory: Path, damaged: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = b"0123456789abcdef" * (BLOCK // 8)
+
+    def keep_as_before(path: str, entity: Stored, proven: int, sums: Sums) -> Kept:
+        kept = keep(path, entity, proven, sums)
+        return msgspec.structs.replace(kept, crc=zlib.crc32(long), blocks=b"")
+
+    with monkeypatch.context() as before:
+        before.setattr("durable_streams_server.stores.file.checkpoint.keep", keep_as_before)
+        before.setattr("durable_streams_server.stores.file.snapshot._MAGIC", b"DSSNAPSH")
+        store = FileStore(directory)
+        await store.open()
+        await store.commit([commit("c", None, create=Head("i", b""), data=long)])
+        await store.checkpoint()
+        await store.commit([commit("a", "i", data=b"more")])
+        await store.close()
+    if damaged:
+        flip(directory / "streams/0/1", BLOCK + 5)
+    store = FileStore(directory)
+    await store.open()
+    await store.checkpoint()
+    await store.close()
+    store = FileStore(directory)
+    await store.open()
+    if damaged:
+        with pytest.raises(ProtocolError, match="is damaged"):
+            store.slice("s", "i", 0, len(long))
+    else:
+        found = store.slice("s", "i", 0, 2 * len(long))
+        assert found is not None
+        assert found.data == long + b"more"
+    await store.close()
+
+
+async def test_an_export_refuses_a_changed_data_file(directory: Path, tmp_path: Path) -> None:
+    await fill(directory, checkpoint=True)
+    flip(directory / "streams/0/2", 2)
+    store = FileStore(directory)
+    await store.open()
+    with pytest.raises(ProtocolError, match="is damaged"):
+        await export_store(store, io.BytesIO(), lambda _done, _all: None)
+    await store.close()
+
+
+@given(st.lists(st.integers(0, 3 * BLOCK), max_size=6))
+def test_the_sums_of_a_file_do_not_depend_on_how_it_was_written(lengths: list[int]) -> None:
+    whole = b"".join(bytes([number]) * length for number, length in enumerate(lengths))
+    sums, written = NO_SUMS, 0
+    for length in lengths:
+        sums = extend(sums, written, whole[written : written + length])
+        written += length
+    assert sums == extend(NO_SUMS, 0, whole)
+    for block in blocks(0, len(whole), all_blocks(len(whole))):
+        assert sums.of_block(block) == zlib.crc32(whole[block * BLOCK : (block + 1) * BLOCK])
 
 
 async def test_files_that_nothing_holds_are_removed(directory):

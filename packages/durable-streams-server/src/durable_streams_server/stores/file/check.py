@@ -55,7 +55,7 @@ def _check(disk: LocalDisk, path: str, progress: Callable[[int, int], None]) -> 
     everything = sum(entity.head.tail - entity.head.start for _, entity in sound)
     for stream, entity in sound:
         length = entity.head.tail - entity.head.start
-        if length and recovery.file_crc(entity.number, 0, length) != entity.crc:
+        if length and recovery.file_sums(entity.number, 0, length) != entity.sums:
             checked.problems.append(
                 f"{file_name(entity.number)}: its bytes are not those that were stored; it holds the "
                 f"stream {stream!r}"

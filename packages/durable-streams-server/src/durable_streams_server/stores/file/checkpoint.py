@@ -84,6 +84,6 @@ class Checkpoint:
             entity = entities.get(path)
             # What was created since is whole in the journal.
             if entity is not None and entity.number < self._cover.numbers:
-                proven, crc = proofs.get(entity.number) or (entity.saved, entity.crc)
-                found.append(keep(path, entity, proven, crc))
+                proven, sums = proofs.get(entity.number) or (entity.saved, entity.sums)
+                found.append(keep(path, entity, proven, sums))
         return found

@@ -1,24 +1,20 @@
-"""The files of the streams' bytes, one an incarnation: written, synced and read.
+"""The files of the streams' bytes, one an incarnation: written and synced.
 
 A file is named by its entity's number, which is never given again, and begins with the byte at the
 entity's ``start``. Few files are open at once.
 """
 
-import zlib
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Final, NamedTuple, TypeVar
 
-from durable_streams_core.errors import StoreError, Unavailable
 from durable_streams_server.stores.file.directory import STREAMS, UNSYNCED
 from durable_streams_server.stores.file.disk import Disk
 from durable_streams_server.stores.file.errors import (
     NO_DESCRIPTOR,
     WriteFailedError,
-    describe,
-    is_passing,
 )
+from durable_streams_server.stores.file.sums import Sums, extend
 
 Result = TypeVar("Result")
 
@@ -44,18 +40,18 @@ def file_numbers(disk: Disk) -> Iterable[int]:
 
 
 class Write(NamedTuple):
-    """Bytes to be put into a file; ``crc`` is that of the file before them."""
+    """Bytes to be put into a file; ``sums`` are those of the file before them."""
 
     number: int
     offset: int
     data: bytearray
-    crc: int
+    sums: Sums
 
 
 class Written(NamedTuple):
-    """The new CRCs of the files whose writes were made, and what stopped the rest."""
+    """The new sums of the files whose writes were made, and what stopped the rest."""
 
-    crcs: list[int]
+    sums: list[Sums]
     error: OSError | MemoryError | None
 
 
@@ -71,14 +67,14 @@ class FileWriter:
 
     def write(self, writes: Sequence[Write]) -> Written:
         """Make some writes, in order, up to one that fails."""
-        crcs: list[int] = []
+        sums: list[Sums] = []
         for each in writes:
             try:
                 self._put(each)
             except (OSError, MemoryError) as error:
-                return Written(crcs, error)
-            crcs.append(zlib.crc32(each.data, each.crc))
-        return Written(crcs, None)
+                return Written(sums, error)
+            sums.append(extend(each.sums, each.offset, each.data))
+        return Written(sums, None)
 
     def changed(self, numbers: Iterable[int]) -> None:
         """Count files as not synced."""
@@ -164,87 +160,3 @@ def _sure(sync: Callable[[], Result]) -> Result:
 
 def _directory(number: int) -> str:
     return f"{STREAMS}/{number // _PER_DIRECTORY:x}"
-
-
-class OpenFile:
-    """A stream file that is open for reading, and how many read it now."""
-
-    __slots__ = ("fd", "forgotten", "readers")
-
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
-        self.readers = 0
-        self.forgotten = False
-
-
-class FileReader:
-    """Reads stream files and keeps the latest open, at most ``most``. Called in the event loop, but
-    for :meth:`read_from`.
-    """
-
-    def __init__(self, disk: Disk, most: int) -> None:
-        self._disk = disk
-        self._most = most
-        self._open: OrderedDict[int, OpenFile] = OrderedDict()
-
-    def read(self, number: int, offset: int, length: int) -> bytes:
-        return self.read_from(self._get(number), number, offset, length)
-
-    def begin(self, number: int) -> OpenFile:
-        """Open a file and keep it so until :meth:`end`, whatever happens to it meanwhile."""
-        file = self._get(number)
-        file.readers += 1
-        return file
-
-    def end(self, file: OpenFile) -> None:
-        file.readers -= 1
-        if file.forgotten and not file.readers:
-            self._disk.close(file.fd)
-
-    def read_from(self, file: OpenFile, number: int, offset: int, length: int) -> bytes:
-        """Exactly ``length`` bytes; in any thread."""
-        data = self._disk.read(file.fd, offset, length)
-        if len(data) < length:
-            raise StoreError(
-                f"The data file {file_name(number)} ends at byte {offset + len(data)} and should "
-                f"have {offset + length}: something outside this server cut it. Restore it from a "
-                "backup."
-            )
-        return data
-
-    def forget(self, number: int) -> None:
-        file = self._open.pop(number, None)
-        if file is not None:
-            self._close(file)
-
-    def close(self) -> None:
-        while self._open:
-            self._close(self._open.popitem()[1])
-
-    def _get(self, number: int) -> OpenFile:
-        opened = self._open
-        file = opened.get(number)
-        if file is not None:
-            opened.move_to_end(number)
-            return file
-        try:
-            file = opened[number] = OpenFile(self._disk.open(file_name(number)))
-        except FileNotFoundError as error:
-            raise StoreError(
-                f"The data file {file_name(number)} is missing: something outside this server "
-                "removed it. Restore it from a backup."
-            ) from error
-        except OSError as error:
-            if not is_passing(error):
-                raise
-            raise Unavailable(
-                f"The server had no means to read this ({describe(error)}). Ask again in a moment."
-            ) from error
-        if len(opened) > self._most:
-            self._close(opened.popitem(last=False)[1])
-        return file
-
-    def _close(self, file: OpenFile) -> None:
-        file.forgotten = True
-        if not file.readers:
-            self._disk.close(file.fd)

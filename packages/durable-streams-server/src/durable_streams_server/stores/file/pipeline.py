@@ -13,7 +13,8 @@ from typing import Final
 from durable_streams_core.entities import Change, Commit, Outcome, Refused, Unknown
 from durable_streams_core.store import Watchers
 from durable_streams_server.stores.file.batches import Batch, Submission
-from durable_streams_server.stores.file.data_files import FileReader, FileWriter
+from durable_streams_server.stores.file.data_file_reader import FileReader
+from durable_streams_server.stores.file.data_files import FileWriter
 from durable_streams_server.stores.file.errors import (
     DISK_FULL,
     WriteFailedError,

@@ -31,6 +31,7 @@ from durable_streams_server.stores.file.directory import (
     JOURNAL,
     STREAMS,
     UNFINISHED,
+    read_whole,
 )
 from durable_streams_server.stores.file.disk import Disk
 from durable_streams_server.stores.file.errors import is_full
@@ -43,6 +44,14 @@ from durable_streams_server.stores.file.journal_reader import (
 from durable_streams_server.stores.file.quarantine import Aside
 from durable_streams_server.stores.file.records import unpack_head
 from durable_streams_server.stores.file.snapshot import SnapshotReader, snapshot_names
+from durable_streams_server.stores.file.sums import (
+    BLOCK,
+    NO_SUMS,
+    Sums,
+    all_blocks,
+    extend,
+    unknown_sums,
+)
 from durable_streams_server.stores.file.write_behind import OVERHEAD, Stored
 from durable_streams_server.stores.table import REMEMBERED_COMMITS, Recent, Table
 
@@ -90,11 +99,16 @@ class Report(msgspec.Struct):
 class Span:
     """What the journal holds of one entity's bytes, past what a snapshot proves."""
 
-    __slots__ = ("begin", "begin_crc", "crc", "end")
+    __slots__ = ("begin", "begin_sums", "end", "start", "sums")
 
-    def __init__(self, begin: int, crc: int) -> None:
-        self.begin = self.end = begin
-        self.begin_crc = self.crc = crc
+    def __init__(self, entity: Stored) -> None:
+        self.start = entity.head.start
+        self.begin = self.end = entity.head.tail
+        self.begin_sums = self.sums = entity.sums
+
+    def add(self, data: bytes) -> None:
+        self.sums = extend(self.sums, self.end - self.start, data)
+        self.end += len(data)
 
 
 class Recovery:
@@ -112,6 +126,8 @@ class Recovery:
         self.unsaved: list[tuple[Stored, int, bytes]] = []
         """What data files lack of the journal's bytes because the disk is full, and from where."""
         self._dropped: set[int] = set()
+        self._sound: dict[int, int] = {}
+        """The blocks of data files that were read and are as they were stored."""
         self._reset()
 
     def _reset(self) -> None:
@@ -150,7 +166,11 @@ class Recovery:
         while True:
             try:
                 self._load()
-                break
+                if not self._set_aside or not self.damaged:
+                    break
+                for damaged in self.damaged:
+                    self._put_aside(damaged)
+                self._reset()
             except CorruptionError as error:
                 if not self._set_aside:
                     raise
@@ -171,8 +191,6 @@ class Recovery:
             self._replay(batch)
         self._finish_entities()
         self.damaged = self._prove_files()
-        if self._set_aside and self.damaged:
-            raise self.damaged[0]
 
     @property
     def sequence(self) -> int:
@@ -198,7 +216,9 @@ class Recovery:
                     # What the journal holds of it is added from here.
                     self._tails[kept.number] = kept.tail
                     head = _with_tail(head, kept.proven)
-                entity = Stored(head, kept.number, kept.crc)
+                entity = Stored(head, kept.number, Sums(kept.blocks, kept.crc))
+                if not reader.with_blocks and kept.proven - kept.start >= BLOCK:
+                    entity.sums = self._sums_of_whole(entity, kept.proven - kept.start)
                 if kept.fields:
                     entity.set_fields(kept.fields)
                 if seen > self.through:
@@ -206,6 +226,15 @@ class Recovery:
                 self._add(kept.path, entity)
         for done in reader.recent:
             self.recent.add(done.id, Applied(done.tail, done.timeline))
+
+    def _sums_of_whole(self, entity: Stored, length: int) -> Sums:
+        """The sums of a file of which a snapshot has only one CRC for all its bytes."""
+        name = file_name(entity.number)
+        content = read_whole(self._disk, name) if self._disk.file_size(name) else None
+        if content is None or zlib.crc32(content[:length]) != entity.sums.rest:
+            # So that every read of the file finds it damaged.
+            return unknown_sums(length)
+        return extend(NO_SUMS, 0, content[:length])
 
     def _add(self, path: str, entity: Stored) -> None:
         self._paths[path] = entity
@@ -234,8 +263,7 @@ class Recovery:
             if data:
                 span = spans.get(number)
                 if span is not None and span.end == entry[2]:
-                    span.end += len(data)
-                    span.crc = zlib.crc32(data, span.crc)
+                    span.add(data)
                 else:
                     self._cover(found[1], entry[2], data, batch)
             if length == 5 and not (may_be_seen and sequence <= self._seen.get(number, 0)):
@@ -293,9 +321,8 @@ class Recovery:
                 f"it goes on at byte {position} of a stream that has {end}",
             )
         if span is None:
-            span = self._spans[entity.number] = Span(end, entity.crc)
-        span.end += len(data)
-        span.crc = zlib.crc32(data, span.crc)
+            span = self._spans[entity.number] = Span(entity)
+        span.add(data)
 
     def _finish_entities(self) -> None:
         for number in self._dropped:
@@ -307,7 +334,7 @@ class Recovery:
         for number, span in self._spans.items():
             _, entity = self.by_number[number]
             entity.head = _with_tail(entity.head, span.end)
-            entity.crc = span.crc
+            entity.sums = span.sums
         for number, tail in self._tails.items():
             path, entity = self.by_number[number]
             if entity.head.tail < tail:
@@ -360,6 +387,17 @@ class Recovery:
                     )
                 )
                 continue
+            if self._set_aside and proven > head.start and not self._is_sound(entity, proven):
+                damaged.append(
+                    CorruptionError(
+                        file_name(number),
+                        0,
+                        "its bytes are not those that were stored",
+                        number=number,
+                    )
+                )
+                continue
+            entity.unverified = all_blocks(proven - head.start) & ~self._sound.get(number, 0)
             if size is not None and size > head.tail - head.start:
                 self._cut[number] = head.tail - head.start
             if span is not None and not self._holds(entity, span, size):
@@ -370,30 +408,44 @@ class Recovery:
                 self._remove.append(number)
         return damaged
 
+    def _is_sound(self, entity: Stored, proven: int) -> bool:
+        """Whether the bytes up to ``proven`` are those that were stored."""
+        number = entity.number
+        if number not in self._sound:
+            span = self._spans.get(number)
+            sums = entity.sums if span is None else span.begin_sums
+            length = proven - entity.head.start
+            if self.file_sums(number, 0, length) != sums:
+                return False
+            self._sound[number] = all_blocks(length)
+        return True
+
     def _holds(self, entity: Stored, span: Span, size: int | None) -> bool:
         start = entity.head.start
         if self.files.distrusted or size is None or size < span.end - start:
             return False
         begin, end = span.begin - start, span.end - start
-        return self.file_crc(entity.number, begin, end, span.begin_crc) == span.crc
+        return self.file_sums(entity.number, begin, end, span.begin_sums) == span.sums
 
     def lacks(self, number: int) -> bool:
         """Whether the entity's file has yet to be completed from the journal."""
         return number in self._rewrite
 
-    def file_crc(self, number: int, begin: int, end: int, crc: int = 0) -> int:
-        """The CRC of a part of a file, going on from ``crc``."""
+    def file_sums(self, number: int, begin: int, end: int, sums: Sums = NO_SUMS) -> Sums | None:
+        """The sums of a file up to ``end``, going on from those up to ``begin``; None where it is
+        shorter.
+        """
         fd = self._disk.open(file_name(number))
         try:
             while begin < end:
                 data = self._disk.read(fd, begin, min(_PIECE, end - begin))
                 if not data:
-                    return -1
-                crc = zlib.crc32(data, crc)
+                    return None
+                sums = extend(sums, begin, data)
                 begin += len(data)
         finally:
             self._disk.close(fd)
-        return crc
+        return sums
 
     # Making it so.
 
@@ -447,7 +499,7 @@ class Recovery:
             return
         gathered: dict[int, Write] = {}
         held, at_once = 0, _REWRITE_AT_ONCE
-        crcs = {number: self._spans[number].begin_crc for number in self._rewrite}
+        sums = {number: self._spans[number].begin_sums for number in self._rewrite}
         ends = {number: self._spans[number].begin for number in self._rewrite}
         for batch in self._batches():
             for entry in batch.entries:
@@ -459,28 +511,28 @@ class Recovery:
                 if write is None:
                     start = self.by_number[number][1].head.start
                     write = gathered[number] = Write(
-                        number, position - start, bytearray(), crcs[number]
+                        number, position - start, bytearray(), sums[number]
                     )
                     held += OVERHEAD
                 write.data.extend(data)
                 held += len(data)
             if held > at_once:
-                if self._write(gathered, crcs):
+                if self._write(gathered, sums):
                     held = 0
                 else:
                     at_once = sys.maxsize
-        self._write(gathered, crcs)
+        self._write(gathered, sums)
         for number, write in gathered.items():
             _, entity = self.by_number[number]
-            entity.crc = crcs[number]
+            entity.sums = sums[number]
             begin = entity.head.start + write.offset
             self.unsaved.append((entity, begin, bytes(write.data)))
 
-    def _write(self, gathered: dict[int, Write], crcs: dict[int, int]) -> bool:
+    def _write(self, gathered: dict[int, Write], sums: dict[int, Sums]) -> bool:
         """Take out what could be written; False if the disk is full."""
         written = self.files.write(list(gathered.values()))
-        for number, crc in zip(list(gathered), written.crcs, strict=False):
-            crcs[number] = crc
+        for number, after in zip(list(gathered), written.sums, strict=False):
+            sums[number] = after
             del gathered[number]
         if written.error is not None and not is_full(written.error):
             raise written.error

@@ -26,9 +26,11 @@ from durable_streams_core.offsets import NO_TIMELINE
 from durable_streams_server.stores.file.directory import SNAPSHOT, UNFINISHED, read_whole
 from durable_streams_server.stores.file.disk import Disk
 from durable_streams_server.stores.file.journal_reader import CorruptionError
+from durable_streams_server.stores.file.sums import Sums
 from durable_streams_server.stores.file.write_behind import Stored
 
-_MAGIC: Final = b"DSSNAPSH"
+_MAGIC: Final = b"DSSNAPS2"
+_MAGIC_WITHOUT_BLOCKS: Final = b"DSSNAPSH"
 _FRAME: Final = struct.Struct("<QII")
 
 _encoder: Final = msgspec.msgpack.Encoder()
@@ -60,9 +62,11 @@ class Kept(msgspec.Struct, frozen=True, array_like=True, gc=False):
     deadline: int
     proven: int
     crc: int
+    """Of what follows the whole blocks; of all bytes, where a snapshot is without blocks."""
     fields: dict[str, bytes] | None
     timeline: bytes = NO_TIMELINE
     past: tuple[tuple[bytes, int], ...] = ()
+    blocks: bytes = b""
 
     @property
     def head(self) -> Head:
@@ -85,13 +89,13 @@ _slice: Final = msgspec.msgpack.Decoder(tuple[int, list[Kept]])
 _end: Final = msgspec.msgpack.Decoder(tuple[int, list[Done]])
 
 
-def keep(path: str, entity: Stored, proven: int, crc: int) -> Kept:
+def keep(path: str, entity: Stored, proven: int, sums: Sums) -> Kept:
     """An entity as it is now, with the proof of its bytes."""
     head = entity.head
     return Kept(
         entity.number, path, head.incarnation, head.birth, head.start, head.tail, head.closed,
-        head.state, head.deadline, proven, crc, dict(entity.fields) if entity.fields else None,
-        head.timeline, head.past,
+        head.state, head.deadline, proven, sums.rest, dict(entity.fields) if entity.fields else None,
+        head.timeline, head.past, sums.full,
     )  # fmt: skip
 
 
@@ -168,7 +172,9 @@ class SnapshotReader:
         self.name = name
         self._frames = self._read_frames(read_whole(disk, name) or b"")
         content = next(self._frames)
-        if bytes(content[:8]) != _MAGIC:
+        magic = bytes(content[:8])
+        self.with_blocks = magic == _MAGIC
+        if magic not in (_MAGIC, _MAGIC_WITHOUT_BLOCKS):
             raise CorruptionError(name, 0, "it does not begin as a snapshot does", baseless=True)
         self.cover = self._decode(_cover, content[8:])
         if self.cover.store != store:

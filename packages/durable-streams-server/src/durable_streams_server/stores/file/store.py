@@ -19,7 +19,7 @@ from durable_streams_core.store import LocalStore, Watcher, Watchers
 from durable_streams_server import process_forks
 from durable_streams_server.stores.clock import Clock, wall_clock
 from durable_streams_server.stores.file.checkpoints import Checkpoints
-from durable_streams_server.stores.file.data_files import FileReader
+from durable_streams_server.stores.file.data_file_reader import FileReader
 from durable_streams_server.stores.file.descriptors import SPARE
 from durable_streams_server.stores.file.directory import identify, make_root, take
 from durable_streams_server.stores.file.disk import Disk
@@ -310,7 +310,7 @@ class FileStore(LocalStore):
         if unsaved is not None and start >= unsaved.begin:
             return Slice(head, unsaved.read(start, length))
         in_file = min(length, entity.saved - start)
-        data = self._reader.read(entity.number, start - head.start, in_file)
+        data = self._reader.read(entity, start - head.start, in_file)
         if in_file < length:
             assert unsaved is not None
             data += unsaved.read(unsaved.begin, length - in_file)
@@ -339,12 +339,20 @@ class FileStore(LocalStore):
             rest = entity.unsaved.read(saved, start + limit - saved)
         reader = self._reader
         file = reader.begin(entity.number)
+        unverified = reader.unverified(entity, start - head.start, in_file)
         try:
             data = await asyncio.get_running_loop().run_in_executor(
-                self._threads, reader.read_from, file, entity.number, start - head.start, in_file
+                self._threads,
+                reader.read_from,
+                file,
+                entity.number,
+                start - head.start,
+                in_file,
+                unverified,
             )
         finally:
             reader.end(file)
+        reader.verified(entity, unverified)
         return Slice(head, data + rest if rest else data)
 
     async def scan(

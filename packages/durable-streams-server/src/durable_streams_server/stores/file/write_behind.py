@@ -12,6 +12,7 @@ from typing import Final
 
 from durable_streams_core.entities import Head
 from durable_streams_server.stores.file.data_files import FileWriter, Write, Written
+from durable_streams_server.stores.file.sums import NO_SUMS, Sums
 from durable_streams_server.stores.file.worker import Worker
 from durable_streams_server.stores.table import Entity
 
@@ -56,16 +57,18 @@ def _part(data: bytearray, offset: int, limit: int) -> bytes:
 
 
 class Stored(Entity):
-    """An entity of the file store. ``crc`` is that of the bytes in its file, which are all up to
-    ``unsaved.begin``, or to the tail.
+    """An entity of the file store. ``sums`` are those of the bytes in its file, which are all up to
+    ``unsaved.begin``, or to the tail. ``unverified`` has a bit for each block of it that was found
+    at the start and not read since.
     """
 
-    __slots__ = ("crc", "number", "unsaved")
+    __slots__ = ("number", "sums", "unsaved", "unverified")
 
-    def __init__(self, head: Head, number: int = 0, crc: int = 0) -> None:
+    def __init__(self, head: Head, number: int = 0, sums: Sums = NO_SUMS) -> None:
         super().__init__(head)
         self.number = number
-        self.crc = crc
+        self.sums = sums
+        self.unverified = 0
         self.unsaved: Unsaved | None = None
 
     def copy(self) -> "Stored":
@@ -98,8 +101,8 @@ class Contents:
         self._waiting: list[asyncio.Future[BaseException | None]] = []
         self.held = 0
         """About how many bytes of memory the unsaved bytes take."""
-        self.proofs: dict[int, tuple[int, int]] | None = None
-        """While a checkpoint wants it: position and CRC of files as they were when it began, for
+        self.proofs: dict[int, tuple[int, Sums]] | None = None
+        """While a checkpoint wants it: position and sums of files as they were when it began, for
         those that were written to since."""
 
     def add(self, entity: Stored, position: int, data: bytes) -> None:
@@ -162,17 +165,17 @@ class Contents:
             assert unsaved is not None
             unsaved.leaving, unsaved.fresh = unsaved.fresh, bytearray()
             offset = unsaved.begin - entity.head.start
-            writes.append(Write(entity.number, offset, unsaved.leaving, entity.crc))
+            writes.append(Write(entity.number, offset, unsaved.leaving, entity.sums))
         self._worker.put(lambda: self._files.write(writes), self._written)
 
     def _written(self, result: Written | None, error: BaseException | None) -> None:
-        crcs: list[int] = []
+        sums: list[Sums] = []
         if result is not None:
-            crcs, error = result
+            sums, error = result
         leaving, self._leaving = self._leaving, []
-        for entity, crc in zip(leaving, crcs, strict=False):
-            self._arrived(entity, crc)
-        for entity in leaving[len(crcs) :]:
+        for entity, after in zip(leaving, sums, strict=False):
+            self._arrived(entity, after)
+        for entity in leaving[len(sums) :]:
             self._put_back(entity)
         waiting, self._waiting = self._waiting, []
         for future in waiting:
@@ -180,16 +183,16 @@ class Contents:
                 future.set_result(error)
         self._told(error)
 
-    def _arrived(self, entity: Stored, crc: int) -> None:
+    def _arrived(self, entity: Stored, sums: Sums) -> None:
         unsaved = entity.unsaved
         assert unsaved is not None
         assert unsaved.leaving is not None
         if self.proofs is not None:
-            self.proofs.setdefault(entity.number, (unsaved.begin, entity.crc))
+            self.proofs.setdefault(entity.number, (unsaved.begin, entity.sums))
         self.held -= OVERHEAD + len(unsaved.leaving)
         unsaved.begin += len(unsaved.leaving)
         unsaved.leaving = None
-        entity.crc = crc
+        entity.sums = sums
         if not unsaved.fresh:
             entity.unsaved = None
 
