@@ -123,7 +123,7 @@ async def test_front_ends_agree(clients, monkeypatch):
         counters[current] += 1
         return f"{counters[current]:016x}"
 
-    monkeypatch.setattr("durable_streams_server.engine.engine.new_incarnation", incarnation)
+    monkeypatch.setattr("durable_streams_server.engine.runtime.new_incarnation", incarnation)
     for client in clients.values():
         client.engine._forks._new_incarnation = incarnation
     for method, path, fields, body in STORY:

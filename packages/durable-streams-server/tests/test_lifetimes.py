@@ -123,7 +123,7 @@ async def test_one_clean_up_that_fails_does_not_keep_the_sweep_from_the_rest(
     next_fate = type(remote)(remote.inner).fate
     await streams.sweep()
     assert [path for path, _ in await remote.list("", "", 10)] == ["a"]
-    assert "left to the sweeper" in caplog.text
+    assert "left to the next sweep" in caplog.text
 
 
 async def test_a_reader_gets_the_data_though_the_renewal_cannot_be_stored(
@@ -186,7 +186,7 @@ async def test_a_follower_learns_that_its_stream_expired(engines, memory, clock)
 
 
 async def test_the_engine_sweeps_by_itself(memory, clock, monkeypatch):
-    monkeypatch.setattr("durable_streams_server.engine.engine.SWEEP_SECONDS", 0.001)
+    monkeypatch.setattr("durable_streams_server.engine.upkeep.SWEEP_SECONDS", 0.001)
     swept = asyncio.Event()
     memory.watch(lambda changes: swept.set() if changes and changes[0].gone else None)
     async with Engine(memory) as streams:
@@ -197,7 +197,7 @@ async def test_the_engine_sweeps_by_itself(memory, clock, monkeypatch):
 
 
 async def test_a_sweep_that_fails_is_tried_again(memory, monkeypatch, caplog):
-    monkeypatch.setattr("durable_streams_server.engine.engine.SWEEP_SECONDS", 0.001)
+    monkeypatch.setattr("durable_streams_server.engine.upkeep.SWEEP_SECONDS", 0.001)
     store = RemoteStore(memory)
     again = asyncio.Event()
     calls = 0
@@ -212,4 +212,4 @@ async def test_a_sweep_that_fails_is_tried_again(memory, monkeypatch, caplog):
     store.due = due  # type: ignore[method-assign]
     async with Engine(store):
         await again.wait()
-    assert "clean-up failed" in caplog.text
+    assert "upkeep failed" in caplog.text

@@ -8,10 +8,11 @@ Stores are found by URL scheme through the entry points of group ``durable_strea
 
 import logging
 from abc import ABC, abstractmethod
-from asyncio import get_running_loop
+from asyncio import Future, get_running_loop
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import entry_points
-from typing import Final
+from typing import Final, TypeVar
 
 from durable_streams_core.entities import Change, Commit, Facts, Head, Outcome, Slice
 from durable_streams_core.errors import StoreError
@@ -32,11 +33,30 @@ _PACKAGES: Final = {
     "redis+cluster": "durable-streams-redis",
 }
 
+Result = TypeVar("Result")
+Begun = TypeVar("Begun")
+
 Watcher = Callable[[Sequence[Change] | None], None]
 """Called in the event loop with what was committed, in order per path.
 
 None is a resync: anything may have happened in between.
 """
+
+
+def as_future(
+    begin: Callable[[Callable[[Result], None]], Begun],
+) -> tuple["Future[Result]", Begun]:
+    """Begin work that calls back with its result: the result as a future, and what was begun.
+
+    Cancelling the future does not disturb the callback.
+    """
+    future: Future[Result] = get_running_loop().create_future()
+
+    def resolve(result: Result) -> None:
+        if not future.done():
+            future.set_result(result)
+
+    return future, begin(resolve)
 
 
 class Watchers:
@@ -170,15 +190,9 @@ class LocalStore(Store):
         return self.peek(path, fields)
 
     async def commit(self, batch: Sequence[Commit]) -> Sequence[Outcome]:
-        future = get_running_loop().create_future()
-
-        def done(outcomes: Sequence[Outcome]) -> None:
-            if not future.done():
-                future.set_result(outcomes)
-
-        self.submit(batch, done)
-        outcomes: Sequence[Outcome] = await future
-        return outcomes
+        future: Future[Sequence[Outcome]]
+        future, _ = as_future(partial(self.submit, batch))
+        return await future
 
     async def read(self, path: str, incarnation: str, start: int, limit: int) -> Slice | None:
         return self.slice(path, incarnation, start, limit)

@@ -1,14 +1,14 @@
-"""Operations on one stream take their turn in its queue and are committed together.
+"""Commit queues: the operations on one stream are decided and committed in order.
 
 While a commit is in flight the next operations gather; then they are decided in order on one
-draft and become one commit. A commit belongs to the stream and not to the caller: one that goes
-away only stops waiting. While an outcome is unknown the same commit is sent again and the queue
-waits.
+draft and become one commit. A commit belongs to the stream and not to the caller: a caller that
+goes away only stops waiting. While an outcome is unknown the same commit is sent again and the
+queue waits.
 
-A store with its facts at hand is asked at once and answers through a callback, so an operation
-costs no task; with one that commits in the same call it is done before it needs a queue. Any other
-is decided on the facts that were last seen, because the guard catches what changed meanwhile; but
-a refusal is only given on facts that were just loaded.
+A local store is asked at once and calls back, so an operation costs no task; a store that commits
+within the call needs no queue either. For any other store an operation is decided on the facts that
+were last seen, because the guard catches what has changed since; but it is refused only on facts
+that were just loaded.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ from durable_streams_core.entities import (
     Refused,
     Unknown,
 )
-from durable_streams_core.errors import ProtocolError, StreamClosed, Unavailable
+from durable_streams_core.errors import ProtocolError, StreamClosed
 from durable_streams_core.offsets import Offset
 from durable_streams_core.operations import (
     Append,
@@ -45,6 +45,17 @@ from durable_streams_core.operations import (
 )
 from durable_streams_core.store import LocalStore, PromptStore, Store
 from durable_streams_server.engine.limits import Limits
+from durable_streams_server.engine.refusals import (
+    decision_failed,
+    outcome_unknown,
+    refused,
+    stopped,
+    store_failed,
+    store_unreachable,
+    too_contended,
+    too_many_operations,
+    too_much_data,
+)
 
 log = logging.getLogger("durable_streams_server.engine")
 
@@ -55,28 +66,31 @@ MAX_CONFLICTS = 1000
 STORE_FAILED = "the store failed in a commit"
 RESEND_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
 
-Done = Callable[[Any], None]
+OnResult = Callable[[Any], None]
+"""Gets the result of an operation, or the :class:`ProtocolError` that ends it."""
 
 
 class Ticket:
-    """One operation on its way; ``done`` gets its answer or its ProtocolError, once."""
+    """One operation in a commit queue, with the callback for its result."""
 
-    __slots__ = ("done", "operation", "size")
+    __slots__ = ("_on_result", "operation", "size")
 
-    def __init__(self, operation: Operation[Any], done: Done, size: int) -> None:
+    def __init__(self, operation: Operation[Any], on_result: OnResult, size: int) -> None:
         self.operation = operation
-        self.done: Done | None = done
+        self._on_result: OnResult | None = on_result
         self.size = size
+        """Bytes of its body."""
 
     def cancel(self) -> None:
         """Stop waiting; the operation itself goes on."""
-        self.done = None
+        self._on_result = None
 
-    def finish(self, answer: object) -> None:
-        done, self.done = self.done, None
-        if done is not None:
+    def finish(self, result: object) -> None:
+        """Call back, the first time that this is called."""
+        on_result, self._on_result = self._on_result, None
+        if on_result is not None:
             try:
-                done(answer)
+                on_result(result)
             except Exception:
                 log.exception("a caller's completion failed")
 
@@ -194,16 +208,16 @@ class CommitQueues:
         self._pending = self._queued_bytes = 0
 
     def perform_nowait(self, path: str, operation: Operation[Any]) -> Any | None:
-        """The answer of an operation that can be done at once, else None: :meth:`submit` it.
+        """The result of an operation that can be done at once, else None: :meth:`submit` it.
 
-        For operations that have an answer. Raises the ProtocolError that is the answer.
+        For operations whose result is never None. Raises the ProtocolError that ends it.
         """
         prompt = self._prompt
         if prompt is None or path in self._queues or not self._running:
             return None
         draft = Draft(path, prompt.peek(path, operation.fields))
         try:
-            answer = operation.decide(draft, prompt.now())
+            result = operation.decide(draft, prompt.now())
         except Unconfirmed:
             return None
         except ProtocolError:
@@ -227,10 +241,10 @@ class CommitQueues:
                 return None
             self._follow_up(draft, commit, None)
             if outcome.timeline != draft.timeline:
-                (answer,) = relocated([answer], draft, outcome)
-        return answer
+                (result,) = relocated([result], draft, outcome)
+        return result
 
-    def submit(self, path: str, operation: Operation[Any], done: Done) -> Ticket:
+    def submit(self, path: str, operation: Operation[Any], on_result: OnResult) -> Ticket:
         """Queue an operation; raises :class:`Unavailable` when too much is queued already.
 
         ``done`` may be called before this returns.
@@ -242,16 +256,16 @@ class CommitQueues:
             size = len(operation.body.raw)
         queued = self._queued_bytes
         if size and queued and queued + size > self._limits.max_queued_bytes:
-            raise Unavailable("Too much data waits to be stored.", code="overloaded")
+            raise too_much_data()
         queue = self._queues.get(path)
         if queue is None:
             queue = self._queues[path] = CommitQueue(path)
             if self._local is None and len(self._queues) > MAX_REMEMBERED_QUEUES:
                 self._forget()
         elif len(queue.waiting) >= self._limits.max_queued:
-            raise Unavailable("Too many operations wait for this stream.", code="overloaded")
+            raise too_many_operations()
         self._queued_bytes += size
-        ticket = Ticket(operation, done, size)
+        ticket = Ticket(operation, on_result, size)
         if queue.busy:
             queue.waiting.append(ticket)
             return ticket
@@ -285,50 +299,50 @@ class CommitQueues:
     def _run(self, queue: CommitQueue, facts: Facts | None) -> tuple[Draft, list[Any]]:
         draft = Draft(queue.path, facts)
         now = self._store.now()
-        answers: list[Any] = []
+        results: list[Any] = []
         for ticket in queue.flight:
             try:
-                answers.append(ticket.operation.decide(draft, now))
+                results.append(ticket.operation.decide(draft, now))
             except (ProtocolError, Unconfirmed) as error:
-                answers.append(error)
+                results.append(error)
             except Exception as error:
-                answers.append(decision_failed(ticket.operation, error))
-        return draft, answers
+                results.append(decision_failed(ticket.operation, error))
+        return draft, results
 
     def _decide_alone(
         self, queue: CommitQueue, operation: Operation[Any], local: LocalStore
     ) -> None:
         """The short way: one operation, and the facts are at hand."""
         draft = Draft(queue.path, local.peek(queue.path, operation.fields))
-        answer: Any
+        result: Any
         try:
-            answer = operation.decide(draft, local.now())
+            result = operation.decide(draft, local.now())
         except (ProtocolError, Unconfirmed) as error:
-            answer = error
+            result = error
         except Exception as error:
-            answer = decision_failed(operation, error)
-        self._send(queue, draft, [answer], local)
+            result = decision_failed(operation, error)
+        self._send(queue, draft, [result], local)
 
     def _decide(self, queue: CommitQueue, facts: Facts | None) -> None:
         """The local way: decide, and send without a task."""
-        draft, answers = self._run(queue, facts)
+        draft, results = self._run(queue, facts)
         assert self._local is not None
-        self._send(queue, draft, answers, self._local)
+        self._send(queue, draft, results, self._local)
 
     def _send(
-        self, queue: CommitQueue, draft: Draft, answers: list[Any], local: LocalStore
+        self, queue: CommitQueue, draft: Draft, results: list[Any], local: LocalStore
     ) -> None:
         if not draft.changes:
-            self._finish(queue, answers)
+            self._finish(queue, results)
             return
         commit = draft.commit(self._new_id)
 
         def done(outcomes: Sequence[Outcome]) -> None:
             outcome = outcomes[0]
             if type(outcome) is Applied:
-                self._succeed(queue, draft, answers, commit, outcome)
+                self._succeed(queue, draft, results, commit, outcome)
             else:
-                self._settle(queue, draft, answers, commit, outcome)
+                self._act_on(queue, draft, results, commit, outcome)
 
         flight = queue.flight
         try:
@@ -338,12 +352,12 @@ class CommitQueues:
             if queue.flight is flight:
                 done([Unknown("The store failed.")])
 
-    def _settle(
-        self, queue: CommitQueue, draft: Draft, answers: list[Any], commit: Commit, outcome: Outcome
+    def _act_on(
+        self, queue: CommitQueue, draft: Draft, results: list[Any], commit: Commit, outcome: Outcome
     ) -> bool:
-        """Act on a known outcome; False if the operations have to be decided again."""
+        """Do what an outcome calls for; False if the operations have to be decided again."""
         if type(outcome) is Applied:
-            self._succeed(queue, draft, answers, commit, outcome)
+            self._succeed(queue, draft, results, commit, outcome)
         elif type(outcome) is Conflicted:
             queue.conflicts += 1
             if queue.conflicts > MAX_CONFLICTS:
@@ -363,16 +377,16 @@ class CommitQueues:
         return True
 
     def _succeed(
-        self, queue: CommitQueue, draft: Draft, answers: list[Any], commit: Commit, applied: Applied
+        self, queue: CommitQueue, draft: Draft, results: list[Any], commit: Commit, applied: Applied
     ) -> None:
         expected = applied.timeline == draft.timeline
         if applied.tail != draft.tail or not expected:
-            answers = relocated(answers, draft, applied)
+            results = relocated(results, draft, applied)
         if self._local is None:
             # On another timeline than thought, the head has more news than is known here.
             queue.facts = draft.facts_after(applied.tail) if expected else None
         self._follow_up(draft, commit, queue.facts)
-        self._finish(queue, answers)
+        self._finish(queue, results)
 
     def _follow_up(self, draft: Draft, commit: Commit, facts: Facts | None) -> None:
         try:
@@ -385,14 +399,14 @@ class CommitQueues:
         queue.facts = None
         self._finish(queue, [error() for _ in queue.flight])
 
-    def _finish(self, queue: CommitQueue, answers: Sequence[Any]) -> None:
+    def _finish(self, queue: CommitQueue, results: Sequence[Any]) -> None:
         flight, queue.flight = queue.flight, []
-        for ticket, answer in zip(flight, answers, strict=True):
+        for ticket, result in zip(flight, results, strict=True):
             self._queued_bytes -= ticket.size
-            if type(answer) is Unconfirmed:
+            if type(result) is Unconfirmed:
                 self._unconfirmed(queue.path, ticket)
             else:
-                ticket.finish(answer)
+                ticket.finish(result)
         if queue.waiting:
             asyncio.get_running_loop().call_soon(self._begin, queue)
             return
@@ -423,7 +437,7 @@ class CommitQueues:
         self._launch()
 
     async def _work(self, queues: list[CommitQueue]) -> None:
-        """Decide and commit a batch of queues until each has its answers."""
+        """Decide and commit a batch of queues until each has its results."""
         try:
             while queues:
                 queues = await self._round(queues)
@@ -452,25 +466,25 @@ class CommitQueues:
         for queue in queues:
             if not queue.flight:
                 continue
-            draft, answers = self._run(queue, queue.facts)
+            draft, results = self._run(queue, queue.facts)
             # Closing again what is closed changes nothing, so no guard would vouch for it.
             unsure = not queue.fresh and (
-                not draft.changes or any(not _is_change(a) for a in answers)
+                not draft.changes or any(not _is_change(a) for a in results)
             )
             if unsure:
                 queue.facts = None
                 again.append(queue)
             elif draft.changes:
-                sent.append((queue, draft, answers, draft.commit(self._new_id)))
+                sent.append((queue, draft, results, draft.commit(self._new_id)))
             else:
-                self._finish(queue, answers)
+                self._finish(queue, results)
         if sent:
             outcomes = await self._commit([commit for *_, commit in sent])
-            for (queue, draft, answers, commit), outcome in zip(sent, outcomes, strict=True):
+            for (queue, draft, results, commit), outcome in zip(sent, outcomes, strict=True):
                 queue.fresh = False
                 if isinstance(outcome, Unknown):
-                    self._find_out(queue, draft, answers, commit)
-                elif not self._settle(queue, draft, answers, commit, outcome):
+                    self._resend_later(queue, draft, results, commit)
+                elif not self._act_on(queue, draft, results, commit, outcome):
                     again.append(queue)
         return again
 
@@ -487,15 +501,15 @@ class CommitQueues:
             log.exception(STORE_FAILED)
             return [Unknown("The store failed.")] * len(batch)
 
-    def _find_out(
-        self, queue: CommitQueue, draft: Draft, answers: list[Any], commit: Commit
+    def _resend_later(
+        self, queue: CommitQueue, draft: Draft, results: list[Any], commit: Commit
     ) -> None:
-        task = asyncio.create_task(self._resend(queue, draft, answers, commit))
+        task = asyncio.create_task(self._resend(queue, draft, results, commit))
         self._resends.add(task)
         task.add_done_callback(self._resends.discard)
 
     async def _resend(
-        self, queue: CommitQueue, draft: Draft, answers: list[Any], commit: Commit
+        self, queue: CommitQueue, draft: Draft, results: list[Any], commit: Commit
     ) -> None:
         """Send the same commit until its outcome is known.
 
@@ -545,7 +559,7 @@ class CommitQueues:
             # nothing, may have sent it anew.
             queue.facts = None
             self._finish(queue, [None] * len(queue.flight))
-        elif not self._settle(queue, draft, answers, commit, outcome):
+        elif not self._act_on(queue, draft, results, commit, outcome):
             await self._work([queue])
 
     def _forget(self) -> None:
@@ -554,79 +568,29 @@ class CommitQueues:
                 del self._queues[path]
 
 
-def _is_change(answer: object) -> bool:
-    """Whether an answer can only be true together with the commit, whose guard vouches for it."""
-    if isinstance(answer, Appended):
-        return not answer.duplicate
-    return isinstance(answer, Created) and answer.new
+def _is_change(result: object) -> bool:
+    """Whether a result can only be true together with the commit, whose guard vouches for it."""
+    if isinstance(result, Appended):
+        return not result.duplicate
+    return isinstance(result, Created) and result.new
 
 
-def relocated(answers: Sequence[Any], draft: Draft, applied: Applied) -> list[Any]:
+def relocated(results: Sequence[Any], draft: Draft, applied: Applied) -> list[Any]:
     """Answers moved to where their commit went: past what others appended in the meantime, and onto
     the timeline that the store chose.
     """
     shift = applied.tail - draft.tail
     moved: list[Any] = []
-    for answer in answers:
-        if isinstance(answer, Appended | Created):
-            timeline = applied.timeline if answer.timeline == draft.timeline else answer.timeline
+    for result in results:
+        if isinstance(result, Appended | Created):
+            timeline = applied.timeline if result.timeline == draft.timeline else result.timeline
             moved.append(
-                msgspec.structs.replace(answer, tail=answer.tail + shift, timeline=timeline)
+                msgspec.structs.replace(result, tail=result.tail + shift, timeline=timeline)
             )
-        elif isinstance(answer, StreamClosed):
-            tail = answer.tail
+        elif isinstance(result, StreamClosed):
+            tail = result.tail
             timeline = applied.timeline if tail.timeline == draft.timeline else tail.timeline
             moved.append(StreamClosed(Offset(timeline, tail.position + shift)))
         else:
-            moved.append(answer)
+            moved.append(result)
     return moved
-
-
-def decision_failed(operation: Operation[Any], error: Exception) -> ProtocolError:
-    """500; the log tells why."""
-    log.error("deciding %s failed", type(operation).__name__, exc_info=error)
-    return ProtocolError("The server failed; see its log.")
-
-
-def stopped() -> Unavailable:
-    """503: the engine has stopped, or has not started in this process."""
-    return Unavailable(
-        "The streams engine is not running in this process; start it first.", code="not-started"
-    )
-
-
-def too_contended() -> Unavailable:
-    """503: other writers were faster every time."""
-    return Unavailable("The stream is too contended.", code="contended")
-
-
-def store_failed() -> Unavailable:
-    """503: the store raised something that it should not."""
-    return Unavailable("The store failed; see the server's log.")
-
-
-def store_unreachable() -> Unavailable:
-    """503: the store did not return what a decision needs."""
-    return Unavailable("The store cannot be reached.")
-
-
-def refused(outcome: Refused) -> Unavailable:
-    """503, or 507 where the store is full: the store did nothing and said why."""
-    full = outcome.code == "storage-full"
-    return Unavailable(
-        outcome.message,
-        code=outcome.code,
-        status=507 if full else 503,
-        retry_after=None if full else 1,
-    )
-
-
-def outcome_unknown() -> Unavailable:
-    """504: the operation may or may not have been applied."""
-    return Unavailable(
-        "The store does not say whether this was applied. Repeat it with producer headers, "
-        "or read the stream to find out.",
-        code="outcome-unknown",
-        status=504,
-        retry_after=None,
-    )

@@ -17,7 +17,7 @@ from durable_streams_core.operations import (
     ProducerClaim,
 )
 from durable_streams_core.streams import Asked, birth_of
-from durable_streams_server.engine.engine import LARGE_JSON, is_large_json
+from durable_streams_server.engine.arguments import LARGE_JSON, is_large_json
 from durable_streams_server.http import headers
 from durable_streams_server.http.conditions import Conditions, parse_conditions
 from durable_streams_server.http.context import Context
