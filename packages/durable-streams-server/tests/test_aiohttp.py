@@ -153,7 +153,7 @@ async def test_an_http_1_0_client_gets_a_live_answer_without_chunks(memory):
         await connection.send(b"GET /a?offset=-1&live=sse HTTP/1.0\r\nHost: x\r\n\r\n")
         answer = await connection.answer()
         assert "transfer-encoding" not in answer
-        assert answer.body.startswith(b"event: data\ndata:x\n\n")
+        assert b"event: data\ndata:x\n\n" in answer.body
         await client.close()
 
 

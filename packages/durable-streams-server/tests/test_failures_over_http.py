@@ -177,7 +177,7 @@ def test_a_reader_that_fails_on_a_shared_look_keeps_no_other_from_it(caplog):
 
     look = SharedLook(fail)
     look.join(seen.append)
-    look.settle(NotFound("gone"))
+    look.complete(NotFound("gone"))
     assert [type(page) for page in seen] == [NotFound]
     assert "a live reader failed" in caplog.text
 
@@ -189,7 +189,7 @@ def test_a_bug_in_making_an_answer_is_an_answer(caplog):
         raise ValueError("a bug")
 
     submission = Submission(fail, [])
-    pending = submission.answer(lambda: None)
-    submission.settle(object())
+    pending = submission.response(lambda: None)
+    submission.complete(object())
     assert pending.result.status == 500
     assert "a bug" in caplog.text

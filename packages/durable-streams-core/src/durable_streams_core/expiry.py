@@ -24,6 +24,12 @@ _LEAP_SECONDS: Final = ((6, 30, 23, 59), (12, 31, 23, 59))
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
+def two_lifetimes() -> InvalidRequest:
+    return InvalidRequest(
+        "A stream has a TTL or a time at which it expires, not both.", code="ttl-and-expires-at"
+    )
+
+
 def parse_ttl(value: str) -> int:
     """Seconds; only plain decimal without sign, point, exponent or leading zeros (§5.1)."""
     if _TTL.fullmatch(value) is None or int(value) > MAX_TTL_SECONDS:

@@ -184,10 +184,7 @@ class Append(msgspec.Struct, frozen=True, gc=False):
                 require_same_type(asked, birth.content_type)
             stored = self.body.stored(birth.kind)
         if not stored and not self.close:
-            raise InvalidRequest(
-                "An append needs data; to close the stream without any, send Stream-Closed: true.",
-                code="empty-body",
-            )
+            raise empty_append()
         if self.expected is not None:
             check_tail(draft, self.expected)
         if self.seq is not None:
@@ -565,6 +562,13 @@ def check_tail(draft: Draft, expected: Offset) -> None:
     if not inherited and not head.holds(expected) and expected.timeline < head.timeline:
         raise OffsetGone
     raise TailMoved(draft.tail_offset)
+
+
+def empty_append() -> InvalidRequest:
+    return InvalidRequest(
+        "An append needs data; to close the stream without any, send Stream-Closed: true.",
+        code="empty-body",
+    )
 
 
 def no_stream() -> NotFound:

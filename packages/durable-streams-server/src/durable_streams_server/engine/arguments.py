@@ -6,7 +6,7 @@ from typing import Final
 
 from durable_streams_core.content import Kind, media_type
 from durable_streams_core.errors import InvalidRequest, ProtocolError
-from durable_streams_core.expiry import parse_expires_at, parse_ttl
+from durable_streams_core.expiry import parse_expires_at, parse_ttl, two_lifetimes
 from durable_streams_core.operations import EMPTY_BODY, Body, ProducerClaim
 from durable_streams_core.protocol import MAX_PRODUCER_ID_BYTES, MAX_SAFE_INTEGER, MAX_SEQ_BYTES
 from durable_streams_core.streams import Asked
@@ -24,7 +24,7 @@ def requested_creation(content_type: str | None, ttl: int | None, expires_at: st
     if content_type is not None:
         media_type(content_type)
     if ttl is not None and expires_at is not None:
-        raise InvalidRequest("Give a TTL or an expiry time, not both.", code="ttl-and-expires-at")
+        raise two_lifetimes()
     if ttl is not None:
         ttl = parse_ttl(str(ttl))
     moment = None if expires_at is None else parse_expires_at(expires_at)

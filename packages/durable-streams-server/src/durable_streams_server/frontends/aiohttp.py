@@ -23,7 +23,7 @@ from durable_streams_server.frontends.mount import Mount, Streams
 from durable_streams_server.http import wire
 from durable_streams_server.http.exchange import Exchange
 from durable_streams_server.http.messages import (
-    Answer,
+    AnyResponse,
     Live,
     Pending,
     RequestHead,
@@ -124,7 +124,7 @@ class _Front:
             yield
 
     async def shutdown(self, _app: web.Application) -> None:
-        """Before aiohttp waits for handlers: live readers get their farewell."""
+        """Drain live readers before aiohttp waits for handlers."""
         self._handler.close()
 
     async def expect(self, request: web.Request) -> web.StreamResponse | None:
@@ -144,14 +144,14 @@ class _Front:
         if begun.takes_body and request.can_read_body:
             received = await _receive(request, begun.max_body)
             if received is None:
-                return _final(self._handler.too_large(begun.head))
+                return _final(self._handler.too_large(begun.request))
             body = received
-        answer: Answer = begun.run_received(body)
-        if isinstance(answer, Pending):
-            answer = await awaited(answer)
-        if isinstance(answer, Response):
-            return Prepared(answer)
-        return LiveResponse(answer)
+        response: AnyResponse = begun.run_received(body)
+        if isinstance(response, Pending):
+            response = await awaited(response)
+        if isinstance(response, Response):
+            return Prepared(response)
+        return LiveResponse(response)
 
     async def _begin(self, request: web.Request) -> Response | Exchange:
         try:
@@ -198,7 +198,7 @@ async def _receive(request: web.Request, limit: int) -> bytes | None:
 
 
 def _final(response: Response) -> web.StreamResponse:
-    """An answer after which the connection ends, because the body was not read."""
+    """A response after which the connection ends, because the body was not read."""
     prepared = Prepared(response)
     prepared.force_close()
     return prepared
@@ -295,11 +295,11 @@ def _is_watched(request: web.BaseRequest) -> bool:
 
 
 class LiveResponse(web.StreamResponse):
-    """A live answer, pushed into the transport as it comes."""
+    """A live response, pushed into the transport as it comes."""
 
     def __init__(self, live: Live) -> None:
-        super().__init__(status=live.head.status)
-        for name, value in live.head.headers:
+        super().__init__(status=live.response.status)
+        for name, value in live.response.headers:
             self.headers.add(name.decode(), value.decode())
         self._live = live
 
@@ -321,7 +321,7 @@ def _is_chunked(response: web.StreamResponse) -> bool:
 
 
 async def _push(live: Live, request: web.BaseRequest, *, chunked: bool) -> None:
-    """Attach the transport to the live answer and stay until one of them ends."""
+    """Attach the transport to the live response and stay until one of them ends."""
     sink = _TransportSink(request, chunked=chunked)
     live.attach(sink)
     while not sink.ended:

@@ -87,7 +87,7 @@ class AsgiApp:
             await send({"type": "websocket.close", "code": 1003})
 
     async def close(self) -> None:
-        """Say farewell to live readers, and stop the engine if the app owns it."""
+        """Drain live readers, and stop the engine if the app owns it."""
         await self._mount.close()
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
@@ -140,23 +140,23 @@ class AsgiApp:
         body = await client.body(exchange.max_body if exchange.takes_body else 0)
         if body is None:
             if exchange.takes_body:
-                await client.respond(self._handler.too_large(exchange.head))
+                await client.respond(self._handler.too_large(exchange.request))
                 return
             body = b""
         if client.gone:
             await client.respond_to_nobody()
             return
-        answer = exchange.run_received(body)
-        if isinstance(answer, Pending):
-            settled = await client.wait(answer)
-            if settled is None:
+        response = exchange.run_received(body)
+        if isinstance(response, Pending):
+            resolved = await client.wait(response)
+            if resolved is None:
                 await client.respond_to_nobody()
                 return
-            answer = settled
-        if isinstance(answer, Response):
-            await client.respond(answer)
+            response = resolved
+        if isinstance(response, Response):
+            await client.respond(response)
         else:
-            await client.stream(answer)
+            await client.stream(response)
 
 
 class _Client:
@@ -220,30 +220,30 @@ class _Client:
             pass
 
     async def wait(self, pending: Pending) -> Response | Live | None:
-        """The pending answer, or None if the client went away first."""
-        answering = asyncio.ensure_future(awaited(pending))
+        """The pending response, or None if the client went away first."""
+        responding = asyncio.ensure_future(awaited(pending))
         watch = asyncio.create_task(self._disconnected())
         try:
-            await asyncio.wait((answering, watch), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((responding, watch), return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
-            answering.add_done_callback(_drop)
+            responding.add_done_callback(_drop)
             raise
         finally:
             watch.cancel()
-            if not answering.done():
-                answering.cancel()
-        return answering.result() if answering.done() else None
+            if not responding.done():
+                responding.cancel()
+        return responding.result() if responding.done() else None
 
     async def stream(self, live: Live) -> None:
-        """Push a live answer until it ends or the client goes away."""
+        """Push a live response until it ends or the client goes away."""
         sink = _QueueSink()
         watch: asyncio.Task[None] | None = None
         try:
             await self._send(
                 {
                     "type": "http.response.start",
-                    "status": live.head.status,
-                    "headers": live.head.headers,
+                    "status": live.response.status,
+                    "headers": live.response.headers,
                 }
             )
             watch = asyncio.create_task(self._disconnected())
@@ -269,9 +269,9 @@ class _Client:
                 watch.cancel()
 
 
-def _drop(answering: asyncio.Future[Response | Live]) -> None:
-    if not answering.cancelled():
-        drop(answering.result())
+def _drop(responding: asyncio.Future[Response | Live]) -> None:
+    if not responding.cancelled():
+        drop(responding.result())
 
 
 class _QueueSink:

@@ -47,7 +47,7 @@ class Mount:
             raise Unavailable(f"The store cannot be opened: {error}") from error
 
     async def close(self) -> None:
-        """Say farewell to live readers, and stop an owned engine."""
+        """Drain live readers, and stop an owned engine."""
         self.handler.close()
         if self.owned:
             await self.engine.stop()

@@ -2,8 +2,8 @@
 
 A stream has many pages and so many entity tags. A tag names the stream as it is when it is that of
 a page that reaches the tail, or that of the first page, which is what its URL shows. The tail's
-offset in quotes does as well, as in the extension of appends. A condition counts only where the
-request would else succeed (§13.2.1).
+offset in quotes does as well, as in the extension of appends. A condition counts only for a
+request that would succeed without it (§13.2.1).
 """
 
 import msgspec
@@ -33,7 +33,7 @@ class Conditions(msgspec.Struct, frozen=True):
         """Raise :class:`PreconditionFailed` unless the stream at a path meets the conditions.
 
         Returns the incarnation and the tail on which that rests, each None if it does not matter.
-        Raises NotFound or Gone where there is no stream.
+        Raises NotFound or Gone for a path without a stream.
         """
         head = await engine.live_head(path)
         incarnation, tail = None, None
@@ -67,10 +67,10 @@ class Conditions(msgspec.Struct, frozen=True):
         return self.if_none_match is not None and etag_matches(self.if_none_match, tag)
 
 
-def parse_conditions(head: RequestHead) -> Conditions | None:
+def parse_conditions(request: RequestHead) -> Conditions | None:
     """The conditions of a request, None for a request without any."""
-    if_match = head.headers.get(b"if-match")
-    if_none_match = head.headers.get(b"if-none-match")
+    if_match = request.headers.get(b"if-match")
+    if_none_match = request.headers.get(b"if-none-match")
     if if_match is None and if_none_match is None:
         return None
     return Conditions(

@@ -1,6 +1,4 @@
-"""What all exchanges of one front end share: engine, options, live readers, addresses, and the
-answers that were made of pages before.
-"""
+"""The context that all exchanges of one front end share."""
 
 import re
 from urllib.parse import urlsplit
@@ -10,7 +8,7 @@ from durable_streams_server.caches import TwoGenerationCache
 from durable_streams_server.engine.engine import Engine
 from durable_streams_server.engine.pages import MAX_KEPT, MAX_KEPT_BYTES, Page
 from durable_streams_server.http.assets import load_assets
-from durable_streams_server.http.headers import Cors
+from durable_streams_server.http.headers import CommonHeaders
 from durable_streams_server.http.live import Readers
 from durable_streams_server.http.messages import Header, RequestHead, Response
 from durable_streams_server.http.options import Options
@@ -28,7 +26,7 @@ class Context:
         self.options = options
         self.readers = Readers(engine, sse_retry=options.sse_retry)
         self.assets = load_assets(console=options.console)
-        self.cors = Cors(
+        self.common_headers = CommonHeaders(
             options.cors_origins, options.cors_headers, credentials=options.cors_credentials
         )
         self.cache: Header = (
@@ -42,35 +40,35 @@ class Context:
             TwoGenerationCache(MAX_KEPT)
         )
 
-    def location(self, head: RequestHead, path: str) -> bytes:
+    def location(self, request: RequestHead, path: str) -> bytes:
         """The URL of a stream: absolute where the host is known."""
-        target = head.root + encode_path(path)
-        return (self.origin(head) + target).encode()
+        target = request.root + encode_path(path)
+        return (self.origin(request) + target).encode()
 
-    def origin(self, head: RequestHead) -> str:
+    def origin(self, request: RequestHead) -> str:
         """Where the client reached the server, up to the root; empty where that is not known."""
         if self._public_url is not None:
             return self._public_url
-        host = head.headers.get(b"host", b"")
-        return "" if _HOST.fullmatch(host) is None else f"{head.scheme}://{host.decode()}"
+        host = request.headers.get(b"host", b"")
+        return "" if _HOST.fullmatch(host) is None else f"{request.scheme}://{host.decode()}"
 
-    def is_own(self, origin: bytes, head: RequestHead) -> bool:
+    def is_own(self, origin: bytes, request: RequestHead) -> bool:
         """Whether an ``Origin`` is that of this very server, as the client reached it."""
         scheme, _, authority = origin.lower().partition(b"://")
         default = {b"http": b":80", b"https": b":443"}.get(scheme, b"")
-        known = {head.headers.get(b"host", b"").lower()}
+        known = {request.headers.get(b"host", b"").lower()}
         if self._public_url is not None:
             known.add(urlsplit(self._public_url).netloc.lower().encode())
         hosts = {host.removesuffix(default) for host in known}
         return bool(authority) and authority.removesuffix(default) in hosts
 
-    def kept(self, page: Page, base: list[Header], coding: str) -> Response | None:
-        """The answer that was made of this very page before."""
+    def kept(self, page: Page, common: list[Header], coding: str) -> Response | None:
+        """The response that was made of this very page before."""
         known = self._kept.get((page.head.incarnation, coding))
-        if known is not None and known[0] is page and known[1] is base:
+        if known is not None and known[0] is page and known[1] is common:
             return known[2]
         return None
 
-    def keep(self, page: Page, base: list[Header], coding: str, response: Response) -> None:
+    def keep(self, page: Page, common: list[Header], coding: str, response: Response) -> None:
         if len(response.body) <= MAX_KEPT_BYTES:
-            self._kept.add((page.head.incarnation, coding), (page, base, response))
+            self._kept.add((page.head.incarnation, coding), (page, common, response))

@@ -8,14 +8,14 @@ from durable_streams_server.http.context import Context
 from durable_streams_server.http.control_routes import (
     MAX_CONTROL_BODY,
     Route,
-    answer,
     check_method,
     error_response,
     parse_body,
+    respond,
 )
 from durable_streams_server.http.errors import internal_error
 from durable_streams_server.http.exchange import Exchange
-from durable_streams_server.http.messages import Answer, Header, Pending, RequestHead, Response
+from durable_streams_server.http.messages import AnyResponse, Header, Pending, RequestHead, Response
 
 log = logging.getLogger("durable_streams_server.http")
 
@@ -26,9 +26,9 @@ class Controlling(Exchange):
     __slots__ = ("_route",)
 
     def __init__(
-        self, context: Context, head: RequestHead, route: Route, base: list[Header]
+        self, context: Context, request: RequestHead, route: Route, common: list[Header]
     ) -> None:
-        super().__init__(context, head, route.path, base)
+        super().__init__(context, request, route.path, common)
         self._route = route
 
     @property
@@ -36,13 +36,13 @@ class Controlling(Exchange):
         return MAX_CONTROL_BODY
 
     def problem(self, error: ProtocolError) -> Response:
-        return error_response(error, self._base)
+        return error_response(error, self._common)
 
     def _check_head(self) -> None:
-        check_method(self._route, self.head.method)
+        check_method(self._route, self.request.method)
         super()._check_head()
 
-    def _answer(self, body: bytes) -> Answer:
+    def _respond(self, body: bytes) -> AnyResponse:
         pending = Pending()
 
         async def work() -> None:
@@ -51,24 +51,29 @@ class Controlling(Exchange):
             except ProtocolError as error:
                 response = self.problem(error)
             except Exception:
-                log.exception("answering a control request failed")
+                log.exception("responding to a control request failed")
                 response = self.problem(internal_error())
             pending.resolve(response)
 
-        # What was begun is finished, also when the client goes away.
+        # The engine finishes this also when the client goes away.
         _ = self._engine.spawn(work())
         return pending
 
     async def _control(self, body: bytes) -> Response:
         context = self._context
-        wanted = parse_body(self._route, self.head.method, body)
+        wanted = parse_body(self._route, self.request.method, body)
         steps = self._consult(context.options.authorize, iter(wanted.questions))
         question = next(steps, None)
         if question is not None:
             await self._consult_on(steps, question)
         if self.verdict is not None:
             return self.verdict
-        place = Place(context.origin(self.head), self.head.root)
-        return await answer(
-            self._engine.subscriptions, self._route, self.head, wanted, place=place, base=self._base
+        place = Place(context.origin(self.request), self.request.root)
+        return await respond(
+            self._engine.subscriptions,
+            self._route,
+            self.request,
+            wanted,
+            place=place,
+            common=self._common,
         )

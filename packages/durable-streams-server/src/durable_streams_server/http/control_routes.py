@@ -7,7 +7,7 @@
     GET               __ds/jwks.json
 
 Callback, ack and release are authenticated by the tokens of their wake alone, and the public keys
-are public; for everything else the server's own access rules are asked.
+are public; for everything else the server's own access rules are value.
 """
 
 import re
@@ -33,6 +33,7 @@ from durable_streams_core.subscriptions.records import (
 from durable_streams_server.http.conditions import ANY, Conditions, parse_conditions
 from durable_streams_server.http.errors import wrong_method
 from durable_streams_server.http.messages import Header, RequestHead, Response
+from durable_streams_server.http.parsing import bearer_token
 from durable_streams_server.subscriptions import Subscriptions
 from durable_streams_server.subscriptions.service import MAX_WORKER
 from durable_streams_server.subscriptions.tokens import token_invalid
@@ -58,11 +59,11 @@ METHODS: Final = {
 }
 BY_TOKEN: Final = ("callback", "ack", "release")
 OPEN: Final = ("jwks", *BY_TOKEN)
-"""Routes for which the server's own access rules are not asked."""
+"""Routes for which the server's own access rules are not value."""
 
 
 class Route(msgspec.Struct, frozen=True):
-    """What a control path names."""
+    """The meaning of a control path."""
 
     name: str
     subscription: str = ""
@@ -70,17 +71,17 @@ class Route(msgspec.Struct, frozen=True):
 
     @property
     def path(self) -> str:
-        """What the access hook is asked about."""
+        """The path in a question for the access hook."""
         return PREFIX + self.subscription
 
     @property
     def action(self) -> str:
-        """What the access hook is asked for."""
+        """The action in a question for the access hook."""
         return "claim" if self.name == "claim" else "subscribe"
 
 
 def is_control(path: str) -> bool:
-    """Whether a raw path is one of control; asked before anything else is made of it."""
+    """Whether a raw path is that of a control route."""
     return path.startswith(RESERVED_SEGMENT) and path[4:5] in ("", "/")
 
 
@@ -127,16 +128,15 @@ def no_route() -> SubscriptionError:
     return error
 
 
-def bearer(head: RequestHead) -> str:
+def bearer(request: RequestHead) -> str:
     """The token of a request; raises :class:`SubscriptionError` where there is none."""
-    scheme, _, token = head.headers.get(b"authorization", b"").partition(b" ")
-    token = token.strip()
-    if scheme.lower() != b"bearer" or not token or not token.isascii():
+    token = bearer_token(request)
+    if not token or not token.isascii():
         raise token_invalid()
     return token.decode()
 
 
-def error_response(error: ProtocolError, base: list[Header]) -> Response:
+def error_response(error: ProtocolError, common: list[Header]) -> Response:
     """An error of these routes in the form that the protocol gives it (§7).
 
     Codes of streams are written as the protocol writes codes here.
@@ -145,12 +145,12 @@ def error_response(error: ProtocolError, base: list[Header]) -> Response:
     if isinstance(error, SubscriptionError):
         said.update(error.details)
     said["message"] = error.message
-    fields = [*base, _JSON, _NO_STORE]
+    fields = [*common, _JSON, _NO_STORE]
     fields += [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
     return Response(error.status, fields, msgspec.json.encode({"error": said}))
 
 
-def asked_for(body: bytes) -> object:
+def parse_json(body: bytes) -> object:
     """The value in a body; an empty one is an empty object."""
     if not body:
         return {}
@@ -160,10 +160,11 @@ def asked_for(body: bytes) -> object:
         raise invalid("The body is not valid JSON.") from None
 
 
-class Wanted(msgspec.Struct, frozen=True):
-    """A request whose body was read: what the access hook is asked for beyond the route itself.
+class ControlRequest(msgspec.Struct, frozen=True):
+    """A request whose body was read.
 
-    A subscription learns of its streams, and its server writes to its wake stream for it.
+    ``questions`` are for the access hook, beyond that about the route itself: a subscription learns
+    of its streams, and the server writes to its wake stream for it.
     """
 
     questions: list[tuple[str, str]]
@@ -173,49 +174,49 @@ class Wanted(msgspec.Struct, frozen=True):
     body: object = None
 
 
-def parse_body(route: Route, method: str, body: bytes) -> Wanted:
-    """What a request wants; raises :class:`SubscriptionError`."""
+def parse_body(route: Route, method: str, body: bytes) -> ControlRequest:
+    """The meaning of a body; raises :class:`SubscriptionError`."""
     if method in ("GET", "DELETE"):
-        return Wanted([])
-    asked = asked_for(body)
+        return ControlRequest([])
+    value = parse_json(body)
     if route.name == "base":
-        config = parse_config(asked)
+        config = parse_config(value)
         questions = [("subscribe", path) for path in config.streams]
         if config.pattern is not None:
             questions.append(("subscribe", config.pattern))
         if config.wake_stream is not None:
             questions.append(("append", config.wake_stream))
-        return Wanted(questions, config)
+        return ControlRequest(questions, config)
     if route.name == "streams":
-        streams = parse_streams(parse_object(asked))
-        return Wanted([("subscribe", path) for path in streams], streams=streams)
+        streams = parse_streams(parse_object(value))
+        return ControlRequest([("subscribe", path) for path in streams], streams=streams)
     if route.name == "claim":
-        worker = parse_object(asked).get("worker")
+        worker = parse_object(value).get("worker")
         if not isinstance(worker, str) or not 0 < len(worker) <= MAX_WORKER:
             raise invalid(f"worker is a name of 1 to {MAX_WORKER} characters.")
-        return Wanted([], worker=worker)
-    return Wanted([], body=asked)
+        return ControlRequest([], worker=worker)
+    return ControlRequest([], body=value)
 
 
-async def answer(
+async def respond(
     subscriptions: Subscriptions,
     route: Route,
-    head: RequestHead,
-    wanted: Wanted,
+    request: RequestHead,
+    wanted: ControlRequest,
     *,
     place: Place,
-    base: list[Header],
+    common: list[Header],
 ) -> Response:
     """Do what a permitted request wants; raises :class:`SubscriptionError`."""
     named = route.subscription
     name = route.name
     if name == "jwks":
         keys = msgspec.json.encode(await subscriptions.jwks())
-        return Response(200, [*base, _JWKS, _FOR_MINUTES], keys)
+        return Response(200, [*common, _JWKS, _FOR_MINUTES], keys)
     if name == "base":
-        conditions = parse_conditions(head)
+        conditions = parse_conditions(request)
         if conditions is not None:
-            await check_conditions(subscriptions, named, head.method, conditions, place)
+            await check_conditions(subscriptions, named, request.method, conditions, place)
         if wanted.config is not None:
             if wanted.config.type == WEBHOOK and not place.origin:
                 raise invalid(
@@ -223,23 +224,23 @@ async def answer(
                     "configure its public URL."
                 )
             new, described = await subscriptions.create(named, wanted.config, place)
-            return _json(described, base, 201 if new else 200)
-        if head.method == "GET":
-            return _json(await subscriptions.describe(named, place), base)
+            return _json(described, common, 201 if new else 200)
+        if request.method == "GET":
+            return _json(await subscriptions.describe(named, place), common)
         await subscriptions.delete(named)
     elif name == "streams":
         await subscriptions.add_streams(named, wanted.streams)
     elif name == "stream":
         await subscriptions.remove_stream(named, route.stream)
     elif name == "claim":
-        return _json(await subscriptions.claim(named, wanted.worker), base)
+        return _json(await subscriptions.claim(named, wanted.worker), common)
     elif name == "callback":
-        return _json(await subscriptions.callback(named, bearer(head), wanted.body), base)
+        return _json(await subscriptions.callback(named, bearer(request), wanted.body), common)
     elif name == "ack":
-        return _json(await subscriptions.ack(named, bearer(head), wanted.body), base)
+        return _json(await subscriptions.ack(named, bearer(request), wanted.body), common)
     else:
-        await subscriptions.release(named, bearer(head), wanted.body)
-    return Response(204, [*base, _NO_STORE])
+        await subscriptions.release(named, bearer(request), wanted.body)
+    return Response(204, [*common, _NO_STORE])
 
 
 async def check_conditions(
@@ -256,5 +257,5 @@ async def check_conditions(
         raise PreconditionFailed
 
 
-def _json(value: object, base: list[Header], status: int = 200) -> Response:
-    return Response(status, [*base, _JSON, _NO_STORE], msgspec.json.encode(value))
+def _json(value: object, common: list[Header], status: int = 200) -> Response:
+    return Response(status, [*common, _JSON, _NO_STORE], msgspec.json.encode(value))

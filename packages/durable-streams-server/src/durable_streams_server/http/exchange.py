@@ -1,7 +1,7 @@
-"""One request on its way: access, body, answer.
+"""One request and its response: access, body, outcome.
 
-What an exchange knows comes from the request's head alone. What belongs to its run is a
-:class:`Submission`, a pending answer or a live one.
+An exchange knows a request before its body. What belongs to its run is a :class:`Submission`, a
+pending response or a live one.
 """
 
 import logging
@@ -22,7 +22,7 @@ from durable_streams_server.http.errors import (
 )
 from durable_streams_server.http.messages import (
     REPEATED,
-    Answer,
+    AnyResponse,
     Header,
     Live,
     Pending,
@@ -39,24 +39,26 @@ class Exchange:
     """One request, told what to do by its method: see the subclasses."""
 
     __slots__ = (
-        "_base",
+        "_common",
         "_context",
         "_engine",
         "_question",
-        "head",
         "path",
         "permission",
+        "request",
         "takes_body",
         "verdict",
     )  # fmt: skip
 
-    def __init__(self, context: Context, head: RequestHead, path: str, base: list[Header]) -> None:
+    def __init__(
+        self, context: Context, request: RequestHead, path: str, common: list[Header]
+    ) -> None:
         self._context = context
         self._engine = context.engine
-        self._base = base
-        self.head = head
+        self._common = common
+        self.request = request
         self.path = path
-        self.takes_body = head.method in ("POST", "PUT")
+        self.takes_body = request.method in ("POST", "PUT")
         self._question: object = None
         self.permission: Awaitable[object] | None = None
         """To be awaited before anything else, when the access hook is async."""
@@ -67,23 +69,23 @@ class Exchange:
     def max_body(self) -> int:
         return self._engine.limits.max_body
 
-    def run(self, body: bytes) -> Answer:
-        """The second step: the answer, given the whole body."""
+    def run(self, body: bytes) -> AnyResponse:
+        """The second step: the response, given the whole body."""
         try:
-            return self._answer(body)
+            return self._respond(body)
         except ProtocolError as error:
             return self.problem(error)
         except Exception:
-            log.exception("answering a request failed")
+            log.exception("responding to a request failed")
             return self.problem(internal_error())
 
-    def run_received(self, body: bytes) -> Answer:
+    def run_received(self, body: bytes) -> AnyResponse:
         """As :meth:`run`, for a body that another server received: it may have lost it.
 
         Servers on httptools hand over no body where the request offers an upgrade.
         """
         if self.takes_body:
-            headers = self.head.headers
+            headers = self.request.headers
             length = headers.get(b"content-length")
             if length is not None:
                 complete = length.isdigit() and int(length) == len(body)
@@ -97,9 +99,9 @@ class Exchange:
 
     def problem(self, error: ProtocolError) -> Response:
         """An error in the form that errors have here."""
-        return problem(error, self._base)
+        return problem(error, self._common)
 
-    def _answer(self, body: bytes) -> Answer:
+    def _respond(self, body: bytes) -> AnyResponse:
         raise NotImplementedError
 
     def look_ahead(self) -> None:
@@ -108,9 +110,9 @@ class Exchange:
     # Access.
 
     def seek_access(self, authorize: Authorize | None, action: str) -> None:
-        """Ask the hook, if there is one, and then check the head.
+        """Ask the hook, if there is one, and then check the request.
 
-        What is found sets :attr:`verdict`; a hook that is async leaves a :attr:`permission`.
+        A refusal or a fault sets :attr:`verdict`; an async hook leaves a :attr:`permission`.
         """
         steps = self._consult(authorize, self._questions(action))
         question = next(steps, None)
@@ -119,13 +121,13 @@ class Exchange:
             self.permission = self._consult_on(steps, question)
 
     def _questions(self, action: str) -> Iterator[tuple[str, str]]:
-        """What the hook is asked, in order. Code behind a question runs once it is permitted."""
+        """The questions for the hook; code behind one runs once it is permitted."""
         yield action, self.path
         self._check_head()
 
     def _check_head(self) -> None:
-        """Raise for a fault in the head that is known without the body."""
-        headers = self.head.headers
+        """Raise for a fault in the request that is known without the body."""
+        headers = self.request.headers
         repeated = headers.get(REPEATED)
         if repeated is not None:
             raise repeated_header(repeated)
@@ -158,7 +160,7 @@ class Exchange:
                 if authorize is None:
                     continue
                 try:
-                    permitted = authorize(action, path, self.head.native)
+                    permitted = authorize(action, path, self.request.native)
                     if isawaitable(permitted):
                         permitted = yield permitted
                 except Exception:
@@ -193,18 +195,18 @@ class Exchange:
                 waiting.close()
         self.permission = None
 
-    # Ways to an answer.
+    # Ways to a response.
 
     def _submit(
         self, operation: Operation[Any], respond: Callable[[Any], Response]
     ) -> Response | Pending:
-        """Put an operation in its commit queue, and answer at once if it is done at once."""
-        submission = Submission(respond, self._base)
-        ticket = self._engine.submit(self.path, operation, submission.settle)
-        return submission.answer(ticket.cancel)
+        """Put an operation in its commit queue, and respond at once if it is done at once."""
+        submission = Submission(respond, self._common)
+        ticket = self._engine.submit(self.path, operation, submission.complete)
+        return submission.response(ticket.cancel)
 
     def _later(self, work: Coroutine[Any, Any, Response | Live]) -> Pending:
-        """An answer that a coroutine works out."""
+        """A response that a coroutine works out."""
         pending = Pending()
 
         async def run() -> None:
@@ -213,7 +215,7 @@ class Exchange:
             except ProtocolError as error:
                 pending.resolve(self.problem(error))
             except Exception:
-                log.exception("answering a request failed")
+                log.exception("responding to a request failed")
                 pending.resolve(self.problem(internal_error()))
 
         task = self._engine.spawn(run())
@@ -224,33 +226,33 @@ class Exchange:
 
 
 class Submission:
-    """One operation in its commit queue, until its outcome has become an answer."""
+    """One operation in its commit queue, until its outcome has become a response."""
 
-    __slots__ = ("_base", "_done", "_pending", "_respond")
+    __slots__ = ("_common", "_done", "_pending", "_respond")
 
-    def __init__(self, respond: Callable[[Any], Response], base: list[Header]) -> None:
+    def __init__(self, respond: Callable[[Any], Response], common: list[Header]) -> None:
         self._respond = respond
-        self._base = base
+        self._common = common
         self._done: Response | None = None
         self._pending: Pending | None = None
 
-    def settle(self, outcome: object) -> None:
-        """The operation's outcome, while it is being submitted or later."""
+    def complete(self, outcome: object) -> None:
+        """Take the outcome, while the operation is being submitted or later."""
         if isinstance(outcome, ProtocolError):
-            response = problem(outcome, self._base)
+            response = problem(outcome, self._common)
         else:
             try:
                 response = self._respond(outcome)
             except Exception:
-                log.exception("answering a request failed")
-                response = problem(internal_error(), self._base)
+                log.exception("responding to a request failed")
+                response = problem(internal_error(), self._common)
         if self._pending is None:
             self._done = response
         else:
             self._pending.resolve(response)
 
-    def answer(self, cancel: Callable[[], object]) -> Response | Pending:
-        """What is known once the operation has been submitted."""
+    def response(self, cancel: Callable[[], object]) -> Response | Pending:
+        """The response, or one that is pending until the outcome is known."""
         if self._done is not None:
             return self._done
         pending = self._pending = Pending()

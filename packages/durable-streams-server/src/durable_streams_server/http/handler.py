@@ -1,10 +1,10 @@
-"""The protocol's operations as HTTP: what a front end asks, in two steps.
+"""Speaks the protocol over HTTP, in two steps.
 
-``begin`` looks at the head alone and either answers at once (what needs no body: a wrong method,
-a bad path, a declared length over the limit) or returns an
-:class:`~durable_streams_server.http.exchange.Exchange`, which says how many bytes of body it takes
-and, once access is permitted, answers with a response, a pending one or a live one. Nothing is
-read or told of a stream before access is permitted.
+:meth:`Handler.begin` looks at a request before its body. It returns a response where that is enough
+(access is refused, the method is wrong, the path is bad, the declared length is over the limit), or
+an :class:`~durable_streams_server.http.exchange.Exchange`. The exchange says how many bytes of body
+it takes and then gives the response: complete, pending or live. Access is checked before anything
+else, so that a refusal tells nothing of a stream.
 """
 
 import hmac
@@ -36,6 +36,7 @@ from durable_streams_server.http.exchange import Exchange
 from durable_streams_server.http.listing import Listing, SubscriptionListing
 from durable_streams_server.http.messages import Header, RequestHead, Response, problem
 from durable_streams_server.http.options import Options
+from durable_streams_server.http.parsing import bearer_token
 from durable_streams_server.http.reads import Describing, Reading
 from durable_streams_server.http.writes import Appending, Creating, Deleting
 from durable_streams_server.signing import refuse_write, signature_in
@@ -49,7 +50,7 @@ _METHODS: dict[str, tuple[type[Exchange], str]] = {
     "PUT": (Creating, "create"),
     "DELETE": (Deleting, "delete"),
 }
-"""What each method does, and what the access hook is asked for."""
+"""The exchange of each method, and the action that the access hook is asked about."""
 
 
 _LISTINGS: dict[str, type[Exchange]] = {
@@ -66,45 +67,45 @@ class Handler:
         self.options = options = options or Options()
         self._context = context = Context(engine, options)
         self.readers = context.readers
-        self._cors = context.cors
+        self._common_headers = context.common_headers
         self._authorize = options.authorize
         self._token = None if options.token is None else options.token.encode()
 
-    def begin(self, head: RequestHead) -> Response | Exchange:
-        """The first step: an answer that needs no more, or the exchange to go on with."""
-        base = self._cors.headers(head.headers.get(b"origin"))
+    def begin(self, request: RequestHead) -> Response | Exchange:
+        """The first step: a response, or the exchange to go on with."""
+        common = self._common_headers.of(request.headers.get(b"origin"))
         try:
-            if head.method == "OPTIONS":
-                return Response(204, [*base, *self._cors.preflight()])
-            if head.method not in ("GET", "HEAD"):
-                self._check_origin(head)
-            exchange = self._begin(head, base)
+            if request.method == "OPTIONS":
+                return Response(204, [*common, *self._common_headers.preflight()])
+            if request.method not in ("GET", "HEAD"):
+                self._check_origin(request)
+            exchange = self._begin(request, common)
         except ProtocolError as error:
-            return self._problem(error, head, base)
+            return self._problem(error, request, common)
         except Exception:
             log.exception("looking at a request failed")
-            return self._problem(internal_error(), head, base)
+            return self._problem(internal_error(), request, common)
         if isinstance(exchange, Exchange) and exchange.verdict is not None:
             return exchange.verdict
         return exchange
 
-    def _begin(self, head: RequestHead, base: list[Header]) -> Response | Exchange:
-        if is_control(head.path):
-            return self._begin_control(head, base)
+    def _begin(self, request: RequestHead, common: list[Header]) -> Response | Exchange:
+        if is_control(request.path):
+            return self._begin_control(request, common)
         signer = self.engine.signer
-        signature = None if signer is None or not head.query else signature_in(head.query)
+        signature = None if signer is None or not request.query else signature_in(request.query)
         if signature is None:
-            self._check_token(head)
-        elif head.method not in ("GET", "HEAD"):
+            self._check_token(request)
+        elif request.method not in ("GET", "HEAD"):
             raise refuse_write()
-        known = _METHODS.get(head.method)
+        known = _METHODS.get(request.method)
         if known is None:
             raise wrong_method("GET", "HEAD", "POST", "PUT", "DELETE")
         kind, action = known
-        path = decode_path(head.path, self.engine.limits.max_path)
+        path = decode_path(request.path, self.engine.limits.max_path)
         if log.isEnabledFor(logging.DEBUG):
-            log.debug("%s %s", head.method, path)
-        exchange = kind(self._context, head, path, base)
+            log.debug("%s %s", request.method, path)
+        exchange = kind(self._context, request, path, common)
         if signer is None or signature is None:
             exchange.seek_access(self._authorize, action)
         else:
@@ -112,82 +113,82 @@ class Handler:
             exchange.seek_access(None, action)
         return exchange
 
-    def _begin_control(self, head: RequestHead, base: list[Header]) -> Response | Exchange:
+    def _begin_control(self, request: RequestHead, common: list[Header]) -> Response | Exchange:
         """A request under the reserved ``__ds`` prefix (§6)."""
-        asset = self._asset(head)
+        asset = self._asset(request)
         if asset is not None:
-            return asset.respond(head, base)
-        listing = _LISTINGS.get(head.path)
+            return asset.respond(request, common)
+        listing = _LISTINGS.get(request.path)
         if listing is not None:
-            self._check_token(head)
-            if head.method != "GET":
+            self._check_token(request)
+            if request.method != "GET":
                 raise wrong_method("GET")
-            return listing(self._context, head, head.path, base)
+            return listing(self._context, request, request.path, common)
         try:
-            route = parse_route(head.path)
+            route = parse_route(request.path)
         except ProtocolError:
-            self._check_token(head)
+            self._check_token(request)
             raise
         if route.name in OPEN:
             authorize = None
         else:
-            self._check_token(head)
+            self._check_token(request)
             authorize = self._authorize
-        exchange = Controlling(self._context, head, route, base)
+        exchange = Controlling(self._context, request, route, common)
         exchange.seek_access(authorize, route.action)
         return exchange
 
-    def _asset(self, head: RequestHead) -> Asset | None:
-        return self._context.assets.get(head.path.removeprefix(RESERVED_SEGMENT + "/"))
+    def _asset(self, request: RequestHead) -> Asset | None:
+        return self._context.assets.get(request.path.removeprefix(RESERVED_SEGMENT + "/"))
 
-    def _check_origin(self, head: RequestHead) -> None:
+    def _check_origin(self, request: RequestHead) -> None:
         """Refuse a write of a page that is not of a listed origin.
 
-        A browser sends some writes without asking first, and only hides their answers.
+        A browser sends some writes without asking first, and only hides their responses.
         """
-        origin = head.headers.get(b"origin")
-        if origin is None or self._cors.allows(origin) or self._context.is_own(origin, head):
+        origin = request.headers.get(b"origin")
+        if (
+            origin is None
+            or self._common_headers.allows(origin)
+            or self._context.is_own(origin, request)
+        ):
             return
         raise foreign_origin()
 
-    def _check_token(self, head: RequestHead) -> None:
-        if self._token is not None and not self._has_token(head):
-            raise not_authenticated()
+    def _check_token(self, request: RequestHead) -> None:
+        if self._token is not None:
+            given = bearer_token(request)
+            if given is None or not hmac.compare_digest(given, self._token):
+                raise not_authenticated()
 
-    def _problem(self, error: ProtocolError, head: RequestHead, base: list[Header]) -> Response:
+    def _problem(
+        self, error: ProtocolError, request: RequestHead, common: list[Header]
+    ) -> Response:
         """An error in the one form that errors of this route have."""
-        path = head.path
-        if is_control(path) and path not in _LISTINGS and self._asset(head) is None:
-            return error_response(error, base)
-        return problem(error, base)
-
-    def _has_token(self, head: RequestHead) -> bool:
-        scheme, _, given = head.headers.get(b"authorization", b"").partition(b" ")
-        return (
-            scheme.lower() == b"bearer"
-            and self._token is not None
-            and hmac.compare_digest(given.strip(), self._token)
-        )
+        path = request.path
+        if is_control(path) and path not in _LISTINGS and self._asset(request) is None:
+            return error_response(error, common)
+        return problem(error, common)
 
     def outside(self, method: str, path: str, root: str) -> Response:
         """For a path that is not under the stream root."""
-        base = self._cors.headers(None)
+        common = self._common_headers.of(None)
         if self.options.health and path == "/health" and method in ("GET", "HEAD"):
-            fields = [*base, (b"content-type", b"application/json"), headers.NO_STORE]
+            fields = [*common, (b"content-type", b"application/json"), headers.NO_STORE]
             return Response(200, fields, b'{"status":"ok"}')
         message = f"There is nothing here; streams live under {root}."
-        return problem(NotFound(message, code="not-a-stream"), base)
+        return problem(NotFound(message, code="not-a-stream"), common)
 
-    def too_large(self, head: RequestHead) -> Response:
+    def too_large(self, request: RequestHead) -> Response:
         """For a body that turned out to be over the limit."""
-        base = self._cors.headers(head.headers.get(b"origin"))
-        limit = MAX_CONTROL_BODY if is_control(head.path) else self.engine.limits.max_body
-        return self._problem(body_too_large(limit), head, base)
+        common = self._common_headers.of(request.headers.get(b"origin"))
+        limit = MAX_CONTROL_BODY if is_control(request.path) else self.engine.limits.max_body
+        return self._problem(body_too_large(limit), request, common)
 
     def refuse(self, error: ProtocolError) -> Response:
         """A problem that a front end found itself."""
-        return problem(error, self._cors.headers(None))
+        return problem(error, self._common_headers.of(None))
 
     def close(self) -> None:
-        """Say farewell to live readers; new ones get one page and are not kept."""
+        """Drain live readers; new ones get one page and are not kept."""
         self.readers.close()

@@ -1,4 +1,4 @@
-"""The header pairs of answers: built once where they can be, cheap where they cannot."""
+"""The header pairs of responses: built once where they can be, cheap where they cannot."""
 
 from durable_streams_core.offsets import encode_offset
 from durable_streams_core.streams import Birth
@@ -7,7 +7,7 @@ from durable_streams_server.http.messages import Header, to_lines
 NOSNIFF: Header = (b"x-content-type-options", b"nosniff")
 RESOURCE_POLICY: Header = (b"cross-origin-resource-policy", b"cross-origin")
 SECURITY: list[Header] = [NOSNIFF, RESOURCE_POLICY]
-"""On every answer (§12.7)."""
+"""On every response (§12.7)."""
 
 CLOSED: Header = (b"stream-closed", b"true")
 UP_TO_DATE: Header = (b"stream-up-to-date", b"true")
@@ -23,10 +23,10 @@ def next_offset(timeline: bytes, position: int) -> Header:
 
 
 def appended_lines(
-    base: bytes, timeline: bytes, tail: int, epoch: int, seq: int, *, closed: bool
+    common: bytes, timeline: bytes, tail: int, epoch: int, seq: int, *, closed: bool
 ) -> bytes:
-    """The answer to an append, which is sent most often; ``epoch`` is negative without producer."""
-    lines = b"%bstream-next-offset: %b_%016d\r\n" % (base, timeline, tail)
+    """The response to an append, the most frequent; ``epoch`` is negative without producer."""
+    lines = b"%bstream-next-offset: %b_%016d\r\n" % (common, timeline, tail)
     if closed:
         lines += b"stream-closed: true\r\n"
     if epoch >= 0:
@@ -38,8 +38,8 @@ def content_type(birth: Birth) -> Header:
     return (b"content-type", birth.content_type.encode())
 
 
-class Cors:
-    """Which browser pages may read answers: every one, or those of listed origins."""
+class CommonHeaders:
+    """The headers of every response: security, and which pages of browsers may read it (CORS)."""
 
     METHODS = b"GET, HEAD, POST, PUT, DELETE, OPTIONS"
     REQUEST_HEADERS = (
@@ -81,8 +81,8 @@ class Cors:
             (self.REQUEST_HEADERS, *(name.lower().encode() for name in request_headers))
         )
 
-    def headers(self, origin: bytes | None) -> list[Header]:
-        """What every answer carries, for a request of this ``Origin``."""
+    def of(self, origin: bytes | None) -> list[Header]:
+        """The headers of every response to a request of this ``Origin``."""
         if self._any:
             return self._open
         if origin is not None and origin in self._origins:
@@ -95,12 +95,12 @@ class Cors:
         return self._shut
 
     def allows(self, origin: bytes) -> bool:
-        """Whether pages of an origin may read answers, and write."""
+        """Whether pages of an origin may read responses, and write."""
         return self._any or origin in self._origins
 
-    def lines(self, base: list[Header]) -> bytes:
-        """What :meth:`headers` returned, as it goes on the wire."""
-        return self._open_lines if base is self._open else to_lines(base)
+    def lines(self, common: list[Header]) -> bytes:
+        """What :meth:`of` returned, as it goes on the wire."""
+        return self._open_lines if common is self._open else to_lines(common)
 
     def preflight(self) -> list[Header]:
         return [

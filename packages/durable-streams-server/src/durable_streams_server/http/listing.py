@@ -18,7 +18,7 @@ from durable_streams_server.engine.results import StreamInfo
 from durable_streams_server.http import headers
 from durable_streams_server.http.errors import not_authenticated
 from durable_streams_server.http.exchange import Exchange
-from durable_streams_server.http.messages import Answer, Response
+from durable_streams_server.http.messages import AnyResponse, Response
 from durable_streams_server.http.parsing import MAX_QUERY_LENGTH, plain_integer
 from durable_streams_server.subscriptions.service import ListedSubscription
 
@@ -62,8 +62,8 @@ class Listing(Exchange):
 
     __slots__ = ()
 
-    def _answer(self, body: bytes) -> Answer:
-        prefix, after, limit = parse_listing(self.head.query)
+    def _respond(self, body: bytes) -> AnyResponse:
+        prefix, after, limit = parse_listing(self.request.query)
         return self._later(self._list(prefix, after, limit))
 
     async def _list(self, prefix: str, after: str, limit: int) -> Response:
@@ -72,7 +72,7 @@ class Listing(Exchange):
         return self._page(StreamPage(streams, rows[-1].path if len(rows) == limit else None))
 
     def _page(self, page: StreamPage | SubscriptionPage) -> Response:
-        fields = [*self._base, _JSON, headers.NO_STORE]
+        fields = [*self._common, _JSON, headers.NO_STORE]
         return Response(200, fields, msgspec.json.encode(page))
 
     async def _may_list(self, path: str) -> bool:
@@ -80,7 +80,7 @@ class Listing(Exchange):
         if authorize is None:
             return True
         try:
-            verdict = authorize("list", path, self.head.native)
+            verdict = authorize("list", path, self.request.native)
             if isawaitable(verdict):
                 verdict = await verdict
         except Exception:

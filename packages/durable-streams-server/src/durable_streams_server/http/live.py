@@ -1,8 +1,8 @@
-"""What live answers share: long-polls (§5.7) and events (§5.8).
+"""Live readers: what long-polls (§5.7) and SSE responses (§5.8) have in common.
 
 Both are listeners at a topic: registered before they look at the stream, told of each commit
 once, and never advanced past bytes that they did not get, be it at a time limit, a close or a
-shutdown. What is the same for many readers is made once and shared through the notification.
+shutdown. A frame or a page that many readers need is made once and shared through the notification.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ TICK_SECONDS = 1.0
 
 
 class Readers:
-    """The live readers of one front end: their clock, and their farewell."""
+    """The live readers of one front end: their clock and their end."""
 
     def __init__(self, engine: Engine, *, sse_retry: float) -> None:
         self.engine = engine
@@ -58,7 +58,7 @@ class Readers:
             self._timer = None
 
     def data_event(self, page: Page, data: bytes, *, base64: bool) -> bytes:
-        """The data event of a page, encoded once for a herd that reads the same bytes."""
+        """The data event of a page, encoded once for all who read the same bytes."""
         frames = self._frames
         key = (page.head.incarnation, page.timeline, page.start, len(data), base64)
         frame = frames.get(key)
@@ -85,14 +85,14 @@ class Readers:
             asyncio.get_running_loop().call_soon(self._pass_on, readers[SLICE:], now)
 
     def close(self) -> None:
-        """Answer every long-poll and end every SSE response, as at a time limit."""
+        """AnyResponse every long-poll and end every SSE response, as at a time limit."""
         self.closing = True
         for reader in tuple(self._readers):
-            reader.farewell()
+            reader.finish()
 
 
 class Reader:
-    """What long-polls and SSE readers share: a place at a topic, and a life to renew."""
+    """A subscriber of one stream, which renews the stream's life while it waits."""
 
     __slots__ = (
         "_birth", "_head", "_leave", "_readers", "_task", "_touch_at", "engine", "incarnation", "path",
@@ -136,7 +136,7 @@ class Reader:
             except ProtocolError as error:
                 log.warning("renewing a stream's life failed: %s", error)
 
-    def farewell(self) -> None:
+    def finish(self) -> None:
         raise NotImplementedError
 
     def leave(self) -> None:
@@ -171,7 +171,7 @@ class Reader:
                 look.join(then)
                 return
             notification.shared[key] = look = SharedLook(then)
-            then = look.settle
+            then = look.complete
         try:
             page = self.engine.page_nowait(self.path, offset, limit)
         except ProtocolError as error:
@@ -214,7 +214,7 @@ class SharedLook:
         else:
             then(self._result)
 
-    def settle(self, result: Page | ProtocolError) -> None:
+    def complete(self, result: Page | ProtocolError) -> None:
         self._result = result
         waiting, self._waiting = self._waiting, []
         for then in waiting:
@@ -225,8 +225,8 @@ class SharedLook:
 
 
 def _nothing() -> None:
-    """What is left to do for a reader that has left."""
+    """A reader that left has nothing to leave."""
 
 
-def _ignore(_answer: object) -> None:
-    """Renewing a life needs no answer: if it failed, the next tick tries again."""
+def _ignore(_result: object) -> None:
+    """Renewing a life needs no result: if it failed, the next tick tries again."""

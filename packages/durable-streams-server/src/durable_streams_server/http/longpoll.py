@@ -14,11 +14,11 @@ from durable_streams_server.http.messages import Pending
 class LongPoll(Reader):
     """Waits at the tail for one page (§5.7). Created registered; ``wait`` begins it."""
 
-    __slots__ = ("_answer", "_pending", "_reading", "_timer", "_told", "asked")
+    __slots__ = ("_pending", "_reading", "_respond", "_timer", "_told", "cursor")
 
-    def __init__(self, readers: Readers, path: str, asked: str | None) -> None:
+    def __init__(self, readers: Readers, path: str, cursor: str | None) -> None:
         super().__init__(readers, path)
-        self.asked = asked
+        self.cursor = cursor
         self._timer: asyncio.TimerHandle | None = None
         self._reading = self._told = False
 
@@ -26,17 +26,17 @@ class LongPoll(Reader):
         self,
         page: Page,
         pending: Pending,
-        answer: Callable[[Pending, Page | ProtocolError, str], None],
+        respond: Callable[[Pending, Page | ProtocolError, str], None],
     ) -> None:
-        """Wait from the end of an empty page; ``answer`` makes the response of what comes."""
+        """Wait from the end of an empty page; ``respond`` makes the response of what comes."""
         self.see(page)
         self.position, self.timeline = page.end, page.timeline
         self._pending = pending
-        self._answer = answer
+        self._respond = respond
         pending.on_cancel(self.leave)
         self.enlist()
         timeout = self.engine.limits.long_poll_timeout
-        self._timer = asyncio.get_running_loop().call_later(timeout, self.farewell)
+        self._timer = asyncio.get_running_loop().call_later(timeout, self.finish)
         if self._told:
             # Something came after the page was read and before it arrived here.
             self._look(None)
@@ -68,7 +68,7 @@ class LongPoll(Reader):
                 if page is None:
                     page = notification.shared["page"] = self._page_of(change, data)
                 assert isinstance(page, Page)
-                self._finish(page)
+                self._complete(page)
                 return
         self._look(notification)
 
@@ -98,17 +98,17 @@ class LongPoll(Reader):
             if self._told and self._timer is not None:
                 self._look(None)
             return
-        self._finish(page)
+        self._complete(page)
 
-    def farewell(self) -> None:
-        """The time is up: answer with what is there by now, which may be nothing."""
+    def finish(self) -> None:
+        """The time is up: respond with what is there by now, which may be nothing."""
         if self._task is not None:
             self._task.cancel()
             self._task = None
         self._reading = True
-        self.read(self.engine.limits.chunk, self._finish)
+        self.read(self.engine.limits.chunk, self._complete)
 
-    def _finish(self, page: Page | ProtocolError) -> None:
+    def _complete(self, page: Page | ProtocolError) -> None:
         if self._timer is None:
             return
         self._task = None
@@ -116,4 +116,4 @@ class LongPoll(Reader):
         if isinstance(page, InvalidRequest):
             # It was an offset of the stream when the wait began.
             page = OffsetGone()
-        self._answer(self._pending, page, self.engine.cursor(self.asked))
+        self._respond(self._pending, page, self.engine.cursor(self.cursor))

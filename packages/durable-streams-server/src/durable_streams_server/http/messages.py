@@ -1,7 +1,7 @@
-"""What goes between the handler and a front end: a request's head, and three kinds of answer.
+"""Requests, and the three kinds of response that pass between the handler and a front end.
 
 * :class:`Response` is ready: status, header pairs, body.
-* :class:`Pending` calls back once with a response or a live answer, and can be cancelled.
+* :class:`Pending` calls back once with a response or a live response, and can be cancelled.
 * :class:`Live` is a head, then frames that are pushed into a :class:`Sink`.
 
 None of the three needs a task.
@@ -44,7 +44,7 @@ _SINGLE = frozenset(
 
 
 class RequestHead:
-    """Everything of a request but its body.
+    """A request without its body.
 
     ``path`` is what follows the stream root in the raw target, still percent-encoded; ``root`` is
     that root as the client sees it, with both slashes; ``headers`` are by lower-case name.
@@ -119,7 +119,7 @@ def fold_into(folded: dict[bytes, bytes], name: bytes, value: bytes) -> None:
 
 
 class Response:
-    """A complete answer, less Content-Length, Date and Connection.
+    """A complete response, less Content-Length, Date and Connection.
 
     Its headers are pairs or, where they are most often only written, the ``lines`` that they make
     on the wire. Each form is made from the other when it is first asked for.
@@ -165,19 +165,20 @@ def to_pairs(lines: bytes) -> list[Header]:
 
 
 class Sink(Protocol):
-    """Where a live answer's frames go."""
+    """Where a live response's frames go."""
 
     def write(self, frame: bytes) -> bool:
         """Take a frame; False if no more should come before :meth:`Live.drained` is called."""
 
     def end(self) -> None:
-        """The answer is complete."""
+        """The response is complete."""
 
 
 class Live(Protocol):
-    """A live answer. The front end sends the head, then attaches a sink."""
+    """A live response. The front end sends ``response``, then attaches a sink."""
 
-    head: Response
+    response: Response
+    """Status and headers, without a body."""
 
     def attach(self, sink: Sink) -> None:
         """Begin to push frames. Exactly one of ``Sink.end`` and :meth:`gone` ends it."""
@@ -190,7 +191,7 @@ class Live(Protocol):
 
 
 class Pending:
-    """An answer that is not there yet."""
+    """A response that is not there yet."""
 
     __slots__ = ("_callback", "_cancel", "_result")
 
@@ -200,7 +201,7 @@ class Pending:
         self._cancel: Callable[[], object] | None = None
 
     def then(self, callback: Callable[[Response | Live], None]) -> None:
-        """Call back with the answer, at once if it is there."""
+        """Call back with the response, at once if it is there."""
         if self._result is not None:
             callback(self._result)
         else:
@@ -210,7 +211,7 @@ class Pending:
         self._cancel = cancel
 
     def resolve(self, result: Response | Live) -> None:
-        """Give the answer; only the first one counts."""
+        """Give the response; only the first one counts."""
         if self._result is None:
             self._result = result
             callback, self._callback = self._callback, None
@@ -223,7 +224,7 @@ class Pending:
         return self._result
 
     def cancel(self) -> None:
-        """The client went away: stop waiting. What was begun for it is not undone."""
+        """The client went away: stop waiting. Work that began for it goes on."""
         self._callback = None
         cancel, self._cancel = self._cancel, None
         if cancel is not None:
@@ -231,16 +232,16 @@ class Pending:
 
 
 async def awaited(pending: Pending) -> Response | Live:
-    """A pending answer, for a coroutine; cancelling it cancels what is pending."""
+    """A pending response, for a coroutine; cancelling it cancels what is pending."""
     future: asyncio.Future[Response | Live] = asyncio.get_running_loop().create_future()
 
-    def settle(result: Response | Live) -> None:
+    def resolve(result: Response | Live) -> None:
         if not future.done():
             future.set_result(result)
         else:
             drop(result)
 
-    pending.then(settle)
+    pending.then(resolve)
     try:
         return await future
     except asyncio.CancelledError:
@@ -251,13 +252,13 @@ async def awaited(pending: Pending) -> Response | Live:
         raise
 
 
-def drop(answer: Response | Live) -> None:
-    """Nobody takes this answer: a live one has to know."""
-    if not isinstance(answer, Response):
-        answer.gone()
+def drop(response: Response | Live) -> None:
+    """Nobody takes this response: a live one has to know."""
+    if not isinstance(response, Response):
+        response.gone()
 
 
-Answer = Response | Pending | Live
+AnyResponse = Response | Pending | Live
 
 _TITLES = {
     400: "Bad request", 401: "Not authenticated", 403: "Forbidden", 404: "Not found",

@@ -29,7 +29,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     token: str | None = None
     """Access for whoever sends ``Authorization: Bearer <token>``, and for nobody else."""
     cors_origins: tuple[str, ...] = ("*",)
-    """Origins whose pages may read answers and write; any origin by default.
+    """Origins whose pages may read responses and write; any origin by default.
 
     Where they are listed, a write of any other page is refused, whatever its browser does.
     """
@@ -47,7 +47,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """After how many seconds a browser's ``EventSource`` reconnects."""
     compress: bool = True
     health: bool = False
-    """Answer ``GET /health``, outside of the stream root."""
+    """AnyResponse ``GET /health``, outside of the stream root."""
 
     def __post_init__(self) -> None:
         if self.token is not None and not self.token.strip():

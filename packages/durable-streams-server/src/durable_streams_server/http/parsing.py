@@ -1,13 +1,14 @@
 """Reading a request's headers and query: strict, each fault with its own code."""
 
 import re
+from contextlib import suppress
 from typing import Final
 from urllib.parse import unquote_plus
 
 from durable_streams_core import protocol
 from durable_streams_core.content import media_type
 from durable_streams_core.errors import InvalidRequest, NotFound
-from durable_streams_core.expiry import parse_expires_at, parse_ttl
+from durable_streams_core.expiry import parse_expires_at, parse_ttl, two_lifetimes
 from durable_streams_core.offsets import Offset, parse_offset
 from durable_streams_core.operations import ProducerClaim
 from durable_streams_core.paths import decode_path
@@ -29,6 +30,12 @@ def plain_integer(value: bytes) -> int | None:
         return None
     number = int(value)
     return number if number <= protocol.MAX_SAFE_INTEGER else None
+
+
+def bearer_token(request: RequestHead) -> bytes | None:
+    """The token of ``Authorization: Bearer`` (RFC 6750), None without one."""
+    scheme, _, token = request.headers.get(b"authorization", b"").partition(b" ")
+    return token.strip() if scheme.lower() == b"bearer" else None
 
 
 def parse_integer(name: str, value: bytes) -> int:
@@ -64,9 +71,9 @@ def parse_query(query: str) -> tuple[str | None, str | None, str | None]:
     return tuple(found.get(name) for name in _PARAMETERS)  # type: ignore[return-value]
 
 
-def parse_producer(head: RequestHead) -> ProducerClaim | None:
+def parse_producer(request: RequestHead) -> ProducerClaim | None:
     """The producer headers: all three or none (§5.2.1)."""
-    headers = head.headers
+    headers = request.headers
     missing = (
         (b"producer-id" not in headers)
         + (b"producer-epoch" not in headers)
@@ -79,7 +86,7 @@ def parse_producer(head: RequestHead) -> ProducerClaim | None:
             "Producer-Id, Producer-Epoch and Producer-Seq go together: send all three or none.",
             code="incomplete-producer",
         )
-    producer = head.text(b"producer-id") or ""
+    producer = request.text(b"producer-id") or ""
     if not producer or len(headers[b"producer-id"]) > MAX_PRODUCER_ID_BYTES:
         raise InvalidRequest(
             f"Producer-Id is text of 1 to {MAX_PRODUCER_ID_BYTES} bytes.",
@@ -90,14 +97,14 @@ def parse_producer(head: RequestHead) -> ProducerClaim | None:
     return ProducerClaim(producer, epoch, seq)
 
 
-def parse_closed(head: RequestHead) -> bool:
+def parse_closed(request: RequestHead) -> bool:
     """``Stream-Closed`` counts only when it says ``true``, in any case (§4.1)."""
-    value = head.headers.get(b"stream-closed")
+    value = request.headers.get(b"stream-closed")
     return value is not None and value.lower() == b"true"
 
 
-def parse_seq(head: RequestHead) -> bytes | None:
-    value = head.headers.get(b"stream-seq")
+def parse_seq(request: RequestHead) -> bytes | None:
+    value = request.headers.get(b"stream-seq")
     if value is not None and len(value) > MAX_SEQ_BYTES:
         raise InvalidRequest(
             f"Stream-Seq is at most {MAX_SEQ_BYTES} bytes long.", code="invalid-stream-seq"
@@ -105,42 +112,40 @@ def parse_seq(head: RequestHead) -> bytes | None:
     return value
 
 
-def parse_if_match(head: RequestHead) -> Offset | None:
+def parse_if_match(request: RequestHead) -> Offset | None:
     """The extension of ours: the tail that an append expects, as ``If-Match: "<offset>"``.
 
     None where it says something else, which :mod:`~durable_streams_server.http.conditions` reads.
     """
-    if b"if-match" not in head.headers:
+    if b"if-match" not in request.headers:
         return None
-    value = head.text(b"if-match")
+    value = request.text(b"if-match")
     if value is None or value.strip() == "*":
         return None
     match = _IF_MATCH.fullmatch(value.strip())
-    if match is None:
+    if match is not None:
+        with suppress(ValueError):
+            return parse_offset(match[1])
+    if match is None or match[1].count(":") < 2:
         raise InvalidRequest(
             'If-Match on an append is one offset of this stream in quotes, its ETag, or "*".',
             code="invalid-if-match",
         )
-    try:
-        return parse_offset(match[1])
-    except ValueError:
-        return None
+    return None
 
 
-def parse_creation(head: RequestHead, public_root: str, max_path: int) -> Asked:
+def parse_creation(request: RequestHead, public_root: str, max_path: int) -> Asked:
     """Everything a PUT asks for but its body (§5.1, §4.2)."""
-    content_type = head.text(b"content-type")
+    content_type = request.text(b"content-type")
     if content_type is not None:
         media_type(content_type)
-    ttl = head.text(b"stream-ttl")
-    expires_at = head.text(b"stream-expires-at")
+    ttl = request.text(b"stream-ttl")
+    expires_at = request.text(b"stream-expires-at")
     if ttl is not None and expires_at is not None:
-        raise InvalidRequest(
-            "Send Stream-TTL or Stream-Expires-At, not both.", code="ttl-and-expires-at"
-        )
-    forked_from = head.text(b"stream-forked-from")
-    offset = head.text(b"stream-fork-offset")
-    sub_offset = head.headers.get(b"stream-fork-sub-offset")
+        raise two_lifetimes()
+    forked_from = request.text(b"stream-forked-from")
+    offset = request.text(b"stream-fork-offset")
+    sub_offset = request.headers.get(b"stream-fork-sub-offset")
     if forked_from is None:
         if offset is not None or sub_offset is not None:
             raise InvalidRequest(
@@ -148,7 +153,7 @@ def parse_creation(head: RequestHead, public_root: str, max_path: int) -> Asked:
                 code="fork-without-source",
             )
     else:
-        forked_from = source_path(forked_from, head.root, public_root, max_path)
+        forked_from = source_path(forked_from, request.root, public_root, max_path)
     asked = Asked(
         content_type,
         None if ttl is None else parse_ttl(ttl),

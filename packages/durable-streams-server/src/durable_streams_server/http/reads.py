@@ -21,7 +21,7 @@ from durable_streams_server.http.errors import internal_error
 from durable_streams_server.http.exchange import Exchange
 from durable_streams_server.http.longpoll import LongPoll
 from durable_streams_server.http.messages import (
-    Answer,
+    AnyResponse,
     Header,
     Live,
     Pending,
@@ -41,8 +41,8 @@ class Describing(Exchange):
 
     __slots__ = ()
 
-    def _answer(self, body: bytes) -> Answer:
-        conditions = parse_conditions(self.head)
+    def _respond(self, body: bytes) -> AnyResponse:
+        conditions = parse_conditions(self.request)
         head = None if conditions is not None else self._engine.head_nowait(self.path)
         if head is not None:
             return self._described(head)
@@ -62,7 +62,7 @@ class Describing(Exchange):
     def _described(self, head: Head) -> Response:
         birth = birth_of(head)
         fields = [
-            *self._base,
+            *self._common,
             headers.content_type(birth),
             headers.next_offset(head.tail_timeline, head.tail),
             headers.NO_STORE,
@@ -81,13 +81,15 @@ class Reading(Exchange):
 
     __slots__ = ("_query",)
 
-    def __init__(self, context: Context, head: RequestHead, path: str, base: list[Header]) -> None:
-        super().__init__(context, head, path, base)
+    def __init__(
+        self, context: Context, request: RequestHead, path: str, common: list[Header]
+    ) -> None:
+        super().__init__(context, request, path, common)
         self._query: tuple[Offset | None, bool, str | None, str | None] | None = None
 
     def _parsed(self) -> tuple[Offset | None, bool, str | None, str | None]:
         """Offset (None: the tail), whether that was asked for as ``now``, mode and cursor."""
-        token, live, cursor = parse_query(self.head.query)
+        token, live, cursor = parse_query(self.request.query)
         resumed = self._resumed_offset(live)
         if resumed is not None:
             token = resumed
@@ -106,9 +108,9 @@ class Reading(Exchange):
 
     def _resumed_offset(self, live: str | None) -> str | None:
         """Where an ``EventSource`` that reconnects stands: its ``Last-Event-ID``, if it has one."""
-        return (self.head.text(b"last-event-id") or None) if live == LIVE_SSE else None
+        return (self.request.text(b"last-event-id") or None) if live == LIVE_SSE else None
 
-    def _answer(self, body: bytes) -> Answer:
+    def _respond(self, body: bytes) -> AnyResponse:
         query = self._query
         if query is None:
             # Once, and after access was permitted: an error tells something too.
@@ -127,10 +129,10 @@ class Reading(Exchange):
 
     async def _catch_up_later(self, offset: Offset | None, *, now: bool) -> Response | Live:
         page = await self._engine.page(self.path, offset)
-        answer = self._caught_up(page, now=now)
-        if isinstance(answer, Pending):
-            return await awaited(answer)
-        return answer
+        response = self._caught_up(page, now=now)
+        if isinstance(response, Pending):
+            return await awaited(response)
+        return response
 
     def _caught_up(self, page: Page, *, now: bool) -> Response | Pending:
         if now:
@@ -141,7 +143,7 @@ class Reading(Exchange):
 
     def _page_fields(self, page: Page) -> list[Header]:
         fields = [
-            *self._base,
+            *self._common,
             headers.content_type(page.birth),
             headers.next_offset(page.timeline, page.end),
         ]
@@ -154,7 +156,7 @@ class Reading(Exchange):
     def _page_response(self, page: Page, cursor: str | None) -> Response | Pending:
         context = self._context
         options = context.options
-        request = self.head.headers
+        request = self.request.headers
         birth = page.birth
         coding = ""
         compressible = (
@@ -164,10 +166,10 @@ class Reading(Exchange):
         )
         if compressible and compression.accepts_gzip(request.get(b"accept-encoding")):
             coding = compression.GZIP
-        conditions = parse_conditions(self.head)
+        conditions = parse_conditions(self.request)
         plain = cursor is None and conditions is None
         if plain:
-            kept = context.kept(page, self._base, coding)
+            kept = context.kept(page, self._common, coding)
             if kept is not None:
                 return kept
         fields = self._page_fields(page)
@@ -197,7 +199,7 @@ class Reading(Exchange):
             body = compression.compress(body)
         response = Response(200, fields, body)
         if plain:
-            context.keep(page, self._base, coding, response)
+            context.keep(page, self._common, coding, response)
         return response
 
     @staticmethod
@@ -206,7 +208,7 @@ class Reading(Exchange):
 
     # A long-poll (§5.7).
 
-    def _long_poll(self, offset: Offset | None, cursor: str | None) -> Answer:
+    def _long_poll(self, offset: Offset | None, cursor: str | None) -> AnyResponse:
         engine = self._engine
         poll = LongPoll(self._context.readers, self.path, cursor)
         try:
@@ -224,14 +226,14 @@ class Reading(Exchange):
     def _poll(self, poll: LongPoll, page: Page, pending: Pending) -> None:
         if page.data or page.closed or self._context.readers.closing:
             poll.leave()
-            cursor = self._engine.cursor(poll.asked)
+            cursor = self._engine.cursor(poll.cursor)
             self._resolve(pending, self._polled(page, cursor))
         else:
-            poll.wait(page, pending, self._poll_answer)
+            poll.wait(page, pending, self._poll_done)
 
-    def _poll_answer(self, pending: Pending, page: Page | ProtocolError, cursor: str) -> None:
+    def _poll_done(self, pending: Pending, page: Page | ProtocolError, cursor: str) -> None:
         if isinstance(page, ProtocolError):
-            pending.resolve(problem(page, self._base))
+            pending.resolve(problem(page, self._common))
         else:
             self._resolve(pending, self._polled(page, cursor))
 
@@ -246,7 +248,7 @@ class Reading(Exchange):
 
     # Events (§5.8).
 
-    def _sse(self, offset: Offset | None, cursor: str | None) -> Answer:
+    def _sse(self, offset: Offset | None, cursor: str | None) -> AnyResponse:
         reader = SseReader(self._context.readers, self.path, cursor)
         limit = reader.page_bytes
         try:
@@ -265,7 +267,7 @@ class Reading(Exchange):
             # It has everything. 204 is what stops an EventSource from reconnecting for ever.
             reader.leave()
             return Response(204, [*self._page_fields(page), headers.NO_STORE])
-        fields = [*self._base, headers.SSE_TYPE, headers.NO_CACHE, (b"x-accel-buffering", b"no")]
+        fields = [*self._common, headers.SSE_TYPE, headers.NO_CACHE, (b"x-accel-buffering", b"no")]
         if needs_base64(page):
             fields.append(headers.SSE_BASE64)
         reader.begin(page, Response(200, fields))
@@ -292,14 +294,14 @@ class Reading(Exchange):
                 then(reader, page, pending)
             except ProtocolError as error:
                 reader.leave()
-                pending.resolve(problem(error, self._base))
+                pending.resolve(problem(error, self._common))
             except asyncio.CancelledError:
                 reader.leave()
                 raise
             except Exception:
                 log.exception("a live read failed")
                 reader.leave()
-                pending.resolve(problem(internal_error(), self._base))
+                pending.resolve(problem(internal_error(), self._common))
 
         task = self._engine.spawn(look())
 
@@ -311,9 +313,9 @@ class Reading(Exchange):
         pending.on_cancel(cancel)
 
     @staticmethod
-    def _resolve(pending: Pending, answer: Response | Pending) -> None:
-        if isinstance(answer, Pending):
-            pending.on_cancel(answer.cancel)
-            answer.then(pending.resolve)
+    def _resolve(pending: Pending, response: Response | Pending) -> None:
+        if isinstance(response, Pending):
+            pending.on_cancel(response.cancel)
+            response.then(pending.resolve)
         else:
-            pending.resolve(answer)
+            pending.resolve(response)

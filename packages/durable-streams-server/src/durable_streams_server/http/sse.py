@@ -13,7 +13,7 @@ from durable_streams_server.http import live
 from durable_streams_server.http.messages import Response, Sink
 
 PAGE_BYTES = 64 * 1024
-"""What one event carries in catch-up, and so about what a client that stalls may cost."""
+"""The size of one event in catch-up, and so about the cost of a client that stalls."""
 
 
 class SseReader(live.Reader):
@@ -25,13 +25,25 @@ class SseReader(live.Reader):
     """
 
     __slots__ = (
-        "_asked", "_base64", "_behind", "_born", "_ended", "_first", "_frames_key", "_full",
-        "_kind", "_live", "_reading", "_sink", "_written", "head",
+        "_base64",
+        "_behind",
+        "_born",
+        "_cursor",
+        "_ended",
+        "_first",
+        "_frames_key",
+        "_full",
+        "_kind",
+        "_live",
+        "_reading",
+        "_sink",
+        "_written",
+        "response",
     )  # fmt: skip
 
-    def __init__(self, readers: live.Readers, path: str, asked: str | None) -> None:
+    def __init__(self, readers: live.Readers, path: str, cursor: str | None) -> None:
         super().__init__(readers, path)
-        self._asked = asked
+        self._cursor = cursor
         self._sink: Sink | None = None
         self._live = self._full = self._behind = self._ended = self._reading = False
 
@@ -39,16 +51,16 @@ class SseReader(live.Reader):
     def page_bytes(self) -> int:
         return min(PAGE_BYTES, self.engine.limits.chunk)
 
-    def begin(self, page: Page, head: Response) -> None:
-        """Be ready to send, first of all, ``page``; ``head`` is the answer's head."""
+    def begin(self, page: Page, response: Response) -> None:
+        """Be ready to send, first of all, ``page``; ``response`` begins it."""
         self.see(page)
-        self.head = head
+        self.response = response
         self._first: Page | None = page
         self.position, self.timeline = page.start, page.timeline
         self._kind = page.birth.kind
         self._base64 = needs_base64(page)
-        # Most readers of a herd bring no cursor, and are sent what another has had made.
-        self._frames_key = (self._base64, None) if self._asked is None else None
+        # Most readers bring no cursor, and get frames that were made for another one.
+        self._frames_key = (self._base64, None) if self._cursor is None else None
 
     def attach(self, sink: Sink) -> None:
         self._sink = sink
@@ -61,7 +73,7 @@ class SseReader(live.Reader):
         self.enlist()
         self._take(page, first=True)
         if self._readers.closing:
-            self.farewell()
+            self.finish()
 
     def drained(self) -> None:
         self._full = False
@@ -73,7 +85,7 @@ class SseReader(live.Reader):
         self._ended = True
         self.leave()
 
-    def farewell(self) -> None:
+    def finish(self) -> None:
         """End the response so that the client comes back from where it is."""
         if not self._ended:
             self._ended = True
@@ -84,7 +96,7 @@ class SseReader(live.Reader):
     def tick(self, now: float) -> None:
         super().tick(now)
         if now - self._born >= self.engine.limits.sse_rotation:
-            self.farewell()
+            self.finish()
         elif not self._full and now - self._written >= (
             self.engine.limits.sse_keep_alive - live.TICK_SECONDS / 2
         ):
@@ -108,12 +120,12 @@ class SseReader(live.Reader):
             self.position = change.tail
             self._write(frame)
             if change.closed:
-                self.farewell()
+                self.finish()
             return
         if change is not None and self.concerns(change):
             if change.gone:
                 if self._sink is not None:
-                    self.farewell()
+                    self.finish()
                 else:
                     self._ended = True
                 return
@@ -144,7 +156,7 @@ class SseReader(live.Reader):
             event = encode_data(self._kind, data, base64=self._base64) if data else b""
             frames[self._base64, "data"] = event
         plain = self.engine.cursor(None)
-        cursor = plain if self._asked is None else self.engine.cursor(self._asked)
+        cursor = plain if self._cursor is None else self.engine.cursor(self._cursor)
         key = (self._base64, None)
         whole = frames.get(key) if cursor == plain else None
         if whole is None:
@@ -158,7 +170,7 @@ class SseReader(live.Reader):
     def _catch_up(self, notification: Notification | None = None) -> None:
         """Read on until the tail is reached or the sink is full."""
         if self._reading:
-            # What is being read may be older than what this is about; two reads at once would
+            # The page that is being read may be older than this; two reads at once would
             # send the same data twice.
             self._behind = True
             return
@@ -173,7 +185,7 @@ class SseReader(live.Reader):
             return
         if isinstance(page, ProtocolError):
             # The client comes back from where it is, and is told.
-            self.farewell()
+            self.finish()
             return
         self._take(page, first=False)
 
@@ -186,7 +198,7 @@ class SseReader(live.Reader):
             data = data[: len(data) - kept] if kept else data
             if not is_text(data) or (kept and page.closed):
                 # Not text after all: the client comes back and is given base64.
-                self.farewell()
+                self.finish()
                 return
         end = page.start + len(data)
         whole = end == page.end
@@ -198,7 +210,7 @@ class SseReader(live.Reader):
             offset = format_offset(timeline, end)
             control = encode_control(
                 offset,
-                cursor=self.engine.cursor(self._asked),
+                cursor=self.engine.cursor(self._cursor),
                 up_to_date=page.up_to_date,
                 closed=closed,
             )
@@ -207,7 +219,7 @@ class SseReader(live.Reader):
             self.position, self.timeline = end, timeline
             self._write(retry + encode_id(offset) + event + control)
         if closed:
-            self.farewell()
+            self.finish()
         elif page.up_to_date:
             self._live = True
             if self._behind and not self._full:

@@ -1,4 +1,4 @@
-"""The bytes of an answer."""
+"""The bytes of a response."""
 
 from email.utils import formatdate
 from http import HTTPStatus
@@ -16,7 +16,7 @@ STATUS_LINES: Final = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
 }
 BODILESS: Final = frozenset((204, 304))
-"""Statuses whose answers have neither a body nor a length (RFC 9110 §8.6, RFC 9112 §6.3)."""
+"""Statuses whose responses have neither a body nor a length (RFC 9110 §8.6, RFC 9112 §6.3)."""
 
 
 def date_line(now: float) -> bytes:
@@ -24,7 +24,7 @@ def date_line(now: float) -> bytes:
     return b"date: " + formatdate(now, usegmt=True).encode() + b"\r\n"
 
 
-def head(prefix: bytes, response: Response, framing: bytes) -> bytes:
+def response_head(prefix: bytes, response: Response, framing: bytes) -> bytes:
     """Everything before the body. ``prefix`` is the status line and the Date header."""
     return b"".join((prefix, response.lines, framing, b"\r\n"))
 

@@ -15,6 +15,7 @@ from durable_streams_core.operations import (
     Created,
     Delete,
     ProducerClaim,
+    empty_append,
 )
 from durable_streams_core.streams import Asked, birth_of
 from durable_streams_server.engine.arguments import LARGE_JSON, is_large_json
@@ -22,7 +23,7 @@ from durable_streams_server.http import headers
 from durable_streams_server.http.conditions import Conditions, parse_conditions
 from durable_streams_server.http.context import Context
 from durable_streams_server.http.exchange import Exchange
-from durable_streams_server.http.messages import Answer, Header, RequestHead, Response
+from durable_streams_server.http.messages import AnyResponse, Header, RequestHead, Response
 from durable_streams_server.http.parsing import (
     parse_closed,
     parse_creation,
@@ -33,7 +34,7 @@ from durable_streams_server.http.parsing import (
 
 
 class Terms(msgspec.Struct, frozen=True):
-    """What the head of an append says."""
+    """The headers of an append."""
 
     content_type: str | None
     close: bool = False
@@ -49,18 +50,18 @@ _CONDITIONS = frozenset(
         b"if-match", b"if-none-match",
     )
 )  # fmt: skip
-"""Headers of an append without any of which it is a plain one."""
+"""An append that has none of these headers is a plain one."""
 
 
-def parse_terms(head: RequestHead) -> Terms:
-    if _CONDITIONS.isdisjoint(head.headers):
-        return Terms(head.text(b"content-type"))
-    producer = parse_producer(head)
-    close = parse_closed(head)
-    seq = parse_seq(head)
-    expected = parse_if_match(head)
-    conditions = None if expected is not None else parse_conditions(head)
-    return Terms(head.text(b"content-type"), close, seq, producer, expected, conditions)
+def parse_terms(request: RequestHead) -> Terms:
+    if _CONDITIONS.isdisjoint(request.headers):
+        return Terms(request.text(b"content-type"))
+    producer = parse_producer(request)
+    close = parse_closed(request)
+    seq = parse_seq(request)
+    expected = parse_if_match(request)
+    conditions = None if expected is not None else parse_conditions(request)
+    return Terms(request.text(b"content-type"), close, seq, producer, expected, conditions)
 
 
 class Appending(Exchange):
@@ -68,15 +69,17 @@ class Appending(Exchange):
 
     __slots__ = ("_terms",)
 
-    def __init__(self, context: Context, head: RequestHead, path: str, base: list[Header]) -> None:
-        super().__init__(context, head, path, base)
+    def __init__(
+        self, context: Context, request: RequestHead, path: str, common: list[Header]
+    ) -> None:
+        super().__init__(context, request, path, common)
         self._terms: Terms | None = None
 
-    def _answer(self, body: bytes) -> Answer:
+    def _respond(self, body: bytes) -> AnyResponse:
         terms = self._terms
         if terms is None:
             # Once, and after access was permitted: an error tells something too.
-            terms = self._terms = parse_terms(self.head)
+            terms = self._terms = parse_terms(self.request)
         content_type = terms.content_type
         producer = terms.producer
         if body:
@@ -88,10 +91,7 @@ class Appending(Exchange):
             wanted = Body(body)
         else:
             if not terms.close:
-                raise InvalidRequest(
-                    "The body is empty; send data, or Stream-Closed: true to close the stream.",
-                    code="empty-body",
-                )
+                raise empty_append()
             wanted, content_type = EMPTY_BODY, None
         operation = Append(wanted, content_type, terms.close, terms.seq, producer, terms.expected)
         respond = self._stored if body and producer is not None else self._appended
@@ -108,7 +108,7 @@ class Appending(Exchange):
         """A body for what cannot be appended to is not worth receiving."""
         if self.verdict is None:
             try:
-                self._terms = parse_terms(self.head)
+                self._terms = parse_terms(self.request)
                 self._engine.head_nowait(self.path)
             except ProtocolError as error:
                 self.verdict = self.problem(error)
@@ -130,9 +130,9 @@ class Appending(Exchange):
         return respond(await self._engine.perform(self.path, operation))
 
     def _appended(self, appended: Appended, status: int = 204) -> Response:
-        base = self._context.cors.lines(self._base)
+        common = self._context.common_headers.lines(self._common)
         lines = headers.appended_lines(
-            base,
+            common,
             appended.timeline,
             appended.tail,
             appended.epoch,
@@ -151,8 +151,10 @@ class Creating(Exchange):
 
     __slots__ = ("_asked",)
 
-    def __init__(self, context: Context, head: RequestHead, path: str, base: list[Header]) -> None:
-        super().__init__(context, head, path, base)
+    def __init__(
+        self, context: Context, request: RequestHead, path: str, common: list[Header]
+    ) -> None:
+        super().__init__(context, request, path, common)
         self._asked: Asked | None = None
 
     def _questions(self, action: str) -> Iterator[tuple[str, str]]:
@@ -165,15 +167,15 @@ class Creating(Exchange):
 
     def _check_head(self) -> None:
         super()._check_head()
-        public_root = self._context.public_path + self.head.root
-        self._asked = parse_creation(self.head, public_root, self._engine.limits.max_path)
+        public_root = self._context.public_path + self.request.root
+        self._asked = parse_creation(self.request, public_root, self._engine.limits.max_path)
 
-    def _answer(self, body: bytes) -> Answer:
+    def _respond(self, body: bytes) -> AnyResponse:
         asked = self._asked
         assert asked is not None
-        closed = parse_closed(self.head)
+        closed = parse_closed(self.request)
         wanted = Body(body) if body else EMPTY_BODY
-        conditions = parse_conditions(self.head)
+        conditions = parse_conditions(self.request)
         if conditions is not None:
             return self._later(self._create_if(asked, wanted, conditions, closed=closed))
         if asked.forked_from is not None:
@@ -216,7 +218,7 @@ class Creating(Exchange):
 
     def _created(self, created: Created) -> Response:
         fields = [
-            *self._base,
+            *self._common,
             headers.content_type(birth_of(created.head)),
             headers.next_offset(created.timeline, created.tail),
         ]
@@ -224,7 +226,7 @@ class Creating(Exchange):
             fields.append(headers.CLOSED)
         if not created.new:
             return Response(200, fields)
-        fields.append((b"location", self._context.location(self.head, self.path)))
+        fields.append((b"location", self._context.location(self.request, self.path)))
         return Response(201, fields)
 
 
@@ -233,14 +235,14 @@ class Deleting(Exchange):
 
     __slots__ = ()
 
-    def _answer(self, body: bytes) -> Answer:
+    def _respond(self, body: bytes) -> AnyResponse:
         return self._later(self._delete())
 
     async def _delete(self) -> Response:
-        conditions = parse_conditions(self.head)
+        conditions = parse_conditions(self.request)
         if conditions is None:
             await self._engine.delete(self.path)
         else:
             incarnation, tail = await conditions.check(self._engine, self.path)
             await self._engine.delete_as(self.path, Delete(incarnation, tail))
-        return Response(204, list(self._base))
+        return Response(204, list(self._common))

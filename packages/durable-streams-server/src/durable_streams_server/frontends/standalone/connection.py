@@ -20,7 +20,7 @@ from durable_streams_server.frontends.standalone.receiver import BODY_END, Recei
 from durable_streams_server.frontends.standalone.request_head import Head, too_slow
 from durable_streams_server.http import wire
 from durable_streams_server.http.exchange import Exchange
-from durable_streams_server.http.messages import Answer, Live, Pending, Response
+from durable_streams_server.http.messages import AnyResponse, Live, Pending, Response
 
 if TYPE_CHECKING:
     from durable_streams_server.frontends.standalone.server import StandaloneServer
@@ -286,7 +286,7 @@ class Connection(asyncio.Protocol):
         incoming.size += len(piece)
         if incoming.size > incoming.limit:
             if incoming.wanted:
-                incoming.begun = server.handler.too_large(cast(Exchange, incoming.begun).head)
+                incoming.begun = server.handler.too_large(cast(Exchange, incoming.begun).request)
             self._answer_early(incoming)
             return
         # A client that sent fast for a while may not be silent for longer because of that.
@@ -338,7 +338,7 @@ class Connection(asyncio.Protocol):
 
     # Responses.
 
-    def _give(self, head: Head, answer: Answer) -> None:
+    def _give(self, head: Head, answer: AnyResponse) -> None:
         """Send an answer, or wait for it."""
         if type(answer) is Response:
             self._respond(head, answer)
@@ -389,7 +389,9 @@ class Connection(asyncio.Protocol):
         framing = wire.CHUNKED if not head.old else b""
         if not keep:
             framing += wire.CLOSE
-        self._out.append(wire.head(self._server.prefixes[live.head.status], live.head, framing))
+        self._out.append(
+            wire.response_head(self._server.prefixes[live.response.status], live.response, framing)
+        )
         live.attach(self)
         self._push()
 
