@@ -116,7 +116,7 @@ def invoke(*options, **environment):
 
 @pytest.fixture
 def settings(monkeypatch):
-    """What the command would serve with, instead of serving."""
+    """The settings that the command would serve with; nothing is served."""
     found = {}
 
     async def serve(settings):
@@ -355,7 +355,7 @@ print(full - resident())
 @pytest.mark.skipif(sys.platform != "linux", reason="other allocators have no such setting")
 @pytest.mark.parametrize("chosen, kept", [({}, True), ({"GLIBC_TUNABLES": ""}, False)])
 def test_a_server_keeps_the_memory_that_it_once_needed(chosen, kept):
-    """Each large body was page-faulted in anew. Who chooses otherwise is left alone."""
+    """Each large body was page-faulted in anew. Settings of the user are left alone."""
     said = subprocess.run(
         [sys.executable, "-c", REUSE],
         env={**os.environ, **chosen},

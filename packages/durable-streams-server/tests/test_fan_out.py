@@ -23,7 +23,7 @@ MANY = 3 * SLICE + 1
 
 
 class Stream:
-    """What a store has of one stream, and its topic."""
+    """One stream of a store, and the fan-out to its subscribers."""
 
     def __init__(self, fanout, path="a"):
         self.fanout = fanout
@@ -77,7 +77,7 @@ def stream(fanout):
 
 @pytest.fixture(autouse=True)
 def nothing_failed(caplog):
-    """What a listener raises, be it an assertion, is only logged."""
+    """An exception of a subscriber, be it an assertion, is only logged."""
     yield
     assert caplog.get_records("call") == []
 
@@ -391,7 +391,7 @@ class Sink:
 
 
 async def sse(engine, handler, count):
-    """SSE readers of a text stream at hand, and their sinks."""
+    """SSE readers of a text stream, and their sinks."""
     sinks = [Sink() for _ in range(count)]
     for sink in sinks:
         answer = handler.begin(RequestHead("GET", "a", "offset=-1&live=sse", {})).run(b"")
@@ -500,7 +500,7 @@ async def test_every_message_of_a_burst_reaches_every_sse_reader_once_and_in_ord
 
 
 async def test_who_appends_in_a_loop_lets_others_have_their_turn(engines, memory):
-    """An append to a memory store never waits, so nobody of a crowd was told of any."""
+    """An append to a memory store never waits, so subscribers in later slices learned of none."""
     engine = await engines(memory)
     await engine.create("a", content_type="text/plain")
     heard = [0] * MANY

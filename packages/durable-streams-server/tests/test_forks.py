@@ -24,7 +24,7 @@ async def paths(store):
     return [path for path, _ in await store.list("", "", 1000)]
 
 
-# What a fork holds.
+# The data of a fork.
 
 
 async def test_a_fork_begins_with_its_sources_data_and_goes_its_own_way(streams):

@@ -122,7 +122,7 @@ async def test_a_batch_whose_answer_was_lost_is_a_duplicate_when_sent_again(engi
 
 
 async def test_the_producers_idle_longest_are_forgotten(engines, store, clock):
-    """What is remembered of a stream is bounded whatever its clients invent."""
+    """A stream remembers a bounded number of producers, whatever its clients invent."""
     streams = await engines(store, max_producers=20)
     await streams.create("a")
     for number in range(20):

@@ -221,8 +221,8 @@ def main(context: click.Context, /, **settings: Any) -> None:
             settings["host"],
         )
     _allow_many_files()
-    # What was imported stays: the collector need not look at it again, nor at what is young as
-    # often as it does by default. Requests leave no cycles behind.
+    # The collector need not look at imported modules again, nor at young objects as often as it
+    # does by default: requests leave no cycles behind.
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
     try:

@@ -145,8 +145,8 @@ class CommitIds:
 class CommitQueues:
     """All queues of an engine, and the way of their commits to the store.
 
-    ``applied`` is told of each commit with its draft and, where the store's facts are not at hand,
-    the facts after it; ``unconfirmed`` gets tickets that met a fork which its source has not
+    ``applied`` is called after each commit with its draft and, unless the store is local, the facts
+    after it; ``unconfirmed`` gets tickets that met a fork which its source has not
     confirmed yet.
     """
 
@@ -312,7 +312,7 @@ class CommitQueues:
     def _decide_alone(
         self, queue: CommitQueue, operation: Operation[Any], local: LocalStore
     ) -> None:
-        """The short way: one operation, and the facts are at hand."""
+        """Decide one operation, which nothing else waits with."""
         draft = Draft(queue.path, local.peek(queue.path, operation.fields))
         result: Any
         try:

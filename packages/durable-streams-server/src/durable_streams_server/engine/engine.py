@@ -122,8 +122,8 @@ class Engine(Runtime):
     ) -> AppendResult:
         """Add data at the tail (§5.2).
 
-        On JSON streams ``bytes`` are JSON text, of which an array is flattened, and every other
-        value is encoded as one message: a ``str`` is a JSON string, None is null. Other streams
+        On JSON streams ``bytes`` are JSON text, and the elements of an array in them are messages.
+        Every other value is encoded as one message: a ``str`` is a JSON string, None is null. Other streams
         take ``bytes``, and a ``str`` as UTF-8. ``expected`` is an offset that must still be the
         tail, or :class:`TailMoved` is raised. Raises :class:`InvalidRequest` for what JSON cannot
         hold, NaN and infinities included.
@@ -184,7 +184,7 @@ class Engine(Runtime):
         await self.delete_as(check_path(path), Delete())
 
     async def head(self, path: str) -> StreamInfo:
-        """What is known of a stream, without renewing its life (§5.5)."""
+        """Describe a stream, without renewing its lifetime (§5.5); raises NotFound or Gone."""
         return stream_info(path, await self.live_head(check_path(path)))
 
     async def read(self, path: str, offset: str = START, *, limit: int | None = None) -> Batch:

@@ -137,8 +137,8 @@ class Subscriber(Protocol):
 class StreamSubscribers:
     """The subscribers of one stream, each with the number of the last change it was notified of.
 
-    They are kept in the order of these numbers, so those furthest behind come first. A change of
-    which everybody is notified at once gets no number.
+    They are kept in the order of these numbers, so those furthest behind come first. A change
+    that everybody learns at once gets no number.
     """
 
     __slots__ = ("_backlog", "_last", "caught_up", "members")

@@ -2,7 +2,7 @@
 
 No commit spans two streams. So a fork is made by: the source notes a *pending* link; the fork is
 created *unconfirmed*, served to nobody; the source turns the link *held*, which fails if it was
-dropped meanwhile; the fork is confirmed. Whoever meets an unconfirmed fork finishes or undoes it.
+dropped meanwhile; the fork is confirmed. An operation that meets an unconfirmed fork finishes or undoes it.
 Deleting takes the fork away first and its link second; a soft-deleted source goes with its last
 link, and its own link after it.
 """

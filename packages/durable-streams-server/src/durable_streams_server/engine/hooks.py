@@ -23,7 +23,7 @@ def call_hooks(hooks: Iterable[Hook], draft: Draft, commit: Commit) -> None:
 
 
 def events_of(draft: Draft, commit: Commit) -> list[str]:
-    """What a commit means to an application.
+    """The events of a commit, as an application counts them.
 
     A fork is created when it is confirmed. A source that was deleted does not count again when its
     last fork is gone.

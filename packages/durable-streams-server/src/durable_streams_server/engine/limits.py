@@ -1,4 +1,4 @@
-"""What one server gives to one stream, one request and one reader, in one place."""
+"""The bounds of an engine: of one stream, one request and one reader."""
 
 import msgspec
 

@@ -1,7 +1,7 @@
 """Reading: one page of a stream, stitched over its fork chain and cut where content allows.
 
-The steps are written once, as a generator that asks for what it needs; a store with its facts at
-hand answers at once, any other is awaited.
+The steps are written once, as a generator that yields what it needs. A local store gives it at
+once, any other store is awaited.
 """
 
 from collections import OrderedDict
@@ -48,7 +48,7 @@ class Page(msgspec.Struct, frozen=True, gc=False):
 
 
 class Need(msgspec.Struct, frozen=True, gc=False):
-    """What a reader asks the store for: the head at ``path``, or bytes of one incarnation."""
+    """One request of a reader to the store: the head at ``path``, or bytes of one incarnation."""
 
     path: str
     incarnation: str | None = None
@@ -255,7 +255,7 @@ class Pages:
         return b"".join(parts), head
 
     def _owners(self, path: str, head: Head, start: int) -> Steps[list[Owner]]:
-        """Who holds the bytes from ``start`` on, oldest first."""
+        """The entities that hold the bytes from ``start`` on, oldest first."""
         upto = head.tail
         owners = [Owner(path, head, upto)]
         origin = birth_of(head).origin

@@ -1,4 +1,4 @@
-"""What the engine answers: typed, immutable, with offsets as tokens that are safe to store."""
+"""Results of the engine: typed, immutable, with offsets as tokens that are safe to store."""
 
 from collections.abc import Iterator
 from typing import Any

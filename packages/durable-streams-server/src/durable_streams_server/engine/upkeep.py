@@ -1,8 +1,7 @@
 """Upkeep: the engine's own work, which no caller waits for.
 
 It ends lifetimes, finishes and undoes interrupted forks, releases the sources of forks that are
-gone, and forgets the producers that were idle longest. What it cannot do now, it does when the
-sweeper comes by again.
+gone, and forgets the producers that were idle longest. Work that fails is repeated at a later sweep.
 """
 
 import asyncio
@@ -198,7 +197,7 @@ class Upkeep:
 
 
 async def _logged(work: Awaitable[Any]) -> None:
-    """Await work whose failure nobody else hears of."""
+    """Await work and log its failure."""
     try:
         await work
     except ProtocolError as error:
