@@ -123,10 +123,10 @@ class Engine(Runtime):
         """Add data at the tail (§5.2).
 
         On JSON streams ``bytes`` are JSON text, and the elements of an array in them are messages.
-        Every other value is encoded as one message: a ``str`` is a JSON string, None is null. Other streams
-        take ``bytes``, and a ``str`` as UTF-8. ``expected`` is an offset that must still be the
-        tail, or :class:`TailMoved` is raised. Raises :class:`InvalidRequest` for what JSON cannot
-        hold, NaN and infinities included.
+        Every other value is encoded as one message: a ``str`` is a JSON string, None is null. Other
+        streams take ``bytes``, and a ``str`` as UTF-8. ``expected`` is an offset that must still be
+        the tail, or :class:`TailMoved` is raised. Raises :class:`InvalidRequest` for what JSON
+        cannot hold, NaN and infinities included.
         """
         return await self._append(
             path,

@@ -1,10 +1,10 @@
 """Forks in four idempotent commits, and the clean-up of what they hold on to (§4.2).
 
-No commit spans two streams. So a fork is made by: the source notes a *pending* link; the fork is
-created *unconfirmed*, served to nobody; the source turns the link *held*, which fails if it was
-dropped meanwhile; the fork is confirmed. An operation that meets an unconfirmed fork finishes or undoes it.
-Deleting takes the fork away first and its link second; a soft-deleted source goes with its last
-link, and its own link after it.
+No commit spans two streams. So a fork is made in four steps: the source notes a *pending* link; the
+fork is created *unconfirmed*, served to nobody; the source turns the link *held*, which fails if it
+was dropped meanwhile; the fork is confirmed. An operation that meets an unconfirmed fork finishes
+or undoes it. Deleting goes the other way: first the fork, then its link. A soft-deleted source goes
+with its last link, and its own link after it.
 """
 
 from collections.abc import Awaitable, Callable

@@ -57,7 +57,7 @@ class Need(msgspec.Struct, frozen=True, gc=False):
 
 
 class Owner(msgspec.Struct, frozen=True, gc=False):
-    """Whose bytes a part of a fork is, with the position where that part ends."""
+    """The entity that holds the bytes of a part of a fork, and the position where the part ends."""
 
     path: str
     head: Head

@@ -1,7 +1,8 @@
 """Upkeep: the engine's own work, which no caller waits for.
 
 It ends lifetimes, finishes and undoes interrupted forks, releases the sources of forks that are
-gone, and forgets the producers that were idle longest. Work that fails is repeated at a later sweep.
+gone, and forgets the producers that were idle longest. Work that fails is repeated in a
+later sweep.
 """
 
 import asyncio
