@@ -18,7 +18,7 @@ from durable_streams_core.errors import (
     StreamClosed,
     TailMoved,
 )
-from durable_streams_core.offsets import Offset, timeline_at
+from durable_streams_core.offsets import Offset, later_timeline, timeline_at
 from durable_streams_core.operations import (
     RECHECK_MILLISECONDS,
     Append,
@@ -46,7 +46,6 @@ from durable_streams_core.streams import (
     Origin,
     birth_of,
     decode_link,
-    expired,
     link_key,
     linked_fork,
 )
@@ -54,6 +53,8 @@ from durable_streams_core.streams import (
 TEXT = "text/plain"
 BORN = timeline_at(1_800_000_000_000)
 """When the desk's clock begins."""
+NEXT = later_timeline(BORN, BORN)
+"""The timeline of the second stream that the store creates."""
 JSON = "application/json"
 
 
@@ -75,9 +76,9 @@ def at(position):
     return Offset(BORN, position)
 
 
-def appended(*parts):
+def appended(*parts, timeline=BORN):
     """The answer of such a stream."""
-    return replace(Appended(*parts), timeline=BORN)
+    return replace(Appended(*parts), timeline=timeline)
 
 
 CLOSE = Append(Body(b""), close=True)
@@ -456,11 +457,11 @@ def test_a_renewal_in_the_same_draft_counts(desk):
 def test_a_head_alone_tells_whether_a_life_is_over(desk):
     desk.do(create(expires_at=desk.now + 5))
     head = desk.head()
-    assert not expired(head, desk.now + 4)
-    assert expired(head, desk.now + 5)
+    assert head.live_at(desk.now + 4)
+    assert not head.live_at(desk.now + 5)
     for state in (FORKING, DELETED):
-        assert not expired(replace(head, state=state), desk.now + 5)
-    assert not expired(replace(head, deadline=0), desk.now + 5)
+        assert not replace(head, state=state).live_at(desk.now + 4)
+    assert replace(head, deadline=0).live_at(desk.now + 5)
 
 
 # Deleting (§5.4)
@@ -510,8 +511,7 @@ def test_a_link_names_its_fork_whatever_the_path():
 def test_a_fork_begins_where_it_leaves_its_source(forked):
     head = forked.head("fork")
     assert (head.start, head.tail, head.state, head.closed) == (2, 2, LIVE, False)
-    own = replace(appended(5, False), timeline=head.timeline)
-    assert forked.do(append(b"own"), path="fork") == own
+    assert forked.do(append(b"own"), path="fork") == appended(5, False, timeline=NEXT)
     assert forked.data("fork") == b"own"
 
 
@@ -664,6 +664,6 @@ def test_a_fork_has_no_producers_and_no_stream_seq_of_its_source(stream):
     stream.do(produce(5, 0, b"data", seq=b"9"), link())
     stream.do(fork(), path="fork")
     stream.do(Confirm("f1"), path="fork")
-    timeline = stream.head("fork").timeline
-    own = replace(appended(3, False, False, 0, 0), timeline=timeline)
-    assert stream.do(produce(0, 0, seq=b"1"), path="fork") == own
+    assert stream.do(produce(0, 0, seq=b"1"), path="fork") == appended(
+        3, False, False, 0, 0, timeline=NEXT
+    )

@@ -5,16 +5,12 @@ from collections.abc import Callable
 
 import pytest
 
-from durable_streams_core import store as stores
+from durable_streams_core import registry
+from durable_streams_core import store as interface
 from durable_streams_core.entities import Applied, Commit, Delta, Guard, Head
 from durable_streams_core.errors import StoreError
-from durable_streams_core.store import (
-    ENTRY_POINT_GROUP,
-    STORE_API,
-    Store,
-    check_api,
-    create_store,
-)
+from durable_streams_core.registry import ENTRY_POINT_GROUP, create_store
+from durable_streams_core.store import STORE_API, Store, check_api
 
 CREATE = Commit("id", "path", Guard(None), Delta(create=Head("i", b"")))
 
@@ -36,7 +32,7 @@ def installed(monkeypatch):
         assert group == ENTRY_POINT_GROUP
         return [points[name]] if name in points else []
 
-    monkeypatch.setattr(stores, "entry_points", entry_points)
+    monkeypatch.setattr(registry, "entry_points", entry_points)
     return points
 
 
@@ -55,7 +51,9 @@ def test_a_store_is_found_by_its_scheme_and_gets_the_whole_url(installed, tiny_s
 
 @pytest.mark.parametrize("url", ["", "memory", "./data", "/data", ":memory:", ":"])
 def test_what_is_no_url_is_refused_with_examples(installed, url):
-    with pytest.raises(StoreError, match=r"no store URL\. Use memory:, file:PATH or redis://HOST"):
+    with pytest.raises(
+        StoreError, match=r"not a store URL\. Use memory:, file:PATH or redis://HOST"
+    ):
         create_store(url)
 
 
@@ -98,7 +96,7 @@ def test_a_store_keeps_its_version_when_the_interface_gets_another(
     tiny_store: Callable[[], Store], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = tiny_store()
-    monkeypatch.setattr(stores, "STORE_API", STORE_API + 1)
+    monkeypatch.setattr(interface, "STORE_API", STORE_API + 1)
     with pytest.raises(StoreError, match=f"version {STORE_API} .* needs {STORE_API + 1}"):
         check_api(store)
 

@@ -4,7 +4,7 @@ import pytest
 from servers import REDIS, RedisServer
 
 from durable_streams_core.errors import StoreError
-from durable_streams_core.store import create_store
+from durable_streams_core.registry import create_store
 from durable_streams_redis import RedisStore
 
 

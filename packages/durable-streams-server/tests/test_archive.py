@@ -9,7 +9,8 @@ from tokens import at
 
 from durable_streams_core.errors import StoreError
 from durable_streams_core.operations import ProducerClaim
-from durable_streams_core.store import Store, create_store
+from durable_streams_core.registry import create_store
+from durable_streams_core.store import Store
 from durable_streams_server.cli.command import main
 from durable_streams_server.engine.engine import Engine
 from durable_streams_server.stores.archive import PIECE, export_store, import_store

@@ -286,7 +286,7 @@ def test_help_names_every_option():
 @pytest.mark.parametrize(
     "options, explanation",
     [
-        (["--store", "nonsense"], "is no store URL. Use memory:, file:PATH or redis://HOST"),
+        (["--store", "nonsense"], "is not a store URL. Use memory:, file:PATH or redis://HOST"),
         (["--store", "carrier-pigeon:x"], "No installed package provides a store"),
         (["--store", "memory:x"], "Use memory: alone"),
         (["--host", "no.such.host.invalid", "--port", "0"], "Check --host and --port"),

@@ -3,7 +3,7 @@
 import pytest
 
 from durable_streams_core.errors import StoreError
-from durable_streams_core.store import create_store
+from durable_streams_core.registry import create_store
 from durable_streams_core.testing import StoreContract
 from durable_streams_server.stores.memory import MemoryStore
 

@@ -5,6 +5,8 @@ entities that it keeps; ``durable_streams_core.testing`` proves it. To write a s
 operations, drafts, content and SSE. To write a client: offsets, errors and :class:`SseDecoder`.
 """
 
+from importlib.metadata import version
+
 from durable_streams_core.content import Kind, MediaType, media_type
 from durable_streams_core.drafts import Draft
 from durable_streams_core.entities import (
@@ -61,6 +63,7 @@ from durable_streams_core.operations import (
 )
 from durable_streams_core.paths import check_path, decode_path
 from durable_streams_core.protocol import NOW, START
+from durable_streams_core.registry import create_store
 from durable_streams_core.sse import (
     Control,
     SseDecoder,
@@ -69,17 +72,9 @@ from durable_streams_core.sse import (
     encode_control,
     encode_data,
 )
-from durable_streams_core.store import (
-    STORE_API,
-    LocalStore,
-    PromptStore,
-    Store,
-    Watcher,
-    Watchers,
-    create_store,
-)
+from durable_streams_core.store import STORE_API, LocalStore, PromptStore, Store, Watcher, Watchers
 
-__version__ = "0.1.0"
+__version__ = version("durable-streams-core")
 
 __all__ = [
     "NOW",

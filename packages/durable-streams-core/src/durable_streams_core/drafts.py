@@ -227,21 +227,9 @@ class Draft:
             if (value is None) != (known.get(key) is None):
                 counts[key[0]] = counts.get(key[0], 0) + (-1 if value is None else 1)
         fields = {**known, **self._fields}
-        return Facts(
-            Head(
-                head.incarnation,
-                head.birth,
-                head.start,
-                tail,
-                self._closed,
-                head.state if self._state is None else self._state,
-                head.deadline if self._deadline is None else self._deadline,
-                head.timeline,
-                head.past,
-            ),
-            fields,
-            counts,
-        )
+        change = Delta(close=self._closed, state=self._state, deadline=self._deadline)
+        head = msgspec.structs.replace(head.apply(change), tail=tail)
+        return Facts(head, fields, counts)
 
     def commit(self, new_id: Callable[[], str]) -> Commit:
         """Everything so far as one guarded change."""

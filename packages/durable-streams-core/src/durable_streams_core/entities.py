@@ -64,6 +64,10 @@ class Head(msgspec.Struct, frozen=True, gc=False):
             self.past,
         )
 
+    def live_at(self, now: int) -> bool:
+        """Whether it is served at a time: its state is LIVE and its deadline has not come."""
+        return self.state == LIVE and not (self.deadline and now >= self.deadline)
+
     def timeline_at(self, position: int) -> bytes:
         """The timeline of a position from ``start`` on; a fork's source knows those before it."""
         for timeline, end in self.past:

@@ -3,7 +3,7 @@
     DurableStreamsError
     ├── StoreError                 a store cannot be opened or used at all
     └── ProtocolError              an answer: status, code, a sentence, headers
-        ├── InvalidRequest         400, 405, 412 … what the caller sent is at fault
+        ├── InvalidRequest         400, 414: what the caller sent is at fault
         ├── NotFound               404
         ├── Gone                   410  soft-deleted
         │   └── OffsetGone         410  the bytes before the offset are no longer there

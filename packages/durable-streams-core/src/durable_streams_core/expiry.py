@@ -71,7 +71,7 @@ def parse_expires_at(value: str) -> int:
     return elapsed.days * 86_400_000 + elapsed.seconds * 1000 + millis
 
 
-def format_expires_at(milliseconds: int) -> str:
+def format_time(milliseconds: int) -> str:
     """The RFC 3339 form, in UTC, with milliseconds."""
     moment = _EPOCH + timedelta(milliseconds=milliseconds)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

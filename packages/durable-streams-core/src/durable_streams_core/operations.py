@@ -274,7 +274,7 @@ class Create(msgspec.Struct, frozen=True, gc=False):
         return ()
 
     def decide(self, draft: Draft, now: int) -> Created:
-        if draft.head is not None and draft.state() == LIVE and is_past(draft.deadline(), now):
+        if draft.head is not None and life_is_over(draft, now):
             end_life(draft, now)
         if draft.head is not None:
             return self._compare(draft, draft.head)
@@ -349,7 +349,7 @@ class Touch(msgspec.Struct, frozen=True, gc=False):
 
     def decide(self, draft: Draft, now: int) -> None:
         head = draft.head
-        if head is None or draft.state() != LIVE or is_past(draft.deadline(), now):
+        if head is None or draft.state() != LIVE or life_is_over(draft, now):
             return
         ttl = birth_of(head).ttl
         if ttl is not None and renewal_due(ttl, draft.deadline(), now):
@@ -396,7 +396,7 @@ class Expire(msgspec.Struct, frozen=True, gc=False):
 
     def decide(self, draft: Draft, now: int) -> Removed:
         head = draft.head
-        if head is None or draft.state() != LIVE or not is_past(draft.deadline(), now):
+        if head is None or not life_is_over(draft, now):
             return Removed(None)
         return end_life(draft, now)
 
@@ -543,9 +543,14 @@ def require_live(draft: Draft, now: int) -> Head:
     state = draft.state()
     if state != LIVE:
         raise soft_deleted() if state == DELETED else Unconfirmed
-    if is_past(draft.deadline(), now):
+    if life_is_over(draft, now):
         raise no_stream()
     return head
+
+
+def life_is_over(draft: Draft, now: int) -> bool:
+    """Whether a live stream's deadline has come, removed already or not."""
+    return draft.state() == LIVE and is_past(draft.deadline(), now)
 
 
 def check_tail(draft: Draft, expected: Offset) -> None:

@@ -3,7 +3,6 @@
 :class:`Store` is what every store implements. :class:`LocalStore` is for one whose facts are in
 this process: it answers without waiting, and the engine then works without a task per request.
 :class:`PromptStore` is for one that even commits without waiting.
-Stores are found by URL scheme through the entry points of group ``durable_streams.stores``.
 """
 
 import logging
@@ -11,7 +10,6 @@ from abc import ABC, abstractmethod
 from asyncio import Future, get_running_loop
 from collections.abc import Callable, Sequence
 from functools import partial
-from importlib.metadata import entry_points
 from typing import Final, TypeVar
 
 from durable_streams_core.entities import Change, Commit, Facts, Head, Outcome, Slice
@@ -21,17 +19,6 @@ log = logging.getLogger("durable_streams_core.store")
 
 STORE_API: Final = 1
 """Version of this interface; the engine refuses a store of another one."""
-
-ENTRY_POINT_GROUP: Final = "durable_streams.stores"
-
-_PACKAGES: Final = {
-    "memory": "durable-streams-server",
-    "file": "durable-streams-server",
-    "redis": "durable-streams-redis",
-    "rediss": "durable-streams-redis",
-    "redis+sentinel": "durable-streams-redis",
-    "redis+cluster": "durable-streams-redis",
-}
 
 Result = TypeVar("Result")
 Begun = TypeVar("Begun")
@@ -212,30 +199,6 @@ class PromptStore(LocalStore):
 
     def submit(self, batch: Sequence[Commit], done: Callable[[Sequence[Outcome]], None]) -> None:
         done(self.commit_nowait(batch))
-
-
-def create_store(url: str) -> Store:
-    """The store that a URL such as ``memory:``, ``file:./data`` or ``redis://host`` names, not yet
-    opened. Raises :class:`StoreError` for a URL that names none.
-    """
-    scheme, colon, _ = url.partition(":")
-    if not colon or not scheme:
-        raise StoreError(
-            f"{url!r} is no store URL. Use memory:, file:PATH or redis://HOST, for example file:./data."
-        )
-    scheme = scheme.lower()
-    for point in entry_points(group=ENTRY_POINT_GROUP, name=scheme):
-        store = point.load()(url)
-        if not isinstance(store, Store):
-            raise StoreError(f"{point.value} did not make a store for {scheme}: URLs.")
-        return store
-    package = _PACKAGES.get(scheme)
-    if package is None:
-        raise StoreError(
-            f"No installed package provides a store for {scheme}: URLs. "
-            "Use memory:, file:PATH or redis://HOST, or install the store's package."
-        )
-    raise StoreError(f"The store for {scheme}: URLs is not installed: pip install {package}")
 
 
 def check_api(store: Store) -> None:

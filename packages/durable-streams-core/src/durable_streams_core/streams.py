@@ -16,8 +16,7 @@ from typing import Final
 import msgspec
 
 from durable_streams_core.content import Kind, media_type
-from durable_streams_core.entities import LIVE, Head
-from durable_streams_core.expiry import is_past
+from durable_streams_core.entities import Head
 from durable_streams_core.offsets import NO_TIMELINE, Offset
 
 PRODUCER: Final = "p"
@@ -130,8 +129,3 @@ def decode_producer(data: bytes | None) -> ProducerEntry | None:
 
 def decode_link(data: bytes | None) -> ForkLink | None:
     return None if data is None else _link.decode(data)
-
-
-def expired(head: Head, now: int) -> bool:
-    """Whether a live stream's life is over, swept away or not."""
-    return head.state == LIVE and is_past(head.deadline, now)

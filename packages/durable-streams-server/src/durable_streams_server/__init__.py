@@ -1,5 +1,7 @@
 """A server of durable streams: an engine, stores, and front ends for aiohttp and ASGI."""
 
+from importlib.metadata import version
+
 from durable_streams_core.errors import (
     Conflict,
     DurableStreamsError,
@@ -26,7 +28,7 @@ from durable_streams_server.frontends.asgi import create_asgi
 from durable_streams_server.stores.memory import MemoryStore
 from durable_streams_server.subscriptions import SubscriptionOptions
 
-__version__ = "0.1.0"
+__version__ = version("durable-streams-server")
 
 __all__ = [
     "NOW",

@@ -6,7 +6,7 @@ import pytest
 
 from durable_streams_core.entities import Commit, Delta, Guard, Head
 from durable_streams_core.errors import StoreError
-from durable_streams_core.store import create_store
+from durable_streams_core.registry import create_store
 from durable_streams_server.stores.file import FileStore, open_store
 from durable_streams_server.stores.file.disk import LocalDisk
 

@@ -10,7 +10,8 @@ from typing import IO
 import click
 
 from durable_streams_core.errors import DurableStreamsError
-from durable_streams_core.store import Store, create_store
+from durable_streams_core.registry import create_store
+from durable_streams_core.store import Store
 from durable_streams_server.stores.archive import Progress, export_store, import_store
 
 

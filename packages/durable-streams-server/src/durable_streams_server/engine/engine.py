@@ -16,13 +16,12 @@ from datetime import datetime, timedelta
 import msgspec
 
 from durable_streams_core.content import media_type
-from durable_streams_core.entities import LIVE
 from durable_streams_core.errors import InvalidRequest, OffsetGone
 from durable_streams_core.operations import Append, Appended, Body, Delete, ProducerClaim
 from durable_streams_core.paths import check_path
 from durable_streams_core.protocol import DEFAULT_CONTENT_TYPE, RESERVED_SEGMENT, START
 from durable_streams_core.reads import parse_read_offset
-from durable_streams_core.streams import birth_of, expired
+from durable_streams_core.streams import birth_of
 from durable_streams_server.engine.arguments import (
     LARGE_JSON,
     Data,
@@ -236,7 +235,7 @@ class Engine(Runtime):
             rows = await self.store.list(prefix, after, wanted)
             for path, head in rows:
                 reserved = path.startswith(RESERVED_SEGMENT + "/")
-                if head.state == LIVE and not expired(head, now) and not reserved:
+                if head.live_at(now) and not reserved:
                     found.append(stream_info(path, head))
             if len(rows) < wanted:
                 break

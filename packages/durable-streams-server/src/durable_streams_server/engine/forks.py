@@ -12,7 +12,7 @@ from typing import Any
 
 from durable_streams_core.content import Kind, require_same_type, skip_messages
 from durable_streams_core.drafts import Draft
-from durable_streams_core.entities import FORKING, Facts
+from durable_streams_core.entities import FORKING, LIVE, Facts
 from durable_streams_core.errors import (
     Conflict,
     Gone,
@@ -44,7 +44,6 @@ from durable_streams_core.streams import (
     Origin,
     birth_of,
     decode_link,
-    expired,
     link_key,
     linked_fork,
 )
@@ -81,7 +80,7 @@ class Forks:
                 if facts.head.state == FORKING:
                     await self.resolve(path)
                     continue
-                if expired(facts.head, self._store.now()):
+                if facts.head.state == LIVE and not facts.head.live_at(self._store.now()):
                     await self._perform(path, Expire())
                     continue
                 compare = Create("", asked, birth_of(facts.head).content_type, closed=closed)

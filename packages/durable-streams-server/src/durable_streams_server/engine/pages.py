@@ -17,7 +17,7 @@ from durable_streams_core.offsets import BEGINNING, Offset
 from durable_streams_core.operations import Unconfirmed, no_stream, soft_deleted
 from durable_streams_core.reads import check_in_range, check_offset, inside_message, not_held
 from durable_streams_core.store import LocalStore, Store
-from durable_streams_core.streams import Birth, Origin, birth_of, expired
+from durable_streams_core.streams import Birth, Origin, birth_of
 from durable_streams_server.caches import TwoGenerationCache
 
 MAX_ANCESTORS = 65_536
@@ -74,7 +74,7 @@ def check_live(head: Head | None, now: int) -> Head:
         raise no_stream()
     if head.state != LIVE:
         raise soft_deleted() if head.state == "deleted" else Unconfirmed
-    if expired(head, now):
+    if not head.live_at(now):
         raise no_stream()
     return head
 

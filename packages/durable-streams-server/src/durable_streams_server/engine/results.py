@@ -7,7 +7,7 @@ import msgspec
 
 from durable_streams_core.content import Kind, to_page
 from durable_streams_core.entities import Head
-from durable_streams_core.expiry import format_expires_at
+from durable_streams_core.expiry import format_time
 from durable_streams_core.offsets import Offset, format_offset
 from durable_streams_core.operations import Appended, Created
 from durable_streams_core.streams import birth_of
@@ -86,10 +86,10 @@ def stream_info(
         content_type=birth.content_type,
         offset=str(tail),
         size=tail.position,
-        created_at=format_expires_at(birth.created),
+        created_at=format_time(birth.created),
         closed=head.closed if closed is None else closed,
         ttl=birth.ttl,
-        expires_at=None if birth.expires_at is None else format_expires_at(birth.expires_at),
+        expires_at=None if birth.expires_at is None else format_time(birth.expires_at),
         created=new,
     )
 

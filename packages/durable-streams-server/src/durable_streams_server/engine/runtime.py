@@ -26,7 +26,8 @@ from durable_streams_core.operations import (
     no_stream,
 )
 from durable_streams_core.protocol import DEFAULT_CONTENT_TYPE, RESERVED_SEGMENT
-from durable_streams_core.store import LocalStore, Store, as_future, check_api, create_store
+from durable_streams_core.registry import create_store
+from durable_streams_core.store import LocalStore, Store, as_future, check_api
 from durable_streams_core.streams import Asked, birth_of
 from durable_streams_server import process_forks
 from durable_streams_server.engine.arguments import check_json, is_large_json

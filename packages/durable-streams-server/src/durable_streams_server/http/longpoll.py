@@ -3,7 +3,9 @@
 import asyncio
 from collections.abc import Callable
 
-from durable_streams_core.entities import Change, Head
+import msgspec
+
+from durable_streams_core.entities import Change
 from durable_streams_core.errors import InvalidRequest, OffsetGone, ProtocolError
 from durable_streams_server.engine.fanout import Notification
 from durable_streams_server.engine.pages import Page
@@ -75,15 +77,7 @@ class LongPoll(Reader):
     def _page_of(self, change: Change, data: bytes) -> Page:
         """The page that a change brought with it, without a look at the store."""
         birth, old = self._birth, self._head
-        head = Head(
-            old.incarnation,
-            old.birth,
-            old.start,
-            change.tail,
-            change.closed,
-            timeline=old.timeline,
-            past=old.past,
-        )
+        head = msgspec.structs.replace(old, tail=change.tail, closed=change.closed)
         start = change.tail - len(data)
         return Page(head, birth, start, change.tail, data, True, change.closed, change.timeline)
 

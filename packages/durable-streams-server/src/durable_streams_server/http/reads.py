@@ -8,7 +8,7 @@ from typing import Any
 from durable_streams_core.content import to_page
 from durable_streams_core.entities import Head
 from durable_streams_core.errors import InvalidRequest, PreconditionFailed, ProtocolError
-from durable_streams_core.expiry import format_expires_at
+from durable_streams_core.expiry import format_time
 from durable_streams_core.offsets import BEGINNING, Offset
 from durable_streams_core.protocol import LIVE_LONG_POLL, LIVE_SSE, NOW, START
 from durable_streams_core.reads import etag, parse_read_offset
@@ -72,7 +72,7 @@ class Describing(Exchange):
         if birth.ttl is not None:
             fields.append((b"stream-ttl", b"%d" % birth.ttl))
         if birth.expires_at is not None:
-            fields.append((b"stream-expires-at", format_expires_at(birth.expires_at).encode()))
+            fields.append((b"stream-expires-at", format_time(birth.expires_at).encode()))
         return Response(200, fields)
 
 

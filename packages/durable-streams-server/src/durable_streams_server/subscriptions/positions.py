@@ -4,10 +4,9 @@ import asyncio
 from collections.abc import AsyncIterator, Container, Sequence
 from typing import Final
 
-from durable_streams_core.entities import LIVE, Head
+from durable_streams_core.entities import Head
 from durable_streams_core.protocol import RESERVED_SEGMENT
 from durable_streams_core.store import LocalStore, Store
-from durable_streams_core.streams import expired
 from durable_streams_core.subscriptions.operations import Tail
 from durable_streams_core.subscriptions.records import (
     CURSOR,
@@ -46,7 +45,7 @@ class Positions:
         return found
 
     def _live(self, head: Head) -> Head | None:
-        return head if head.state == LIVE and not expired(head, self._store.now()) else None
+        return head if head.live_at(self._store.now()) else None
 
     async def of(self, subscription: str, incarnation: str, paths: Sequence[str]) -> list[Standing]:
         """The positions of those of these streams that are linked."""

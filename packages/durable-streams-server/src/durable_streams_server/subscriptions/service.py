@@ -7,13 +7,13 @@ subscription learns of the change like of any other commit.
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
 
 from durable_streams_core.entities import LIVE, Facts, Head
 from durable_streams_core.errors import Gone, InvalidRequest, NotFound, SubscriptionError
+from durable_streams_core.expiry import format_time
 from durable_streams_core.offsets import Offset
 from durable_streams_core.store import Store
 from durable_streams_core.subscriptions.leases import (
@@ -223,13 +223,13 @@ class Subscriptions:
             "webhook": webhook,
             "wake_stream": config.wake_stream,
             "lease_ttl_ms": config.lease_ttl_ms,
-            "created_at": _moment(birth.created),
+            "created_at": format_time(birth.created),
             "status": "failed" if lease.failing else "active",
             "description": config.description,
             "lease": _lease(lease),
         }
         if lease.failing and lease.phase in (RETRYING, WAITING):
-            described["next_attempt_at"] = _moment(lease.until)
+            described["next_attempt_at"] = format_time(lease.until)
         return described
 
     async def delete(self, subscription: str) -> None:
@@ -403,12 +403,7 @@ def _lease(lease: Lease) -> dict[str, Any]:
     """The lease as an operator sees it (an extension); its tokens and wake id stay inside."""
     shown: dict[str, Any] = {"phase": lease.phase, "generation": lease.generation}
     if lease.until:
-        shown["until"] = _moment(lease.until)
+        shown["until"] = format_time(lease.until)
     if lease.holder:
         shown["worker"] = lease.holder
     return shown
-
-
-def _moment(milliseconds: int) -> str:
-    moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
