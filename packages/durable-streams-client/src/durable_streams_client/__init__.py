@@ -165,3 +165,9 @@ __all__ = [
 ]
 
 __version__ = version("durable-streams-client")
+
+# Tracebacks, `help` and pickles name what users import, not the module where it happens to stand.
+for _name in __all__:
+    if getattr(globals()[_name], "__module__", "").startswith("durable_streams_client."):
+        globals()[_name].__module__ = __name__
+del _name

@@ -6,24 +6,23 @@ hold. Objects that own any of these register here, and start anew in the child.
 """
 
 import os
-from typing import Final, Protocol
-from weakref import WeakSet
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+from weakref import WeakKeyDictionary
 
+T = TypeVar("T")
 
-class Inherited(Protocol):
-    """An object that a child must not use as it is."""
-
-    def after_fork(self) -> None:
-        """Start anew. Called in the child, in its only thread; must not wait or take a lock."""
-
-
-_registered: Final[WeakSet[Inherited]] = WeakSet()
+_registered: Final[WeakKeyDictionary[Any, Callable[[Any], None]]] = WeakKeyDictionary()
 _kept: Final[list[object]] = []
 
 
-def register(inherited: Inherited) -> None:
-    """Call ``inherited.after_fork()`` in every child forked from now on."""
-    _registered.add(inherited)
+def register(inherited: T, after_fork: Callable[[T], None]) -> None:
+    """Call ``after_fork(inherited)`` in every child forked from now on.
+
+    It runs in the only thread of the child and must neither wait nor take a lock. The registration
+    ends with the life of ``inherited``.
+    """
+    _registered[inherited] = after_fork
 
 
 def keep(parents: object) -> None:
@@ -41,9 +40,9 @@ def close_descriptor(descriptor: int) -> None:
 
 def _reset() -> None:
     failure = None
-    for inherited in list(_registered):
+    for inherited, after_fork in list(_registered.items()):
         try:
-            inherited.after_fork()
+            after_fork(inherited)
         except Exception as error:
             failure = error  # the others are reset all the same
     if failure is not None:

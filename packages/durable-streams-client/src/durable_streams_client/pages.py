@@ -27,7 +27,7 @@ class PageCache:
         self._held = 0
         self._pages: OrderedDict[str, KeptPage] = OrderedDict()
         self._mutex = Lock()
-        forking.register(self)
+        forking.register(self, PageCache.after_fork)
 
     def after_fork(self) -> None:
         self._mutex = Lock()

@@ -8,52 +8,51 @@ handlers but finalizers of its own. A process that is killed runs neither.
 import atexit
 import os
 import sys
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Protocol
-from weakref import WeakSet
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
-
-class Unfinished(Protocol):
-    """A producer, as far as the end of its process concerns it."""
-
-    def finish_at_exit(self) -> None:
-        """Send what is left if that is possible, and warn about what could not be stored."""
-        ...
+T = TypeVar("T")
 
 
 class _Open:
-    """The open producers of this process."""
+    """The open producers of this process, each with the function that finishes it."""
 
     def __init__(self) -> None:
-        self.producers: WeakSet[Unfinished] = WeakSet()
+        self.producers: WeakKeyDictionary[Any, Callable[[Any], None]] = WeakKeyDictionary()
         self.pid = 0
 
-    def add(self, producer: Unfinished) -> None:
+    def add(self, producer: T, finish: Callable[[T], None]) -> None:
         if self.pid != os.getpid():
-            # The parent's producers are the parent's to finish.
-            self.producers = WeakSet()
+            # The parent finishes its own producers.
+            self.producers = WeakKeyDictionary()
             self.pid = os.getpid()
             _finish_with_multiprocessing()
-        self.producers.add(producer)
+        self.producers[producer] = finish
 
     def finish(self) -> None:
         if self.pid == os.getpid():
-            for producer in list(self.producers):
+            for producer, finish in list(self.producers.items()):
                 with suppress(KeyboardInterrupt):
-                    producer.finish_at_exit()
+                    finish(producer)
 
 
 _open = _Open()
 atexit.register(_open.finish)
 
 
-def watch(producer: Unfinished) -> None:
-    """Finish ``producer`` at the end of the process, unless it is closed or collected before."""
-    _open.add(producer)
+def watch(producer: T, finish: Callable[[T], None]) -> None:
+    """Call ``finish(producer)`` at the end of the process.
+
+    ``unwatch`` takes that back, and so does the end of the producer's life.
+    """
+    _open.add(producer, finish)
 
 
-def unwatch(producer: Unfinished) -> None:
-    _open.producers.discard(producer)
+def unwatch(producer: object) -> None:
+    """Do not finish ``producer``: it is closed."""
+    _open.producers.pop(producer, None)
 
 
 def _finish_with_multiprocessing() -> None:

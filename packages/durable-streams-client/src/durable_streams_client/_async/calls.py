@@ -1,7 +1,6 @@
 """One operation: a request, sent again where that helps and cannot do harm."""
 
 import logging
-import random
 import time
 from typing import Any
 
@@ -40,6 +39,11 @@ class AsyncCalls:
         self.options = options
         self._headers = headers
         self._params = params
+
+    def without_header(self, name: str) -> "AsyncCalls":
+        """The same, except that the client's own header ``name`` is not sent."""
+        headers = [pair for pair in self._headers if pair[0].lower() != name]
+        return AsyncCalls(self.transport, self.options, headers, self._params)
 
     def backoff(self, attempts: int | None) -> Backoff:
         return Backoff(self.options.retry, attempts, self.options.random)
@@ -141,10 +145,6 @@ def retry_after(error: ClientError) -> float | None:
     if isinstance(error, AnswerError):
         return parse_retry_after(error.retry_after, time.time())
     return None
-
-
-def default_random() -> float:
-    return random.random()
 
 
 async def _resolved(pairs: list[tuple[str, Any]]) -> list[tuple[str, str]]:

@@ -1,12 +1,14 @@
 """The client: what the streams of one program share."""
 
+import random as random_module
 import ssl
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
 from durable_streams_client import addresses
-from durable_streams_client._async.calls import AsyncCalls, default_random
+from durable_streams_client._async.calls import AsyncCalls
+from durable_streams_client._async.context import AsyncContext
 from durable_streams_client._async.stream import AsyncStream
 from durable_streams_client._async.transport import AsyncTransport
 from durable_streams_client._async.writing import AsyncAppends
@@ -55,25 +57,30 @@ class AsyncClient:
         compress: bool = True,
         safe_append: bool = True,
         cache_bytes: int = 8 * 1024 * 1024,
-        random: Callable[[], float] = default_random,
+        random: Callable[[], float] | None = None,
     ) -> None:
-        self.base_url = addresses.base_url(base_url)
         options = Options(
             timeouts=timeouts or Timeouts(),
             retry=retry or RetryPolicy(),
             on_retry=on_retry,
             compress=compress,
             safe_append=safe_append,
-            random=random,
+            random=random or random_module.random,
         )
-        self._calls = AsyncCalls(
+        calls = AsyncCalls(
             AsyncTransport(http, http2=http2, verify=verify),
             options,
             pairs_of(headers, "headers"),
             pairs_of(params, "params"),
         )
-        self._appends = AsyncAppends(self._calls)
-        self._cache = PageCache(cache_bytes)
+        self._context = AsyncContext(
+            addresses.base_url(base_url), calls, AsyncAppends(calls), PageCache(cache_bytes)
+        )
+
+    @property
+    def base_url(self) -> str:
+        """The URL below which relative stream names are, or "" if there is none."""
+        return self._context.base_url
 
     def stream(
         self,
@@ -93,21 +100,12 @@ class AsyncClient:
         """
         url = addresses.stream_url(self.base_url, name)
         extra = Extra(pairs_of(headers, "headers"), pairs_of(params, "params"))
-        return self._stream(url, extra, content_type)
-
-    def _below(self, path: str) -> AsyncStream:
-        """The handle of the stream with that path below ``base_url``, whatever it looks like."""
-        return self._stream(addresses.url_below(self.base_url, path), Extra([], []), None)
-
-    def _stream(self, url: str, extra: Extra, content_type: str | None) -> AsyncStream:
-        return AsyncStream(
-            url, self._calls, self._appends, self._cache, extra, content_type=content_type
-        )
+        return AsyncStream(self._context, url, extra, content_type=content_type)
 
     async def aclose(self) -> None:
         """Close all connections. What is under way fails."""
-        await self._calls.transport.aclose()
-        self._cache.clear()
+        await self._context.calls.transport.aclose()
+        self._context.cache.clear()
 
     async def __aenter__(self) -> Self:
         return self

@@ -97,7 +97,7 @@ class _Stream(httpcore.AsyncNetworkStream):
         self._transport = transport
         self._protocol = protocol
         self._unsent = b""
-        forking.register(self)
+        forking.register(self, _Stream.after_fork)
 
     def after_fork(self) -> None:
         own = self._transport.get_extra_info("socket")

@@ -4,14 +4,15 @@ import logging
 import secrets
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from durable_streams_client import forking, messages
 from durable_streams_client._async import runtime
-from durable_streams_client._async.calls import AsyncCalls, retry_after
+from durable_streams_client._async.calls import retry_after
+from durable_streams_client._async.context import AsyncContext
 from durable_streams_client.encoding import encoder_for, join, kind_of
 from durable_streams_client.errors import (
     Cancelled,
@@ -41,10 +42,6 @@ from durable_streams_client.unfinished import unwatch, watch
 from durable_streams_core import protocol
 from durable_streams_core.content import Kind
 
-if TYPE_CHECKING:
-    from durable_streams_client._async.stream import AsyncStream
-
-
 logger = logging.getLogger("durable_streams_client")
 
 EXIT_PATIENCE = 5.0
@@ -62,21 +59,25 @@ class AsyncProducer:
 
     def __init__(
         self,
-        stream: "AsyncStream",
-        calls: AsyncCalls,
+        context: AsyncContext,
+        url: str,
         extra: Extra,
+        ask_content_type: Callable[[], Awaitable[str]],
+        *,
         machine: ProducerMachine,
         producer_id: str,
     ) -> None:
         self.id = producer_id
-        self._stream = stream
-        self._calls = calls
+        self._url = url
+        self._calls = context.calls
         self._extra = extra
         self._machine = machine
         self._mutex = runtime.Mutex()
         self._changed = runtime.Notifier()
         self._workers: list[runtime.Worker] = []
         self._idle_workers = 0
+        self._ask_content_type = ask_content_type
+        self._content_type = ""
         self._kind = Kind.BINARY
         self._encode: Callable[[Any], bytes] | None = None
         self._stopped = False
@@ -84,10 +85,10 @@ class AsyncProducer:
         self._owner: object = None
         self._loss_is_known = False
         """Whether the caller has been told of what was not stored, or has asked to drop it."""
-        forking.register(self)
-        watch(self)
+        forking.register(self, AsyncProducer._after_fork)
+        watch(self, AsyncProducer._finish_at_exit)
 
-    def after_fork(self) -> None:
+    def _after_fork(self) -> None:
         """Stay with the parent: its numbers and what it has accepted cannot be shared."""
         forking.keep((self._mutex, self._changed, self._workers))
         self._mutex = runtime.Mutex()
@@ -170,13 +171,13 @@ class AsyncProducer:
         if self._inherited:
             raise NotUsableHere(
                 "The producer was made before the fork, and belongs to the parent process.",
-                url=self._stream.url,
+                url=self._url,
                 advice="Make a producer in the child.",
             )
         if self._workers and self._owner is not runtime.owner():
             raise NotUsableHere(
                 "The producer was used in another event loop, where its senders run.",
-                url=self._stream.url,
+                url=self._url,
                 advice="Make a producer in each event loop.",
             )
 
@@ -189,17 +190,14 @@ class AsyncProducer:
         self._check_owner()
         self._check_failure()
         if self._stopped:
-            raise InvalidArgument("the producer is closed", url=self._stream.url)
+            raise InvalidArgument("the producer is closed", url=self._url)
         if self._machine.closing:
-            raise StreamClosed(
-                "This producer has closed the stream.", method="POST", url=self._stream.url
-            )
+            raise StreamClosed("This producer has closed the stream.", method="POST", url=self._url)
 
     async def _prepare(self) -> Callable[[Any], bytes]:
         self._check_owner()
-        if self._stream.content_type is None:
-            await self._stream.head()
-        self._kind = kind_of(self._stream.content_type or protocol.DEFAULT_CONTENT_TYPE)
+        self._content_type = await self._ask_content_type()
+        self._kind = kind_of(self._content_type)
         self._encode = encoder_for(self._kind)
         return self._encode
 
@@ -250,7 +248,7 @@ class AsyncProducer:
                 if done():
                     return
                 if self._stopped:
-                    raise Cancelled("The producer was closed.", url=self._stream.url)
+                    raise Cancelled("The producer was closed.", url=self._url)
             await self._changed.wait(version)
 
     async def aclose(self, *, flush: bool = True) -> None:
@@ -269,9 +267,7 @@ class AsyncProducer:
                 self._stopped = True
                 self._loss_is_known = self._loss_is_known or not flush
                 if not self._machine.idle:
-                    self._machine.abandon(
-                        Cancelled("The producer was closed.", url=self._stream.url)
-                    )
+                    self._machine.abandon(Cancelled("The producer was closed.", url=self._url))
                 workers, self._workers = self._workers, []
             self._changed.notify()
             for worker in workers:
@@ -301,7 +297,7 @@ class AsyncProducer:
 
     # -- ending without being closed ---------------------------------------------------------------
 
-    def finish_at_exit(self) -> None:
+    def _finish_at_exit(self) -> None:
         """Send what is left if this flavour can still wait, and warn about what is not stored."""
         with self._mutex:
             target = self._machine.flush()
@@ -336,7 +332,7 @@ class AsyncProducer:
             self._warn("was dropped without being closed")
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.id!r} of {public_url(self._stream.url)}>"
+        return f"<{type(self).__name__} {self.id!r} of {public_url(self._url)}>"
 
     # -- sending -----------------------------------------------------------------------------------
 
@@ -379,9 +375,7 @@ class AsyncProducer:
             finished = True
             failure = error
             if not isinstance(failure, ClientError):
-                failure = ClientError(
-                    f"Sending failed: {error!r}", method="POST", url=self._stream.url
-                )
+                failure = ClientError(f"Sending failed: {error!r}", method="POST", url=self._url)
                 failure.__cause__ = error
             if not is_unapplied(failure):
                 batch.uncertain = True
@@ -390,16 +384,16 @@ class AsyncProducer:
             if not finished:
                 with self._mutex:
                     self._machine.release(
-                        batch, Cancelled("The producer was stopped.", url=self._stream.url)
+                        batch, Cancelled("The producer was stopped.", url=self._url)
                     )
                 self._changed.notify()
 
     async def _deliver(self, batch: Outgoing, epoch: int) -> Callable[[], None]:
         """Send one batch until it is stored; the answer as the machine's next step."""
         request = messages.append_request(
-            self._stream.url,
+            self._url,
             join(self._kind, batch.parts) if batch.parts else b"",
-            content_type=self._stream.content_type,
+            content_type=self._content_type,
             close=batch.close,
             producing=Producing(self.id, epoch, batch.seq),
         )
@@ -409,7 +403,7 @@ class AsyncProducer:
                 head, body = await self._calls.exchange(request, extra=self._extra)
                 if head.status >= 300:
                     raise error_of(request, head, body)
-                appended = messages.appended_of(self._stream.url, head, producing=True)
+                appended = messages.appended_of(self._url, head, producing=True)
             except ClientError as error:
                 if not is_unapplied(error):
                     batch.uncertain = True
@@ -452,9 +446,10 @@ class AsyncProducer:
 
 
 def new_producer(
-    stream: "AsyncStream",
-    calls: AsyncCalls,
+    context: AsyncContext,
+    url: str,
     extra: Extra,
+    ask_content_type: Callable[[], Awaitable[str]],
     *,
     producer_id: str | None,
     epoch: int | None,
@@ -473,4 +468,6 @@ def new_producer(
         # another instance that starts in the same millisecond.
         epoch = time.time_ns() // 1_000_000 * 1000 + secrets.randbelow(1000) if named else 0
     machine = ProducerMachine(limits, epoch, auto_claim, time.monotonic, fresh)
-    return AsyncProducer(stream, calls, extra, machine, producer_id)
+    return AsyncProducer(
+        context, url, extra, ask_content_type, machine=machine, producer_id=producer_id
+    )

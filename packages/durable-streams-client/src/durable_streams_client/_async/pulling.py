@@ -6,8 +6,12 @@ from typing import Any
 
 from durable_streams_client._async import runtime
 from durable_streams_client._async.client import AsyncClient
+from durable_streams_client._async.context import context_of
 from durable_streams_client._async.reader import AsyncReader
+from durable_streams_client._async.stream import AsyncStream
 from durable_streams_client._async.subscriptions import AsyncSubscriptions
+from durable_streams_client._async.transport import AsyncTransport
+from durable_streams_client.addresses import url_below
 from durable_streams_client.batches import Batch
 from durable_streams_client.errors import (
     Cancelled,
@@ -18,6 +22,7 @@ from durable_streams_client.errors import (
     OffsetGone,
     is_retryable,
 )
+from durable_streams_client.options import Extra
 from durable_streams_client.subscribing import (
     FENCED,
     INVALID_OFFSET,
@@ -57,11 +62,12 @@ class AsyncPullWorker:
     ) -> None:
         self.subscription = subscription
         self.name = name
-        self._client = client
+        self._context = context_of(client)
+        self._transport = self._context.calls.transport
         self._subscriptions = AsyncSubscriptions(client)
         self._handler = handler
         self._stopping = False
-        self._pause = runtime.Scope(client._calls.transport.scopes)  # noqa: SLF001 - parts of one client
+        self._pause = runtime.Scope(self._transport.scopes)
         self._reader: AsyncReader[Any] | None = None
         self._failure: BaseException | None = None
         """What the handler raised. It may be an error of this client, and is none of ours."""
@@ -83,10 +89,10 @@ class AsyncPullWorker:
         described = await self._subscriptions.get(self.subscription)
         if described.wake_stream is None:
             raise InvalidArgument(f"{self.subscription} is no pull-wake subscription")
-        wakes = self._client._below(described.wake_stream)  # noqa: SLF001 - parts of one client
+        wakes = self._stream(described.wake_stream)
         # First where the wakes end, then a look for work: what comes in between is a wake to find.
         offset = (await wakes.head()).offset or NOW
-        backoff = self._subscriptions.client._calls.backoff(None)  # noqa: SLF001 - parts of one client
+        backoff = self._context.calls.backoff(None)
         while not self._stopping:
             try:
                 lease = await self._claim_and_work()
@@ -136,7 +142,7 @@ class AsyncPullWorker:
         claim = await self._subscriptions.claim(self.subscription, self.name)
         if claim is None:
             return None
-        lease = _Lease(self._subscriptions, claim)
+        lease = _Lease(self._subscriptions, self._transport, claim)
         try:
             for stream in claim.streams:
                 if stream.has_pending and not self._stopping and not lease.lost:
@@ -150,10 +156,14 @@ class AsyncPullWorker:
             await lease.finish()
         return lease
 
+    def _stream(self, path: str) -> AsyncStream:
+        """The stream at ``path``, which is never taken for a URL, whatever it looks like."""
+        url = url_below(self._context.base_url, path)
+        return AsyncStream(self._context, url, Extra([], []), content_type=None)
+
     async def _work_on(self, lease: "_Lease", stream: LinkedStream) -> None:
         """Handle what is pending of one stream, batch by batch."""
-        # A path is not a name that a user has typed: what looks like a URL is not one.
-        reader = self._client._below(stream.path).read(stream.acked_offset)  # noqa: SLF001 - parts of one client
+        reader = self._stream(stream.path).read(stream.acked_offset)
         self._reader = reader
         try:
             async for batch in reader:
@@ -215,11 +225,14 @@ class AsyncPullWorker:
 class _Lease:
     """The lease of one claim, kept alive while a handler runs."""
 
-    def __init__(self, subscriptions: AsyncSubscriptions, claim: Claim) -> None:
+    def __init__(
+        self, subscriptions: AsyncSubscriptions, transport: AsyncTransport, claim: Claim
+    ) -> None:
         self.lost = False
         self.acked = False
         """Whether any work under it counts."""
         self._subscriptions = subscriptions
+        self._transport = transport
         self._claim = claim
         self._over = False
         self._news = runtime.Notifier()
@@ -232,7 +245,7 @@ class _Lease:
         beating = runtime.Worker(
             self._beat,
             "durable-streams-heartbeat",
-            self._subscriptions.client._calls.transport.scopes,  # noqa: SLF001 - parts of one client
+            self._transport.scopes,
         )
         try:
             await runtime.settle(handler(path, batch))

@@ -46,7 +46,7 @@ class Local(Generic[T]):
         self._values: WeakKeyDictionary[
             asyncio.AbstractEventLoop, tuple[T, AsyncGenerator[None] | None]
         ] = WeakKeyDictionary()
-        forking.register(self)
+        forking.register(self, Local.after_fork)
 
     async def get(self) -> T:
         """The value of the running loop."""

@@ -5,10 +5,9 @@ from datetime import datetime
 from typing import Any, TypeVar, overload
 
 from durable_streams_client import messages
-from durable_streams_client._async.calls import AsyncCalls
+from durable_streams_client._async.context import AsyncContext
 from durable_streams_client._async.producer import AsyncProducer, new_producer
 from durable_streams_client._async.reader import AsyncReader
-from durable_streams_client._async.writing import AsyncAppends
 from durable_streams_client.addresses import header_path, path_of
 from durable_streams_client.batches import decoder_for
 from durable_streams_client.checkpoints import AsyncCheckpoint, Checkpoint
@@ -16,7 +15,6 @@ from durable_streams_client.encoding import encode_all, join, kind_of
 from durable_streams_client.errors import InvalidArgument, NotFound, StreamExists, public_url
 from durable_streams_client.messages import Appended, Created, Reply, Request, StreamInfo
 from durable_streams_client.options import LIVE_MODES, Extra, Live
-from durable_streams_client.pages import PageCache
 from durable_streams_client.producing import ProducerLimits
 from durable_streams_core import protocol
 from durable_streams_core.content import Kind
@@ -33,10 +31,8 @@ class AsyncStream:
 
     def __init__(
         self,
+        context: AsyncContext,
         url: str,
-        calls: AsyncCalls,
-        appends: AsyncAppends,
-        cache: PageCache,
         extra: Extra,
         *,
         content_type: str | None,
@@ -44,9 +40,7 @@ class AsyncStream:
         self.url = url
         self.content_type = content_type
         """As far as it is known without asking."""
-        self._calls = calls
-        self._appends = appends
-        self._cache = cache
+        self._context = context
         self._extra = extra
 
     def __repr__(self) -> str:
@@ -125,7 +119,7 @@ class AsyncStream:
         reply = await self._call(request, accept=(404,))
         if reply.head.status == 404 and not missing_ok and not reply.uncertain:
             raise messages.error_of(request, reply.head, reply.body)
-        await self._appends.forget(self.url)
+        await self._context.appends.forget(self.url)
 
     async def head(self) -> StreamInfo:
         """What the server says about the stream (§5.5). Asking does not prolong its life."""
@@ -180,7 +174,7 @@ class AsyncStream:
         return await self._append(content, close=True, seq=seq)
 
     async def _append(self, content: bytes, *, close: bool, seq: str | None) -> Appended:
-        return await self._appends.append(
+        return await self._context.appends.append(
             self.url,
             content,
             content_type=self.content_type,
@@ -190,10 +184,14 @@ class AsyncStream:
         )
 
     async def _kind(self) -> Kind:
+        return kind_of(await self._known_content_type())
+
+    async def _known_content_type(self) -> str:
+        """The content type; asks the server if it is not known yet."""
         if self.content_type is None:
             await self.head()
         assert self.content_type is not None
-        return kind_of(self.content_type)
+        return self.content_type
 
     def producer(
         self,
@@ -210,9 +208,10 @@ class AsyncStream:
         ``auto_claim`` lets a starting producer outbid a higher epoch that the server knows.
         """
         return new_producer(
-            self,
-            self._calls,
+            self._context,
+            self.url,
             self._extra,
+            self._known_content_type,
             producer_id=producer_id,
             epoch=epoch,
             auto_claim=auto_claim,
@@ -275,9 +274,8 @@ class AsyncStream:
         if not offset:
             raise InvalidArgument("offset must be START, NOW or an offset that a server gave")
         return AsyncReader(
+            self._context,
             self.url,
-            self._calls,
-            self._cache,
             self._extra,
             offset=offset,
             live=live,
@@ -286,4 +284,4 @@ class AsyncStream:
         )
 
     async def _call(self, request: Request, accept: tuple[int, ...] = ()) -> Reply:
-        return await self._calls.call(request, extra=self._extra, accept=accept)
+        return await self._context.calls.call(request, extra=self._extra, accept=accept)

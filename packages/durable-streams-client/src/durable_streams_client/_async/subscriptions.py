@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from durable_streams_client._async.calls import AsyncCalls
 from durable_streams_client._async.client import AsyncClient
+from durable_streams_client._async.context import context_of
 from durable_streams_client.messages import Request
 from durable_streams_client.options import Extra
 from durable_streams_client.subscribing import (
@@ -35,11 +35,9 @@ class AsyncSubscriptions:
 
     def __init__(self, client: AsyncClient) -> None:
         self.client = client
-        calls = client._calls  # noqa: SLF001 - parts of one client
-        self._calls = calls
+        self._calls = context_of(client).calls
         # A wake's own token takes the place of the client's credentials.
-        bare = [pair for pair in calls._headers if pair[0].lower() != "authorization"]  # noqa: SLF001
-        self._by_token = AsyncCalls(calls.transport, calls.options, bare, calls._params)  # noqa: SLF001
+        self._by_token = self._calls.without_header("authorization")
         self._extra = Extra([], [])
 
     async def create_webhook(

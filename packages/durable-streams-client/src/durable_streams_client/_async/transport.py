@@ -154,7 +154,7 @@ class AsyncTransport:
         self._closed = False
         self._used = False
         self._inherited = False
-        forking.register(self)
+        forking.register(self, AsyncTransport.after_fork)
 
     def _make(self) -> Any:
         if self._given is None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from durable_streams_client._async.client import AsyncClient
+from durable_streams_client._async.context import context_of
 from durable_streams_client.errors import MalformedAnswer
 from durable_streams_client.messages import Request
 from durable_streams_client.options import Extra
@@ -26,7 +27,7 @@ class AsyncWebhookVerifier:
     def __init__(
         self, client: AsyncClient, jwks_url: str, *, window: float = REPLAY_WINDOW_SECONDS
     ) -> None:
-        self._client = client
+        self._calls = context_of(client).calls
         self._url = jwks_url
         self._window = window
         self._jwks: Mapping[str, Any] = {}
@@ -45,9 +46,8 @@ class AsyncWebhookVerifier:
         return verify_webhook(headers, body, self._jwks, window=self._window)
 
     async def _fetch(self) -> None:
-        calls = self._client._calls  # noqa: SLF001 - parts of one client
         try:
-            reply = await calls.call(Request("GET", self._url), extra=Extra([], []))
+            reply = await self._calls.call(Request("GET", self._url), extra=Extra([], []))
         finally:
             self._asked = time.monotonic()
         try:

@@ -2,7 +2,6 @@
 """One operation: a request, sent again where that helps and cannot do harm."""
 
 import logging
-import random
 import time
 from typing import Any
 
@@ -41,6 +40,11 @@ class Calls:
         self.options = options
         self._headers = headers
         self._params = params
+
+    def without_header(self, name: str) -> "Calls":
+        """The same, except that the client's own header ``name`` is not sent."""
+        headers = [pair for pair in self._headers if pair[0].lower() != name]
+        return Calls(self.transport, self.options, headers, self._params)
 
     def backoff(self, attempts: int | None) -> Backoff:
         return Backoff(self.options.retry, attempts, self.options.random)
@@ -142,10 +146,6 @@ def retry_after(error: ClientError) -> float | None:
     if isinstance(error, AnswerError):
         return parse_retry_after(error.retry_after, time.time())
     return None
-
-
-def default_random() -> float:
-    return random.random()
 
 
 def _resolved(pairs: list[tuple[str, Any]]) -> list[tuple[str, str]]:

@@ -26,7 +26,7 @@ class _Stream(httpcore.NetworkStream):
         self._stream = stream
         self._socket = stream.get_extra_info("socket")
         self._unsent = b""
-        forking.register(self)
+        forking.register(self, _Stream.after_fork)
 
     def after_fork(self) -> None:
         forking.close_descriptor(self._socket.fileno())

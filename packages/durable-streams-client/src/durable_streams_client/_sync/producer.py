@@ -8,11 +8,12 @@ import warnings
 from collections.abc import Callable
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from durable_streams_client import forking, messages
 from durable_streams_client._sync import runtime
-from durable_streams_client._sync.calls import Calls, retry_after
+from durable_streams_client._sync.calls import retry_after
+from durable_streams_client._sync.context import Context
 from durable_streams_client.encoding import encoder_for, join, kind_of
 from durable_streams_client.errors import (
     Cancelled,
@@ -42,10 +43,6 @@ from durable_streams_client.unfinished import unwatch, watch
 from durable_streams_core import protocol
 from durable_streams_core.content import Kind
 
-if TYPE_CHECKING:
-    from durable_streams_client._sync.stream import Stream
-
-
 logger = logging.getLogger("durable_streams_client")
 
 EXIT_PATIENCE = 5.0
@@ -63,21 +60,25 @@ class Producer:
 
     def __init__(
         self,
-        stream: "Stream",
-        calls: Calls,
+        context: Context,
+        url: str,
         extra: Extra,
+        ask_content_type: Callable[[], str],
+        *,
         machine: ProducerMachine,
         producer_id: str,
     ) -> None:
         self.id = producer_id
-        self._stream = stream
-        self._calls = calls
+        self._url = url
+        self._calls = context.calls
         self._extra = extra
         self._machine = machine
         self._mutex = runtime.Mutex()
         self._changed = runtime.Notifier()
         self._workers: list[runtime.Worker] = []
         self._idle_workers = 0
+        self._ask_content_type = ask_content_type
+        self._content_type = ""
         self._kind = Kind.BINARY
         self._encode: Callable[[Any], bytes] | None = None
         self._stopped = False
@@ -85,10 +86,10 @@ class Producer:
         self._owner: object = None
         self._loss_is_known = False
         """Whether the caller has been told of what was not stored, or has asked to drop it."""
-        forking.register(self)
-        watch(self)
+        forking.register(self, Producer._after_fork)
+        watch(self, Producer._finish_at_exit)
 
-    def after_fork(self) -> None:
+    def _after_fork(self) -> None:
         """Stay with the parent: its numbers and what it has accepted cannot be shared."""
         forking.keep((self._mutex, self._changed, self._workers))
         self._mutex = runtime.Mutex()
@@ -171,13 +172,13 @@ class Producer:
         if self._inherited:
             raise NotUsableHere(
                 "The producer was made before the fork, and belongs to the parent process.",
-                url=self._stream.url,
+                url=self._url,
                 advice="Make a producer in the child.",
             )
         if self._workers and self._owner is not runtime.owner():
             raise NotUsableHere(
                 "The producer was used in another event loop, where its senders run.",
-                url=self._stream.url,
+                url=self._url,
                 advice="Make a producer in each event loop.",
             )
 
@@ -190,17 +191,14 @@ class Producer:
         self._check_owner()
         self._check_failure()
         if self._stopped:
-            raise InvalidArgument("the producer is closed", url=self._stream.url)
+            raise InvalidArgument("the producer is closed", url=self._url)
         if self._machine.closing:
-            raise StreamClosed(
-                "This producer has closed the stream.", method="POST", url=self._stream.url
-            )
+            raise StreamClosed("This producer has closed the stream.", method="POST", url=self._url)
 
     def _prepare(self) -> Callable[[Any], bytes]:
         self._check_owner()
-        if self._stream.content_type is None:
-            self._stream.head()
-        self._kind = kind_of(self._stream.content_type or protocol.DEFAULT_CONTENT_TYPE)
+        self._content_type = self._ask_content_type()
+        self._kind = kind_of(self._content_type)
         self._encode = encoder_for(self._kind)
         return self._encode
 
@@ -251,7 +249,7 @@ class Producer:
                 if done():
                     return
                 if self._stopped:
-                    raise Cancelled("The producer was closed.", url=self._stream.url)
+                    raise Cancelled("The producer was closed.", url=self._url)
             self._changed.wait(version)
 
     def close(self, *, flush: bool = True) -> None:
@@ -270,9 +268,7 @@ class Producer:
                 self._stopped = True
                 self._loss_is_known = self._loss_is_known or not flush
                 if not self._machine.idle:
-                    self._machine.abandon(
-                        Cancelled("The producer was closed.", url=self._stream.url)
-                    )
+                    self._machine.abandon(Cancelled("The producer was closed.", url=self._url))
                 workers, self._workers = self._workers, []
             self._changed.notify()
             for worker in workers:
@@ -302,7 +298,7 @@ class Producer:
 
     # -- ending without being closed ---------------------------------------------------------------
 
-    def finish_at_exit(self) -> None:
+    def _finish_at_exit(self) -> None:
         """Send what is left if this flavour can still wait, and warn about what is not stored."""
         with self._mutex:
             target = self._machine.flush()
@@ -337,7 +333,7 @@ class Producer:
             self._warn("was dropped without being closed")
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.id!r} of {public_url(self._stream.url)}>"
+        return f"<{type(self).__name__} {self.id!r} of {public_url(self._url)}>"
 
     # -- sending -----------------------------------------------------------------------------------
 
@@ -380,9 +376,7 @@ class Producer:
             finished = True
             failure = error
             if not isinstance(failure, ClientError):
-                failure = ClientError(
-                    f"Sending failed: {error!r}", method="POST", url=self._stream.url
-                )
+                failure = ClientError(f"Sending failed: {error!r}", method="POST", url=self._url)
                 failure.__cause__ = error
             if not is_unapplied(failure):
                 batch.uncertain = True
@@ -391,16 +385,16 @@ class Producer:
             if not finished:
                 with self._mutex:
                     self._machine.release(
-                        batch, Cancelled("The producer was stopped.", url=self._stream.url)
+                        batch, Cancelled("The producer was stopped.", url=self._url)
                     )
                 self._changed.notify()
 
     def _deliver(self, batch: Outgoing, epoch: int) -> Callable[[], None]:
         """Send one batch until it is stored; the answer as the machine's next step."""
         request = messages.append_request(
-            self._stream.url,
+            self._url,
             join(self._kind, batch.parts) if batch.parts else b"",
-            content_type=self._stream.content_type,
+            content_type=self._content_type,
             close=batch.close,
             producing=Producing(self.id, epoch, batch.seq),
         )
@@ -410,7 +404,7 @@ class Producer:
                 head, body = self._calls.exchange(request, extra=self._extra)
                 if head.status >= 300:
                     raise error_of(request, head, body)
-                appended = messages.appended_of(self._stream.url, head, producing=True)
+                appended = messages.appended_of(self._url, head, producing=True)
             except ClientError as error:
                 if not is_unapplied(error):
                     batch.uncertain = True
@@ -453,9 +447,10 @@ class Producer:
 
 
 def new_producer(
-    stream: "Stream",
-    calls: Calls,
+    context: Context,
+    url: str,
     extra: Extra,
+    ask_content_type: Callable[[], str],
     *,
     producer_id: str | None,
     epoch: int | None,
@@ -474,4 +469,4 @@ def new_producer(
         # another instance that starts in the same millisecond.
         epoch = time.time_ns() // 1_000_000 * 1000 + secrets.randbelow(1000) if named else 0
     machine = ProducerMachine(limits, epoch, auto_claim, time.monotonic, fresh)
-    return Producer(stream, calls, extra, machine, producer_id)
+    return Producer(context, url, extra, ask_content_type, machine=machine, producer_id=producer_id)

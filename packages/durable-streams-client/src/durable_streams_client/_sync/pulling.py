@@ -7,8 +7,12 @@ from typing import Any
 
 from durable_streams_client._sync import runtime
 from durable_streams_client._sync.client import Client
+from durable_streams_client._sync.context import context_of
 from durable_streams_client._sync.reader import Reader
+from durable_streams_client._sync.stream import Stream
 from durable_streams_client._sync.subscriptions import Subscriptions
+from durable_streams_client._sync.transport import Transport
+from durable_streams_client.addresses import url_below
 from durable_streams_client.batches import Batch
 from durable_streams_client.errors import (
     Cancelled,
@@ -19,6 +23,7 @@ from durable_streams_client.errors import (
     OffsetGone,
     is_retryable,
 )
+from durable_streams_client.options import Extra
 from durable_streams_client.subscribing import (
     FENCED,
     INVALID_OFFSET,
@@ -58,11 +63,12 @@ class PullWorker:
     ) -> None:
         self.subscription = subscription
         self.name = name
-        self._client = client
+        self._context = context_of(client)
+        self._transport = self._context.calls.transport
         self._subscriptions = Subscriptions(client)
         self._handler = handler
         self._stopping = False
-        self._pause = runtime.Scope(client._calls.transport.scopes)  # noqa: SLF001 - parts of one client
+        self._pause = runtime.Scope(self._transport.scopes)
         self._reader: Reader[Any] | None = None
         self._failure: BaseException | None = None
         """What the handler raised. It may be an error of this client, and is none of ours."""
@@ -84,10 +90,10 @@ class PullWorker:
         described = self._subscriptions.get(self.subscription)
         if described.wake_stream is None:
             raise InvalidArgument(f"{self.subscription} is no pull-wake subscription")
-        wakes = self._client._below(described.wake_stream)  # noqa: SLF001 - parts of one client
+        wakes = self._stream(described.wake_stream)
         # First where the wakes end, then a look for work: what comes in between is a wake to find.
         offset = (wakes.head()).offset or NOW
-        backoff = self._subscriptions.client._calls.backoff(None)  # noqa: SLF001 - parts of one client
+        backoff = self._context.calls.backoff(None)
         while not self._stopping:
             try:
                 lease = self._claim_and_work()
@@ -137,7 +143,7 @@ class PullWorker:
         claim = self._subscriptions.claim(self.subscription, self.name)
         if claim is None:
             return None
-        lease = _Lease(self._subscriptions, claim)
+        lease = _Lease(self._subscriptions, self._transport, claim)
         try:
             for stream in claim.streams:
                 if stream.has_pending and not self._stopping and not lease.lost:
@@ -151,10 +157,14 @@ class PullWorker:
             lease.finish()
         return lease
 
+    def _stream(self, path: str) -> Stream:
+        """The stream at ``path``, which is never taken for a URL, whatever it looks like."""
+        url = url_below(self._context.base_url, path)
+        return Stream(self._context, url, Extra([], []), content_type=None)
+
     def _work_on(self, lease: "_Lease", stream: LinkedStream) -> None:
         """Handle what is pending of one stream, batch by batch."""
-        # A path is not a name that a user has typed: what looks like a URL is not one.
-        reader = self._client._below(stream.path).read(stream.acked_offset)  # noqa: SLF001 - parts of one client
+        reader = self._stream(stream.path).read(stream.acked_offset)
         self._reader = reader
         try:
             for batch in reader:
@@ -216,11 +226,12 @@ class PullWorker:
 class _Lease:
     """The lease of one claim, kept alive while a handler runs."""
 
-    def __init__(self, subscriptions: Subscriptions, claim: Claim) -> None:
+    def __init__(self, subscriptions: Subscriptions, transport: Transport, claim: Claim) -> None:
         self.lost = False
         self.acked = False
         """Whether any work under it counts."""
         self._subscriptions = subscriptions
+        self._transport = transport
         self._claim = claim
         self._over = False
         self._news = runtime.Notifier()
@@ -233,7 +244,7 @@ class _Lease:
         beating = runtime.Worker(
             self._beat,
             "durable-streams-heartbeat",
-            self._subscriptions.client._calls.transport.scopes,  # noqa: SLF001 - parts of one client
+            self._transport.scopes,
         )
         try:
             runtime.settle(handler(path, batch))

@@ -12,7 +12,8 @@ import msgspec
 
 from durable_streams_client import forking
 from durable_streams_client._sync import runtime
-from durable_streams_client._sync.calls import Calls, retry_after
+from durable_streams_client._sync.calls import retry_after
+from durable_streams_client._sync.context import Context
 from durable_streams_client._sync.transport import Answer
 from durable_streams_client.addresses import with_params
 from durable_streams_client.batches import Batch, Page
@@ -20,7 +21,6 @@ from durable_streams_client.checkpoints import Checkpoint
 from durable_streams_client.errors import ClientError, TimedOut
 from durable_streams_client.messages import Request, error_of
 from durable_streams_client.options import Extra, Live
-from durable_streams_client.pages import PageCache
 from durable_streams_client.reading import Fetch, Mode, ReaderMachine
 from durable_streams_client.text import TextJoiner
 from durable_streams_core import protocol
@@ -40,9 +40,8 @@ class Reader(Generic[T]):
 
     def __init__(
         self,
+        context: Context,
         url: str,
-        calls: Calls,
-        cache: PageCache,
         extra: Extra,
         *,
         offset: str,
@@ -50,13 +49,14 @@ class Reader(Generic[T]):
         checkpoint: Checkpoint | None,
         decoder: msgspec.json.Decoder[list[Any]],
     ) -> None:
+        calls = context.calls
         retry = calls.options.retry
         attempts = retry.read_attempts if live is None else retry.follow_attempts
         self.url = url
         self.offset = offset
         """Where reading would go on if it stopped now."""
         self._calls = calls
-        self._cache = cache
+        self._cache = context.cache
         self._extra = extra
         self._checkpoint = checkpoint
         self._decoder = decoder
@@ -72,9 +72,9 @@ class Reader(Generic[T]):
         self._key = ""
         self.status: int | None = None
         """HTTP status of the last answer."""
-        forking.register(self)
+        forking.register(self, Reader._after_fork)
 
-    def after_fork(self) -> None:
+    def _after_fork(self) -> None:
         """Go on in the child from the same place, with an answer of its own."""
         forking.keep((self._chunks, self._answer))
         self._chunks = self._answer = None

@@ -55,7 +55,7 @@ class Local(Generic[T]):
         self._end = end
         self._value: T | None = None
         self._mutex = Mutex()
-        forking.register(self)
+        forking.register(self, Local.after_fork)
 
     def get(self) -> T:
         """The value of this process."""

@@ -6,10 +6,9 @@ from datetime import datetime
 from typing import Any, TypeVar, overload
 
 from durable_streams_client import messages
-from durable_streams_client._sync.calls import Calls
+from durable_streams_client._sync.context import Context
 from durable_streams_client._sync.producer import Producer, new_producer
 from durable_streams_client._sync.reader import Reader
-from durable_streams_client._sync.writing import Appends
 from durable_streams_client.addresses import header_path, path_of
 from durable_streams_client.batches import decoder_for
 from durable_streams_client.checkpoints import Checkpoint
@@ -17,7 +16,6 @@ from durable_streams_client.encoding import encode_all, join, kind_of
 from durable_streams_client.errors import InvalidArgument, NotFound, StreamExists, public_url
 from durable_streams_client.messages import Appended, Created, Reply, Request, StreamInfo
 from durable_streams_client.options import LIVE_MODES, Extra, Live
-from durable_streams_client.pages import PageCache
 from durable_streams_client.producing import ProducerLimits
 from durable_streams_core import protocol
 from durable_streams_core.content import Kind
@@ -34,10 +32,8 @@ class Stream:
 
     def __init__(
         self,
+        context: Context,
         url: str,
-        calls: Calls,
-        appends: Appends,
-        cache: PageCache,
         extra: Extra,
         *,
         content_type: str | None,
@@ -45,9 +41,7 @@ class Stream:
         self.url = url
         self.content_type = content_type
         """As far as it is known without asking."""
-        self._calls = calls
-        self._appends = appends
-        self._cache = cache
+        self._context = context
         self._extra = extra
 
     def __repr__(self) -> str:
@@ -126,7 +120,7 @@ class Stream:
         reply = self._call(request, accept=(404,))
         if reply.head.status == 404 and not missing_ok and not reply.uncertain:
             raise messages.error_of(request, reply.head, reply.body)
-        self._appends.forget(self.url)
+        self._context.appends.forget(self.url)
 
     def head(self) -> StreamInfo:
         """What the server says about the stream (§5.5). Asking does not prolong its life."""
@@ -181,7 +175,7 @@ class Stream:
         return self._append(content, close=True, seq=seq)
 
     def _append(self, content: bytes, *, close: bool, seq: str | None) -> Appended:
-        return self._appends.append(
+        return self._context.appends.append(
             self.url,
             content,
             content_type=self.content_type,
@@ -191,10 +185,14 @@ class Stream:
         )
 
     def _kind(self) -> Kind:
+        return kind_of(self._known_content_type())
+
+    def _known_content_type(self) -> str:
+        """The content type; asks the server if it is not known yet."""
         if self.content_type is None:
             self.head()
         assert self.content_type is not None
-        return kind_of(self.content_type)
+        return self.content_type
 
     def producer(
         self,
@@ -211,9 +209,10 @@ class Stream:
         ``auto_claim`` lets a starting producer outbid a higher epoch that the server knows.
         """
         return new_producer(
-            self,
-            self._calls,
+            self._context,
+            self.url,
             self._extra,
+            self._known_content_type,
             producer_id=producer_id,
             epoch=epoch,
             auto_claim=auto_claim,
@@ -274,9 +273,8 @@ class Stream:
         if not offset:
             raise InvalidArgument("offset must be START, NOW or an offset that a server gave")
         return Reader(
+            self._context,
             self.url,
-            self._calls,
-            self._cache,
             self._extra,
             offset=offset,
             live=live,
@@ -285,4 +283,4 @@ class Stream:
         )
 
     def _call(self, request: Request, accept: tuple[int, ...] = ()) -> Reply:
-        return self._calls.call(request, extra=self._extra, accept=accept)
+        return self._context.calls.call(request, extra=self._extra, accept=accept)

@@ -3,8 +3,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from durable_streams_client._sync.calls import Calls
 from durable_streams_client._sync.client import Client
+from durable_streams_client._sync.context import context_of
 from durable_streams_client.messages import Request
 from durable_streams_client.options import Extra
 from durable_streams_client.subscribing import (
@@ -36,11 +36,9 @@ class Subscriptions:
 
     def __init__(self, client: Client) -> None:
         self.client = client
-        calls = client._calls  # noqa: SLF001 - parts of one client
-        self._calls = calls
+        self._calls = context_of(client).calls
         # A wake's own token takes the place of the client's credentials.
-        bare = [pair for pair in calls._headers if pair[0].lower() != "authorization"]  # noqa: SLF001
-        self._by_token = Calls(calls.transport, calls.options, bare, calls._params)  # noqa: SLF001
+        self._by_token = self._calls.without_header("authorization")
         self._extra = Extra([], [])
 
     def create_webhook(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from durable_streams_client._sync.client import Client
+from durable_streams_client._sync.context import context_of
 from durable_streams_client.errors import MalformedAnswer
 from durable_streams_client.messages import Request
 from durable_streams_client.options import Extra
@@ -27,7 +28,7 @@ class WebhookVerifier:
     def __init__(
         self, client: Client, jwks_url: str, *, window: float = REPLAY_WINDOW_SECONDS
     ) -> None:
-        self._client = client
+        self._calls = context_of(client).calls
         self._url = jwks_url
         self._window = window
         self._jwks: Mapping[str, Any] = {}
@@ -46,9 +47,8 @@ class WebhookVerifier:
         return verify_webhook(headers, body, self._jwks, window=self._window)
 
     def _fetch(self) -> None:
-        calls = self._client._calls  # noqa: SLF001 - parts of one client
         try:
-            reply = calls.call(Request("GET", self._url), extra=Extra([], []))
+            reply = self._calls.call(Request("GET", self._url), extra=Extra([], []))
         finally:
             self._asked = time.monotonic()
         try:
