@@ -20,18 +20,18 @@ from durable_streams_core.subscriptions.operations import (
     WakeRef,
 )
 from durable_streams_core.subscriptions.records import (
+    BASE_URL,
     CURSOR,
     LEASE,
-    PLACE,
+    BaseUrl,
     Cursor,
-    Place,
     birth_of,
+    decode_base_url,
     decode_cursor,
-    decode_place,
     parse_config,
 )
 
-PLACES = Place("https://a.example", "/v1/stream/")
+BASE = BaseUrl("https://a.example", "/v1/stream/")
 WEBHOOK = parse_config(
     {"type": "webhook", "pattern": "e/*", "streams": ["x"], "webhook": {"url": "https://w/"}}
 )
@@ -42,7 +42,7 @@ PULL = parse_config({"type": "pull-wake", "pattern": "e/*", "wake_stream": "w"})
 def subscribed(new_desk):
     def subscribed(config=WEBHOOK, **more):
         desk = new_desk("__ds/subscriptions/s")
-        desk.do(Subscribe("i", config, PLACES, **more))
+        desk.do(Subscribe("i", config, BASE, **more))
         return desk
 
     return subscribed
@@ -87,22 +87,22 @@ def test_a_subscription_links_streams_where_they_end(subscribed):
 
 def test_the_same_wish_confirms_and_another_is_refused(subscribed):
     desk = subscribed()
-    again = desk.do(Subscribe("j", WEBHOOK, PLACES, [Tail("e/1", "inc", 7)], confirm=True))
+    again = desk.do(Subscribe("j", WEBHOOK, BASE, [Tail("e/1", "inc", 7)], confirm=True))
     assert (again.new, again.linking, again.head.incarnation) == (False, False, "i")
     assert cursor(desk, "e/1") is None
-    assert code(desk.do(Subscribe("j", PULL, PLACES))) == "SUBSCRIPTION_ALREADY_EXISTS"
+    assert code(desk.do(Subscribe("j", PULL, BASE))) == "SUBSCRIPTION_ALREADY_EXISTS"
 
 
 def test_confirming_remembers_where_the_server_is_now(subscribed):
     desk = subscribed()
-    moved = Place("https://b.example", "/")
+    moved = BaseUrl("https://b.example", "/")
     desk.do(Subscribe("j", WEBHOOK, moved))
-    assert decode_place(desk.facts(PLACE).fields[PLACE]) == moved
+    assert decode_base_url(desk.facts(BASE_URL).fields[BASE_URL]) == moved
 
 
 def test_confirming_creates_nothing(new_desk):
     desk = new_desk("__ds/subscriptions/s")
-    assert desk.do(Subscribe("i", WEBHOOK, PLACES, confirm=True)) is None
+    assert desk.do(Subscribe("i", WEBHOOK, BASE, confirm=True)) is None
     assert desk.head() is None
 
 
@@ -112,7 +112,7 @@ def test_many_cursors_are_written_before_anybody_knows_of_it(subscribed):
     assert desk.head().deadline > desk.now
     assert code(desk.do(AddStreams([Tail("y")]))) == "SUBSCRIPTION_NOT_FOUND"
     assert wake(desk) is None
-    assert desk.do(Subscribe("j", WEBHOOK, PLACES)).linking
+    assert desk.do(Subscribe("j", WEBHOOK, BASE)).linking
 
     assert desk.do(LinkMore("i", [Tail("e/1", "a", 9), Tail("e/2", "b", 2), Tail("x", "c", 3)]))
     assert not desk.do(LinkMore("other", []))

@@ -26,8 +26,8 @@ from durable_streams_core.subscriptions.operations import (
 from durable_streams_core.subscriptions.records import (
     CURSOR,
     LEASE,
+    BaseUrl,
     Cursor,
-    Place,
     decode_cursor,
     parse_config,
 )
@@ -69,7 +69,7 @@ class World:
     def subscribe(self):
         self.incarnations += 1
         tails = [Tail(path, "s", tail) for path, tail in self.tails.items() if tail]
-        self.desk.do(Subscribe(self.incarnation, self.config, Place("", "/"), tails))
+        self.desk.do(Subscribe(self.incarnation, self.config, BaseUrl("", "/"), tails))
         self.done = {tail.path: tail.position for tail in tails}
         self.generation = 0
         self.live = None

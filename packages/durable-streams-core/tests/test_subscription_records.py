@@ -8,12 +8,12 @@ from durable_streams_core.errors import SubscriptionError
 from durable_streams_core.offsets import NO_TIMELINE, Offset, timeline_at
 from durable_streams_core.subscriptions.records import (
     MAX_EXPLICIT,
+    BaseUrl,
     Config,
     Cursor,
-    Place,
-    Standing,
+    LinkedStream,
+    decode_base_url,
     decode_cursor,
-    decode_place,
     encode,
     parse_ack_offset,
     parse_config,
@@ -159,41 +159,41 @@ def test_how_a_stream_stands():
     head = Head("i", b"", tail=9)
     four = Offset(NO_TIMELINE, 4)
     for cursor, acked in [(None, None), (Cursor("i", 4), four), (Cursor("old", 9), None)]:
-        standing = Standing("a", cursor, head)
-        assert standing.acked == acked
-        assert standing.pending
-    assert not Standing("a", Cursor("i", 9), head).pending
-    assert not Standing("a", Cursor("i", 9), None).pending
-    assert not Standing("a", None, Head("i", b"")).pending
-    assert Standing("a", Cursor("i", 4, True), head).described(tail=True) == {
+        linked = LinkedStream("a", cursor, head)
+        assert linked.acked == acked
+        assert linked.pending
+    assert not LinkedStream("a", Cursor("i", 9), head).pending
+    assert not LinkedStream("a", Cursor("i", 9), None).pending
+    assert not LinkedStream("a", None, Head("i", b"")).pending
+    assert LinkedStream("a", Cursor("i", 4, True), head).described(tail=True) == {
         "path": "a",
         "link_type": "explicit",
         "acked_offset": "0000000000000000_0000000000000004",
         "tail_offset": "0000000000000000_0000000000000009",
         "has_pending": True,
     }
-    assert Standing("a", None, None).described(tail=True) == {
+    assert LinkedStream("a", None, None).described(tail=True) == {
         "path": "a",
         "link_type": "glob",
         "acked_offset": "-1",
         "tail_offset": "0000000000000000_0000000000000000",
         "has_pending": False,
     }
-    assert "tail_offset" not in Standing("a", None, None).described(tail=False)
+    assert "tail_offset" not in LinkedStream("a", None, None).described(tail=False)
 
 
 def test_a_cursor_in_data_that_the_store_lost_counts_from_the_start():
     one, two = timeline_at(1), timeline_at(2)
     head = Head("i", b"", tail=5, timeline=one).moved_on(two)
-    lost = Standing("a", Cursor("i", 9, timeline=one), head)
+    lost = LinkedStream("a", Cursor("i", 9, timeline=one), head)
     assert (lost.acked, lost.pending) == (None, True)
-    kept = Standing("a", Cursor("i", 5, timeline=one), head)
+    kept = LinkedStream("a", Cursor("i", 5, timeline=one), head)
     assert (kept.acked, kept.pending) == (Offset(one, 5), False)
 
 
 def test_a_cursor_newer_than_the_head_that_was_seen_stands():
     older = Head("i", b"", tail=5, timeline=timeline_at(1))
-    newer = Standing("a", Cursor("i", 9, timeline=timeline_at(2)), older)
+    newer = LinkedStream("a", Cursor("i", 9, timeline=timeline_at(2)), older)
     assert (newer.acked, newer.pending) == (Offset(timeline_at(2), 9), False)
 
 
@@ -202,8 +202,8 @@ def test_a_cursor_written_before_there_were_timelines_is_read():
 
 
 def test_records_are_stored_and_read_back():
-    cursor, place = Cursor("i", 7, True), Place("https://a.example", "/v1/stream/")
+    cursor, base_url = Cursor("i", 7, True), BaseUrl("https://a.example", "/v1/stream/")
     assert decode_cursor(encode(cursor)) == cursor
-    assert decode_place(encode(place)) == place
+    assert decode_base_url(encode(base_url)) == base_url
     assert decode_cursor(None) is None
-    assert decode_place(None) is None
+    assert decode_base_url(None) is None

@@ -14,7 +14,7 @@ APPENDS = 100
 
 PROGRAM = """
 import asyncio, os, sys, traceback
-from durable_streams_core.subscriptions.records import Place, parse_config
+from durable_streams_core.subscriptions.records import BaseUrl, parse_config
 from durable_streams_server import Engine, Unavailable
 
 engine = Engine(sys.argv[1])
@@ -144,7 +144,7 @@ together = fork.Barrier(2)
 
 async def child(number):
     async with engine:
-        await engine.subscriptions.create(f"s{number}", PULL, Place("http://here", "/"))
+        await engine.subscriptions.create(f"s{number}", PULL, BaseUrl("http://here", "/"))
         await asyncio.to_thread(together.wait)
         rows = await engine.store.list(sys.argv[3], "", 10)
         await asyncio.to_thread(together.wait)

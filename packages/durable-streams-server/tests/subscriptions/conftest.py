@@ -10,11 +10,11 @@ from aiohttp import web
 
 from durable_streams_core.store import Store
 from durable_streams_core.subscriptions.leases import decode_lease
-from durable_streams_core.subscriptions.records import Place, parse_config
+from durable_streams_core.subscriptions.records import BaseUrl, parse_config
 from durable_streams_server import Engine
 from durable_streams_server.subscriptions import SubscriptionOptions
 
-PLACE = Place("http://server.example", "/v1/stream/")
+BASE_URL = BaseUrl("http://server.example", "/v1/stream/")
 
 
 class Told:
@@ -105,7 +105,7 @@ class Desk:
         return await self.create(name, {"type": "pull-wake", **wish})
 
     async def create(self, name: str, wish: dict[str, Any]) -> dict[str, Any]:
-        _, described = await self.subscriptions.create(name, parse_config(wish), PLACE)
+        _, described = await self.subscriptions.create(name, parse_config(wish), BASE_URL)
         return described
 
     async def links(self, name: str) -> dict[str, tuple[str, str]]:

@@ -27,17 +27,17 @@ from durable_streams_core.subscriptions.leases import (
     encode_lease,
 )
 from durable_streams_core.subscriptions.records import (
+    BASE_URL,
     CURSOR,
     LEASE,
     LINKING,
     NO_CURSOR,
-    PLACE,
     PULL_WAKE,
+    BaseUrl,
     Birth,
     Config,
     Cursor,
-    Place,
-    Standing,
+    LinkedStream,
     birth_of,
     decode_cursor,
     encode,
@@ -75,18 +75,18 @@ class Subscribe(msgspec.Struct, frozen=True, gc=False):
 
     incarnation: str
     config: Config
-    place: Place
+    base_url: BaseUrl
     tails: Sequence[Tail] = ()
     linking: bool = False
     confirm: bool = False
 
     @property
     def fields(self) -> Sequence[str]:
-        return (PLACE,)
+        return (BASE_URL,)
 
     def decide(self, draft: Draft, now: int) -> Subscribed | None:
         wanted = self.config.hash()
-        place = encode(self.place)
+        base_url = encode(self.base_url)
         head = draft.head
         if head is not None:
             if birth_of(head).hash != wanted:
@@ -94,8 +94,8 @@ class Subscribe(msgspec.Struct, frozen=True, gc=False):
                     "SUBSCRIPTION_ALREADY_EXISTS",
                     "A subscription with this id exists with another configuration.",
                 )
-            if draft.field(PLACE) != place:
-                draft.set_field(PLACE, place)
+            if draft.field(BASE_URL) != base_url:
+                draft.set_field(BASE_URL, base_url)
             return Subscribed(False, draft.state() == LINKING, head)
         if self.confirm:
             return None
@@ -105,7 +105,7 @@ class Subscribe(msgspec.Struct, frozen=True, gc=False):
         birth = encode(Birth(self.config, wanted, now))
         head = Head(self.incarnation, birth, state=state, deadline=deadline)
         draft.create(head)
-        draft.set_field(PLACE, place)
+        draft.set_field(BASE_URL, base_url)
         _link(draft, self.config, self.tails)
         return Subscribed(True, self.linking, head)
 
@@ -381,7 +381,7 @@ class Finish(msgspec.Struct, frozen=True, gc=False):
         for ack in self.acks:
             cursor = cursors.get(ack.path) or decode_cursor(draft.field(CURSOR + ack.path))
             fault = None
-            acked = Standing(ack.path, cursor, ack.head).acked
+            acked = LinkedStream(ack.path, cursor, ack.head).acked
             if ack.head is None or (cursor is None and not config.means(ack.path)):
                 fault = "is not a stream of this subscription"
             elif ack.offset.position > ack.head.tail:

@@ -1,9 +1,9 @@
-"""What is kept of a subscription, and what a request asks for.
+"""Stored records of a subscription, and the requests that create and change one.
 
 | field key  | value                                                                       |
 |------------|-----------------------------------------------------------------------------|
 | ``l``      | :class:`~durable_streams_core.subscriptions.leases.Lease`                   |
-| ``u``      | :class:`Place`, where the server was reached when it was created (§7.1)     |
+| ``u``      | :class:`BaseUrl`, where the server was reached when it was created (§7.1)   |
 | ``c<path>``| :class:`Cursor` of one stream (§6.1)                                        |
 
 A stream that a pattern means and that has no cursor counts from before its first byte, so an
@@ -27,7 +27,7 @@ from durable_streams_core.subscriptions.globs import glob_matches, literal_prefi
 
 PREFIX: Final = RESERVED_SEGMENT + "/subscriptions/"
 LEASE: Final = "l"
-PLACE: Final = "u"
+BASE_URL: Final = "u"
 CURSOR: Final = "c"
 LINKING: Final = "linking"
 """The state of a subscription whose first cursors are not all written: known to nobody yet."""
@@ -101,8 +101,8 @@ class Birth(msgspec.Struct, frozen=True, array_like=True):
     created: int
 
 
-class Place(msgspec.Struct, frozen=True, array_like=True):
-    """Where clients reach the server: an origin without a slash, and the root with both slashes."""
+class BaseUrl(msgspec.Struct, frozen=True, array_like=True):
+    """The URL of the stream root: an origin without a slash, and the root with both slashes."""
 
     origin: str
     root: str
@@ -125,13 +125,13 @@ NO_CURSOR: Final = Cursor()
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _births: Final = msgspec.msgpack.Decoder(Birth)
-_places: Final = msgspec.msgpack.Decoder(Place)
+_base_urls: Final = msgspec.msgpack.Decoder(BaseUrl)
 _cursors: Final = msgspec.msgpack.Decoder(Cursor)
 
-Record = TypeVar("Record", Birth, Place, Cursor)
+Record = TypeVar("Record", Birth, BaseUrl, Cursor)
 
 
-def encode(value: Birth | Place | Cursor) -> bytes:
+def encode(value: Birth | BaseUrl | Cursor) -> bytes:
     """The stored form."""
     return _encoder.encode(value)
 
@@ -150,12 +150,12 @@ def decode_cursor(data: bytes | None) -> Cursor | None:
     return None if data is None else _cursors.decode(data)
 
 
-def decode_place(data: bytes | None) -> Place | None:
-    return None if data is None else _places.decode(data)
+def decode_base_url(data: bytes | None) -> BaseUrl | None:
+    return None if data is None else _base_urls.decode(data)
 
 
-class Standing(msgspec.Struct, frozen=True):
-    """One linked stream as it stands: its cursor, if written, and its head, if it is there."""
+class LinkedStream(msgspec.Struct, frozen=True):
+    """A stream that a subscription links: its cursor, if written, and its head, if it is there."""
 
     path: str
     cursor: Cursor | None

@@ -3,7 +3,7 @@
 import logging
 
 from durable_streams_core.errors import ProtocolError
-from durable_streams_core.subscriptions.records import Place
+from durable_streams_core.subscriptions.records import BaseUrl
 from durable_streams_server.http.context import Context
 from durable_streams_server.http.control_routes import (
     MAX_CONTROL_BODY,
@@ -68,12 +68,12 @@ class Controlling(Exchange):
             await self._consult_on(steps, question)
         if self.verdict is not None:
             return self.verdict
-        place = Place(context.origin(self.request), self.request.root)
+        base_url = BaseUrl(context.origin(self.request), self.request.root)
         return await respond(
             self._engine.subscriptions,
             self._route,
             self.request,
             wanted,
-            place=place,
+            base_url=base_url,
             common=self._common,
         )

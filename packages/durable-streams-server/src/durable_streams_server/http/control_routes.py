@@ -22,8 +22,8 @@ from durable_streams_core.subscriptions.operations import no_subscription
 from durable_streams_core.subscriptions.records import (
     PREFIX,
     WEBHOOK,
+    BaseUrl,
     Config,
-    Place,
     invalid,
     parse_config,
     parse_object,
@@ -204,7 +204,7 @@ async def respond(
     request: RequestHead,
     wanted: ControlRequest,
     *,
-    place: Place,
+    base_url: BaseUrl,
     common: list[Header],
 ) -> Response:
     """Do what a permitted request wants; raises :class:`SubscriptionError`."""
@@ -216,17 +216,17 @@ async def respond(
     if name == "base":
         conditions = parse_conditions(request)
         if conditions is not None:
-            await check_conditions(subscriptions, named, request.method, conditions, place)
+            await check_conditions(subscriptions, named, request.method, conditions, base_url)
         if wanted.config is not None:
-            if wanted.config.type == WEBHOOK and not place.origin:
+            if wanted.config.type == WEBHOOK and not base_url.origin:
                 raise invalid(
                     "The server cannot tell where it is reached: send a Host header, or "
                     "configure its public URL."
                 )
-            new, described = await subscriptions.create(named, wanted.config, place)
+            new, described = await subscriptions.create(named, wanted.config, base_url)
             return _json(described, common, 201 if new else 200)
         if request.method == "GET":
-            return _json(await subscriptions.describe(named, place), common)
+            return _json(await subscriptions.describe(named, base_url), common)
         await subscriptions.delete(named)
     elif name == "streams":
         await subscriptions.add_streams(named, wanted.streams)
@@ -244,11 +244,11 @@ async def respond(
 
 
 async def check_conditions(
-    subscriptions: Subscriptions, named: str, method: str, conditions: Conditions, place: Place
+    subscriptions: Subscriptions, named: str, method: str, conditions: Conditions, base_url: BaseUrl
 ) -> None:
     """Raise :class:`PreconditionFailed` for what a subscription, which has no tag, cannot meet."""
     try:
-        await subscriptions.describe(named, place)
+        await subscriptions.describe(named, base_url)
     except SubscriptionError:
         if method == "PUT" and conditions.requires_stream:
             raise PreconditionFailed from None

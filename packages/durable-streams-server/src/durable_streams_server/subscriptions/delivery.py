@@ -6,7 +6,7 @@ import msgspec
 
 from durable_streams_core.operations import Append, Body, ProducerClaim
 from durable_streams_core.subscriptions.leases import Lease, retry_delay
-from durable_streams_core.subscriptions.records import Place, Standing
+from durable_streams_core.subscriptions.records import BaseUrl, LinkedStream
 from durable_streams_server.perform import Perform
 from durable_streams_server.subscriptions.keyring import Keyring
 from durable_streams_server.subscriptions.state import SubscriptionState
@@ -54,8 +54,8 @@ class Delivery:
         self,
         state: SubscriptionState,
         lease: Lease,
-        place: Place,
-        pending: list[Standing],
+        base_url: BaseUrl,
+        pending: list[LinkedStream],
         public_url: str | None,
     ) -> str:
         """Send the webhook (§7.1); returns ``DONE``, ``ACCEPTED`` or ``FAILED``."""
@@ -68,8 +68,8 @@ class Delivery:
                 "subscription_id": state.id,
                 "wake_id": lease.wake_id,
                 "generation": lease.generation,
-                "streams": [standing.described(tail=True) for standing in pending],
-                "callback_url": control_url(public_url, place, callback),
+                "streams": [linked.described(tail=True) for linked in pending],
+                "callback_url": control_url(public_url, base_url, callback),
                 "callback_token": self._keyring.token(
                     state.id, state.incarnation, lease.generation
                 ),

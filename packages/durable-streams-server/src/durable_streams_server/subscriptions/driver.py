@@ -13,7 +13,7 @@ from durable_streams_core.store import LocalStore, Store
 from durable_streams_core.subscriptions.keys import KEYS_PATH
 from durable_streams_core.subscriptions.leases import IDLE, WAKING, Lease
 from durable_streams_core.subscriptions.members import MEMBERS, shard_of
-from durable_streams_core.subscriptions.records import PREFIX, Place, Standing
+from durable_streams_core.subscriptions.records import PREFIX, BaseUrl, LinkedStream
 from durable_streams_server.perform import Perform
 from durable_streams_server.subscriptions.delivery import Delivery
 from durable_streams_server.subscriptions.keyring import Keyring
@@ -260,7 +260,7 @@ class Driver:
 
     # What requests of workers need.
 
-    async def pending(self, state: SubscriptionState) -> list[Standing]:
+    async def pending(self, state: SubscriptionState) -> list[LinkedStream]:
         """Streams with pending work."""
         return await self._pending.of(state)
 
@@ -271,8 +271,8 @@ class Driver:
             state.lease = lease
             self._scheduler.arm(state)
 
-    async def wake_again(self, state: SubscriptionState, place: Place | None) -> bool:
+    async def wake_again(self, state: SubscriptionState, base_url: BaseUrl | None) -> bool:
         """Begin the next wake after one has ended; returns whether work is pending."""
         # Should the wake fail, the step finds out by itself.
         self._scheduler.poke(state)
-        return await self._scheduler.wake(state, place)
+        return await self._scheduler.wake(state, base_url)

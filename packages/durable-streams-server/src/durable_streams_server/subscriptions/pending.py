@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from durable_streams_core.subscriptions.operations import ForgetStreams, Tail
-from durable_streams_core.subscriptions.records import Standing
+from durable_streams_core.subscriptions.records import LinkedStream
 from durable_streams_server.perform import Perform
 from durable_streams_server.subscriptions import state as states
 from durable_streams_server.subscriptions.positions import Positions
@@ -26,7 +26,7 @@ class PendingWork:
         self._positions = positions
         self._perform = perform
 
-    async def of(self, state: SubscriptionState) -> list[Standing]:
+    async def of(self, state: SubscriptionState) -> list[LinkedStream]:
         """Streams with pending work, at most ``SNAPSHOT``."""
         async with state.checking:
             while True:
@@ -37,8 +37,8 @@ class PendingWork:
                 if found or state.complete:
                     return found[:SNAPSHOT]
 
-    async def _check_candidates(self, state: SubscriptionState) -> list[Standing]:
-        found: list[Standing] = []
+    async def _check_candidates(self, state: SubscriptionState) -> list[LinkedStream]:
+        found: list[LinkedStream] = []
         candidates = list(state.candidates)
         for begin in range(0, len(candidates), SNAPSHOT):
             streams = candidates[begin : begin + SNAPSHOT]
@@ -46,46 +46,46 @@ class PendingWork:
             for stream in streams:
                 state.candidates.pop(stream, None)
             try:
-                standings = await self._positions.of(state.path, state.incarnation, streams)
-                await self._forget(state, standings)
+                linked_streams = await self._positions.of(state.path, state.incarnation, streams)
+                await self._forget(state, linked_streams)
             except BaseException:
                 state.complete = False
                 raise
-            for standing in standings:
-                if standing.pending:
-                    state.candidates[standing.path] = None
-                    found.append(standing)
+            for linked in linked_streams:
+                if linked.pending:
+                    state.candidates[linked.path] = None
+                    found.append(linked)
             if len(found) >= SNAPSHOT:
                 break
         return found
 
     async def _check_all(self, state: SubscriptionState) -> None:
         state.complete = True
-        gone: list[Standing] = []
+        gone: list[LinkedStream] = []
         try:
-            standings = self._positions.all(state.path, state.incarnation, state.config)
-            async for standing in standings:
-                if standing.head is None:
-                    gone.append(standing)
-                elif standing.pending:
+            linked_streams = self._positions.all(state.path, state.incarnation, state.config)
+            async for linked in linked_streams:
+                if linked.head is None:
+                    gone.append(linked)
+                elif linked.pending:
                     if len(state.candidates) >= states.MAX_CANDIDATES:
                         # Enough for now; the rest is checked when these are handled.
                         state.complete = False
                         break
-                    state.candidates[standing.path] = None
+                    state.candidates[linked.path] = None
             await self._forget(state, gone)
         except BaseException:
             state.complete = False
             raise
 
-    async def _forget(self, state: SubscriptionState, standings: Sequence[Standing]) -> None:
+    async def _forget(
+        self, state: SubscriptionState, linked_streams: Sequence[LinkedStream]
+    ) -> None:
         """Drop the cursors of streams that are gone."""
         gone = [
-            Tail(standing.path, standing.cursor.incarnation)
-            for standing in standings
-            if standing.head is None
-            and standing.cursor is not None
-            and not standing.cursor.explicit
+            Tail(linked.path, linked.cursor.incarnation)
+            for linked in linked_streams
+            if linked.head is None and linked.cursor is not None and not linked.cursor.explicit
         ]
         for begin in range(0, len(gone), _FORGOTTEN_AT_ONCE):
             streams = gone[begin : begin + _FORGOTTEN_AT_ONCE]

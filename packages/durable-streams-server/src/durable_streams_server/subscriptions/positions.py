@@ -12,7 +12,7 @@ from durable_streams_core.subscriptions.records import (
     CURSOR,
     Config,
     Cursor,
-    Standing,
+    LinkedStream,
     birth_of,
     decode_cursor,
 )
@@ -47,18 +47,20 @@ class Positions:
     def _live(self, head: Head) -> Head | None:
         return head if head.live_at(self._store.now()) else None
 
-    async def of(self, subscription: str, incarnation: str, paths: Sequence[str]) -> list[Standing]:
+    async def of(
+        self, subscription: str, incarnation: str, paths: Sequence[str]
+    ) -> list[LinkedStream]:
         """The positions of those of these streams that are linked."""
         facts = await self._store.load(subscription, [CURSOR + path for path in paths])
         if facts is None or facts.head.incarnation != incarnation:
             return []
         config = birth_of(facts.head).config
         heads = await self.heads(paths)
-        found: list[Standing] = []
+        found: list[LinkedStream] = []
         for path, head in zip(paths, heads, strict=True):
             cursor = decode_cursor(facts.fields[CURSOR + path])
             if self._links(config, path, cursor):
-                found.append(Standing(path, cursor, head))
+                found.append(LinkedStream(path, cursor, head))
         return found
 
     def _links(self, config: Config, path: str, cursor: Cursor | None) -> bool:
@@ -67,7 +69,7 @@ class Positions:
 
     async def all(
         self, subscription: str, incarnation: str, config: Config
-    ) -> AsyncIterator[Standing]:
+    ) -> AsyncIterator[LinkedStream]:
         """The positions of every linked stream; one whose stream is gone has no head."""
         unmatched: list[tuple[str, Cursor]] = []
         cursors = self.cursors(subscription, incarnation)
@@ -77,32 +79,34 @@ class Positions:
                 unmatched.append(row)
                 row = await anext(cursors, None)
                 if len(unmatched) >= PAGE:
-                    for standing in await self._unmatched(config, unmatched):
-                        yield standing
+                    for linked in await self._unmatched(config, unmatched):
+                        yield linked
                     unmatched = []
             cursor = None
             if row is not None and row[0] == path:
                 cursor = row[1]
                 row = await anext(cursors, None)
-            yield Standing(path, cursor, head)
+            yield LinkedStream(path, cursor, head)
         while row is not None:
             unmatched.append(row)
             row = await anext(cursors, None)
             if len(unmatched) >= PAGE:
-                for standing in await self._unmatched(config, unmatched):
-                    yield standing
+                for linked in await self._unmatched(config, unmatched):
+                    yield linked
                 unmatched = []
-        for standing in await self._unmatched(config, unmatched):
-            yield standing
+        for linked in await self._unmatched(config, unmatched):
+            yield linked
 
-    async def _unmatched(self, config: Config, rows: list[tuple[str, Cursor]]) -> list[Standing]:
+    async def _unmatched(
+        self, config: Config, rows: list[tuple[str, Cursor]]
+    ) -> list[LinkedStream]:
         """The positions of streams that the pattern does not match, as far as they are linked.
 
         A cursor may outlive its link: the stream may have become a wake stream.
         """
         heads = await self.heads([path for path, _ in rows])
         return [
-            Standing(path, cursor, head)
+            LinkedStream(path, cursor, head)
             for (path, cursor), head in zip(rows, heads, strict=True)
             if head is None or self._links(config, path, cursor)
         ]

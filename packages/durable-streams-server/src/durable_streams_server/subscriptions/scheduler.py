@@ -33,12 +33,12 @@ from durable_streams_core.subscriptions.leases import (
 )
 from durable_streams_core.subscriptions.operations import AckedStream, Finish, Step, WakeRef
 from durable_streams_core.subscriptions.records import (
+    BASE_URL,
     LEASE,
-    PLACE,
     PULL_WAKE,
-    Place,
-    Standing,
-    decode_place,
+    BaseUrl,
+    LinkedStream,
+    decode_base_url,
 )
 from durable_streams_server.perform import Perform
 from durable_streams_server.subscriptions import webhooks
@@ -158,20 +158,20 @@ class Scheduler:
     # What.
 
     async def _step(self, state: SubscriptionState) -> None:
-        facts = await self._store.load(state.path, (LEASE, PLACE))
+        facts = await self._store.load(state.path, (LEASE, BASE_URL))
         if facts is None or facts.head.incarnation != state.incarnation:
             self._registry.remove(state)
             return
         if state.links_stale:
             await self._read_links(state)
         lease = state.lease = decode_lease(facts.fields[LEASE])
-        place = decode_place(facts.fields[PLACE])
+        base_url = decode_base_url(facts.fields[BASE_URL])
         now = self._store.now()
         if lease.expired(now):
             await self._advance(state, EXPIRE)
             state.step_again = True
         elif lease.phase == IDLE:
-            await self.wake(state, place)
+            await self.wake(state, base_url)
         elif lease.phase == WAITING and state.announced != lease.generation and now >= lease.until:
             await self._announce(state, lease)
         elif (
@@ -184,7 +184,7 @@ class Scheduler:
         else:
             again = await self._advance(state, AGAIN, Changes(driver=self._membership.me))
             if again is not None:
-                self._deliver_soon(state, again, place, None)
+                self._deliver_soon(state, again, base_url, None)
 
     def _has_another_driver(self, lease: Lease) -> bool:
         membership = self._membership
@@ -203,7 +203,7 @@ class Scheduler:
             raise
         self._registry.set_links(state, streams)
 
-    async def wake(self, state: SubscriptionState, place: Place | None) -> bool:
+    async def wake(self, state: SubscriptionState, base_url: BaseUrl | None) -> bool:
         """Begin a wake if work is pending; returns whether it is."""
         pending = await self._pending.of(state)
         if not pending:
@@ -214,7 +214,7 @@ class Scheduler:
             if state.config.type == PULL_WAKE:
                 await self._announce(state, lease)
             else:
-                self._deliver_soon(state, lease, place, pending)
+                self._deliver_soon(state, lease, base_url, pending)
         return True
 
     async def _announce(self, state: SubscriptionState, lease: Lease) -> None:
@@ -236,23 +236,23 @@ class Scheduler:
         self,
         state: SubscriptionState,
         lease: Lease,
-        place: Place | None,
-        pending: list[Standing] | None,
+        base_url: BaseUrl | None,
+        pending: list[LinkedStream] | None,
     ) -> None:
-        state.delivery = self.spawn(self._deliver(state, lease, place, pending))
+        state.delivery = self.spawn(self._deliver(state, lease, base_url, pending))
 
     async def _deliver(
         self,
         state: SubscriptionState,
         lease: Lease,
-        place: Place | None,
-        pending: list[Standing] | None,
+        base_url: BaseUrl | None,
+        pending: list[LinkedStream] | None,
     ) -> None:
         try:
             if pending is None:
                 pending = await self._pending.of(state)
             if pending:
-                await self._post(state, lease, place or Place("", "/"), pending)
+                await self._post(state, lease, base_url or BaseUrl("", "/"), pending)
             else:
                 await self._advance(state, DROP)
         except ProtocolError as error:
@@ -266,10 +266,10 @@ class Scheduler:
         self.poke(state)
 
     async def _post(
-        self, state: SubscriptionState, lease: Lease, place: Place, pending: list[Standing]
+        self, state: SubscriptionState, lease: Lease, base_url: BaseUrl, pending: list[LinkedStream]
     ) -> None:
         """Send the webhook and commit how the receiver answered."""
-        outcome = await self._delivery.post(state, lease, place, pending, self._public_url)
+        outcome = await self._delivery.post(state, lease, base_url, pending, self._public_url)
         if outcome == webhooks.DONE:
             await self._finish(state, lease, pending)
         elif outcome == webhooks.ACCEPTED:
@@ -306,7 +306,7 @@ class Scheduler:
         return after
 
     async def _finish(
-        self, state: SubscriptionState, lease: Lease, pending: list[Standing]
+        self, state: SubscriptionState, lease: Lease, pending: list[LinkedStream]
     ) -> None:
         """The receiver handled the snapshot: acknowledge it and release the lease (§7.1)."""
         acks = [

@@ -45,16 +45,16 @@ from durable_streams_core.subscriptions.operations import (
     require_type,
 )
 from durable_streams_core.subscriptions.records import (
+    BASE_URL,
     LEASE,
-    PLACE,
     PREFIX,
     PULL_WAKE,
     WEBHOOK,
+    BaseUrl,
     Config,
-    Place,
-    Standing,
+    LinkedStream,
     birth_of,
-    decode_place,
+    decode_base_url,
     invalid,
     parse_ack_offset,
     parse_object,
@@ -143,7 +143,7 @@ class Subscriptions:
     # Managing (§6.2 to §6.5).
 
     async def create(
-        self, subscription: str, config: Config, place: Place
+        self, subscription: str, config: Config, base_url: BaseUrl
     ) -> tuple[bool, dict[str, Any]]:
         """Create or confirm a subscription; returns whether it is new, and its description."""
         path = subscription_path(subscription)
@@ -157,7 +157,7 @@ class Subscriptions:
             operation = Subscribe(
                 incarnation,
                 config,
-                place,
+                base_url,
                 tails[:_LINKS],
                 linking=len(tails) > _LINKS,
                 confirm=facts is not None,
@@ -168,7 +168,7 @@ class Subscriptions:
         if done.linking:
             await self._link(path, done, tails[_LINKS:] if done.new else None)
         self.driver.adopt(path, await self._head(path))
-        return done.new, await self.describe(subscription, place)
+        return done.new, await self.describe(subscription, base_url)
 
     async def _link(self, path: str, done: Subscribed, tails: Sequence[Any] | None) -> None:
         """Write the cursors that did not fit, or all if an earlier creation stopped half-way."""
@@ -181,7 +181,7 @@ class Subscriptions:
         await self._perform(path, LinkMore(done.head.incarnation, ()))
 
     async def _facts(self, path: str) -> Facts:
-        facts = await self._store.load(path, (LEASE, PLACE))
+        facts = await self._store.load(path, (LEASE, BASE_URL))
         if facts is None or facts.head.state != LIVE:
             raise no_subscription()
         return facts
@@ -189,7 +189,7 @@ class Subscriptions:
     async def _head(self, path: str) -> Head:
         return (await self._facts(path)).head
 
-    async def describe(self, subscription: str, place: Place | None = None) -> dict[str, Any]:
+    async def describe(self, subscription: str, base_url: BaseUrl | None = None) -> dict[str, Any]:
         """The description of a subscription (§6.3)."""
         path = subscription_path(subscription)
         facts = await self._facts(path)
@@ -197,21 +197,21 @@ class Subscriptions:
         config = birth.config
         streams: list[dict[str, Any]] = []
         incarnation = facts.head.incarnation
-        async for standing in self._positions.all(path, incarnation, config):
-            if standing.head is not None or standing.explicit:
-                streams.append(standing.described(tail=False))
+        async for linked in self._positions.all(path, incarnation, config):
+            if linked.head is not None or linked.explicit:
+                streams.append(linked.described(tail=False))
             if len(streams) >= MAX_LISTED:
                 break
         webhook = None
         if config.webhook is not None:
             await self.keyring.ready()
-            place = place or decode_place(facts.fields[PLACE]) or Place("", "/")
+            base_url = base_url or decode_base_url(facts.fields[BASE_URL]) or BaseUrl("", "/")
             webhook = {
                 "url": config.webhook,
                 "signing": {
                     "alg": "ed25519",
                     "kid": self.keyring.kid,
-                    "jwks_url": control_url(self.options.public_url, place, "jwks.json"),
+                    "jwks_url": control_url(self.options.public_url, base_url, "jwks.json"),
                 },
             }
         described = {
@@ -280,11 +280,11 @@ class Subscriptions:
             "wake_id": claimed.wake_id,
             "generation": claimed.generation,
             "token": self.keyring.token(subscription, incarnation, claimed.generation),
-            "streams": [standing.described(tail=True) for standing in pending],
+            "streams": [linked.described(tail=True) for linked in pending],
             "lease_ttl_ms": birth_of(facts.head).config.lease_ttl_ms,
         }
 
-    async def _pending(self, path: str, head: Head) -> list[Standing]:
+    async def _pending(self, path: str, head: Head) -> list[LinkedStream]:
         """The pending work: of the candidates, where this process drives; else of all streams."""
         state = self.driver.get(path)
         if state is not None and state.incarnation == head.incarnation:
@@ -292,10 +292,10 @@ class Subscriptions:
             if pending:
                 return pending
         pending = []
-        stands = self._positions.all(path, head.incarnation, birth_of(head).config)
-        async for standing in stands:
-            if standing.pending:
-                pending.append(standing)
+        linked_streams = self._positions.all(path, head.incarnation, birth_of(head).config)
+        async for linked in linked_streams:
+            if linked.pending:
+                pending.append(linked)
                 if len(pending) >= SNAPSHOT:
                     break
         return pending
@@ -336,8 +336,8 @@ class Subscriptions:
         next_wake = False
         if lease.phase == IDLE:
             if state is not None:
-                place = decode_place(facts.fields[PLACE])
-                next_wake = await self.driver.wake_again(state, place)
+                base_url = decode_base_url(facts.fields[BASE_URL])
+                next_wake = await self.driver.wake_again(state, base_url)
             elif not release:
                 next_wake = bool(await self._pending(path, facts.head))
         return {"ok": True, "next_wake": next_wake}

@@ -4,7 +4,7 @@ from typing import Final
 from urllib.parse import quote, unquote, urlsplit
 
 from durable_streams_core.protocol import RESERVED_SEGMENT
-from durable_streams_core.subscriptions.records import Place
+from durable_streams_core.subscriptions.records import BaseUrl
 
 _SAFE: Final = "~!$&'()*+,;=:@"
 
@@ -19,7 +19,7 @@ def public_origin(public_url: str) -> str:
     return f"{url.scheme}://{url.netloc}{quote(unquote(url.path), safe=_SAFE + '/').rstrip('/')}"
 
 
-def control_url(public_url: str | None, place: Place, route: str) -> str:
+def control_url(public_url: str | None, base_url: BaseUrl, route: str) -> str:
     """``route`` is what follows ``__ds/``. A configured URL goes before the remembered origin."""
-    origin = place.origin if public_url is None else public_origin(public_url)
-    return f"{origin}{place.root}{RESERVED_SEGMENT}/{route}"
+    origin = base_url.origin if public_url is None else public_origin(public_url)
+    return f"{origin}{base_url.root}{RESERVED_SEGMENT}/{route}"
