@@ -18,8 +18,8 @@ from durable_streams_core.errors import ProtocolError, StoreError
 from durable_streams_server.stores.archive import export_store
 from durable_streams_server.stores.file import FileStore
 from durable_streams_server.stores.file.check import check
-from durable_streams_server.stores.file.journal import BATCH_HEADER, SEGMENT_HEADER
-from durable_streams_server.stores.file.snapshot import Kept, keep
+from durable_streams_server.stores.file.journal import GROUP_HEADER, SEGMENT_HEADER
+from durable_streams_server.stores.file.snapshot import SnapshotEntity, keep
 from durable_streams_server.stores.file.sums import (
     BLOCK,
     NO_SUMS,
@@ -41,7 +41,7 @@ def commit(name: str, guard: str | None, **delta) -> Commit:
 
 
 async def fill(directory, *, checkpoint: bool = False, appends: int = 3, **options) -> None:
-    """A stream `s` of `appends` batches of ten bytes; those before the last are in a snapshot."""
+    """A stream `s` of `appends` groups of ten bytes; those before the last are in a snapshot."""
     store = FileStore(directory, **options)
     await store.open()
     await store.commit([commit("c0", None, create=Head("i", b"birth"))])
@@ -75,15 +75,15 @@ def segment(directory, number: int = 0):
     return sorted((directory / "journal").iterdir())[number]
 
 
-def batches(data: bytes) -> list[tuple[int, int]]:
-    """Begin and end of each batch of a segment."""
+def groups(data: bytes) -> list[tuple[int, int]]:
+    """Begin and end of each group of a segment."""
     found = []
     position = SEGMENT_HEADER.size
-    while position + BATCH_HEADER.size <= len(data):
-        length = BATCH_HEADER.unpack_from(data, position)[3]
-        if BATCH_HEADER.unpack_from(data, position)[1] == 0:
+    while position + GROUP_HEADER.size <= len(data):
+        length = GROUP_HEADER.unpack_from(data, position)[3]
+        if GROUP_HEADER.unpack_from(data, position)[1] == 0:
             break
-        end = position + BATCH_HEADER.size + length
+        end = position + GROUP_HEADER.size + length
         found.append((position, end))
         position = end
     return found
@@ -99,8 +99,8 @@ async def test_a_torn_tail_is_cut_and_the_rest_is_there(directory):
     await fill(directory)
     path = segment(directory)
     data = path.read_bytes()
-    # The last batch vouches for the one before it; without both, the tail is torn.
-    begin, end = batches(data)[-2]
+    # The last group vouches for the one before it; without both, the tail is torn.
+    begin, end = groups(data)[-2]
     for length in range(begin, end):
         path.write_bytes(data[:length])
         assert check(str(directory)).problems == []
@@ -113,7 +113,7 @@ async def test_what_follows_a_torn_tail_is_kept(directory):
     await fill(directory)
     path = segment(directory)
     data = path.read_bytes()
-    path.write_bytes(data[: batches(data)[-2][1] - 3])
+    path.write_bytes(data[: groups(data)[-2][1] - 3])
     store = FileStore(directory)
     await store.open()
     assert store.recovered is not None
@@ -128,7 +128,7 @@ async def test_a_flipped_bit_in_the_middle_is_refused_with_its_place(directory):
     await fill(directory)
     path = segment(directory)
     pristine = path.read_bytes()
-    begin, end = batches(pristine)[1]
+    begin, end = groups(pristine)[1]
     for position in range(begin, end):
         flip(path, position)
         with pytest.raises(StoreError, match=rf"journal/00000001.log is damaged at byte {begin}"):
@@ -141,8 +141,8 @@ async def test_a_flipped_bit_in_the_middle_is_refused_with_its_place(directory):
 async def test_what_was_acknowledged_before_a_clean_end_is_vouched_for(directory):
     await fill(directory)
     path = segment(directory)
-    begin, _ = batches(path.read_bytes())[-2]
-    flip(path, begin + BATCH_HEADER.size + 5)
+    begin, _ = groups(path.read_bytes())[-2]
+    flip(path, begin + GROUP_HEADER.size + 5)
     with pytest.raises(StoreError, match=f"damaged at byte {begin}"):
         await content(directory)
 
@@ -150,7 +150,7 @@ async def test_what_was_acknowledged_before_a_clean_end_is_vouched_for(directory
 async def test_damage_can_be_set_aside(directory):
     await fill(directory)
     path = segment(directory)
-    begin, _ = batches(path.read_bytes())[3]
+    begin, _ = groups(path.read_bytes())[3]
     flip(path, begin)
     damaged = path.read_bytes()
     store = FileStore(directory, corruption="set-aside")
@@ -162,6 +162,18 @@ async def test_damage_can_be_set_aside(directory):
     # And that was all: it opens as usual from now on.
     assert await content(directory) == whole(1)
     assert check(str(directory)).problems == []
+
+
+async def test_what_was_set_aside_before_is_never_overwritten(directory: Path) -> None:
+    await fill(directory, checkpoint=True)
+    flip(directory / "streams/0/1", 2)
+    assert await content(directory, corruption="set-aside") is None
+    kept = directory / "set-aside/0007"
+    (directory / "set-aside/0001").rename(kept)
+    flip(directory / "streams/0/2", 2)
+    assert await content(directory, "t", corruption="set-aside") is None
+    assert [path.name for path in kept.iterdir()] == ["streams-0-1"]
+    assert [path.name for path in (directory / "set-aside/0008").iterdir()] == ["streams-0-2"]
 
 
 @pytest.mark.parametrize("checkpoint", [False, True])
@@ -284,7 +296,7 @@ async def test_a_snapshot_with_one_checksum_for_a_whole_data_file_is_understood(
 ) -> None:
     long = b"0123456789abcdef" * (BLOCK // 8)
 
-    def keep_as_before(path: str, entity: Stored, proven: int, sums: Sums) -> Kept:
+    def keep_as_before(path: str, entity: Stored, proven: int, sums: Sums) -> SnapshotEntity:
         kept = keep(path, entity, proven, sums)
         return msgspec.structs.replace(kept, crc=zlib.crc32(long), blocks=b"")
 

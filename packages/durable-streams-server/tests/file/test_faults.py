@@ -102,7 +102,7 @@ async def test_a_full_disk_refuses_appends_and_goes_on(disk, tmp_path):
     (refused,) = await store.commit([append("a", big, "big")])
     assert refused == Refused("storage-full", refused.message)
     assert "The disk is full and nothing was stored" in refused.message
-    # Reading goes on, deleting too, in the same batch as what is refused.
+    # Reading goes on, deleting too, in the same group as what is refused.
     assert data_of(store, "a") == b"here"
     outcomes = await store.commit([append("a", big, "bigger"), remove("b"), create("c", big)])
     assert [type(outcome) for outcome in outcomes] == [Refused, Applied, Refused]
@@ -135,7 +135,7 @@ async def test_the_reserve_lets_many_deletes_through(disk, tmp_path):
     await store.close()
 
 
-async def test_the_bytes_of_a_refused_batch_do_not_come_back(disk, tmp_path):
+async def test_the_bytes_of_a_refused_group_do_not_come_back(disk, tmp_path):
     store = FileStore(tmp_path, disk=disk)
     await store.open()
     await store.commit([create("a")])
@@ -341,7 +341,7 @@ async def test_bytes_that_cannot_go_to_the_files_hold_back_appends(disk, tmp_pat
     assert await store.commit([remove("b")]) == [Applied(0)]
     assert data_of(store, "a") == b"x" * 10_000
     # What is being written to the files now still meets the full disk.
-    while store._pipeline.contents.busy:
+    while store._pipeline.write_behind.busy:
         await asyncio.sleep(0)
     disk.room = None
     assert await store.commit([append("a", b"y", "more")]) == [Applied(10_001)]
@@ -366,7 +366,7 @@ async def test_closing_finishes_what_was_begun(tmp_path):
     assert heard == [Applied(0)]
 
 
-async def test_a_batch_is_checked_against_what_it_does_itself(tmp_path):
+async def test_a_group_is_checked_against_what_it_does_itself(tmp_path):
     store = FileStore(tmp_path)
     await store.open()
     twice = append("a", b"x", "same")
@@ -434,11 +434,11 @@ async def test_without_sync_a_start_costs_no_write_or_sync_for_each_append(
     await store.close()
 
 
-async def test_many_commits_to_one_path_in_one_batch(tmp_path: Path) -> None:
+async def test_many_commits_to_one_path_in_one_group(tmp_path: Path) -> None:
     store = FileStore(tmp_path)
     await store.open()
-    batch = [create("a"), *(append("a", b"x", f"{number % 2500}") for number in range(5000))]
-    outcomes = await store.commit(batch)
+    group = [create("a"), *(append("a", b"x", f"{number % 2500}") for number in range(5000))]
+    outcomes = await store.commit(group)
     tails = [outcome.tail for outcome in outcomes if isinstance(outcome, Applied)]
     assert tails == [0, *range(1, 2501), *range(1, 2501)]
     assert data_of(store, "a") == b"x" * 2500

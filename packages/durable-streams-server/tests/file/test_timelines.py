@@ -29,10 +29,10 @@ async def test_streams_from_before_timelines_keep_their_offsets(before_timelines
             ("later", b"after the checkpoint", 20),
             ("fork", b"[[1,2],[3],[4]]", 17),
         ):
-            batch = await streams.read(path, f"{0:016}_{0:016}")
-            assert batch.data.replace(b"\n", b"") == data
-            assert batch.offset == f"{0:016}_{tail:016}"
-            assert (await streams.read(path, batch.offset)).data in (b"", b"[]")
+            group = await streams.read(path, f"{0:016}_{0:016}")
+            assert group.data.replace(b"\n", b"") == data
+            assert group.offset == f"{0:016}_{tail:016}"
+            assert (await streams.read(path, group.offset)).data in (b"", b"[]")
         appended = await streams.append("text", "!", expected=f"{0:016}_{11:016}")
         assert appended.offset == f"{0:016}_{12:016}"
 

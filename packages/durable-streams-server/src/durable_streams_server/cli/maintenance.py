@@ -53,7 +53,7 @@ def check(directory: str) -> None:
     report = checked.report
     click.echo(
         f"{report.streams:,} streams with {checked.bytes:,} bytes in data files; "
-        f"{report.commits:,} commits in {report.batches:,} batches since the last checkpoint; "
+        f"{report.commits:,} commits in {report.groups:,} groups since the last checkpoint; "
         f"a torn tail of {report.torn_bytes:,} bytes."
     )
     for problem in checked.problems:

@@ -11,9 +11,15 @@ from typing import Final
 from durable_streams_server.stores.file.data_files import FileWriter
 from durable_streams_server.stores.file.disk import Disk
 from durable_streams_server.stores.file.journal import Journal
-from durable_streams_server.stores.file.snapshot import Cover, Done, Kept, SnapshotWriter, keep
+from durable_streams_server.stores.file.snapshot import (
+    Cover,
+    Done,
+    SnapshotEntity,
+    SnapshotWriter,
+    keep,
+)
 from durable_streams_server.stores.file.worker import Worker
-from durable_streams_server.stores.file.write_behind import Contents, Stored
+from durable_streams_server.stores.file.write_behind import Stored, WriteBehind
 from durable_streams_server.stores.table import Recent, Table
 
 SLICE: Final = 256
@@ -21,7 +27,7 @@ SLICE: Final = 256
 
 
 class Checkpoint:
-    """One checkpoint of a store. ``seen`` gives the last batch that the table holds."""
+    """One checkpoint of a store. ``seen`` gives the last group that the table holds."""
 
     def __init__(
         self,
@@ -30,14 +36,14 @@ class Checkpoint:
         *,
         table: Table[Stored],
         recent: Recent,
-        contents: Contents,
+        write_behind: WriteBehind,
         seen: Callable[[], int],
     ) -> None:
         self._disk = disk
         self._cover = cover
         self._table = table
         self._recent = recent
-        self._contents = contents
+        self._write_behind = write_behind
         self._seen = seen
         self._paths = list(table.entities)
 
@@ -47,8 +53,8 @@ class Checkpoint:
         """Raises ``OSError`` or :class:`WriteFailedError` as the disk does; whatever was unfinished
         is of no consequence.
         """
-        await self._contents.save_all()
-        self._contents.proofs = {}
+        await self._write_behind.save_all()
+        self._write_behind.proofs = {}
         try:
             await files_worker.run(files.sync)
             writer = await files_worker.run(lambda: SnapshotWriter(self._disk, self._cover))
@@ -65,7 +71,7 @@ class Checkpoint:
                 files_worker.put(writer.abandon, lambda _, __: None)
                 raise
         finally:
-            self._contents.proofs = None
+            self._write_behind.proofs = None
         await journal_worker.run(lambda: journal.drop(self._cover.through))
 
     async def _write(self, writer: SnapshotWriter, worker: Worker) -> None:
@@ -75,9 +81,9 @@ class Checkpoint:
                 seen = self._seen()
                 await worker.run(lambda seen=seen, slice_=slice_: writer.add(seen, slice_))  # type: ignore[misc]
 
-    def _slice(self, begin: int) -> list[Kept]:
+    def _slice(self, begin: int) -> list[SnapshotEntity]:
         entities = self._table.entities
-        proofs = self._contents.proofs
+        proofs = self._write_behind.proofs
         assert proofs is not None
         found = []
         for path in self._paths[begin : begin + SLICE]:

@@ -76,7 +76,7 @@ class Checkpoints:
         self._running: asyncio.Task[None] | None = None
 
     def look(self) -> None:
-        """Begin a checkpoint if the journal holds enough. Called after each batch."""
+        """Begin a checkpoint if the journal holds enough. Called after each group."""
         self._hopeless = False
         if self._journal.held >= self._due_at and self._running is None:
             self._running = self._start()
@@ -117,7 +117,7 @@ class Checkpoints:
     async def _release_reserve(self) -> bool:
         """Give up the reserve if it is surely enough, and not for nothing."""
         streams = len(self._table.entities) * _STREAM_BYTES
-        needed = self._pipeline.contents.room_needed + _SEGMENT_AND_COMMITS
+        needed = self._pipeline.write_behind.room_needed + _SEGMENT_AND_COMMITS
 
         def release() -> bool:
             if self._reserve.size < needed + max(streams, snapshot_bytes(self._disk)):
@@ -157,7 +157,7 @@ class Checkpoints:
                 cover,
                 table=self._table,
                 recent=self._recent,
-                contents=pipeline.contents,
+                write_behind=pipeline.write_behind,
                 seen=lambda: pipeline.sequence,
             )
             await checkpoint.run(

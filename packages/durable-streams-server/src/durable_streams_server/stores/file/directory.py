@@ -5,7 +5,7 @@
 | `FORMAT`                | what this directory is, in which version, and the store's id        |
 | `lock`                  | held by the process that has the store open                         |
 | `journal/00000001.log`  | segments of the journal, numbered as they were begun                |
-| `snapshot-00000000000f` | everything up to that batch, but for the streams' bytes             |
+| `snapshot-00000000000f` | everything up to that group, but for the streams' bytes             |
 | `streams/0/a3`          | the bytes of one incarnation, named by its number                   |
 | `unsynced`              | a sync of such files failed: see `data_files`                      |
 | `reserve`               | room for a checkpoint when the disk is full: see `reserve`         |

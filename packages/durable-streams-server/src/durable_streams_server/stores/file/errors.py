@@ -26,7 +26,7 @@ DISK_FULL: Final = Refused(
 class WriteFailedError(Exception):
     """The disk failed in a way after which nothing may be written; the cause is the ``OSError``.
 
-    ``unsure`` says that the batch may have become durable.
+    ``unsure`` says that the group may have become durable.
     """
 
     def __init__(self, *, unsure: bool) -> None:

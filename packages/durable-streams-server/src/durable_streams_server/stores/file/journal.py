@@ -1,14 +1,14 @@
-"""The journal: a sequence of batches, in segments, each batch one write and one sync.
+"""The journal: a sequence of groups, in segments, each group one write and one sync.
 
 A segment begins with a header and is filled with zeros a step ahead, so that a sync has no
-metadata to write and a full disk shows before a batch is begun, not within it. A batch is
+metadata to write and a full disk shows before a group is begun, not within it. A group is
 
     salt  sequence  known durable  length  length of the array  CRC  CRC of this header
     the array of entries (`records`)
     large data
 
-The salt is the segment's own and random, so that neither what an earlier batch left there nor what
-a client sends can be taken for a batch. ``known durable`` is the last batch that was surely on the
+The salt is the segment's own and random, so that neither what an earlier group left there nor what
+a client sends can be taken for a group. ``known durable`` is the last group that was surely on the
 disk when this one was written: what tells a torn tail, which nobody was told of, from corruption.
 """
 
@@ -21,11 +21,11 @@ from typing import Final, NamedTuple
 from durable_streams_server.stores.file.directory import FORMAT_VERSION, JOURNAL
 from durable_streams_server.stores.file.disk import Disk
 from durable_streams_server.stores.file.errors import NO_DESCRIPTOR, WriteFailedError, is_passing
-from durable_streams_server.stores.file.records import Entry, encode_batch
+from durable_streams_server.stores.file.records import Entry, encode_group
 
 SEGMENT_HEADER: Final = struct.Struct("<8sI16s8sQQI")
 SEGMENT_MAGIC: Final = b"DSJOURNL"
-BATCH_HEADER: Final = struct.Struct("<8sQQQIII")
+GROUP_HEADER: Final = struct.Struct("<8sQQQIII")
 SALT_LENGTH: Final = 8
 
 RESERVE: Final = 256 * 1024
@@ -39,7 +39,7 @@ _ZEROS: Final = memoryview(bytes(_LARGEST_STEP))
 
 
 class Segment(NamedTuple):
-    """A segment that has ended: the number of its first batch, and its length in bytes."""
+    """A segment that has ended: the number of its first group, and its length in bytes."""
 
     name: str
     first: int
@@ -47,7 +47,7 @@ class Segment(NamedTuple):
 
 
 def shorten(disk: Disk, name: str) -> None:
-    """Leave a segment without batches only its header."""
+    """Leave a segment without groups only its header."""
     fd = disk.open(name, write=True)
     try:
         disk.truncate(fd, min(disk.size(fd), SEGMENT_HEADER.size))
@@ -64,10 +64,10 @@ def segment_name(ordinal: int) -> str:
 
 
 class Journal:
-    """The end of the journal, where batches are added. Not for two threads at once.
+    """The end of the journal, where groups are added. Not for two threads at once.
 
     ``draw`` gives random bytes. ``ordinal`` and ``sequence`` are those of the next segment and
-    batch, ``earlier`` the segments that are still there. It is usable without :meth:`begin`, which
+    group, ``earlier`` the segments that are still there. It is usable without :meth:`begin`, which
     the first append then makes up for.
     """
 
@@ -101,7 +101,7 @@ class Journal:
         self._filled = 0
         self._step = _SMALLEST_STEP
         self.written = 0
-        """Bytes of all batches since the start."""
+        """Bytes of all groups since the start."""
 
     @property
     def held(self) -> int:
@@ -111,18 +111,18 @@ class Journal:
     def append(
         self, now: int, entries: Sequence[Entry], large: Sequence[bytes], *, urgent: bool = False
     ) -> int:
-        """Add a batch and return its sequence number; durable when this returns, if so wished.
+        """Add a group and return its sequence number; durable when this returns, if so wished.
 
         Raises :class:`WriteFailedError` when nothing may be written any more. After any other error
-        nothing was done. ``urgent`` batches may use the reserve.
+        nothing was done. ``urgent`` groups may use the reserve.
         """
-        body = encode_batch(now, entries)
+        body = encode_group(now, entries)
         length = len(body)
         crc = zlib.crc32(body)
         for piece in large:
             length += len(piece)
             crc = zlib.crc32(piece, crc)
-        total = BATCH_HEADER.size + length
+        total = GROUP_HEADER.size + length
         if self._fd < 0:
             self.begin()
         elif self._position + total > self._segment_bytes:
@@ -133,7 +133,7 @@ class Journal:
         end = position + total
         if end + (0 if urgent else RESERVE) > self._filled:
             self._fill(end + RESERVE, required=end if urgent else end + RESERVE)
-        header = BATCH_HEADER.pack(
+        header = GROUP_HEADER.pack(
             self._salt, self.sequence, self.durable, length, len(body), crc, 0
         )[:-4]
         header += zlib.crc32(header).to_bytes(4, "little")
@@ -220,7 +220,7 @@ class Journal:
         self._disk.unlink(name)
 
     def drop(self, through: int) -> None:
-        """Remove the segments that hold nothing after batch ``through``."""
+        """Remove the segments that hold nothing after group ``through``."""
         while self._earlier:
             following = self._earlier[1].first if len(self._earlier) > 1 else self._first
             if following > through + 1:
@@ -229,7 +229,7 @@ class Journal:
             self._earlier_bytes -= _weight(self._earlier.pop(0))
 
     def close(self, now: int, *, keep_time: bool = False) -> None:
-        """Vouch for the last batch with an empty one, and let go of the file. ``keep_time`` writes
+        """Vouch for the last group with an empty one, and let go of the file. ``keep_time`` writes
         it also where there is nothing to vouch for, so that the next start knows the time.
 
         Raises :class:`WriteFailedError` if what was acknowledged may not be on the disk.
@@ -241,7 +241,7 @@ class Journal:
                 self.flush()
                 self._disk.truncate(self._fd, self._position)
         except OSError:
-            pass  # the batch that would vouch is a help, no more
+            pass  # the group that would vouch is a help, no more
         finally:
             self.abandon()
 

@@ -1,7 +1,7 @@
-"""Reading the journal: which batches are whole, what is a torn tail and what is corruption.
+"""Reading the journal: which groups are whole, what is a torn tail and what is corruption.
 
-A batch that is not whole was torn by a crash if nobody was told of it: if no header that came after
-it, of a batch or of a segment, says that it was known durable. Otherwise the disk lost or changed
+A group that is not whole was torn by a crash if nobody was told of it: if no header that came after
+it, of a group or of a segment, says that it was known durable. Otherwise the disk lost or changed
 what it had promised to keep, and only the user can decide what to do.
 """
 
@@ -15,13 +15,13 @@ from durable_streams_core.errors import StoreError
 from durable_streams_server.stores.file.directory import JOURNAL, read_whole
 from durable_streams_server.stores.file.disk import Disk
 from durable_streams_server.stores.file.journal import (
-    BATCH_HEADER,
+    GROUP_HEADER,
     SALT_LENGTH,
     SEGMENT_HEADER,
     SEGMENT_MAGIC,
     Segment,
 )
-from durable_streams_server.stores.file.records import decode_batch
+from durable_streams_server.stores.file.records import decode_group
 
 
 class CorruptionError(StoreError):
@@ -46,8 +46,8 @@ class CorruptionError(StoreError):
         self.baseless = baseless
 
 
-class Batch(NamedTuple):
-    """A batch that was read; ``begin`` and ``end`` are its place in the segment ``name``."""
+class JournalGroup(NamedTuple):
+    """A group that was read; ``begin`` and ``end`` are its place in the segment ``name``."""
 
     sequence: int
     now: int
@@ -66,7 +66,7 @@ class Tail(NamedTuple):
 
 
 class Unsure(NamedTuple):
-    """A run of batches up to ``last`` in one segment, from byte ``begin`` to byte ``end``."""
+    """A run of groups up to ``last`` in one segment, from byte ``begin`` to byte ``end``."""
 
     name: str
     begin: int
@@ -83,7 +83,7 @@ class _Opened(NamedTuple):
 
 
 class JournalReader:
-    """The journal as it is found. :meth:`batches` may be gone through more than once."""
+    """The journal as it is found. :meth:`groups` may be gone through more than once."""
 
     def __init__(self, disk: Disk, store: bytes) -> None:
         self._disk = disk
@@ -96,7 +96,7 @@ class JournalReader:
         self.unsure: list[Unsure] = []
         """What nothing vouches for yet: whole as read, but maybe not on the disk."""
         self.last = 0
-        """The last batch that there was, as the batches and what vouches for them say."""
+        """The last group that there was, as the groups and what vouches for them say."""
         names = sorted(
             (int(name[:-4]), name)
             for name in disk.names(JOURNAL)
@@ -112,15 +112,15 @@ class JournalReader:
                 self._opened.append(header)
 
     def segments(self) -> list[Segment]:
-        """Those that hold batches, once all were read."""
+        """Those that hold groups, once all were read."""
         return [
             Segment(each.name, each.first, self._disk.file_size(each.name) or 0)
             for each in self._opened
             if each.name not in self.unused
         ]
 
-    def batches(self, after: int, *, may_end_early: bool = False) -> Iterator[Batch]:
-        """All batches past ``after``, in order; raises :class:`CorruptionError`, also when batches
+    def groups(self, after: int, *, may_end_early: bool = False) -> Iterator[JournalGroup]:
+        """All groups past ``after``, in order; raises :class:`CorruptionError`, also when groups
         up to ``after`` are missing at the end, unless that may be.
         """
         opened = self._opened
@@ -132,7 +132,7 @@ class JournalReader:
             raise CorruptionError(
                 opened[0].name,
                 0,
-                f"it begins with batch {opened[0].first}, and nothing holds the batches from "
+                f"it begins with group {opened[0].first}, and nothing holds the groups from "
                 f"{after + 1} to {opened[0].first - 1}: a snapshot or a segment is missing",
                 baseless=True,
             )
@@ -141,13 +141,13 @@ class JournalReader:
         for index, segment in enumerate(opened):
             vouched = vouched_by_later[index]
             ends = opened[index + 1].first if index + 1 < len(opened) else None
-            for batch in self._segment(segment, expected, vouched, ends):
-                expected = batch.sequence + 1
-                yield batch
+            for group in self._segment(segment, expected, vouched, ends):
+                expected = group.sequence + 1
+                yield group
         if self.last < after and not may_end_early:
             name = opened[-1].name if opened else JOURNAL
             raise CorruptionError(
-                name, 0, f"batches {self.last + 1} to {after} were written after it and are missing"
+                name, 0, f"groups {self.last + 1} to {after} were written after it and are missing"
             )
 
     def _header(self, name: str, ordinal: int) -> _Opened | None:
@@ -173,8 +173,8 @@ class JournalReader:
 
     def _segment(
         self, segment: _Opened, expected: int, vouched: int, ends: int | None
-    ) -> Iterator[Batch]:
-        """The batches of a segment from ``expected`` on; the next segment begins with ``ends``."""
+    ) -> Iterator[JournalGroup]:
+        """The groups of a segment from ``expected`` on; the next segment begins with ``ends``."""
         content = read_whole(self._disk, segment.name) or b""
         view = memoryview(content)
         position = SEGMENT_HEADER.size
@@ -195,7 +195,7 @@ class JournalReader:
                         raise CorruptionError(
                             segment.name,
                             position,
-                            f"batch {sequence} was stored there and is not whole any more",
+                            f"group {sequence} was stored there and is not whole any more",
                         )
                     return
                 torn = len(content[position:].rstrip(b"\0"))
@@ -205,7 +205,7 @@ class JournalReader:
                 return
             if sequence > expected:
                 raise CorruptionError(
-                    segment.name, position, f"batch {expected} should be there, not {sequence}"
+                    segment.name, position, f"group {expected} should be there, not {sequence}"
                 )
             self.last = max(self.last, sequence)
             if sequence == expected:
@@ -214,15 +214,15 @@ class JournalReader:
             sequence += 1
             position = found.end
 
-    def _decoded(self, segment: _Opened, found: "_Parsed", view: memoryview) -> Batch:
-        body_end = found.begin + BATCH_HEADER.size + found.body
+    def _decoded(self, segment: _Opened, found: "_Parsed", view: memoryview) -> JournalGroup:
+        body_end = found.begin + GROUP_HEADER.size + found.body
         try:
-            now, entries = decode_batch(
-                view[found.begin + BATCH_HEADER.size : body_end], view[body_end : found.end]
+            now, entries = decode_group(
+                view[found.begin + GROUP_HEADER.size : body_end], view[body_end : found.end]
             )
         except msgspec.MsgspecError as error:
             raise CorruptionError(
-                segment.name, found.begin, f"batch {found.sequence} is not understood ({error})"
+                segment.name, found.begin, f"group {found.sequence} is not understood ({error})"
             ) from error
         unsure = self.unsure
         while unsure and unsure[0].last <= found.durable:
@@ -231,7 +231,7 @@ class JournalReader:
         if unsure and unsure[-1].name == segment.name:
             begin = unsure.pop().begin
         unsure.append(Unsure(segment.name, begin, found.end, found.sequence))
-        return Batch(found.sequence, now, entries, segment.name, found.begin, found.end)
+        return JournalGroup(found.sequence, now, entries, segment.name, found.begin, found.end)
 
 
 class _Parsed(NamedTuple):
@@ -244,23 +244,23 @@ class _Parsed(NamedTuple):
 
 def _parse_header(view: memoryview, position: int, salt: bytes) -> tuple[_Parsed, int] | None:
     """A header and the CRC of what follows it, whole or not."""
-    body_begin = position + BATCH_HEADER.size
+    body_begin = position + GROUP_HEADER.size
     header = view[position:body_begin]
-    if header[:SALT_LENGTH] != salt or len(header) < BATCH_HEADER.size:
+    if header[:SALT_LENGTH] != salt or len(header) < GROUP_HEADER.size:
         return None
-    _, sequence, durable, length, body, crc, own = BATCH_HEADER.unpack(header)
+    _, sequence, durable, length, body, crc, own = GROUP_HEADER.unpack(header)
     if zlib.crc32(header[:-4]) != own:
         return None
     return _Parsed(sequence, durable, position, body_begin + length, body), crc
 
 
 def _parse(view: memoryview, position: int, salt: bytes) -> _Parsed | None:
-    """The whole batch at a position."""
+    """The whole group at a position."""
     found = _parse_header(view, position, salt)
     if found is None:
         return None
     parsed, crc = found
-    begin = position + BATCH_HEADER.size
+    begin = position + GROUP_HEADER.size
     if parsed.end > len(view) or zlib.crc32(view[begin : parsed.end]) != crc:
         return None
     return parsed

@@ -1,7 +1,7 @@
-"""The way of commits into the journal: gather, write, make visible, one batch at a time.
+"""The way of commits into the journal: gather, write, make visible, one group at a time.
 
-While a batch is with the writer thread the next one gathers in the queue. The loop is woken once a
-batch. Whatever becomes visible was durable before.
+While a group is with the writer thread the next one gathers in the queue. The loop is woken once a
+group. Whatever becomes visible was durable before.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from typing import Final
 
 from durable_streams_core.entities import Change, Commit, Outcome, Refused, Unknown
 from durable_streams_core.store import Watchers
-from durable_streams_server.stores.file.batches import Batch, Submission
+from durable_streams_server.stores.file.commit_group import CommitGroup, PendingCommits
 from durable_streams_server.stores.file.data_file_reader import FileReader
 from durable_streams_server.stores.file.data_files import FileWriter
 from durable_streams_server.stores.file.errors import (
@@ -25,7 +25,7 @@ from durable_streams_server.stores.file.errors import (
 )
 from durable_streams_server.stores.file.journal import Journal
 from durable_streams_server.stores.file.worker import Worker
-from durable_streams_server.stores.file.write_behind import Contents, Stored
+from durable_streams_server.stores.file.write_behind import Stored, WriteBehind
 from durable_streams_server.stores.table import Recent, Table
 
 _log: Final = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ CLOSED: Final = "The store is closed."
 class Pipeline:
     """Takes commits in and makes them durable, then visible.
 
-    ``written`` is called after each batch. ``make_room`` is asked when the disk is full: it calls
+    ``written`` is called after each group. ``make_room`` is asked when the disk is full: it calls
     back once it has tried, or returns False. ``failure`` says why nothing is taken any more.
     """
 
@@ -70,15 +70,15 @@ class Pipeline:
         self._save_bytes = save_bytes
         self._written = written
         self._make_room = make_room
-        self.contents = Contents(files_worker, files, self._saved)
+        self.write_behind = WriteBehind(files_worker, files, self._saved)
         self.watchers = Watchers()
         self._numbers = numbers
         self.numbers = numbers
-        """What the next entity's number would be after the last batch that the table holds."""
+        """What the next entity's number would be after the last group that the table holds."""
         self.sequence = journal.sequence - 1
-        """The last batch that the table holds."""
+        """The last group that the table holds."""
         self.failure: str | None = None
-        self._queue: deque[Submission] = deque()
+        self._queue: deque[PendingCommits] = deque()
         self._busy = False
         self._held_back = False
         self._closing = False
@@ -90,9 +90,9 @@ class Pipeline:
         if self.failure is not None or self._closing:
             done([Refused("unavailable", self.failure or CLOSED)] * len(batch))
             return
-        self._queue.append(Submission(batch, done))
+        self._queue.append(PendingCommits(batch, done))
         if not self._busy:
-            # What else comes in this turn of the loop shares the batch.
+            # What else comes in this turn of the loop shares the group.
             self._busy = True
             self._idle.clear()
             self._loop.call_soon(self._begin)
@@ -114,65 +114,65 @@ class Pipeline:
 
     def _begin(self) -> None:
         if (
-            self.contents.held >= HOLD_AT * self._save_bytes
+            self.write_behind.held >= HOLD_AT * self._save_bytes
             and self._queue
             and self.failure is None
         ):
             # Written on when the files have caught up.
             self._held_back = True
-            if not self.contents.busy:
-                self.contents.save()
+            if not self.write_behind.busy:
+                self.write_behind.save()
             return
-        self._begin_batch()
+        self._begin_group()
 
-    def _begin_batch(self, refused: Refused | None = None) -> None:
+    def _begin_group(self, refused: Refused | None = None) -> None:
         """Write what is queued; if ``refused`` is given, only what frees room."""
         if self.failure is not None:
             self.fail(self.failure)
         while self._queue:
-            batch = Batch(self._table, self._recent, self._numbers)
-            batch.gather(self._queue)
-            self._numbers = batch.numbers
-            if batch.staged and (refused is None or batch.keep_freeing(refused)):
-                self._write(batch)
+            group = CommitGroup(self._table, self._recent, self._numbers)
+            group.gather(self._queue)
+            self._numbers = group.numbers
+            if group.staged and (refused is None or group.keep_freeing(refused)):
+                self._write(group)
                 return
-            batch.settle_repeated()
-            self._finish(batch)
+            group.settle_repeated()
+            self._finish(group)
         self._busy = False
         self._idle.set()
 
-    def _write(self, batch: Batch) -> None:
+    def _write(self, group: CommitGroup) -> None:
         if self.failure is not None:
-            batch.fail(Refused("unavailable", self.failure))
-            self._finish(batch)
+            group.fail(Refused("unavailable", self.failure))
+            self._finish(group)
             self._begin()
             return
         now = self._now()
-        journal, entries, large, urgent = self._journal, batch.entries, batch.large, batch.urgent
+        journal, entries, large, urgent = self._journal, group.entries, group.large, group.urgent
 
         def done(sequence: int | None, error: BaseException | None) -> None:
             if sequence is not None:
-                self._apply(batch, sequence)
+                self._apply(group, sequence)
             else:
                 assert error is not None
-                self._refuse(batch, error)
+                self._refuse(group, error)
 
         self._journal_worker.put(lambda: journal.append(now, entries, large, urgent=urgent), done)
 
-    def _apply(self, batch: Batch, sequence: int) -> None:
-        table, contents, recent = self._table, self.contents, self._recent
+    def _apply(self, group: CommitGroup, sequence: int) -> None:
+        table, write_behind, recent = self._table, self.write_behind, self._recent
         entities = table.entities
         watched = bool(self.watchers)
         changes: list[Change] = []
         removed: list[int] = []
         self.sequence = sequence
-        self.numbers = batch.numbers
-        for outcomes, index, commit, number in batch.staged:
+        self.numbers = group.numbers
+        for outcomes, index, commit, number in group.staged:
             path, delta = commit.path, commit.delta
             entity = entities.get(path)
             before = None if entity is None else entity.head
             if delta.remove and entity is not None:
-                contents.drop(entity)
+                write_behind.drop(entity)
                 removed.append(entity.number)
             applied = table.apply(path, delta)
             if delta.create is not None:
@@ -181,44 +181,44 @@ class Pipeline:
             data = delta.data
             if data:
                 assert entity is not None
-                contents.add(entity, applied.tail - len(data), data)
+                write_behind.add(entity, applied.tail - len(data), data)
             if watched:
                 changes.extend(table.changes(path, delta, before))
             recent.add(commit.id, applied)
             outcomes[index] = applied
-        batch.settle_repeated()
+        group.settle_repeated()
         if removed:
             self._remove_files(removed)
-        if contents.held >= self._save_bytes and not contents.busy:
-            contents.save()
-        # The next batch is on its way while the answers go out.
+        if write_behind.held >= self._save_bytes and not write_behind.busy:
+            write_behind.save()
+        # The next group is on its way while the answers go out.
         self._begin()
         if changes:
             self.watchers.tell(changes)
-        self._finish(batch)
+        self._finish(group)
         self._written()
 
-    def _refuse(self, batch: Batch, error: BaseException) -> None:
+    def _refuse(self, group: CommitGroup, error: BaseException) -> None:
         if isinstance(error, WriteFailedError):
             reason = stopped_by(error)
-            batch.fail(Unknown(reason) if error.unsure else Refused("unavailable", reason))
+            group.fail(Unknown(reason) if error.unsure else Refused("unavailable", reason))
             self.fail(reason)
         else:
             if is_full(error):
-                if not batch.waited and self._make_room(lambda: self._write(batch)):
-                    batch.waited = True
+                if not group.waited and self._make_room(lambda: self._write(group)):
+                    group.waited = True
                     return
-                if not batch.urgent and batch.keep_freeing(DISK_FULL):
-                    self._write(batch)
+                if not group.urgent and group.keep_freeing(DISK_FULL):
+                    self._write(group)
                     return
             refused = refusal_of(error)
             _log.warning("%s", refused.message, exc_info=None if is_passing(error) else error)
-            batch.fail(refused)
-        self._finish(batch)
+            group.fail(refused)
+        self._finish(group)
         self._begin()
 
-    def _finish(self, batch: Batch) -> None:
-        for submission in batch.submissions:
+    def _finish(self, group: CommitGroup) -> None:
+        for submission in group.submissions:
             _tell(submission, submission.outcomes)
 
     def _remove_files(self, numbers: list[int]) -> None:
@@ -239,10 +239,10 @@ class Pipeline:
                 self.fail(stopped_by(error))
         if self._held_back:
             self._held_back = False
-            self._begin_batch(refused)
+            self._begin_group(refused)
 
 
-def _tell(submission: Submission, outcomes: Sequence[Outcome]) -> None:
+def _tell(submission: PendingCommits, outcomes: Sequence[Outcome]) -> None:
     try:
         submission.done(outcomes)
     except Exception:

@@ -1,20 +1,20 @@
-"""Where damaged files go when the user asks to go on without them: nothing is ever thrown away."""
+"""Keeps damaged files in a directory of their own; nothing is ever thrown away."""
 
 from durable_streams_server.stores.file.directory import SET_ASIDE, read_whole
 from durable_streams_server.stores.file.disk import Disk
 
 
-class Aside:
-    """A new directory under ``set-aside/``, made when it is needed."""
+class Quarantine:
+    """A new directory under ``set-aside/``, made when the first file goes there."""
 
     def __init__(self, disk: Disk) -> None:
         self._disk = disk
-        self.place = ""
+        self.directory = ""
 
     def move(self, name: str) -> None:
         """Take a file out of the store."""
         self._disk.rename(name, self._target(name))
-        self._disk.sync_directory(self.place)
+        self._disk.sync_directory(self.directory)
         self._disk.sync_directory(name.rpartition("/")[0])
 
     def cut(self, name: str, length: int) -> None:
@@ -25,7 +25,7 @@ class Aside:
             self._disk.sync(fd)
         finally:
             self._disk.close(fd)
-        self._disk.sync_directory(self.place)
+        self._disk.sync_directory(self.directory)
         fd = self._disk.open(name, write=True)
         try:
             self._disk.truncate(fd, length)
@@ -34,11 +34,18 @@ class Aside:
             self._disk.close(fd)
 
     def _target(self, name: str) -> str:
+        """A name in the directory that nothing has."""
         disk = self._disk
-        if not self.place:
+        if not self.directory:
             disk.make_directory(SET_ASIDE)
-            self.place = f"{SET_ASIDE}/{len(disk.names(SET_ASIDE)) + 1:04d}"
-            disk.make_directory(self.place)
+            numbers = [int(each) for each in disk.names(SET_ASIDE) if each.isdecimal()]
+            self.directory = f"{SET_ASIDE}/{max(numbers, default=0) + 1:04d}"
+            disk.make_directory(self.directory)
             disk.sync_directory("")
             disk.sync_directory(SET_ASIDE)
-        return f"{self.place}/{name.replace('/', '-')}"
+        target = plain = f"{self.directory}/{name.replace('/', '-')}"
+        taken = 1
+        while disk.file_size(target) is not None:
+            taken += 1
+            target = f"{plain}.{taken}"
+        return target

@@ -1,6 +1,6 @@
 """How commits stand in the journal: msgpack, one array a commit, short for what is frequent.
 
-A batch is ``[now, [entry, …]]``, and an entry one of
+A group is ``[now, [entry, …]]``, and an entry one of
 
     [number, id, position, data]
     [number, id, position, data, fields]
@@ -26,7 +26,7 @@ LARGE: Final = 16 * 1024
 Entry = tuple[Any, ...]
 
 _encoder: Final = msgspec.msgpack.Encoder()
-_batch: Final = msgspec.msgpack.Decoder(tuple[int, list[list[Any]]])
+_group: Final = msgspec.msgpack.Decoder(tuple[int, list[list[Any]]])
 
 
 def entry_of(commit: Commit, number: int, position: int, removed: int, large: list[bytes]) -> Entry:
@@ -77,13 +77,13 @@ def unpack_head(packed: Sequence[Any]) -> Head:
     return Head(incarnation, birth, start, tail, closed, state, deadline, timeline, pairs)
 
 
-def encode_batch(now: int, entries: Sequence[Entry]) -> bytes:
+def encode_group(now: int, entries: Sequence[Entry]) -> bytes:
     return _encoder.encode((now, entries))
 
 
-def decode_batch(body: bytes | memoryview, large: memoryview) -> tuple[int, list[list[Any]]]:
-    """The time and the entries of a batch, each with its data in place."""
-    now, entries = _batch.decode(body)
+def decode_group(body: bytes | memoryview, large: memoryview) -> tuple[int, list[list[Any]]]:
+    """The time and the entries of a group, each with its data in place."""
+    now, entries = _group.decode(body)
     if large:
         begin = 0
         for entry in entries:

@@ -2,7 +2,7 @@
 that the stream files have every byte of it.
 
 :meth:`Recovery.load` only reads. :meth:`Recovery.settle` then makes the directory hold exactly what
-was loaded: a torn tail is cut, batches that nothing vouches for yet are written again (a sync that
+was loaded: a torn tail is cut, groups that nothing vouches for yet are written again (a sync that
 failed before a crash may have left them in the system's cache only), stream files are cut or
 rewritten to what is proven. Damage is refused with its position unless it is to be set aside.
 """
@@ -36,12 +36,12 @@ from durable_streams_server.stores.file.directory import (
 from durable_streams_server.stores.file.disk import Disk
 from durable_streams_server.stores.file.errors import is_full
 from durable_streams_server.stores.file.journal_reader import (
-    Batch,
     CorruptionError,
+    JournalGroup,
     JournalReader,
     Unsure,
 )
-from durable_streams_server.stores.file.quarantine import Aside
+from durable_streams_server.stores.file.quarantine import Quarantine
 from durable_streams_server.stores.file.records import unpack_head
 from durable_streams_server.stores.file.snapshot import SnapshotReader, snapshot_names
 from durable_streams_server.stores.file.sums import (
@@ -64,7 +64,7 @@ class Report(msgspec.Struct):
     """What a start found and did."""
 
     streams: int = 0
-    batches: int = 0
+    groups: int = 0
     commits: int = 0
     torn_bytes: int = 0
     rewritten_files: int = 0
@@ -78,7 +78,7 @@ class Report(msgspec.Struct):
     def __str__(self) -> str:
         parts = [
             f"{self.streams:,} streams recovered in {self.seconds:.2f} s",
-            f"{self.commits:,} commits in {self.batches:,} batches replayed",
+            f"{self.commits:,} commits in {self.groups:,} groups replayed",
             f"{self.torn_bytes:,} bytes of a torn tail cut",
         ]
         if self.rewritten_files:
@@ -118,7 +118,7 @@ class Recovery:
         self._disk = disk
         self._store = store
         self._set_aside = set_aside
-        self._aside = Aside(disk)
+        self._quarantine = Quarantine(disk)
         self.report = Report()
         self.damaged: list[CorruptionError] = []
         """Stream files that do not hold what is proven."""
@@ -134,12 +134,12 @@ class Recovery:
         self.table: Table[Stored] = Table(Stored)
         self.recent = Recent()
         self.through = 0
-        """The last batch that the snapshot holds."""
+        """The last group that the snapshot holds."""
         self.numbers = 1
         self.floor = 0
         """The time last recorded."""
         self._reset_working()
-        self.report.batches = self.report.commits = 0
+        self.report.groups = self.report.commits = 0
 
     def _reset_working(self) -> None:
         """What is needed only until the directory is as it should be."""
@@ -169,12 +169,12 @@ class Recovery:
                 if not self._set_aside or not self.damaged:
                     break
                 for damaged in self.damaged:
-                    self._put_aside(damaged)
+                    self._quarantine_damage(damaged)
                 self._reset()
             except CorruptionError as error:
                 if not self._set_aside:
                     raise
-                self._put_aside(error)
+                self._quarantine_damage(error)
                 self._reset()
         for path, entity in self._paths.items():
             self.table.put(path, entity)
@@ -187,18 +187,18 @@ class Recovery:
     def _load(self) -> None:
         self._load_snapshot()
         self.journal = JournalReader(self._disk, bytes.fromhex(self._store))
-        for batch in self._batches():
-            self._replay(batch)
+        for group in self._groups():
+            self._replay(group)
         self._finish_entities()
         self.damaged = self._prove_files()
 
     @property
     def sequence(self) -> int:
-        """The number of the next batch."""
+        """The number of the next group."""
         return max(self.through, self.journal.last) + 1
 
-    def _batches(self) -> Iterator[Batch]:
-        return self.journal.batches(self.through, may_end_early=self._set_aside)
+    def _groups(self) -> Iterator[JournalGroup]:
+        return self.journal.groups(self.through, may_end_early=self._set_aside)
 
     def _load_snapshot(self) -> None:
         names = snapshot_names(self._disk)
@@ -242,17 +242,17 @@ class Recovery:
         self.numbers = max(self.numbers, entity.number + 1)
         self.table.last_timeline = max(self.table.last_timeline, entity.head.timeline)
 
-    def _replay(self, batch: Batch) -> None:
-        sequence = batch.sequence
+    def _replay(self, group: JournalGroup) -> None:
+        sequence = group.sequence
         by_number, spans = self.by_number, self._spans
-        self.floor = max(self.floor, batch.now)
-        self.report.batches += 1
-        self.report.commits += len(batch.entries)
+        self.floor = max(self.floor, group.now)
+        self.report.groups += 1
+        self.report.commits += len(group.entries)
         may_be_seen = sequence <= self._last_seen
-        for entry in batch.entries:
+        for entry in group.entries:
             length = len(entry)
             if length > 5:
-                self._replay_change(entry, batch)
+                self._replay_change(entry, group)
                 continue
             number = entry[0]
             found = by_number.get(number)
@@ -265,24 +265,24 @@ class Recovery:
                 if span is not None and span.end == entry[2]:
                     span.add(data)
                 else:
-                    self._cover(found[1], entry[2], data, batch)
+                    self._cover(found[1], entry[2], data, group)
             if length == 5 and not (may_be_seen and sequence <= self._seen.get(number, 0)):
                 found[1].set_fields(entry[4])
-        self._note(batch)
+        self._note(group)
 
-    def _note(self, batch: Batch) -> None:
+    def _note(self, group: JournalGroup) -> None:
         """Keep the latest commits, without their data where that is much."""
         latest = self._latest
-        latest.append(batch.entries)
-        self._latest_count += len(batch.entries)
+        latest.append(group.entries)
+        self._latest_count += len(group.entries)
         while self._latest_count - len(latest[0]) >= REMEMBERED_COMMITS:
             self._latest_count -= len(latest.popleft())
-        if batch.end - batch.begin > _MUCH:
-            for entry in batch.entries:
+        if group.end - group.begin > _MUCH:
+            for entry in group.entries:
                 if len(entry) <= 5:
                     entry[2:4] = entry[2] + len(entry[3]), b""
 
-    def _replay_change(self, entry: list[Any], batch: Batch) -> None:
+    def _replay_change(self, entry: list[Any], group: JournalGroup) -> None:
         number, _, position, data, fields, close, state, deadline, path, removed, created = entry
         if removed:
             gone = self.by_number.pop(removed, None)
@@ -293,7 +293,7 @@ class Recovery:
                 del self._paths[path]
         if created is not None:
             if path in self._paths:
-                raise CorruptionError(batch.name, batch.begin, f"it creates {path!r} twice")
+                raise CorruptionError(group.name, group.begin, f"it creates {path!r} twice")
             self._add(path, Stored(unpack_head(created), number))
         found = self.by_number.get(number)
         if found is None:
@@ -302,22 +302,22 @@ class Recovery:
             return
         entity = found[1]
         if data:
-            self._cover(entity, position, data, batch)
-        if batch.sequence <= self._seen.get(number, 0):
+            self._cover(entity, position, data, group)
+        if group.sequence <= self._seen.get(number, 0):
             return
         entity.head = entity.head.apply(Delta(close=close, state=state, deadline=deadline))
         if fields:
             entity.set_fields(fields)
 
-    def _cover(self, entity: Stored, position: int, data: bytes, batch: Batch) -> None:
+    def _cover(self, entity: Stored, position: int, data: bytes, group: JournalGroup) -> None:
         span = self._spans.get(entity.number)
         end = entity.head.tail if span is None else span.end
         if position + len(data) <= end:
             return
         if position != end:
             raise CorruptionError(
-                batch.name,
-                batch.begin,
+                group.name,
+                group.begin,
                 f"it goes on at byte {position} of a stream that has {end}",
             )
         if span is None:
@@ -474,7 +474,7 @@ class Recovery:
         if self.report.set_aside:
             # They may hold what was lost.
             for number in self._remove:
-                self._aside.move(file_name(number))
+                self._quarantine.move(file_name(number))
         self.files.remove(self._remove)
         self._complete_files()
         self.report.rewritten_files = len(self._rewrite)
@@ -501,8 +501,8 @@ class Recovery:
         held, at_once = 0, _REWRITE_AT_ONCE
         sums = {number: self._spans[number].begin_sums for number in self._rewrite}
         ends = {number: self._spans[number].begin for number in self._rewrite}
-        for batch in self._batches():
-            for entry in batch.entries:
+        for group in self._groups():
+            for entry in group.entries:
                 number, position, data = entry[0], entry[2], entry[3]
                 if not data or ends.get(number) != position:
                     continue
@@ -538,34 +538,34 @@ class Recovery:
             raise written.error
         return written.error is None
 
-    # Setting aside.
+    # Quarantine.
 
-    def _put_aside(self, error: CorruptionError) -> None:
+    def _quarantine_damage(self, error: CorruptionError) -> None:
         """Take what is damaged, and what cannot be understood without it, out of the way."""
-        aside = self._aside
+        quarantine = self._quarantine
         if error.number:
             self._dropped.add(error.number)
             path, _ = self.by_number[error.number]
             what = f"the stream {path!r}"
             if self._disk.file_size(error.name) is not None:
-                aside.move(error.name)
+                quarantine.move(error.name)
         elif error.baseless:
             what = "everything"
             for name in snapshot_names(self._disk):
-                aside.move(name)
+                quarantine.move(name)
             for name in self._disk.names(JOURNAL):
-                aside.move(f"{JOURNAL}/{name}")
+                quarantine.move(f"{JOURNAL}/{name}")
             for number in list(file_numbers(self._disk)):
-                aside.move(file_name(number))
+                quarantine.move(file_name(number))
         else:
             what = f"the journal from byte {error.position} of {error.name} on"
             short = error.name.rpartition("/")[2]
             for name in self._disk.names(JOURNAL):
                 if name > short or (name == short and not error.position):
-                    aside.move(f"{JOURNAL}/{name}")
+                    quarantine.move(f"{JOURNAL}/{name}")
             if error.position:
-                aside.cut(error.name, error.position)
-        self.report.set_aside.append(f"{what}, because {error.problem}; see {aside.place}")
+                quarantine.cut(error.name, error.position)
+        self.report.set_aside.append(f"{what}, because {error.problem}; see {quarantine.directory}")
 
 
 def give_back_memory() -> None:

@@ -1,14 +1,14 @@
-"""Snapshots: every entity as it was after some batch, with a proof of its bytes.
+"""Snapshots: every entity as it was after some group, with a proof of its bytes.
 
 The file is a row of frames, each with its length and CRC:
 
     {what is true of the whole: `Cover`}
-    [seen, [entity, …]]    a slice: the entities as they were after batch ``seen``
+    [seen, [entity, …]]    a slice: the entities as they were after group ``seen``
     …
     [count, [`Done`, …]]    the end: how many entities there were, and the latest commits
 
-Slices are taken one after another while commits go on, so each says after which batch it was
-taken: a batch up to that one changes its entities no more. Bytes are proven up to ``proven``,
+Slices are taken one after another while commits go on, so each says after which group it was
+taken: a group up to that one changes its entities no more. Bytes are proven up to ``proven``,
 which is never before the tail that the entity had at ``Cover.through``; what comes after is in the
 journal.
 """
@@ -37,7 +37,7 @@ _encoder: Final = msgspec.msgpack.Encoder()
 
 
 class Cover(msgspec.Struct, frozen=True):
-    """``through`` is the last batch that all slices hold, ``numbers`` the next entity's number,
+    """``through`` is the last group that all slices hold, ``numbers`` the next entity's number,
     ``last_timeline`` the latest timeline that was given.
     """
 
@@ -48,7 +48,7 @@ class Cover(msgspec.Struct, frozen=True):
     last_timeline: bytes = NO_TIMELINE
 
 
-class Kept(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class SnapshotEntity(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """An entity in a snapshot: its head, taken apart, and the proof of its bytes."""
 
     number: int
@@ -85,14 +85,14 @@ class Done(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 _cover: Final = msgspec.msgpack.Decoder(Cover)
-_slice: Final = msgspec.msgpack.Decoder(tuple[int, list[Kept]])
+_slice: Final = msgspec.msgpack.Decoder(tuple[int, list[SnapshotEntity]])
 _end: Final = msgspec.msgpack.Decoder(tuple[int, list[Done]])
 
 
-def keep(path: str, entity: Stored, proven: int, sums: Sums) -> Kept:
+def keep(path: str, entity: Stored, proven: int, sums: Sums) -> SnapshotEntity:
     """An entity as it is now, with the proof of its bytes."""
     head = entity.head
-    return Kept(
+    return SnapshotEntity(
         entity.number, path, head.incarnation, head.birth, head.start, head.tail, head.closed,
         head.state, head.deadline, proven, sums.rest, dict(entity.fields) if entity.fields else None,
         head.timeline, head.past, sums.full,
@@ -119,7 +119,7 @@ class SnapshotWriter:
             self.abandon()
             raise
 
-    def add(self, seen: int, entities: Sequence[Kept]) -> None:
+    def add(self, seen: int, entities: Sequence[SnapshotEntity]) -> None:
         self._count += len(entities)
         self._frame(_encoder.encode((seen, entities)))
 
@@ -181,7 +181,7 @@ class SnapshotReader:
             raise CorruptionError(name, 0, "it belongs to another store", baseless=True)
         self.recent: list[Done] = []
 
-    def slices(self) -> Iterator[tuple[int, list[Kept]]]:
+    def slices(self) -> Iterator[tuple[int, list[SnapshotEntity]]]:
         """What was seen when, to be gone through once; then ``recent`` is known."""
         count = 0
         content = next(self._frames, memoryview(b""))

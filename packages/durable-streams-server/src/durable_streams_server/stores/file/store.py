@@ -1,8 +1,8 @@
 """The file store: durable by default, in one directory, for one process.
 
-Commits gather while a batch is being written, go to the journal together in a writer thread, and
-are seen by nobody before they are durable. A guard is checked against what the table holds and what
-the batch being gathered will change; as there is one batch at a time, there is nothing else.
+Commits gather while a group of them is being written, go to the journal together in a thread of
+their own, and are visible to nobody before they are durable. A guard is checked against the table
+and what the gathering group will change; there is one group at a time, so there is nothing else.
 """
 
 import asyncio
@@ -160,7 +160,7 @@ class FileStore(LocalStore):
             now=self._clock.now,
             numbers=recovery.numbers,
             save_bytes=self._save_bytes,
-            written=self._after_batch,
+            written=self._after_group,
             make_room=self._make_room,
         )
         self._pipeline.watchers = self._watchers
@@ -178,7 +178,7 @@ class FileStore(LocalStore):
             every=self._checkpoint_bytes,
         )
         for entity, position, data in recovery.unsaved:
-            self._pipeline.contents.add(entity, position, data)
+            self._pipeline.write_behind.add(entity, position, data)
         found = self.recovered = recovery.report
         found.clock_behind = self._clock.behind
         level = logging.WARNING if found.set_aside or found.clock_behind else logging.INFO
@@ -278,7 +278,7 @@ class FileStore(LocalStore):
             self._open_disk.spare_descriptors(0)
             self._unlock()
 
-    def _after_batch(self) -> None:
+    def _after_group(self) -> None:
         if self._checkpoints is not None:
             self._checkpoints.look()
 

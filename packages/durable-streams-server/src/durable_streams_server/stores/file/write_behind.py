@@ -84,7 +84,7 @@ class Stored(Entity):
         return self.head.tail if self.unsaved is None else self.unsaved.begin
 
 
-class Contents:
+class WriteBehind:
     """What of the streams' bytes is in memory only.
 
     ``told`` is called after each try to write them to the files, with what went wrong.

@@ -1,6 +1,6 @@
-"""Gathering commits into a batch: each is let in if its guard holds after those before it.
+"""Gathering commits into a group: each is let in if its guard holds after those before it.
 
-The table holds what is durable. A second commit to a path within one batch is checked against a
+The table holds what is durable. A second commit to a path within one group is checked against a
 copy of the entity with the first one made; that is rare, as the engine sends one at a time.
 """
 
@@ -24,13 +24,13 @@ from durable_streams_server.stores.file.records import Entry, entry_of
 from durable_streams_server.stores.file.write_behind import Stored
 from durable_streams_server.stores.table import Recent, Table
 
-BATCH_COMMITS: Final = 1024
-BATCH_BYTES: Final = 16 * 1024 * 1024
+GROUP_COMMITS: Final = 1024
+GROUP_BYTES: Final = 16 * 1024 * 1024
 
-_OPEN: Final = Unknown("The batch is not written yet.")
+_OPEN: Final = Unknown("The group is not written yet.")
 
 
-class Submission:
+class PendingCommits:
     """Commits as they were handed in; ``done`` hears all their outcomes at once."""
 
     __slots__ = ("commits", "done", "outcomes")
@@ -53,7 +53,7 @@ class Staged(NamedTuple):
 
 
 class Overlay:
-    """A path's entity as it will be after the commits of a batch that were let in so far."""
+    """A path's entity as it will be after the commits of a group that were let in so far."""
 
     __slots__ = ("staged", "table")
 
@@ -71,14 +71,14 @@ class Overlay:
             entity.number = staged.number
 
 
-class Batch:
+class CommitGroup:
     """What goes to the journal in one write. ``numbers`` is the next new entity's."""
 
     def __init__(self, table: Table[Stored], recent: Recent, numbers: int) -> None:
         self._table = table
         self._recent = recent
         self.numbers = numbers
-        self.submissions: list[Submission] = []
+        self.submissions: list[PendingCommits] = []
         self.staged: list[Staged] = []
         self.entries: list[Entry] = []
         self.large: list[bytes] = []
@@ -93,9 +93,9 @@ class Batch:
         self._repeated: list[tuple[list[Outcome], int, Staged]] = []
         self._resting: list[tuple[list[Outcome], int]] = []
 
-    def gather(self, queue: deque[Submission]) -> None:
+    def gather(self, queue: deque[PendingCommits]) -> None:
         """Take from the queue what fits."""
-        while queue and len(self.staged) < BATCH_COMMITS and self.size < BATCH_BYTES:
+        while queue and len(self.staged) < GROUP_COMMITS and self.size < GROUP_BYTES:
             submission = queue.popleft()
             self.submissions.append(submission)
             outcomes = submission.outcomes
@@ -169,12 +169,12 @@ class Batch:
         return outcome
 
     def settle_repeated(self) -> None:
-        """Give resends within the batch what the first try came to."""
+        """Give resends within the group what the first try came to."""
         for outcomes, index, staged in self._repeated:
             outcomes[index] = staged.outcomes[staged.place]
 
     def fail(self, outcome: Outcome) -> None:
-        """Give this outcome to every commit of the batch."""
+        """Give this outcome to every commit of the group."""
         for staged in self.staged:
             staged.outcomes[staged.place] = outcome
         for outcomes, index in self._resting:
