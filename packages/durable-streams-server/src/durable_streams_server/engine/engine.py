@@ -68,10 +68,22 @@ class Engine(Runtime):
         data: Data = None,
         closed: bool = False,
     ) -> StreamInfo:
-        """Create a stream, or find the one that is there, asked for in the same way (§5.1).
+        """Create a stream, or confirm the one that is there with the same configuration (§5.1).
 
-        ``ttl`` is in seconds, ``expires_at`` RFC 3339. Raises :class:`Conflict` if another stream
-        is there.
+        Args:
+            path: the stream's path, relative to the root and without a leading slash.
+            content_type: fixes how data is read: ``application/json`` as messages, else as bytes.
+            ttl: seconds after which the stream expires unless it is read or written.
+            expires_at: an RFC 3339 time at which it expires; not together with ``ttl``.
+            data: the first data, as for :meth:`append`; None for none.
+            closed: create it closed.
+
+        Raises:
+            InvalidRequest: for arguments that no request could carry, or data that JSON cannot
+                hold.
+            Conflict: if a stream with another configuration is there.
+            Unavailable: if the engine is not started or the store does not take the stream now.
+
         """
         request = requested_creation(content_type, ttl, expires_at)
         body = optional_body(data)
@@ -92,9 +104,26 @@ class Engine(Runtime):
         data: Data = None,
         closed: bool = False,
     ) -> StreamInfo:
-        """Create a stream that begins with another's data, up to ``offset`` or its tail (§4.2).
+        """Create a stream that begins with the data of another one (§4.2).
 
-        ``sub_offset`` counts messages of JSON streams, else bytes, past ``offset``.
+        Args:
+            path: the path of the fork.
+            source: the path of the stream that it reads from.
+            offset: the offset up to which they share data; None for the source's tail.
+            sub_offset: messages (of other streams than JSON: bytes) that are shared past
+                ``offset``.
+            content_type: must fit the source's; None takes it.
+            ttl: as for :meth:`create`; with neither this nor ``expires_at`` the source's lifetime.
+            expires_at: as for :meth:`create`.
+            data: the fork's own first data; None for none.
+            closed: create it closed.
+
+        Raises:
+            NotFound: if there is no such source.
+            Conflict: if the source was deleted, or another stream is at ``path``.
+            InvalidRequest: for an offset that the source never gave out, and as :meth:`create`.
+            Unavailable: as :meth:`create`.
+
         """
         request = msgspec.structs.replace(
             requested_creation(content_type, ttl, expires_at),
@@ -119,13 +148,31 @@ class Engine(Runtime):
         expected: str | None = None,
         close: bool = False,
     ) -> AppendResult:
-        """Add data at the tail (§5.2).
+        """Add data at the tail (§5.2), and close the stream if asked to.
 
         On JSON streams ``bytes`` are JSON text, and the elements of an array in them are messages.
         Every other value is encoded as one message: a ``str`` is a JSON string, None is null. Other
-        streams take ``bytes``, and a ``str`` as UTF-8. ``expected`` is an offset that must still be
-        the tail, or :class:`TailMoved` is raised. Raises :class:`InvalidRequest` for what JSON
-        cannot hold, NaN and infinities included.
+        streams take ``bytes``, and a ``str`` as UTF-8.
+
+        Args:
+            path: the stream's path.
+            data: what to append.
+            content_type: must fit the stream's; None does not check it.
+            seq: a ``Stream-Seq`` that must be greater than the last one, compared as bytes.
+            producer: id, epoch and sequence, by which a repeated append is stored once (§5.2.1).
+            expected: an offset that must still be the tail.
+            close: close the stream with this append (§5.3).
+
+        Raises:
+            InvalidRequest: for missing data, and for what JSON cannot hold, NaN and infinities
+                included.
+            NotFound, Gone: if there is no such stream, or it was deleted and forks still read it.
+            StreamClosed: if it is closed.
+            Conflict: for another content type, or a ``seq`` that is not greater.
+            Fenced, SequenceGap: for a producer with a stale epoch, or a sequence that leaves a gap.
+            TailMoved: if ``expected`` is not the tail.
+            Unavailable: if it was not stored, or with code ``outcome-unknown`` if nobody can say.
+
         """
         return await self._append(
             path,
@@ -172,14 +219,21 @@ class Engine(Runtime):
     async def close_stream(
         self, path: str, data: Data = None, *, producer: ProducerClaim | None = None
     ) -> AppendResult:
-        """Close for ever, with final data or without (§5.3).
+        """Close a stream for ever, with final data or without (§5.3).
 
-        ``data`` None means without; closing again without data is fine.
+        Closing again without data does nothing. ``data`` None means without; raises as
+        :meth:`append`.
         """
         return await self._append(path, optional_body(data), producer=producer, close=True)
 
     async def delete(self, path: str) -> None:
-        """Delete a stream; one that forks still read is kept out of sight for them (§5.4)."""
+        """Delete a stream (§5.4); its data is kept, served to nobody, while forks read it.
+
+        Raises:
+            NotFound, Gone: if there is no such stream, or it was deleted before.
+            Unavailable: as :meth:`append`.
+
+        """
         await self.delete_as(check_path(path), Delete())
 
     async def head(self, path: str) -> StreamInfo:
@@ -187,15 +241,36 @@ class Engine(Runtime):
         return stream_info(path, await self.live_head(check_path(path)))
 
     async def read(self, path: str, offset: str = START, *, limit: int | None = None) -> Batch:
-        """One page of data from ``offset``; ask again from its ``offset`` for more (§5.6)."""
+        """Read one page of data from ``offset`` (§5.6); go on from the ``offset`` of the batch.
+
+        Args:
+            path: the stream's path.
+            offset: an offset that the stream gave out, ``START`` or ``NOW``.
+            limit: about how many bytes to read; None for ``limits.chunk``. A JSON message is never
+                cut.
+
+        Raises:
+            InvalidRequest: for an offset that the stream never gave out.
+            NotFound, Gone: if there is no such stream.
+            OffsetGone: if the offset belongs to a stream that was here before.
+            Unavailable: if the engine is not started or the store cannot be reached.
+
+        """
         page = await self.page(check_path(path), parse_read_offset(offset), limit)
         return batch_of(page)
 
     async def follow(self, path: str, offset: str = START) -> AsyncIterator[Batch]:
-        """Everything from ``offset``, and then whatever comes, until the stream is closed.
+        """Read everything from ``offset``, then wait for more, until the stream is closed.
 
-        Raises NotFound or Gone when the stream goes away, and :class:`OffsetGone` when it was
-        replaced by another, or lost data that was yielded: start again then.
+        Yields each batch once. Counts as reading: the stream does not expire meanwhile.
+
+        Raises:
+            NotFound, Gone: when the stream goes away.
+            OffsetGone: when it was replaced by another stream, or lost data that was yielded:
+                start again then.
+            Unavailable: when the engine stops.
+            ProtocolError: with code ``too-many-readers`` beyond ``limits.max_waiting_readers``.
+
         """
         self._require_started()
         position, begun = parse_read_offset(offset), False
@@ -224,7 +299,11 @@ class Engine(Runtime):
     async def list(
         self, prefix: str = "", *, after: str = "", limit: int = 1000
     ) -> Sequence[StreamInfo]:
-        """Streams whose path begins with ``prefix``, in order, a page at a time."""
+        """At most ``limit`` streams whose path begins with ``prefix``, by path, past ``after``.
+
+        Forks that are not confirmed and streams that are deleted or expired are left out. Raises
+        :class:`InvalidRequest` for a prefix that is not Unicode text.
+        """
         self._require_started()
         if not (is_unicode(prefix) and is_unicode(after)):
             raise InvalidRequest("A stream path is Unicode text.", code="invalid-path")
