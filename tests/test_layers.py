@@ -3,7 +3,9 @@
 import ast
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -102,3 +104,34 @@ def test_core_does_no_io_reads_no_clock_and_draws_no_randomness():
                     if name in CLOCKS:
                         wrong.append(f"{path.name}:{node.lineno} reads the clock")
     assert not wrong
+
+
+def unsupported(module: str, name: str) -> bool:
+    """Whether a name is not among those that a module of core lists in ``__all__``."""
+    found = import_module(module)
+    return not isinstance(getattr(found, name), ModuleType) and name not in found.__all__
+
+
+@pytest.mark.parametrize("package", ["server", "client", "redis"])
+def test_the_others_use_of_core_only_what_it_supports(package):
+    """A name that a module of core lists in ``__all__`` changes only with its minor version."""
+    found = [
+        f"{path.name}: {node.module}.{alias.name}"
+        for path in sources(package)
+        for node in ast.walk(ast.parse(path.read_text(), path))
+        if isinstance(node, ast.ImportFrom)
+        and node.module
+        and node.module.split(".")[0] == "durable_streams_core"
+        for alias in node.names
+        if unsupported(node.module, alias.name)
+    ]
+    assert found == []
+
+
+def test_what_core_supports_is_there():
+    for path in sources("core"):
+        parts = path.relative_to(PACKAGES / "durable-streams-core" / "src").with_suffix("").parts
+        module = import_module(".".join(parts))
+        for name in getattr(module, "__all__", ()):
+            assert hasattr(module, name), f"{module.__name__} has no {name}"
+            assert not name.startswith("_") or name == "__version__"

@@ -1,8 +1,13 @@
 """Types, rules and the storage interface of the Durable Streams Protocol, without any I/O.
 
-What a library author needs is here. To write a store: :class:`Store` or :class:`LocalStore` and the
-entities that it keeps; ``durable_streams_core.testing`` proves it. To write a server of one's own:
-operations, drafts, content and SSE. To write a client: offsets, errors and :class:`SseDecoder`.
+The names in this module are those that a library author needs. To write a store: :class:`Store` or
+:class:`LocalStore` and the entities that it keeps; ``durable_streams_core.testing`` proves it. To
+write a server: operations, drafts, content and SSE. To write a client: offsets, errors and
+:class:`SseDecoder`.
+
+Supported is every name that a module lists in its ``__all__``. While versions begin with ``0.``,
+such a name changes only with a new minor version, and one that a store meets only together with
+:data:`STORE_API`. All other names are internal to this package.
 """
 
 from importlib.metadata import version

@@ -18,6 +18,18 @@ import msgspec
 from durable_streams_core.errors import Conflict, InvalidRequest
 from durable_streams_core.json_messages import store_json
 
+__all__ = [
+    "Kind",
+    "MediaType",
+    "cut",
+    "incomplete_suffix",
+    "is_boundary",
+    "media_type",
+    "require_same_type",
+    "skip_messages",
+    "to_page",
+]
+
 MAX_CONTENT_TYPE_LENGTH: Final = 255
 
 

@@ -2,6 +2,8 @@
 
 from durable_streams_core.protocol import CURSOR_EPOCH_SECONDS, CURSOR_INTERVAL_SECONDS
 
+__all__ = ["MAX_JITTER_SECONDS", "live_cursor"]
+
 MAX_JITTER_SECONDS = 3600
 _MAX_DIGITS = 15
 

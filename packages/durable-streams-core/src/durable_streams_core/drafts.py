@@ -20,6 +20,8 @@ from durable_streams_core.entities import (
 )
 from durable_streams_core.offsets import NO_TIMELINE, Offset, later_timeline
 
+__all__ = ["Draft"]
+
 
 class Draft:
     """The running state of one path while operations are decided on it."""

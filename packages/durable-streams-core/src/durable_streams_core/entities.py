@@ -16,6 +16,26 @@ import msgspec
 
 from durable_streams_core.offsets import NO_TIMELINE, Offset
 
+__all__ = [
+    "DELETED",
+    "FORKING",
+    "LIVE",
+    "NO_COUNTS",
+    "NO_FIELDS",
+    "Applied",
+    "Change",
+    "Commit",
+    "Conflicted",
+    "Delta",
+    "Facts",
+    "Guard",
+    "Head",
+    "Outcome",
+    "Refused",
+    "Slice",
+    "Unknown",
+]
+
 LIVE: Final = "live"
 FORKING: Final = "forking"
 """Created as a fork but not yet confirmed by its source: served to nobody."""

@@ -26,6 +26,24 @@ from typing import Final
 from durable_streams_core import protocol
 from durable_streams_core.offsets import Offset
 
+__all__ = [
+    "Conflict",
+    "DurableStreamsError",
+    "Fenced",
+    "Gone",
+    "InvalidRequest",
+    "NotFound",
+    "OffsetGone",
+    "PreconditionFailed",
+    "ProtocolError",
+    "SequenceGap",
+    "StoreError",
+    "StreamClosed",
+    "SubscriptionError",
+    "TailMoved",
+    "Unavailable",
+]
+
 _NO_HEADERS: Final[Mapping[str, str]] = {}
 
 

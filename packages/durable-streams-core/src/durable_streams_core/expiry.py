@@ -11,6 +11,8 @@ from typing import Final
 
 from durable_streams_core.errors import InvalidRequest
 
+__all__ = ["format_time", "parse_expires_at", "parse_ttl", "renewal_due", "two_lifetimes"]
+
 MAX_TTL_SECONDS: Final = 3_155_760_000
 """One hundred years."""
 

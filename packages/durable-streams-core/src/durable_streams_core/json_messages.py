@@ -2,7 +2,7 @@
 
 A large array is worked on in runs of elements, each well under a millisecond, so that a thread that
 splits a large body lets other threads run. Whether text is valid JSON is always msgspec's answer;
-:class:`Structure` only says how deep it is nested, and where an array may be cut.
+:class:`_Structure` only says how deep it is nested, and where an array may be cut.
 """
 
 import re
@@ -17,11 +17,13 @@ import msgspec
 
 from durable_streams_core.errors import InvalidRequest
 
+__all__ = ["split_json"]
+
 MAX_JSON_DEPTH: Final = 256
-SEPARATOR: Final = b",\n"
+_SEPARATOR: Final = b",\n"
 """What follows each stored message."""
-WINDOW: Final = 64 * 1024
-LOOKAHEAD: Final = 1024
+_WINDOW: Final = 64 * 1024
+_LOOKAHEAD: Final = 1024
 """How far past a window the end of an element is searched, so that the array can be cut there."""
 
 _SPACE: Final = b" \t\r\n"
@@ -37,10 +39,10 @@ _STEPS: Final = [[1 if byte >> bit & 1 else -1 for bit in range(7, -1, -1)] for 
 _CHANGE: Final = bytes(sum(steps) % 256 for steps in _STEPS)
 _DEEPEST: Final = bytes(max(accumulate(steps, initial=0)) for steps in _STEPS)
 
-Decoded = TypeVar("Decoded")
+_Decoded = TypeVar("_Decoded")
 
 
-def split_json(body: bytes, *, window: int = WINDOW) -> list[bytes]:
+def split_json(body: bytes, *, window: int = _WINDOW) -> list[bytes]:
     """The messages of a JSON body, one level of array flattened (§9.1.2), each on one line.
 
     Raises :class:`InvalidRequest` for what is not JSON, not UTF-8 or nested too deep.
@@ -51,11 +53,11 @@ def split_json(body: bytes, *, window: int = WINDOW) -> list[bytes]:
     return [bytes(element) for run in _runs(text, window) for element in _elements(run)]
 
 
-def store_json(body: bytes, *, window: int = WINDOW) -> bytes:
+def store_json(body: bytes, *, window: int = _WINDOW) -> bytes:
     """The same messages, each followed by a comma and a line feed, as a stream stores them."""
     text = _unicode(body, window)
     if not text.startswith(b"["):
-        return _value(text, window) + SEPARATOR
+        return _value(text, window) + _SEPARATOR
     stored = [_stored(run) for run in _runs(text, window)]
     return stored[0] if len(stored) == 1 else b"".join(stored)
 
@@ -79,7 +81,7 @@ def _unicode(body: bytes, window: int) -> bytes:
 def _value(text: bytes, window: int) -> bytes:
     """A body that is one message and not an array."""
     if len(text) > window or _may_be_too_deep(text):
-        Structure().read(text, 0, len(text), window)
+        _Structure().read(text, 0, len(text), window)
     _decode(_VALUE, text)
     return _one_line(text)
 
@@ -109,18 +111,18 @@ def _runs(text: bytes, window: int) -> Iterator[bytes]:
 
 def _cut(text: bytes, begin: int, end: int, window: int) -> int:
     """Where a run of elements that begins at ``begin`` may end: before a comma, or at ``end``."""
-    structure = Structure()
+    structure = _Structure()
     position = begin
     while position < end:
         position = structure.read(text, position, min(position + window, end), window)
         if position < end:
-            cut = structure.find_comma(text, position, min(position + LOOKAHEAD, end))
+            cut = structure.find_comma(text, position, min(position + _LOOKAHEAD, end))
             if cut is not None:
                 return cut
     return end
 
 
-class Structure:
+class _Structure:
     """How deep JSON text is nested, read from its start; meaningless for other text."""
 
     __slots__ = ("_depth", "_in_string")
@@ -192,8 +194,8 @@ def _stored(text: bytes) -> bytes:
         # An array of numbers. A body can hold millions, too many to make an object of each.
         _decode(_VALUE, text)
         elements = text[1:-1].translate(None, _SPACE)
-        return elements.replace(b",", SEPARATOR) + SEPARATOR if elements else b""
-    return b"".join([part for element in _elements(text) for part in (element, SEPARATOR)])
+        return elements.replace(b",", _SEPARATOR) + _SEPARATOR if elements else b""
+    return b"".join([part for element in _elements(text) for part in (element, _SEPARATOR)])
 
 
 def _elements(text: bytes) -> Sequence[bytes] | Sequence[msgspec.Raw]:
@@ -229,7 +231,7 @@ def _without_surrogates(text: bytes) -> bytes:
     return text.replace(rb"\ud", rb"\u0").replace(rb"\uD", rb"\u0")
 
 
-def _decode(decoder: "msgspec.json.Decoder[Decoded]", text: bytes) -> Decoded:
+def _decode(decoder: "msgspec.json.Decoder[_Decoded]", text: bytes) -> _Decoded:
     """What msgspec makes of the text, surrogates or not."""
     try:
         return decoder.decode(text)

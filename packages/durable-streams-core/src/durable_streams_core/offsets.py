@@ -17,6 +17,17 @@ from typing import Final
 
 import msgspec
 
+__all__ = [
+    "BEGINNING",
+    "NO_TIMELINE",
+    "Offset",
+    "encode_offset",
+    "format_offset",
+    "later_timeline",
+    "parse_offset",
+    "timeline_at",
+]
+
 NO_TIMELINE: Final = b"0" * 16
 _LENGTH: Final = 33
 

@@ -46,10 +46,37 @@ from durable_streams_core.streams import (
     link_key,
 )
 
+__all__ = [
+    "EMPTY_BODY",
+    "Answer",
+    "Append",
+    "Appended",
+    "Body",
+    "Confirm",
+    "Create",
+    "Created",
+    "Delete",
+    "Expire",
+    "ForgetProducers",
+    "Hold",
+    "Link",
+    "Operation",
+    "ProducerClaim",
+    "Reap",
+    "Removed",
+    "Touch",
+    "Unconfirmed",
+    "Undo",
+    "Unlink",
+    "empty_append",
+    "no_stream",
+    "soft_deleted",
+]
+
 RECHECK_MILLISECONDS: Final = 60_000
 """How soon the sweeper looks again at a soft-deleted source or an unconfirmed fork."""
 
-NO_DATA: Final = b""
+_NO_DATA: Final = b""
 
 Answer = TypeVar("Answer", covariant=True)
 
@@ -166,7 +193,7 @@ class Append(msgspec.Struct, frozen=True, gc=False):
         return () if self.seq is None else (SEQ,)
 
     def decide(self, draft: Draft, now: int) -> Appended:
-        head = require_live(draft, now)
+        head = _require_live(draft, now)
         birth = birth_of(head)
         producer = self.producer
         if producer is not None:
@@ -177,7 +204,7 @@ class Append(msgspec.Struct, frozen=True, gc=False):
             if self.body or not self.close or producer is not None:
                 raise StreamClosed(draft.tail_offset)
             return Appended(draft.tail, True, timeline=draft.timeline)
-        stored = NO_DATA
+        stored = _NO_DATA
         if self.body.raw or self.body.text:
             asked = self.content_type
             if asked is not None and asked != birth.content_type:
@@ -186,7 +213,7 @@ class Append(msgspec.Struct, frozen=True, gc=False):
         if not stored and not self.close:
             raise empty_append()
         if self.expected is not None:
-            check_tail(draft, self.expected)
+            _check_tail(draft, self.expected)
         if self.seq is not None:
             last = draft.field(SEQ)
             if last is not None and self.seq <= last:
@@ -274,14 +301,14 @@ class Create(msgspec.Struct, frozen=True, gc=False):
         return ()
 
     def decide(self, draft: Draft, now: int) -> Created:
-        if draft.head is not None and life_is_over(draft, now):
-            end_life(draft, now)
+        if draft.head is not None and _life_is_over(draft, now):
+            _end_life(draft, now)
         if draft.head is not None:
             return self._compare(draft, draft.head)
         if self.existing_only:
             raise PreconditionFailed
         kind = media_type(self.content_type).kind
-        stored = self.body.stored(kind, creating=True) if self.body else NO_DATA
+        stored = self.body.stored(kind, creating=True) if self.body else _NO_DATA
         birth = Birth(self.content_type, now, self.asked, self.ttl, self.expires_at, self.origin)
         deadline = first_deadline(self.ttl, self.expires_at, now)
         state = LIVE
@@ -314,7 +341,7 @@ class Create(msgspec.Struct, frozen=True, gc=False):
                 "The path is taken: its stream was deleted, but forks still read its data.",
                 code="soft-deleted",
             )
-        if not same_request(self.asked, self.closed, head, draft.is_closed()):
+        if not _same_request(self.asked, self.closed, head, draft.is_closed()):
             raise Conflict(
                 "A stream exists here with another configuration; use its own or another path.",
                 code="configuration-mismatch",
@@ -322,7 +349,7 @@ class Create(msgspec.Struct, frozen=True, gc=False):
         return Created(False, head, draft.tail, draft.is_closed(), draft.timeline)
 
 
-def same_request(asked: Asked, closed: bool, head: Head, is_closed: bool) -> bool:
+def _same_request(asked: Asked, closed: bool, head: Head, is_closed: bool) -> bool:
     """Whether a creation asks for what is there (§5.1): same type, lifetime, origin, closure."""
     birth = birth_of(head)
     before = birth.asked
@@ -349,7 +376,7 @@ class Touch(msgspec.Struct, frozen=True, gc=False):
 
     def decide(self, draft: Draft, now: int) -> None:
         head = draft.head
-        if head is None or draft.state() != LIVE or life_is_over(draft, now):
+        if head is None or draft.state() != LIVE or _life_is_over(draft, now):
             return
         ttl = birth_of(head).ttl
         if ttl is not None and renewal_due(ttl, draft.deadline(), now):
@@ -377,7 +404,7 @@ class Delete(msgspec.Struct, frozen=True, gc=False):
         return ()
 
     def decide(self, draft: Draft, now: int) -> Removed:
-        head = require_live(draft, now)
+        head = _require_live(draft, now)
         if self.incarnation not in (None, head.incarnation):
             raise PreconditionFailed
         if self.tail is not None:
@@ -396,9 +423,9 @@ class Expire(msgspec.Struct, frozen=True, gc=False):
 
     def decide(self, draft: Draft, now: int) -> Removed:
         head = draft.head
-        if head is None or not life_is_over(draft, now):
+        if head is None or not _life_is_over(draft, now):
             return Removed(None)
-        return end_life(draft, now)
+        return _end_life(draft, now)
 
 
 class Reap(msgspec.Struct, frozen=True, gc=False):
@@ -435,7 +462,7 @@ class Link(msgspec.Struct, frozen=True, gc=False):
         return ()
 
     def decide(self, draft: Draft, now: int) -> bool:
-        head = require_live(draft, now)
+        head = _require_live(draft, now)
         if head.incarnation != self.source_incarnation:
             return False
         draft.set_field(link_key(self.fork, self.link.incarnation), encode(self.link))
@@ -535,7 +562,7 @@ class ForgetProducers(msgspec.Struct, frozen=True, gc=False):
                 draft.set_field(key, None)
 
 
-def require_live(draft: Draft, now: int) -> Head:
+def _require_live(draft: Draft, now: int) -> Head:
     """The head of a stream that is served; raises NotFound, Gone or Unconfirmed."""
     head = draft.head
     if head is None:
@@ -543,17 +570,17 @@ def require_live(draft: Draft, now: int) -> Head:
     state = draft.state()
     if state != LIVE:
         raise soft_deleted() if state == DELETED else Unconfirmed
-    if life_is_over(draft, now):
+    if _life_is_over(draft, now):
         raise no_stream()
     return head
 
 
-def life_is_over(draft: Draft, now: int) -> bool:
+def _life_is_over(draft: Draft, now: int) -> bool:
     """Whether a live stream's deadline has come, removed already or not."""
     return draft.state() == LIVE and is_past(draft.deadline(), now)
 
 
-def check_tail(draft: Draft, expected: Offset) -> None:
+def _check_tail(draft: Draft, expected: Offset) -> None:
     """Raise unless an offset is the tail: :class:`TailMoved`, or :class:`OffsetGone` for one whose
     bytes are no longer there.
     """
@@ -584,7 +611,7 @@ def soft_deleted() -> Gone:
     return Gone("The stream was deleted; its data is kept for its forks only.")
 
 
-def end_life(draft: Draft, now: int) -> Removed:
+def _end_life(draft: Draft, now: int) -> Removed:
     draft.deadline(guarded=True)
     return _drop(draft, now)
 

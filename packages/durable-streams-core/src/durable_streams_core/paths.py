@@ -13,6 +13,8 @@ from urllib.parse import unquote_to_bytes
 from durable_streams_core.errors import InvalidRequest
 from durable_streams_core.protocol import RESERVED_SEGMENT
 
+__all__ = ["check_path", "decode_path"]
+
 MAX_PATH_BYTES: Final = 1024
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")

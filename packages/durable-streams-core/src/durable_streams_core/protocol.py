@@ -6,6 +6,40 @@ Header names are spelled as they go on the wire; compare them without regard to 
 
 from typing import Final
 
+__all__ = [
+    "CURSOR_PARAM",
+    "DEFAULT_CONTENT_TYPE",
+    "DEFAULT_PORT",
+    "JSON_CONTENT_TYPE",
+    "LIVE_LONG_POLL",
+    "LIVE_PARAM",
+    "LIVE_SSE",
+    "MAX_PRODUCER_ID_BYTES",
+    "MAX_SAFE_INTEGER",
+    "MAX_SEQ_BYTES",
+    "NOW",
+    "OFFSET_PARAM",
+    "PRODUCER_EPOCH",
+    "PRODUCER_EXPECTED_SEQ",
+    "PRODUCER_ID",
+    "PRODUCER_RECEIVED_SEQ",
+    "PRODUCER_SEQ",
+    "RESERVED_SEGMENT",
+    "SSE_CONTENT_TYPE",
+    "START",
+    "STREAM_CLOSED",
+    "STREAM_CURSOR",
+    "STREAM_EXPIRES_AT",
+    "STREAM_FORKED_FROM",
+    "STREAM_FORK_OFFSET",
+    "STREAM_FORK_SUB_OFFSET",
+    "STREAM_NEXT_OFFSET",
+    "STREAM_SEQ",
+    "STREAM_SSE_DATA_ENCODING",
+    "STREAM_TTL",
+    "STREAM_UP_TO_DATE",
+]
+
 # Streams (§5, §13.2)
 STREAM_NEXT_OFFSET: Final = "Stream-Next-Offset"
 STREAM_UP_TO_DATE: Final = "Stream-Up-To-Date"

@@ -7,6 +7,17 @@ from durable_streams_core.errors import InvalidRequest, OffsetGone, ProtocolErro
 from durable_streams_core.offsets import BEGINNING, Offset, parse_offset
 from durable_streams_core.protocol import NOW, START
 
+__all__ = [
+    "check_in_range",
+    "check_offset",
+    "etag",
+    "etag_matches",
+    "inside_message",
+    "not_held",
+    "page_cache_control",
+    "parse_read_offset",
+]
+
 
 def parse_read_offset(token: str) -> Offset | None:
     """The offset a token asks for, None for ``now``; raises :class:`InvalidRequest`."""
@@ -27,10 +38,10 @@ def parse_read_offset(token: str) -> Offset | None:
 def check_in_range(position: int, tail: int) -> None:
     """Raise :class:`InvalidRequest` for a position past the tail."""
     if position > tail:
-        raise past_tail()
+        raise _past_tail()
 
 
-def past_tail() -> InvalidRequest:
+def _past_tail() -> InvalidRequest:
     """The error for an offset that the stream has not reached."""
     return InvalidRequest(
         "The offset lies past the end of the stream. Use one that this stream gave out.",
@@ -50,7 +61,7 @@ def check_offset(head: Head, offset: Offset) -> None:
 
 def not_held(head: Head, offset: Offset) -> ProtocolError:
     """The error for an offset that neither the entity nor a source of it vouches for."""
-    return past_tail() if offset.timeline > head.timeline else OffsetGone()
+    return _past_tail() if offset.timeline > head.timeline else OffsetGone()
 
 
 def inside_message() -> InvalidRequest:
@@ -82,7 +93,7 @@ def etag_matches(if_none_match: str, tag: str) -> bool:
     return any(item.strip().removeprefix("W/") == tag for item in if_none_match.split(","))
 
 
-NO_STORE: Final = "no-store"
+_NO_STORE: Final = "no-store"
 
 
 def page_cache_control(*, public: bool) -> str:

@@ -11,6 +11,8 @@ from typing import Final
 from durable_streams_core.errors import StoreError
 from durable_streams_core.store import Store
 
+__all__ = ["create_store"]
+
 ENTRY_POINT_GROUP: Final = "durable_streams.stores"
 
 _PACKAGES: Final = {

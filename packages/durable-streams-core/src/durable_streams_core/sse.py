@@ -13,6 +13,18 @@ import msgspec
 from durable_streams_core.content import Kind
 from durable_streams_core.errors import DurableStreamsError
 
+__all__ = [
+    "BASE64",
+    "KEEP_ALIVE",
+    "Control",
+    "SseDecoder",
+    "SseError",
+    "SseEvent",
+    "encode_control",
+    "encode_data",
+    "encode_id",
+]
+
 KEEP_ALIVE: Final = b":\n\n"
 """A comment, sent on quiet streams so that no proxy takes the connection for dead."""
 

@@ -15,13 +15,24 @@ from typing import Final, TypeVar
 from durable_streams_core.entities import Change, Commit, Facts, Head, Outcome, Slice
 from durable_streams_core.errors import StoreError
 
-log = logging.getLogger("durable_streams_core.store")
+__all__ = [
+    "STORE_API",
+    "LocalStore",
+    "PromptStore",
+    "Store",
+    "Watcher",
+    "Watchers",
+    "as_future",
+    "check_api",
+]
+
+_log = logging.getLogger("durable_streams_core.store")
 
 STORE_API: Final = 1
 """Version of this interface; the engine refuses a store of another one."""
 
-Result = TypeVar("Result")
-Begun = TypeVar("Begun")
+_Result = TypeVar("_Result")
+_Begun = TypeVar("_Begun")
 
 Watcher = Callable[[Sequence[Change] | None], None]
 """Called in the event loop with what was committed, in order per path.
@@ -31,15 +42,15 @@ None is a resync: anything may have happened in between.
 
 
 def as_future(
-    begin: Callable[[Callable[[Result], None]], Begun],
-) -> tuple["Future[Result]", Begun]:
+    begin: Callable[[Callable[[_Result], None]], _Begun],
+) -> tuple["Future[_Result]", _Begun]:
     """Begin work that calls back with its result: the result as a future, and what was begun.
 
     Cancelling the future does not disturb the callback.
     """
-    future: Future[Result] = get_running_loop().create_future()
+    future: Future[_Result] = get_running_loop().create_future()
 
-    def resolve(result: Result) -> None:
+    def resolve(result: _Result) -> None:
         if not future.done():
             future.set_result(result)
 
@@ -73,7 +84,7 @@ class Watchers:
             try:
                 watcher(changes)
             except Exception:
-                log.exception("a watcher failed")
+                _log.exception("a watcher failed")
 
 
 class Store(ABC):

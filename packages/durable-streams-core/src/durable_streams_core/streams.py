@@ -19,6 +19,20 @@ from durable_streams_core.content import Kind, media_type
 from durable_streams_core.entities import Head
 from durable_streams_core.offsets import NO_TIMELINE, Offset
 
+__all__ = [
+    "LINK",
+    "PRODUCER",
+    "Asked",
+    "Birth",
+    "ForkLink",
+    "Origin",
+    "birth_of",
+    "decode_link",
+    "decode_producer",
+    "link_key",
+    "linked_fork",
+]
+
 PRODUCER: Final = "p"
 LINK: Final = "f"
 SEQ: Final = "s"

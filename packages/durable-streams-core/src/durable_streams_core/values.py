@@ -9,6 +9,8 @@ import msgspec
 from durable_streams_core.errors import InvalidRequest
 from durable_streams_core.json_messages import split_json
 
+__all__ = ["decode_page", "encode_value"]
+
 _PAGE: Final = msgspec.json.Decoder(list[Any])
 
 

@@ -8,17 +8,19 @@ their number, so that those which do not match cost nothing.
 from collections.abc import Hashable, Iterator
 from typing import Final, Generic, TypeVar
 
-ONE: Final = "*"
-MANY: Final = "**"
+__all__ = ["Globs"]
 
-Item = TypeVar("Item", bound=Hashable)
+_ONE: Final = "*"
+_MANY: Final = "**"
+
+_Item = TypeVar("_Item", bound=Hashable)
 
 
 def parse_glob(pattern: str) -> tuple[str, ...]:
     """The segments of a pattern, neighbouring ``**`` made one."""
     segments: list[str] = []
     for segment in pattern.split("/"):
-        if segment != MANY or segments[-1:] != [MANY]:
+        if segment != _MANY or segments[-1:] != [_MANY]:
             segments.append(segment)
     return tuple(segments)
 
@@ -26,50 +28,50 @@ def parse_glob(pattern: str) -> tuple[str, ...]:
 def literal_prefix(segments: tuple[str, ...]) -> str:
     """What every matching path begins with, as text."""
     for position, segment in enumerate(segments):
-        if segment == MANY:
+        if segment == _MANY:
             # ``a/**`` means ``a`` as well.
             return "/".join(segments[:position])
-        if segment == ONE:
+        if segment == _ONE:
             return "".join(s + "/" for s in segments[:position])
     return "/".join(segments)
 
 
-class _Node(Generic[Item]):
+class _Node(Generic[_Item]):
     __slots__ = ("items", "many", "names", "one", "stays")
 
     def __init__(self, *, stays: bool = False) -> None:
-        self.names: dict[str, _Node[Item]] = {}
-        self.one: _Node[Item] | None = None
-        self.many: _Node[Item] | None = None
+        self.names: dict[str, _Node[_Item]] = {}
+        self.one: _Node[_Item] | None = None
+        self.many: _Node[_Item] | None = None
         self.stays = stays
-        self.items: set[Item] = set()
+        self.items: set[_Item] = set()
 
     def empty(self) -> bool:
         return not (self.items or self.names or self.one or self.many)
 
 
-class Globs(Generic[Item]):
+class Globs(Generic[_Item]):
     """Items under their patterns, found by path."""
 
     def __init__(self) -> None:
-        self._root: _Node[Item] = _Node()
+        self._root: _Node[_Item] = _Node()
 
-    def add(self, segments: tuple[str, ...], item: Item) -> None:
+    def add(self, segments: tuple[str, ...], item: _Item) -> None:
         node = self._root
         for segment in segments:
-            if segment == MANY:
+            if segment == _MANY:
                 node.many = node.many or _Node(stays=True)
                 node = node.many
-            elif segment == ONE:
+            elif segment == _ONE:
                 node.one = node.one or _Node()
                 node = node.one
             else:
                 node = node.names.setdefault(segment, _Node())
         node.items.add(item)
 
-    def remove(self, segments: tuple[str, ...], item: Item) -> None:
+    def remove(self, segments: tuple[str, ...], item: _Item) -> None:
         """Undo :meth:`add`, and drop the nodes that nobody needs any more."""
-        trail: list[tuple[_Node[Item], str]] = []
+        trail: list[tuple[_Node[_Item], str]] = []
         node = self._root
         for segment in segments:
             trail.append((node, segment))
@@ -81,19 +83,19 @@ class Globs(Generic[Item]):
         for parent, segment in reversed(trail):
             if not node.empty():
                 return
-            if segment == MANY:
+            if segment == _MANY:
                 parent.many = None
-            elif segment == ONE:
+            elif segment == _ONE:
                 parent.one = None
             else:
                 del parent.names[segment]
             node = parent
 
-    def match(self, path: str) -> set[Item]:
+    def match(self, path: str) -> set[_Item]:
         """The items of all patterns that mean this path."""
         active = set(_spread(self._root))
         for segment in path.split("/"):
-            following: set[_Node[Item]] = set()
+            following: set[_Node[_Item]] = set()
             for node in active:
                 named = node.names.get(segment)
                 if named is not None:
@@ -108,13 +110,13 @@ class Globs(Generic[Item]):
         return {item for node in active for item in node.items}
 
 
-def _child(node: _Node[Item], segment: str) -> _Node[Item] | None:
-    if segment == MANY:
+def _child(node: _Node[_Item], segment: str) -> _Node[_Item] | None:
+    if segment == _MANY:
         return node.many
-    return node.one if segment == ONE else node.names.get(segment)
+    return node.one if segment == _ONE else node.names.get(segment)
 
 
-def _spread(node: _Node[Item]) -> Iterator[_Node[Item]]:
+def _spread(node: _Node[_Item]) -> Iterator[_Node[_Item]]:
     """The node, and the one after a ``**`` that stands for nothing."""
     yield node
     if node.many is not None:
@@ -124,17 +126,17 @@ def _spread(node: _Node[Item]) -> Iterator[_Node[Item]]:
 def glob_matches(segments: tuple[str, ...], path: str) -> bool:
     """Whether one pattern means this path, in time that grows with both lengths only."""
     names = path.split("/")
-    if MANY not in segments:
+    if _MANY not in segments:
         return len(names) == len(segments) and all(
-            segment in (ONE, name) for segment, name in zip(segments, names, strict=True)
+            segment in (_ONE, name) for segment, name in zip(segments, names, strict=True)
         )
     places = _stay_or_pass(segments, {0})
     for name in names:
-        following = {place for place in places if segments[place : place + 1] == (MANY,)}
+        following = {place for place in places if segments[place : place + 1] == (_MANY,)}
         following.update(
             place + 1
             for place in places
-            if place < len(segments) and segments[place] in (ONE, name)
+            if place < len(segments) and segments[place] in (_ONE, name)
         )
         places = _stay_or_pass(segments, following)
     return len(segments) in places
@@ -142,4 +144,4 @@ def glob_matches(segments: tuple[str, ...], path: str) -> bool:
 
 def _stay_or_pass(segments: tuple[str, ...], places: set[int]) -> set[int]:
     """The places in a pattern, and those after a ``**`` that stands for nothing more."""
-    return places | {place + 1 for place in places if segments[place : place + 1] == (MANY,)}
+    return places | {place + 1 for place in places if segments[place : place + 1] == (_MANY,)}

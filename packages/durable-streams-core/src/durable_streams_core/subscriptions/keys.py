@@ -13,12 +13,14 @@ from durable_streams_core.drafts import Draft
 from durable_streams_core.entities import Head
 from durable_streams_core.protocol import RESERVED_SEGMENT
 
+__all__ = ["KEYS_PATH", "EnsureKeys", "Keys", "published"]
+
 KEYS_PATH: Final = RESERVED_SEGMENT + "/keys"
 KEYS: Final = "k"
 
-REPLAY_WINDOW_MS: Final = 300_000
+_REPLAY_WINDOW_MS: Final = 300_000
 """How old a signature receivers should accept (§7.1)."""
-PUBLISHED_MS: Final = 2 * REPLAY_WINDOW_MS
+PUBLISHED_MS: Final = 2 * _REPLAY_WINDOW_MS
 """How long a retired key stays published: the replay window, and as much again for processes that
 hear of the rotation late and for caches.
 """

@@ -19,6 +19,28 @@ from typing import Final
 
 import msgspec
 
+__all__ = [
+    "ACCEPT",
+    "ACK",
+    "AGAIN",
+    "DONE",
+    "DROP",
+    "EXPIRE",
+    "FAIL",
+    "HELD",
+    "IDLE",
+    "NO_CHANGES",
+    "RELEASE",
+    "RETRYING",
+    "WAITING",
+    "WAKE",
+    "WAKING",
+    "Changes",
+    "Lease",
+    "decode_lease",
+    "retry_delay",
+]
+
 IDLE: Final = "idle"
 WAKING: Final = "waking"
 """A webhook's wake is on its way: the request was sent, or is about to be."""
@@ -69,9 +91,9 @@ NEXT: Final[Mapping[tuple[str, str], str]] = {
 
 WOKEN: Final[Mapping[str, str]] = {"webhook": WAKING, "pull-wake": WAITING}
 
-FIRST_RETRY_MS: Final = 1_000
-LAST_RETRY_MS: Final = 60_000
-JITTER: Final = 0.2
+_FIRST_RETRY_MS: Final = 1_000
+_LAST_RETRY_MS: Final = 60_000
+_JITTER: Final = 0.2
 
 
 class Lease(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
@@ -156,5 +178,5 @@ def retry_delay(attempts: int, jitter: float) -> int:
     """Milliseconds until the next attempt after so many failed ones (§7.1): 1 s, doubled up to
     60 s, up to a fifth more or less. ``jitter`` is a random number from -1 to 1.
     """
-    doubled = FIRST_RETRY_MS << min(max(attempts - 1, 0), 16)
-    return round(min(doubled, LAST_RETRY_MS) * (1 + JITTER * jitter))
+    doubled = _FIRST_RETRY_MS << min(max(attempts - 1, 0), 16)
+    return round(min(doubled, _LAST_RETRY_MS) * (1 + _JITTER * jitter))

@@ -17,6 +17,8 @@ from durable_streams_core.drafts import Draft
 from durable_streams_core.entities import Head
 from durable_streams_core.protocol import RESERVED_SEGMENT
 
+__all__ = ["MEMBERS", "SHARDS", "Join", "Leave", "owner_of", "shard_of"]
+
 MEMBERS: Final = RESERVED_SEGMENT + "/members/"
 SHARDS: Final = 64
 

@@ -43,8 +43,27 @@ from durable_streams_core.subscriptions.records import (
     encode,
 )
 
-NUDGE: Final = b"."
-RELINK_MILLISECONDS: Final = 60_000
+__all__ = [
+    "AckedStream",
+    "AddStreams",
+    "Claim",
+    "Finish",
+    "ForgetStreams",
+    "LinkMore",
+    "RemoveStream",
+    "Step",
+    "Subscribe",
+    "Subscribed",
+    "Tail",
+    "Unsubscribe",
+    "WakeRef",
+    "already_claimed",
+    "no_subscription",
+    "require_type",
+]
+
+_NUDGE: Final = b"."
+_RELINK_MILLISECONDS: Final = 60_000
 """How soon a creation that stopped half-way is looked at again."""
 
 
@@ -101,7 +120,7 @@ class Subscribe(msgspec.Struct, frozen=True, gc=False):
             return None
         state, deadline = LIVE, 0
         if self.linking:
-            state, deadline = LINKING, now + RELINK_MILLISECONDS
+            state, deadline = LINKING, now + _RELINK_MILLISECONDS
         birth = encode(Birth(self.config, wanted, now))
         head = Head(self.incarnation, birth, state=state, deadline=deadline)
         draft.create(head)
@@ -139,7 +158,7 @@ class LinkMore(msgspec.Struct, frozen=True, gc=False):
             return False
         if self.tails:
             _link(draft, birth_of(head).config, self.tails)
-            draft.set_deadline(now + RELINK_MILLISECONDS)
+            draft.set_deadline(now + _RELINK_MILLISECONDS)
         else:
             draft.set_state(LIVE)
             draft.set_deadline(0)
@@ -174,7 +193,7 @@ class AddStreams(msgspec.Struct, frozen=True, gc=False):
         return [CURSOR + tail.path for tail in self.tails]
 
     def decide(self, draft: Draft, now: int) -> None:
-        config = birth_of(require_live(draft)).config
+        config = birth_of(_require_live(draft)).config
         if any(tail.path == config.wake_stream for tail in self.tails):
             raise SubscriptionError(
                 "INVALID_REQUEST", "A subscription cannot be woken by its own wake stream."
@@ -195,7 +214,7 @@ class AddStreams(msgspec.Struct, frozen=True, gc=False):
             draft.set_field(key, encode(msgspec.structs.replace(cursor, explicit=True)))
             changed = True
         if changed:
-            draft.append(NUDGE)
+            draft.append(_NUDGE)
 
 
 class RemoveStream(msgspec.Struct, frozen=True, gc=False):
@@ -208,14 +227,14 @@ class RemoveStream(msgspec.Struct, frozen=True, gc=False):
         return (CURSOR + self.stream,)
 
     def decide(self, draft: Draft, now: int) -> None:
-        config = birth_of(require_live(draft)).config
+        config = birth_of(_require_live(draft)).config
         key = CURSOR + self.stream
         cursor = decode_cursor(draft.field(key))
         if cursor is None or not cursor.explicit:
             return
         kept = msgspec.structs.replace(cursor, explicit=False)
         draft.set_field(key, encode(kept) if config.means(self.stream) else None)
-        draft.append(NUDGE)
+        draft.append(_NUDGE)
 
 
 class ForgetStreams(msgspec.Struct, frozen=True, gc=False):
@@ -294,7 +313,7 @@ class Claim(msgspec.Struct, frozen=True, gc=False):
         return (LEASE,)
 
     def decide(self, draft: Draft, now: int) -> Lease:
-        config = birth_of(require_live(draft)).config
+        config = birth_of(_require_live(draft)).config
         require_type(config, PULL_WAKE)
         lease = decode_lease(draft.field(LEASE))
         if lease.expired(now):
@@ -354,7 +373,7 @@ class Finish(msgspec.Struct, frozen=True, gc=False):
         return (LEASE, *(CURSOR + path for path in dict.fromkeys(a.path for a in self.acks)))
 
     def decide(self, draft: Draft, now: int) -> Lease:
-        head = require_live(draft)
+        head = _require_live(draft)
         config = birth_of(head).config
         lease = decode_lease(draft.field(LEASE))
         ref = self.ref
@@ -367,7 +386,7 @@ class Finish(msgspec.Struct, frozen=True, gc=False):
             or ref.generation != lease.generation
             or ref.wake_id != lease.wake_id
         ):
-            raise fenced()
+            raise _fenced()
         cursors = self._cursors(draft, config)
         for path, cursor in cursors.items():
             draft.set_field(CURSOR + path, encode(cursor))
@@ -405,10 +424,10 @@ def _store(draft: Draft, lease: Lease, *, nudge: bool) -> None:
     if draft.deadline() != lease.until:
         draft.set_deadline(lease.until)
     if nudge:
-        draft.append(NUDGE)
+        draft.append(_NUDGE)
 
 
-def require_live(draft: Draft) -> Head:
+def _require_live(draft: Draft) -> Head:
     """The head of a subscription that is known; raises :class:`SubscriptionError`."""
     head = draft.head
     if head is None or draft.state() != LIVE:
@@ -427,7 +446,7 @@ def no_subscription() -> SubscriptionError:
     )
 
 
-def fenced() -> SubscriptionError:
+def _fenced() -> SubscriptionError:
     return SubscriptionError(
         "FENCED", "This wake is over: its lease ended, or a newer one took its place. Stop."
     )

@@ -14,7 +14,7 @@ import re
 from collections.abc import Container, Mapping
 from functools import lru_cache
 from hashlib import sha256
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import msgspec
 
@@ -24,6 +24,29 @@ from durable_streams_core.offsets import BEGINNING, NO_TIMELINE, Offset, parse_o
 from durable_streams_core.paths import check_path
 from durable_streams_core.protocol import RESERVED_SEGMENT, START
 from durable_streams_core.subscriptions.globs import glob_matches, literal_prefix, parse_glob
+
+__all__ = [
+    "BASE_URL",
+    "CURSOR",
+    "LEASE",
+    "PREFIX",
+    "PULL_WAKE",
+    "WEBHOOK",
+    "BaseUrl",
+    "Config",
+    "Cursor",
+    "LinkedStream",
+    "birth_of",
+    "decode_base_url",
+    "decode_cursor",
+    "invalid",
+    "parse_ack_offset",
+    "parse_config",
+    "parse_object",
+    "parse_stream",
+    "parse_streams",
+    "subscription_path",
+]
 
 PREFIX: Final = RESERVED_SEGMENT + "/subscriptions/"
 LEASE: Final = "l"
@@ -35,13 +58,13 @@ LINKING: Final = "linking"
 WEBHOOK: Final = "webhook"
 PULL_WAKE: Final = "pull-wake"
 
-DEFAULT_LEASE_MS: Final = 30_000
-MIN_LEASE_MS: Final = 1_000
-MAX_LEASE_MS: Final = 600_000
-MAX_ID_BYTES: Final = 256
-MAX_DESCRIPTION: Final = 4096
-MAX_URL: Final = 2048
-MAX_SEGMENTS: Final = 64
+_DEFAULT_LEASE_MS: Final = 30_000
+_MIN_LEASE_MS: Final = 1_000
+_MAX_LEASE_MS: Final = 600_000
+_MAX_ID_BYTES: Final = 256
+_MAX_DESCRIPTION: Final = 4096
+_MAX_URL: Final = 2048
+_MAX_SEGMENTS: Final = 64
 MAX_EXPLICIT: Final = 10_000
 
 _ID: Final = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029/\\]+")
@@ -128,8 +151,6 @@ _births: Final = msgspec.msgpack.Decoder(Birth)
 _base_urls: Final = msgspec.msgpack.Decoder(BaseUrl)
 _cursors: Final = msgspec.msgpack.Decoder(Cursor)
 
-Record = TypeVar("Record", Birth, BaseUrl, Cursor)
-
 
 def encode(value: Birth | BaseUrl | Cursor) -> bytes:
     """The stored form."""
@@ -209,8 +230,8 @@ def subscription_path(subscription: str) -> str:
         raise invalid(
             "A subscription id is text without slashes, backslashes and control characters."
         )
-    if len(subscription.encode()) > MAX_ID_BYTES:
-        raise invalid(f"A subscription id is at most {MAX_ID_BYTES} bytes long.")
+    if len(subscription.encode()) > _MAX_ID_BYTES:
+        raise invalid(f"A subscription id is at most {_MAX_ID_BYTES} bytes long.")
     return PREFIX + subscription
 
 
@@ -240,10 +261,10 @@ def parse_config(body: object) -> Config:
             raise invalid("A subscription cannot be woken by its own wake stream.")
     description = asked.get("description")
     if description is not None and (
-        not isinstance(description, str) or len(description) > MAX_DESCRIPTION
+        not isinstance(description, str) or len(description) > _MAX_DESCRIPTION
     ):
-        raise invalid(f"description is text of at most {MAX_DESCRIPTION} characters.")
-    lease = _lease(asked.get("lease_ttl_ms", DEFAULT_LEASE_MS))
+        raise invalid(f"description is text of at most {_MAX_DESCRIPTION} characters.")
+    lease = _lease(asked.get("lease_ttl_ms", _DEFAULT_LEASE_MS))
     return Config(kind, pattern, streams, webhook, wake_stream, lease, description)
 
 
@@ -291,14 +312,14 @@ def _pattern(asked: object) -> str | None:
         raise invalid("pattern is a glob over stream paths, such as events/* or events/**.")
     # Its wildcards are names like any other here: this is about dots, slashes and the like.
     checked = parse_glob(parse_stream(text))
-    if len(checked) > MAX_SEGMENTS:
-        raise invalid(f"A pattern has at most {MAX_SEGMENTS} segments.")
+    if len(checked) > _MAX_SEGMENTS:
+        raise invalid(f"A pattern has at most {_MAX_SEGMENTS} segments.")
     return "/".join(checked)
 
 
 def _webhook(asked: object) -> str:
     url = asked.get("url") if isinstance(asked, dict) else None
-    if not isinstance(url, str) or not 0 < len(url) <= MAX_URL:
+    if not isinstance(url, str) or not 0 < len(url) <= _MAX_URL:
         raise invalid("A webhook subscription needs webhook.url.")
     return url
 
@@ -306,6 +327,6 @@ def _webhook(asked: object) -> str:
 def _lease(asked: object) -> int:
     if isinstance(asked, float) and asked.is_integer():
         asked = int(asked)
-    if type(asked) is not int or not MIN_LEASE_MS <= asked <= MAX_LEASE_MS:
-        raise invalid(f"lease_ttl_ms is a whole number from {MIN_LEASE_MS} to {MAX_LEASE_MS}.")
+    if type(asked) is not int or not _MIN_LEASE_MS <= asked <= _MAX_LEASE_MS:
+        raise invalid(f"lease_ttl_ms is a whole number from {_MIN_LEASE_MS} to {_MAX_LEASE_MS}.")
     return asked
