@@ -14,7 +14,6 @@ that were just loaded.
 import asyncio
 import logging
 import os
-import random
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import count
@@ -46,25 +45,23 @@ from durable_streams_core.operations import (
 from durable_streams_core.store import LocalStore, PromptStore, Store
 from durable_streams_server.engine.limits import Limits
 from durable_streams_server.engine.refusals import (
+    STORE_FAILED,
     decision_failed,
     outcome_unknown,
     refused,
     stopped,
-    store_failed,
     store_unreachable,
     too_contended,
     too_many_operations,
     too_much_data,
 )
+from durable_streams_server.engine.remote_commits import RemoteCommits
 
 log = logging.getLogger("durable_streams_server.engine")
 
 MAX_FLIGHT_BYTES = 8 * 1024 * 1024
-MAX_BATCHES = 8
 MAX_REMEMBERED_QUEUES = 10_000
 MAX_CONFLICTS = 1000
-STORE_FAILED = "the store failed in a commit"
-RESEND_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
 
 OnResult = Callable[[Any], None]
 """Gets the result of an operation, or the :class:`ProtocolError` that ends it."""
@@ -128,6 +125,12 @@ class CommitQueue:
                 return
         self.flight, self.waiting = waiting, []
 
+    def fields(self) -> Sequence[str]:
+        """The fields that the operations in flight may look at."""
+        if len(self.flight) == 1:
+            return self.flight[0].operation.fields
+        return list(dict.fromkeys(key for t in self.flight for key in t.operation.fields))
+
 
 class CommitIds:
     """Makes the ids by which a store recognises a resend: unique to one run of one process."""
@@ -143,7 +146,9 @@ class CommitIds:
 
 
 class CommitQueues:
-    """All queues of an engine, and the way of their commits to the store.
+    """All commit queues of an engine, and the way of their commits to a local store.
+
+    :class:`RemoteCommits` is the way to any other store.
 
     ``applied`` is called after each commit with its draft and, unless the store is local, the facts
     after it; ``unconfirmed`` gets tickets that met a fork which its source has not
@@ -165,12 +170,10 @@ class CommitQueues:
         self._unconfirmed = unconfirmed
         self._queues: dict[str, CommitQueue] = {}
         self._queued_bytes = 0
-        self._ready: list[CommitQueue] = []
-        self._batches: set[asyncio.Task[None]] = set()
-        self._resends: set[asyncio.Task[None]] = set()
+        self._remote = RemoteCommits(store, limits.unknown_outcome, self)
         self._pending = 0
         self._emptied: asyncio.Event | None = None
-        self._new_id = CommitIds()
+        self.new_id = CommitIds()
         self._running = False
 
     @property
@@ -188,10 +191,7 @@ class CommitQueues:
     async def abandon(self) -> None:
         """Stop asking for outcomes that the store does not tell, and tell whoever still waits."""
         self._running = False
-        tasks = [*self._batches, *self._resends]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._remote.cancel()
         for queue in self._queues.values():
             for ticket in queue.flight:
                 ticket.finish(outcome_unknown())
@@ -199,11 +199,10 @@ class CommitQueues:
             for ticket in waiting:
                 ticket.finish(stopped())
         self._queues.clear()
-        self._ready.clear()
 
     def resume(self) -> None:
         """Take operations, at first or again after :meth:`abandon`."""
-        self._new_id = CommitIds()
+        self.new_id = CommitIds()
         self._running = True
         self._pending = self._queued_bytes = 0
 
@@ -228,7 +227,7 @@ class CommitQueues:
         except Exception as error:
             raise decision_failed(operation, error) from None
         if draft.changes:
-            commit = draft.commit(self._new_id)
+            commit = draft.commit(self.new_id)
             try:
                 outcome = prompt.commit_nowait((commit,))[0]
             except Exception:
@@ -247,7 +246,7 @@ class CommitQueues:
     def submit(self, path: str, operation: Operation[Any], on_result: OnResult) -> Ticket:
         """Queue an operation; raises :class:`Unavailable` when too much is queued already.
 
-        ``done`` may be called before this returns.
+        ``on_result`` may be called before this returns.
         """
         if not self._running:
             raise stopped()
@@ -285,18 +284,13 @@ class CommitQueues:
         queue.conflicts = 0
         local = self._local
         if local is not None:
-            self._decide(queue, local.peek(queue.path, self._fields(queue)))
+            self._decide_flight(queue, local)
             return
         queue.fresh = False
-        self._enqueue(queue)
+        self._remote.begin(queue)
 
-    @staticmethod
-    def _fields(queue: CommitQueue) -> Sequence[str]:
-        if len(queue.flight) == 1:
-            return queue.flight[0].operation.fields
-        return list(dict.fromkeys(key for t in queue.flight for key in t.operation.fields))
-
-    def _run(self, queue: CommitQueue, facts: Facts | None) -> tuple[Draft, list[Any]]:
+    def decide(self, queue: CommitQueue, facts: Facts | None) -> tuple[Draft, list[Any]]:
+        """Decide the operations in flight in order; returns their draft and their results."""
         draft = Draft(queue.path, facts)
         now = self._store.now()
         results: list[Any] = []
@@ -323,26 +317,25 @@ class CommitQueues:
             result = decision_failed(operation, error)
         self._send(queue, draft, [result], local)
 
-    def _decide(self, queue: CommitQueue, facts: Facts | None) -> None:
-        """The local way: decide, and send without a task."""
-        draft, results = self._run(queue, facts)
-        assert self._local is not None
-        self._send(queue, draft, results, self._local)
+    def _decide_flight(self, queue: CommitQueue, local: LocalStore) -> None:
+        """Decide the operations in flight, and send their commit without a task."""
+        draft, results = self.decide(queue, local.peek(queue.path, queue.fields()))
+        self._send(queue, draft, results, local)
 
     def _send(
         self, queue: CommitQueue, draft: Draft, results: list[Any], local: LocalStore
     ) -> None:
         if not draft.changes:
-            self._finish(queue, results)
+            self.finish(queue, results)
             return
-        commit = draft.commit(self._new_id)
+        commit = draft.commit(self.new_id)
 
         def done(outcomes: Sequence[Outcome]) -> None:
             outcome = outcomes[0]
             if type(outcome) is Applied:
                 self._succeed(queue, draft, results, commit, outcome)
             else:
-                self._act_on(queue, draft, results, commit, outcome)
+                self.act_on(queue, draft, results, commit, outcome)
 
         flight = queue.flight
         try:
@@ -352,7 +345,7 @@ class CommitQueues:
             if queue.flight is flight:
                 done([Unknown("The store failed.")])
 
-    def _act_on(
+    def act_on(
         self, queue: CommitQueue, draft: Draft, results: list[Any], commit: Commit, outcome: Outcome
     ) -> bool:
         """Do what an outcome calls for; False if the operations have to be decided again."""
@@ -361,19 +354,18 @@ class CommitQueues:
         elif type(outcome) is Conflicted:
             queue.conflicts += 1
             if queue.conflicts > MAX_CONFLICTS:
-                self._fail(queue, too_contended)
+                self.fail(queue, too_contended)
             elif self._local is not None:
-                facts = self._local.peek(queue.path, self._fields(queue))
-                self._decide(queue, facts)
+                self._decide_flight(queue, self._local)
             else:
                 queue.facts, queue.fresh = outcome.facts, True
                 return False
         elif type(outcome) is Unknown:
             # Only a local store's: its disk failed in the middle, and it will not find out.
-            self._fail(queue, outcome_unknown)
+            self.fail(queue, outcome_unknown)
         else:
             assert isinstance(outcome, Refused)
-            self._fail(queue, partial(refused, outcome))
+            self.fail(queue, partial(refused, outcome))
         return True
 
     def _succeed(
@@ -386,7 +378,7 @@ class CommitQueues:
             # On another timeline than thought, the head has more news than is known here.
             queue.facts = draft.facts_after(applied.tail) if expected else None
         self._follow_up(draft, commit, queue.facts)
-        self._finish(queue, results)
+        self.finish(queue, results)
 
     def _follow_up(self, draft: Draft, commit: Commit, facts: Facts | None) -> None:
         try:
@@ -394,12 +386,13 @@ class CommitQueues:
         except Exception:
             log.exception("following up on a commit failed")
 
-    def _fail(self, queue: CommitQueue, error: Callable[[], ProtocolError]) -> None:
+    def fail(self, queue: CommitQueue, error: Callable[[], ProtocolError]) -> None:
         """Refuse every operation in flight, each with an error of its own."""
         queue.facts = None
-        self._finish(queue, [error() for _ in queue.flight])
+        self.finish(queue, [error() for _ in queue.flight])
 
-    def _finish(self, queue: CommitQueue, results: Sequence[Any]) -> None:
+    def finish(self, queue: CommitQueue, results: Sequence[Any]) -> None:
+        """Call back with the results of the flight, and begin the next one."""
         flight, queue.flight = queue.flight, []
         for ticket, result in zip(flight, results, strict=True):
             self._queued_bytes -= ticket.size
@@ -418,149 +411,12 @@ class CommitQueues:
         if self._local is not None or queue.facts is None:
             self._queues.pop(queue.path, None)
 
-    # The way of a store that has to be waited for.
-
-    def _enqueue(self, queue: CommitQueue) -> None:
-        if not self._ready and len(self._batches) < MAX_BATCHES:
-            asyncio.get_running_loop().call_soon(self._launch)
-        self._ready.append(queue)
-
-    def _launch(self) -> None:
-        if self._ready and len(self._batches) < MAX_BATCHES:
-            queues, self._ready = self._ready, []
-            task = asyncio.create_task(self._work(queues))
-            self._batches.add(task)
-            task.add_done_callback(self._landed)
-
-    def _landed(self, task: asyncio.Task[None]) -> None:
-        self._batches.discard(task)
-        self._launch()
-
-    async def _work(self, queues: list[CommitQueue]) -> None:
-        """Decide and commit a batch of queues until each has its results."""
-        try:
-            while queues:
-                queues = await self._round(queues)
-        except Exception:
-            log.exception("committing a batch failed")
-            for queue in queues:
-                if queue.flight:
-                    self._fail(queue, store_failed)
-
-    async def _round(self, queues: list[CommitQueue]) -> list[CommitQueue]:
-        """One try; returns the queues that have to be decided again."""
-        loading = [queue for queue in queues if not self._known(queue)]
-        if loading:
-            found = await asyncio.gather(
-                *(self._store.load(queue.path, self._fields(queue)) for queue in loading),
-                return_exceptions=True,
-            )
-            for queue, facts in zip(loading, found, strict=True):
-                if isinstance(facts, BaseException):
-                    log.warning("loading a stream failed: %r", facts)
-                    self._fail(queue, store_unreachable)
-                else:
-                    queue.facts, queue.fresh = facts, True
-        again: list[CommitQueue] = []
-        sent: list[tuple[CommitQueue, Draft, list[Any], Commit]] = []
-        for queue in queues:
-            if not queue.flight:
-                continue
-            draft, results = self._run(queue, queue.facts)
-            # Closing again what is closed changes nothing, so no guard would vouch for it.
-            unsure = not queue.fresh and (
-                not draft.changes or any(not _is_change(a) for a in results)
-            )
-            if unsure:
-                queue.facts = None
-                again.append(queue)
-            elif draft.changes:
-                sent.append((queue, draft, results, draft.commit(self._new_id)))
-            else:
-                self._finish(queue, results)
-        if sent:
-            outcomes = await self._commit([commit for *_, commit in sent])
-            for (queue, draft, results, commit), outcome in zip(sent, outcomes, strict=True):
-                queue.fresh = False
-                if isinstance(outcome, Unknown):
-                    self._resend_later(queue, draft, results, commit)
-                elif not self._act_on(queue, draft, results, commit, outcome):
-                    again.append(queue)
-        return again
-
-    def _known(self, queue: CommitQueue) -> bool:
-        facts = queue.facts
-        if facts is None:
-            return queue.fresh
-        return all(key in facts.fields for key in self._fields(queue))
-
-    async def _commit(self, batch: Sequence[Commit]) -> Sequence[Outcome]:
-        try:
-            return await self._store.commit(batch)
-        except Exception:
-            log.exception(STORE_FAILED)
-            return [Unknown("The store failed.")] * len(batch)
-
-    def _resend_later(
-        self, queue: CommitQueue, draft: Draft, results: list[Any], commit: Commit
-    ) -> None:
-        task = asyncio.create_task(self._resend(queue, draft, results, commit))
-        self._resends.add(task)
-        task.add_done_callback(self._resends.discard)
-
-    async def _resend(
-        self, queue: CommitQueue, draft: Draft, results: list[Any], commit: Commit
-    ) -> None:
-        """Send the same commit until its outcome is known.
-
-        When that takes long its callers are told, and operations that waited behind it for as long
-        are refused.
-        """
-        told = False
-        waited = 0
-        loop = asyncio.get_running_loop()
-        limit = self._limits.unknown_outcome
-        sweep: asyncio.TimerHandle
-
-        def tell() -> None:
-            nonlocal told
-            told = True
-            for ticket in queue.flight:
-                ticket.finish(outcome_unknown())
-
-        def refuse_overdue() -> None:
-            nonlocal waited, sweep
-            overdue, queue.waiting = queue.waiting[:waited], queue.waiting[waited:]
-            waited = len(queue.waiting)
-            for ticket in overdue:
-                self._queued_bytes -= ticket.size
-                ticket.finish(store_unreachable())
-            sweep = loop.call_later(period, refuse_overdue)
-
-        # An operation that is refused has waited for at least one more try.
-        period = max(limit, RESEND_SECONDS[-1])
-        timer = loop.call_later(limit, tell)
-        sweep = loop.call_later(period, refuse_overdue)
-        try:
-            for attempt in count():
-                await asyncio.sleep(
-                    RESEND_SECONDS[min(attempt, len(RESEND_SECONDS) - 1)] * random.uniform(0.5, 1.0)
-                )
-                (outcome,) = await self._commit([commit])
-                if not isinstance(outcome, Unknown) and not (
-                    isinstance(outcome, Refused) and outcome.code == "unavailable"
-                ):
-                    break
-        finally:
-            timer.cancel()
-            sweep.cancel()
-        if told and isinstance(outcome, Conflicted):
-            # It was not applied, and must not be any more: its callers may have looked and, finding
-            # nothing, may have sent it anew.
-            queue.facts = None
-            self._finish(queue, [None] * len(queue.flight))
-        elif not self._act_on(queue, draft, results, commit, outcome):
-            await self._work([queue])
+    def refuse_first(self, queue: CommitQueue, number: int) -> None:
+        """Refuse so many of the operations that have waited longest in a queue."""
+        overdue, queue.waiting = queue.waiting[:number], queue.waiting[number:]
+        for ticket in overdue:
+            self._queued_bytes -= ticket.size
+            ticket.finish(store_unreachable())
 
     def _forget(self) -> None:
         for path, queue in list(self._queues.items())[: MAX_REMEMBERED_QUEUES // 10]:
@@ -568,15 +424,8 @@ class CommitQueues:
                 del self._queues[path]
 
 
-def _is_change(result: object) -> bool:
-    """Whether a result can only be true together with the commit, whose guard vouches for it."""
-    if isinstance(result, Appended):
-        return not result.duplicate
-    return isinstance(result, Created) and result.new
-
-
 def relocated(results: Sequence[Any], draft: Draft, applied: Applied) -> list[Any]:
-    """Answers moved to where their commit went: past what others appended in the meantime, and onto
+    """Results moved to where their commit went: past what others appended in the meantime, and onto
     the timeline that the store chose.
     """
     shift = applied.tail - draft.tail

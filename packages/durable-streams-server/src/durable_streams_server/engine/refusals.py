@@ -1,13 +1,16 @@
 """Why the engine does not do an operation: each function makes a new error for one caller."""
 
 import logging
-from typing import Any
+from typing import Any, Final
 
 from durable_streams_core.entities import Refused
 from durable_streams_core.errors import ProtocolError, Unavailable
 from durable_streams_core.operations import Operation
 
 log = logging.getLogger("durable_streams_server.engine")
+
+STORE_FAILED: Final = "the store failed in a commit"
+"""What the log says where a store raised an exception that it should not."""
 
 
 def decision_failed(operation: Operation[Any], error: Exception) -> ProtocolError:
