@@ -1,4 +1,4 @@
-"""A store as small as the contract allows, and a desk at which operations are decided on it."""
+"""A store as small as the contract allows, and a runner at which operations are decided on it."""
 
 from collections import Counter
 from itertools import count
@@ -201,7 +201,7 @@ class TinyStore(PromptStore):
         return stop
 
 
-class Desk:
+class Runner:
     """Decides operations on a tiny store, several in one draft if they come together.
 
     ``now`` stands still unless it is moved.
@@ -271,10 +271,10 @@ def tiny_store():
 
 
 @pytest.fixture
-def desk():
-    return Desk()
+def runner():
+    return Runner()
 
 
 @pytest.fixture
-def new_desk():
-    return Desk
+def new_runner():
+    return Runner

@@ -18,7 +18,7 @@ from durable_streams_core.streams import Asked
 
 TEXT = "text/plain"
 BORN = timeline_at(1_800_000_000_000)
-"""When the desk's clock begins."""
+"""When the runner's clock begins."""
 
 
 def create(incarnation="i1", **more):
@@ -30,14 +30,14 @@ def append(data=b"x", **more):
 
 
 @pytest.fixture
-def stream(desk):
-    desk.do(create())
-    return desk
+def stream(runner):
+    runner.do(create())
+    return runner
 
 
-def commit_of(desk, *operations):
-    draft, _ = desk.draft(*operations)
-    return draft.commit(desk.new_id)
+def commit_of(runner, *operations):
+    draft, _ = runner.draft(*operations)
+    return draft.commit(runner.new_id)
 
 
 def test_a_plain_append_is_guarded_by_incarnation_state_and_openness_alone(stream):
@@ -67,16 +67,16 @@ def test_a_delete_is_guarded_by_the_absence_of_forks(stream):
     assert commit.delta == Delta(remove=True)
 
 
-def test_an_expiry_is_guarded_by_the_deadline_it_saw(desk):
-    desk.do(create(ttl=1))
-    desk.now += 1100
-    commit = commit_of(desk, Expire())
-    assert commit.guard.deadline == desk.now
-    assert commit_of(desk, create("i2")).guard.deadline == desk.now
+def test_an_expiry_is_guarded_by_the_deadline_it_saw(runner):
+    runner.do(create(ttl=1))
+    runner.now += 1100
+    commit = commit_of(runner, Expire())
+    assert commit.guard.deadline == runner.now
+    assert commit_of(runner, create("i2")).guard.deadline == runner.now
 
 
-def test_a_creation_is_guarded_by_nothing_being_there(desk):
-    commit = commit_of(desk, create(start=9, body=Body(b"12")), append())
+def test_a_creation_is_guarded_by_nothing_being_there(runner):
+    commit = commit_of(runner, create(start=9, body=Body(b"12")), append())
     assert commit.guard == Guard(None)
     assert commit.delta.create.tail == commit.base == 9
     assert commit.delta.data == b"12x"
@@ -114,8 +114,8 @@ def test_positions_told_before_a_removal_in_the_same_draft_are_right(stream):
     assert appended.tail == 3
 
 
-def test_what_was_created_and_deleted_in_one_draft_never_was(desk):
-    draft, _ = desk.draft(create(), append(), Delete())
+def test_what_was_created_and_deleted_in_one_draft_never_was(runner):
+    draft, _ = runner.draft(create(), append(), Delete())
     assert not draft.changes
     assert draft.removed is None
 

@@ -305,8 +305,8 @@ class Model:
 class Server:
     """What an engine does, as plainly as can be."""
 
-    def __init__(self, desk):
-        self.desk = desk
+    def __init__(self, runner):
+        self.runner = runner
         self.made = 0
 
     def fresh(self):
@@ -329,16 +329,16 @@ class Server:
         return Append(Body(ask.body), ask.content_type, ask.close, ask.seq, ask.producer, expected)
 
     def do(self, operation, path):
-        answer = self.desk.do(operation, path=path)
+        answer = self.runner.do(operation, path=path)
         if isinstance(answer, ProtocolError):
             raise answer
         return answer
 
     def fork(self, ask, now):
-        desk = self.desk
-        taken = desk.head(ask.path)
+        runner = self.runner
+        taken = runner.head(ask.path)
         self.do(Link("probe", "none", ForkLink("none", 0)), ask.source)
-        head = desk.head(ask.source)
+        head = runner.head(ask.source)
         birth = birth_of(head)
         # Positions are where messages end, counted from behind.
         stored = self.everything(ask.source)
@@ -375,12 +375,12 @@ class Server:
 
     def everything(self, path, end=None):
         """All bytes of a stream, its sources' included."""
-        head = self.desk.head(path)
-        own = self.desk.data(path)[: None if end is None else end - head.start]
+        head = self.runner.head(path)
+        own = self.runner.data(path)[: None if end is None else end - head.start]
         origin = birth_of(head).origin
         if origin is None:
             return own
-        assert self.desk.head(origin.path).incarnation == origin.incarnation
+        assert self.runner.head(origin.path).incarnation == origin.incarnation
         before = self.everything(origin.path, min(head.start, end or head.start))
         return before + own if end is None or end > head.start else before
 
@@ -403,7 +403,7 @@ class Server:
                 self.sweep(ask.path)
                 answer = self.do(self.creation(ask, now), ask.path)
             elif ask.verb == "append":
-                answer = self.do(self.addition(ask, self.desk.head(ask.path)), ask.path)
+                answer = self.do(self.addition(ask, self.runner.head(ask.path)), ask.path)
             elif ask.verb == "fork":
                 answer = self.fork(ask, now)
             elif ask.verb == "touch":
@@ -431,15 +431,15 @@ def shown(model, stream):
 
 @settings(max_examples=400)
 @given(histories(requests))
-def test_histories_are_those_of_the_model(new_desk, history):
-    model, server = Model(), Server(new_desk())
-    desk = server.desk
+def test_histories_are_those_of_the_model(new_runner, history):
+    model, server = Model(), Server(new_runner())
+    runner = server.runner
     for ask in history:
-        desk.now += ask.elapsed
-        note(f"{desk.now} {ask}")
-        assert server.ask(ask, desk.now) == model.ask(ask, desk.now)
+        runner.now += ask.elapsed
+        note(f"{runner.now} {ask}")
+        assert server.ask(ask, runner.now) == model.ask(ask, runner.now)
         for path in PATHS:
-            stream, head = model.streams.get(path), desk.head(path)
+            stream, head = model.streams.get(path), runner.head(path)
             assert (stream is None) == (head is None)
             if stream is not None:
                 assert (head.state == DELETED) == stream.deleted
@@ -497,7 +497,7 @@ def told(answer):
     return getattr(answer, "head", None) is None if hasattr(answer, "head") else answer
 
 
-def run(desk, steps, together):
+def run(runner, steps, together):
     answers = []
     steps = list(steps)
     while steps:
@@ -510,21 +510,23 @@ def run(desk, steps, together):
                 steps = several[place + 1 :] + steps
                 several = several[: place + 1]
                 break
-        draft, _ = desk.draft()
+        draft, _ = runner.draft()
         fields = [key for _, operation in several for key in operation.fields]
-        draft = type(draft)("path", desk.facts(*fields))
+        draft = type(draft)("path", runner.facts(*fields))
         for now, operation in several:
-            desk.now = now
-            answers.append(told(desk.answer(operation, draft)))
-        outcome = desk.commit(draft)
+            runner.now = now
+            answers.append(told(runner.answer(operation, draft)))
+        outcome = runner.commit(draft)
         assert outcome is None or outcome.tail == draft.tail
     return answers
 
 
 @settings(max_examples=400)
 @given(first, st.lists(on_one_path, max_size=14), st.lists(st.integers(1, 6), max_size=8))
-def test_operations_decided_together_do_what_they_do_one_by_one(new_desk, begin, history, together):
-    one, many = new_desk(), new_desk()
+def test_operations_decided_together_do_what_they_do_one_by_one(
+    new_runner, begin, history, together
+):
+    one, many = new_runner(), new_runner()
     steps = list(operations([begin, *history], one.now))
     assert run(one, steps, []) == run(many, steps, together)
     keys = ["pp", "pq", "s", *(link_key("fork", link.incarnation) for link in LINKS)]
@@ -551,24 +553,24 @@ def certain(answer):
     st.lists(on_one_path, min_size=1, max_size=3),
 )
 def test_a_commit_is_applied_late_only_if_it_would_be_decided_so_then(
-    new_desk, begin, before, mine, theirs
+    new_runner, begin, before, mine, theirs
 ):
-    desk, again = new_desk(), new_desk()
-    steps = list(operations([begin, *before, *mine, *theirs], desk.now))
+    runner, again = new_runner(), new_runner()
+    steps = list(operations([begin, *before, *mine, *theirs], runner.now))
     past, mine, theirs = (
         steps[: 1 + len(before)], steps[1 + len(before) :][: len(mine)], steps[-len(theirs) :],
     )  # fmt: skip
-    for each in (desk, again):
+    for each in (runner, again):
         run(each, past, [])
     fields = [key for _, operation in mine for key in operation.fields]
-    draft = type(desk.draft()[0])("path", desk.facts(*fields))
+    draft = type(runner.draft()[0])("path", runner.facts(*fields))
     answers = []
     for now, operation in mine:
-        desk.now = now
-        answers.append(desk.answer(operation, draft))
-    for each in (desk, again):
+        runner.now = now
+        answers.append(runner.answer(operation, draft))
+    for each in (runner, again):
         run(each, theirs, [])
-    if not draft.changes or not isinstance(outcome := desk.commit(draft), Applied):
+    if not draft.changes or not isinstance(outcome := runner.commit(draft), Applied):
         return
     late = type(draft)("path", again.facts(*fields))
     for (now, operation), early in zip(mine, answers, strict=True):
@@ -577,8 +579,8 @@ def test_a_commit_is_applied_late_only_if_it_would_be_decided_so_then(
         if certain(early):
             assert told(answer) == told(type(early)(*shift(early, outcome.tail - draft.tail)))
     again.commit(late)
-    assert again.head() is None or again.head().tail == desk.head().tail
-    assert again.head() is None or again.data() == desk.data()
+    assert again.head() is None or again.head().tail == runner.head().tail
+    assert again.head() is None or again.data() == runner.data()
 
 
 def shift(answer, by):
@@ -595,18 +597,18 @@ plain = asks("append", body=st.sampled_from([b"1", b"22"]))
     st.lists(plain | asks("touch"), min_size=1, max_size=5),
     st.sampled_from([None, 10]),
 )
-def test_unrelated_changes_do_not_conflict(new_desk, mine, theirs, ttl):
-    desk = new_desk()
-    desk.do(Create("i0", Asked(ttl=ttl), "text/plain", ttl))
+def test_unrelated_changes_do_not_conflict(new_runner, mine, theirs, ttl):
+    runner = new_runner()
+    runner.do(Create("i0", Asked(ttl=ttl), "text/plain", ttl))
     mine_producer = [
         Append(Body(a.body), producer=ProducerClaim("m", 0, n)) for n, a in enumerate(mine)
     ]
-    draft, _ = desk.draft(*mine_producer)
-    desk.now += 2000
+    draft, _ = runner.draft(*mine_producer)
+    runner.now += 2000
     for n, ask in enumerate(theirs):
-        desk.do(Append(Body(b"x"), producer=ProducerClaim("t", 0, n), seq=b"%d" % n))
-        desk.do(Touch() if ask.verb == "touch" else Append(Body(ask.body)))
-        desk.do(Link("fork", "i0", ForkLink(f"f{n}", 0)))
-    before = desk.head().tail
-    assert desk.commit(draft).tail == before + draft.tail
-    assert desk.head().state == LIVE
+        runner.do(Append(Body(b"x"), producer=ProducerClaim("t", 0, n), seq=b"%d" % n))
+        runner.do(Touch() if ask.verb == "touch" else Append(Body(ask.body)))
+        runner.do(Link("fork", "i0", ForkLink(f"f{n}", 0)))
+    before = runner.head().tail
+    assert runner.commit(draft).tail == before + draft.tail
+    assert runner.head().state == LIVE

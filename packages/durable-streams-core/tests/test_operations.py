@@ -52,7 +52,7 @@ from durable_streams_core.streams import (
 
 TEXT = "text/plain"
 BORN = timeline_at(1_800_000_000_000)
-"""When the desk's clock begins."""
+"""When the runner's clock begins."""
 NEXT = later_timeline(BORN, BORN)
 """The timeline of the second stream that the store creates."""
 JSON = "application/json"
@@ -72,7 +72,7 @@ def produce(epoch, number, /, data=b"x", name="p", **more):
 
 
 def at(position):
-    """An offset of a stream that was created when the desk's clock began."""
+    """An offset of a stream that was created when the runner's clock began."""
     return Offset(BORN, position)
 
 
@@ -91,27 +91,27 @@ def test_a_conditional_deletion_needs_the_very_stream_and_its_tail(stream: Any) 
     assert stream.do(Delete("i1", at(1))).head is not None
 
 
-def test_an_existing_only_creation_ensures_and_creates_nothing(desk: Any) -> None:
+def test_an_existing_only_creation_ensures_and_creates_nothing(runner: Any) -> None:
     only = replace(create(), existing_only=True)
-    raised(desk, only, PreconditionFailed)
-    desk.do(create())
-    assert not desk.do(only).new
+    raised(runner, only, PreconditionFailed)
+    runner.do(create())
+    assert not runner.do(only).new
 
 
 @pytest.fixture
-def stream(desk):
-    """A desk with an open text stream."""
-    assert desk.do(create()).new
-    return desk
+def stream(runner):
+    """A runner with an open text stream."""
+    assert runner.do(create()).new
+    return runner
 
 
-def raised(desk, operation, error, code=None):
+def raised(runner, operation, error, code=None):
     """The error that an operation ends in, which changes nothing."""
-    before = desk.facts(*operation.fields)
-    answer = desk.do(operation)
+    before = runner.facts(*operation.fields)
+    answer = runner.do(operation)
     assert type(answer) is error
     assert code in (None, answer.code)
-    assert desk.facts(*operation.fields) == before
+    assert runner.facts(*operation.fields) == before
     return answer
 
 
@@ -124,8 +124,8 @@ def test_an_append_adds_to_the_tail_and_tells_it(stream):
     assert stream.data() == b"onethree"
 
 
-def test_an_append_to_nothing_is_not_found(desk):
-    raised(desk, append(), NotFound, "not-found")
+def test_an_append_to_nothing_is_not_found(runner):
+    raised(runner, append(), NotFound, "not-found")
 
 
 def test_an_append_needs_data(stream):
@@ -137,18 +137,18 @@ def test_an_append_of_another_type_is_refused(stream):
     raised(stream, append(content_type="nonsense"), InvalidRequest, "invalid-content-type")
 
 
-def test_json_is_flattened_one_level(desk):
-    desk.do(create(content_type=JSON, body=b"[]"))
-    assert desk.do(append(b"[1,[2]]")) == appended(8, False)
-    assert desk.data() == b"1,\n[2],\n"
-    raised(desk, append(b"[]"), InvalidRequest, "empty-array")
-    raised(desk, append(b"{"), InvalidRequest, "invalid-json")
+def test_json_is_flattened_one_level(runner):
+    runner.do(create(content_type=JSON, body=b"[]"))
+    assert runner.do(append(b"[1,[2]]")) == appended(8, False)
+    assert runner.data() == b"1,\n[2],\n"
+    raised(runner, append(b"[]"), InvalidRequest, "empty-array")
+    raised(runner, append(b"{"), InvalidRequest, "invalid-json")
 
 
-def test_a_value_is_one_message_even_if_it_is_an_array(desk):
-    desk.do(create(content_type=JSON))
-    desk.do(Append(Body(b"[1,2]", value=True)))
-    assert desk.data() == b"[1,2],\n"
+def test_a_value_is_one_message_even_if_it_is_an_array(runner):
+    runner.do(create(content_type=JSON))
+    runner.do(Append(Body(b"[1,2]", value=True)))
+    assert runner.data() == b"[1,2],\n"
 
 
 def test_only_json_streams_take_values(stream):
@@ -302,39 +302,39 @@ def test_idle_producers_are_forgotten_unless_they_were_used_since(stream):
 # Creating (§5.1)
 
 
-def test_a_new_stream_is_empty_open_and_lives_for_ever(desk):
-    created = desk.do(create())
+def test_a_new_stream_is_empty_open_and_lives_for_ever(runner):
+    created = runner.do(create())
     assert (created.new, created.tail, created.closed) == (True, 0, False)
-    assert created.head == desk.head()
-    assert (desk.head().state, desk.head().deadline) == (LIVE, 0)
-    assert birth_of(desk.head()) == Birth(TEXT, desk.now, Asked(TEXT))
+    assert created.head == runner.head()
+    assert (runner.head().state, runner.head().deadline) == (LIVE, 0)
+    assert birth_of(runner.head()) == Birth(TEXT, runner.now, Asked(TEXT))
 
 
-def test_a_stream_may_be_created_with_data_and_closed(desk):
-    created = desk.do(create(body=b"all", closed=True))
+def test_a_stream_may_be_created_with_data_and_closed(runner):
+    created = runner.do(create(body=b"all", closed=True))
     assert (created.new, created.tail, created.closed) == (True, 3, True)
-    assert (desk.data(), desk.head().closed) == (b"all", True)
+    assert (runner.data(), runner.head().closed) == (b"all", True)
 
 
-def test_a_creation_with_bad_content_creates_nothing(desk):
-    raised(desk, create(content_type=JSON, body=b"{"), InvalidRequest, "invalid-json")
-    raised(desk, create(content_type="nonsense"), InvalidRequest, "invalid-content-type")
-    assert desk.head() is None
+def test_a_creation_with_bad_content_creates_nothing(runner):
+    raised(runner, create(content_type=JSON, body=b"{"), InvalidRequest, "invalid-json")
+    raised(runner, create(content_type="nonsense"), InvalidRequest, "invalid-content-type")
+    assert runner.head() is None
 
 
-def test_the_same_creation_again_finds_what_is_there(desk):
-    desk.do(create(ttl=60, body=b"first"))
-    head = desk.head()
-    again = desk.do(create("i2", "Text/PLAIN; charset=utf-8", b"ignored", ttl=60))
+def test_the_same_creation_again_finds_what_is_there(runner):
+    runner.do(create(ttl=60, body=b"first"))
+    head = runner.head()
+    again = runner.do(create("i2", "Text/PLAIN; charset=utf-8", b"ignored", ttl=60))
     assert (again.new, again.head, again.tail, again.closed) == (False, head, 5, False)
-    assert desk.head() == head
+    assert runner.head() == head
 
 
-def test_no_type_asked_is_the_default_one(desk):
+def test_no_type_asked_is_the_default_one(runner):
     octets = "application/octet-stream"
-    desk.do(Create("i1", Asked(), octets))
-    assert not desk.do(Create("i2", Asked(octets), octets)).new
-    assert not desk.do(Create("i2", Asked(), octets)).new
+    runner.do(Create("i1", Asked(), octets))
+    assert not runner.do(Create("i2", Asked(octets), octets)).new
+    assert not runner.do(Create("i2", Asked(), octets)).new
 
 
 @pytest.mark.parametrize(
@@ -345,123 +345,125 @@ def test_no_type_asked_is_the_default_one(desk):
      Create("i2", Asked(TEXT, 60, fork_offset=0), TEXT, 60),
      Create("i2", Asked(TEXT, 60, fork_sub_offset=1), TEXT, 60)],
 )  # fmt: skip
-def test_another_creation_conflicts(desk, other):
-    desk.do(create(ttl=60))
-    raised(desk, other, Conflict, "configuration-mismatch")
+def test_another_creation_conflicts(runner, other):
+    runner.do(create(ttl=60))
+    raised(runner, other, Conflict, "configuration-mismatch")
 
 
-def test_a_creation_compares_closure_with_what_is_so_now(desk):
-    desk.do(create())
-    desk.do(CLOSE)
-    raised(desk, create("i2"), Conflict, "configuration-mismatch")
-    assert desk.do(create("i2", closed=True)).closed
+def test_a_creation_compares_closure_with_what_is_so_now(runner):
+    runner.do(create())
+    runner.do(CLOSE)
+    raised(runner, create("i2"), Conflict, "configuration-mismatch")
+    assert runner.do(create("i2", closed=True)).closed
 
 
-def test_the_creation_as_it_was_asked_is_what_counts_and_not_what_took_effect(desk):
+def test_the_creation_as_it_was_asked_is_what_counts_and_not_what_took_effect(runner):
     asked = Asked(None, None, None, "src", 3)
     fork = Create("i1", asked, TEXT, 60, None, False, Body(b""), Origin("src", "s1"), 3)
-    desk.do(fork)
-    desk.do(Confirm("i1"))
-    assert not desk.do(Create("i2", asked, TEXT, 99, None, origin=Origin("src", "s2"), start=3)).new
+    runner.do(fork)
+    runner.do(Confirm("i1"))
+    assert not runner.do(
+        Create("i2", asked, TEXT, 99, None, origin=Origin("src", "s2"), start=3)
+    ).new
 
 
 # Lives (§5.1)
 
 
-def test_a_sliding_life_is_renewed_by_writes_and_touches(desk):
-    desk.do(create(ttl=10))
+def test_a_sliding_life_is_renewed_by_writes_and_touches(runner):
+    runner.do(create(ttl=10))
     for operation in (append(), Touch(), append(), Touch()):
-        desk.now += 9_999
-        desk.do(operation)
-    desk.now += 11_000
-    raised(desk, append(), NotFound)
+        runner.now += 9_999
+        runner.do(operation)
+    runner.now += 11_000
+    raised(runner, append(), NotFound)
 
 
-def test_a_life_is_renewed_only_when_a_tenth_of_it_has_passed(desk):
-    desk.do(create(ttl=10))
-    desk.now += 1000
-    assert not desk.draft(Touch())[0].changes
-    desk.now += 1
-    assert desk.draft(Touch())[0].changes
+def test_a_life_is_renewed_only_when_a_tenth_of_it_has_passed(runner):
+    runner.do(create(ttl=10))
+    runner.now += 1000
+    assert not runner.draft(Touch())[0].changes
+    runner.now += 1
+    assert runner.draft(Touch())[0].changes
 
 
-def test_reads_of_what_needs_no_renewal_write_nothing(desk):
-    assert not desk.draft(Touch())[0].changes
-    desk.do(create())
-    assert not desk.draft(Touch())[0].changes
-    desk.do(Delete())
-    desk.do(create(expires_at=desk.now + 5))
-    assert not desk.draft(Touch())[0].changes
-    desk.now += 5
-    assert not desk.draft(Touch())[0].changes
+def test_reads_of_what_needs_no_renewal_write_nothing(runner):
+    assert not runner.draft(Touch())[0].changes
+    runner.do(create())
+    assert not runner.draft(Touch())[0].changes
+    runner.do(Delete())
+    runner.do(create(expires_at=runner.now + 5))
+    assert not runner.draft(Touch())[0].changes
+    runner.now += 5
+    assert not runner.draft(Touch())[0].changes
 
 
-def test_a_fixed_end_is_not_moved_by_use(desk):
-    desk.do(create(expires_at=desk.now + 5000))
-    desk.now += 4999
-    desk.do(append())
-    desk.now += 1
-    raised(desk, append(), NotFound)
-    raised(desk, Delete(), NotFound)
+def test_a_fixed_end_is_not_moved_by_use(runner):
+    runner.do(create(expires_at=runner.now + 5000))
+    runner.now += 4999
+    runner.do(append())
+    runner.now += 1
+    raised(runner, append(), NotFound)
+    raised(runner, Delete(), NotFound)
 
 
-def test_expired_streams_can_be_created_again_and_begin_afresh(desk):
-    desk.do(create(ttl=10), produce(0, 0, b"old", seq=b"9", close=True))
-    desk.now += 11_000
-    created = desk.do(create("i2", body=b"new"))
+def test_expired_streams_can_be_created_again_and_begin_afresh(runner):
+    runner.do(create(ttl=10), produce(0, 0, b"old", seq=b"9", close=True))
+    runner.now += 11_000
+    created = runner.do(create("i2", body=b"new"))
     assert created.new
-    facts = desk.facts("pp", "s")
+    facts = runner.facts("pp", "s")
     assert facts.fields == {"pp": None, "s": None}
-    assert (facts.head.incarnation, facts.head.closed, desk.data()) == ("i2", False, b"new")
+    assert (facts.head.incarnation, facts.head.closed, runner.data()) == ("i2", False, b"new")
 
 
-def test_an_expired_stream_that_cannot_be_created_again_is_swept_all_the_same(desk):
-    desk.do(create(ttl=10))
-    desk.now += 11_000
-    assert isinstance(desk.do(create("i2", JSON, b"{")), InvalidRequest)
-    assert desk.head() is None
+def test_an_expired_stream_that_cannot_be_created_again_is_swept_all_the_same(runner):
+    runner.do(create(ttl=10))
+    runner.now += 11_000
+    assert isinstance(runner.do(create("i2", JSON, b"{")), InvalidRequest)
+    assert runner.head() is None
 
 
-def test_only_a_life_that_is_over_expires(desk):
-    assert desk.do(Expire()) == Removed(None)
-    desk.do(create(ttl=10))
-    head = desk.head()
-    desk.now += 10_999
-    assert desk.do(Expire()) == Removed(None)
-    desk.now += 1
-    assert desk.do(Expire()) == Removed(head)
-    assert desk.head() is None
+def test_only_a_life_that_is_over_expires(runner):
+    assert runner.do(Expire()) == Removed(None)
+    runner.do(create(ttl=10))
+    head = runner.head()
+    runner.now += 10_999
+    assert runner.do(Expire()) == Removed(None)
+    runner.now += 1
+    assert runner.do(Expire()) == Removed(head)
+    assert runner.head() is None
 
 
-def test_expiry_gives_way_to_a_renewal_that_it_did_not_see(desk):
-    desk.do(create(ttl=10))
-    desk.now += 10_999
-    renew, _ = desk.draft(Touch())
-    desk.now += 1
-    expire, _ = desk.draft(Expire())
-    desk.commit(renew)
-    assert type(desk.commit(expire)).__name__ == "Conflicted"
-    assert desk.do(append()) == appended(1, False)
+def test_expiry_gives_way_to_a_renewal_that_it_did_not_see(runner):
+    runner.do(create(ttl=10))
+    runner.now += 10_999
+    renew, _ = runner.draft(Touch())
+    runner.now += 1
+    expire, _ = runner.draft(Expire())
+    runner.commit(renew)
+    assert type(runner.commit(expire)).__name__ == "Conflicted"
+    assert runner.do(append()) == appended(1, False)
 
 
-def test_a_renewal_in_the_same_draft_counts(desk):
-    desk.do(create(ttl=10))
-    desk.now += 10_999
-    draft, _ = desk.draft(append(b"kept"))
-    desk.now += 1
-    assert desk.answer(Expire(), draft) == Removed(None)
-    assert desk.answer(append(b"!"), draft) == appended(5, False)
-    assert not desk.answer(create("i2", ttl=10), draft).new
+def test_a_renewal_in_the_same_draft_counts(runner):
+    runner.do(create(ttl=10))
+    runner.now += 10_999
+    draft, _ = runner.draft(append(b"kept"))
+    runner.now += 1
+    assert runner.answer(Expire(), draft) == Removed(None)
+    assert runner.answer(append(b"!"), draft) == appended(5, False)
+    assert not runner.answer(create("i2", ttl=10), draft).new
 
 
-def test_a_head_alone_tells_whether_a_life_is_over(desk):
-    desk.do(create(expires_at=desk.now + 5))
-    head = desk.head()
-    assert head.live_at(desk.now + 4)
-    assert not head.live_at(desk.now + 5)
+def test_a_head_alone_tells_whether_a_life_is_over(runner):
+    runner.do(create(expires_at=runner.now + 5))
+    head = runner.head()
+    assert head.live_at(runner.now + 4)
+    assert not head.live_at(runner.now + 5)
     for state in (FORKING, DELETED):
-        assert not replace(head, state=state).live_at(desk.now + 4)
-    assert replace(head, deadline=0).live_at(desk.now + 5)
+        assert not replace(head, state=state).live_at(runner.now + 4)
+    assert replace(head, deadline=0).live_at(runner.now + 5)
 
 
 # Deleting (§5.4)
@@ -489,7 +491,7 @@ def link(incarnation="f1", source="i1", path="fork", position=2):
 
 @pytest.fixture
 def source(stream):
-    """A desk with a stream of four bytes and a pending link of a fork at position 2."""
+    """A runner with a stream of four bytes and a pending link of a fork at position 2."""
     stream.do(append(b"data"))
     assert stream.do(link()) is True
     return stream
@@ -497,7 +499,7 @@ def source(stream):
 
 @pytest.fixture
 def forked(source):
-    """A desk with that fork confirmed."""
+    """A runner with that fork confirmed."""
     source.do(fork(), path="fork")
     assert source.do(Hold("fork", "f1")) is True
     assert source.do(Confirm("f1"), path="fork") is True
@@ -591,14 +593,14 @@ def test_a_source_with_forks_is_deleted_softly(forked):
     assert forked.data() == b"data"
 
 
-def test_a_source_that_expires_is_kept_for_its_forks(desk):
-    desk.do(create(ttl=10), append(b"data"), link())
-    desk.now += 11_000
-    assert desk.do(Expire()) == Removed(None)
-    assert desk.head().state == DELETED
-    desk.now += 10**9
-    assert desk.do(Expire()) == Removed(None)
-    raised(desk, create("i2"), Conflict, "soft-deleted")
+def test_a_source_that_expires_is_kept_for_its_forks(runner):
+    runner.do(create(ttl=10), append(b"data"), link())
+    runner.now += 11_000
+    assert runner.do(Expire()) == Removed(None)
+    assert runner.head().state == DELETED
+    runner.now += 10**9
+    assert runner.do(Expire()) == Removed(None)
+    raised(runner, create("i2"), Conflict, "soft-deleted")
 
 
 def test_a_source_whose_fork_was_linked_in_the_same_draft_is_kept(stream):

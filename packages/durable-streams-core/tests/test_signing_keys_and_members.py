@@ -18,51 +18,51 @@ from durable_streams_core.subscriptions.members import (
 )
 
 
-def test_the_first_who_needs_keys_makes_them_and_all_others_use_them(new_desk):
-    desk = new_desk(KEYS_PATH)
-    first = desk.do(EnsureKeys("i", b"s1", b"k1"))
-    assert first == desk.do(EnsureKeys("j", b"s2", b"k2"))
+def test_the_first_who_needs_keys_makes_them_and_all_others_use_them(new_runner):
+    runner = new_runner(KEYS_PATH)
+    first = runner.do(EnsureKeys("i", b"s1", b"k1"))
+    assert first == runner.do(EnsureKeys("j", b"s2", b"k2"))
     assert first.token_secret == b"s1"
-    assert first.signing == (SigningKey(b"k1", desk.now),)
-    assert decode_keys(desk.facts(KEYS).fields[KEYS]) == first
+    assert first.signing == (SigningKey(b"k1", runner.now),)
+    assert decode_keys(runner.facts(KEYS).fields[KEYS]) == first
     assert decode_keys(None) is None
 
 
-def test_a_new_key_signs_and_old_ones_stay_published_while_they_may_be_needed(new_desk):
-    desk = new_desk(KEYS_PATH)
-    desk.do(EnsureKeys("i", b"s", b"k1"))
-    begun = desk.now
-    desk.now += 10
-    rotated = desk.do(EnsureKeys("j", b"x", b"k2", rotate_before=desk.now))
+def test_a_new_key_signs_and_old_ones_stay_published_while_they_may_be_needed(new_runner):
+    runner = new_runner(KEYS_PATH)
+    runner.do(EnsureKeys("i", b"s", b"k1"))
+    begun = runner.now
+    runner.now += 10
+    rotated = runner.do(EnsureKeys("j", b"x", b"k2", rotate_before=runner.now))
     assert rotated.token_secret == b"s"
-    assert rotated.signing == (SigningKey(b"k1", begun, desk.now), SigningKey(b"k2", desk.now))
-    assert [key.seed for key in published(rotated, desk.now)] == [b"k2", b"k1"]
+    assert rotated.signing == (SigningKey(b"k1", begun, runner.now), SigningKey(b"k2", runner.now))
+    assert [key.seed for key in published(rotated, runner.now)] == [b"k2", b"k1"]
     # Two who rotate because of age at the same time rotate once.
-    assert desk.do(EnsureKeys("j", b"x", b"k3", rotate_before=desk.now)) == rotated
+    assert runner.do(EnsureKeys("j", b"x", b"k3", rotate_before=runner.now)) == rotated
 
-    desk.now += PUBLISHED_MS - 1
-    assert [key.seed for key in published(rotated, desk.now)] == [b"k2", b"k1"]
-    desk.now += 1
-    assert [key.seed for key in published(rotated, desk.now)] == [b"k2"]
-    again = desk.do(EnsureKeys("j", b"x", b"k4", rotate_before=desk.now))
+    runner.now += PUBLISHED_MS - 1
+    assert [key.seed for key in published(rotated, runner.now)] == [b"k2", b"k1"]
+    runner.now += 1
+    assert [key.seed for key in published(rotated, runner.now)] == [b"k2"]
+    again = runner.do(EnsureKeys("j", b"x", b"k4", rotate_before=runner.now))
     assert [key.seed for key in again.signing] == [b"k2", b"k4"]
-    assert again.signing[0].retired == desk.now
+    assert again.signing[0].retired == runner.now
 
 
-def test_a_member_lives_as_long_as_it_says_so(new_desk):
-    desk = new_desk("__ds/members/a")
-    desk.do(Join("i", desk.now + 10))
-    desk.do(Join("j", desk.now + 20))
-    assert (desk.head().incarnation, desk.head().deadline) == ("i", desk.now + 20)
-    desk.do(Leave(dead=True))
-    assert desk.head() is not None
-    desk.now += 20
-    desk.do(Leave(dead=True))
-    assert desk.head() is None
-    desk.do(Leave())
-    desk.do(Join("k", desk.now + 10))
-    desk.do(Leave())
-    assert desk.head() is None
+def test_a_member_lives_as_long_as_it_says_so(new_runner):
+    runner = new_runner("__ds/members/a")
+    runner.do(Join("i", runner.now + 10))
+    runner.do(Join("j", runner.now + 20))
+    assert (runner.head().incarnation, runner.head().deadline) == ("i", runner.now + 20)
+    runner.do(Leave(dead=True))
+    assert runner.head() is not None
+    runner.now += 20
+    runner.do(Leave(dead=True))
+    assert runner.head() is None
+    runner.do(Leave())
+    runner.do(Join("k", runner.now + 10))
+    runner.do(Leave())
+    assert runner.head() is None
 
 
 def test_shards_are_shared_out_and_only_those_of_who_comes_or_goes_move():

@@ -39,25 +39,25 @@ PULL = parse_config({"type": "pull-wake", "pattern": "e/*", "wake_stream": "w"})
 
 
 @pytest.fixture
-def subscribed(new_desk):
+def subscribed(new_runner):
     def subscribed(config=WEBHOOK, **more):
-        desk = new_desk("__ds/subscriptions/s")
-        desk.do(Subscribe("i", config, BASE, **more))
-        return desk
+        runner = new_runner("__ds/subscriptions/s")
+        runner.do(Subscribe("i", config, BASE, **more))
+        return runner
 
     return subscribed
 
 
-def cursor(desk, stream):
-    return decode_cursor(desk.facts(CURSOR + stream).fields[CURSOR + stream])
+def cursor(runner, stream):
+    return decode_cursor(runner.facts(CURSOR + stream).fields[CURSOR + stream])
 
 
-def lease(desk):
-    return decode_lease(desk.facts(LEASE).fields[LEASE])
+def lease(runner):
+    return decode_lease(runner.facts(LEASE).fields[LEASE])
 
 
-def wake(desk, wake_id="w1"):
-    return desk.do(Step("i", "wake", changes=Changes(wake_id=wake_id, stream="e/1", driver="d")))
+def wake(runner, wake_id="w1"):
+    return runner.do(Step("i", "wake", changes=Changes(wake_id=wake_id, stream="e/1", driver="d")))
 
 
 def ref(generation=1, wake_id="w1", incarnation="i", token_generation=None):
@@ -76,201 +76,201 @@ def code(answer):
 
 
 def test_a_subscription_links_streams_where_they_end(subscribed):
-    desk = subscribed(tails=[Tail("x"), Tail("e/1", "inc", 7)])
-    birth = birth_of(desk.head())
-    assert (birth.config, birth.hash, birth.created) == (WEBHOOK, WEBHOOK.hash(), desk.now)
-    assert cursor(desk, "x") == Cursor("", 0, True)
-    assert cursor(desk, "e/1") == Cursor("inc", 7)
-    assert lease(desk) == Lease()
-    assert desk.head().deadline == 0
+    runner = subscribed(tails=[Tail("x"), Tail("e/1", "inc", 7)])
+    birth = birth_of(runner.head())
+    assert (birth.config, birth.hash, birth.created) == (WEBHOOK, WEBHOOK.hash(), runner.now)
+    assert cursor(runner, "x") == Cursor("", 0, True)
+    assert cursor(runner, "e/1") == Cursor("inc", 7)
+    assert lease(runner) == Lease()
+    assert runner.head().deadline == 0
 
 
 def test_the_same_wish_confirms_and_another_is_refused(subscribed):
-    desk = subscribed()
-    again = desk.do(Subscribe("j", WEBHOOK, BASE, [Tail("e/1", "inc", 7)], confirm=True))
+    runner = subscribed()
+    again = runner.do(Subscribe("j", WEBHOOK, BASE, [Tail("e/1", "inc", 7)], confirm=True))
     assert (again.new, again.linking, again.head.incarnation) == (False, False, "i")
-    assert cursor(desk, "e/1") is None
-    assert code(desk.do(Subscribe("j", PULL, BASE))) == "SUBSCRIPTION_ALREADY_EXISTS"
+    assert cursor(runner, "e/1") is None
+    assert code(runner.do(Subscribe("j", PULL, BASE))) == "SUBSCRIPTION_ALREADY_EXISTS"
 
 
 def test_confirming_remembers_where_the_server_is_now(subscribed):
-    desk = subscribed()
+    runner = subscribed()
     moved = BaseUrl("https://b.example", "/")
-    desk.do(Subscribe("j", WEBHOOK, moved))
-    assert decode_base_url(desk.facts(BASE_URL).fields[BASE_URL]) == moved
+    runner.do(Subscribe("j", WEBHOOK, moved))
+    assert decode_base_url(runner.facts(BASE_URL).fields[BASE_URL]) == moved
 
 
-def test_confirming_creates_nothing(new_desk):
-    desk = new_desk("__ds/subscriptions/s")
-    assert desk.do(Subscribe("i", WEBHOOK, BASE, confirm=True)) is None
-    assert desk.head() is None
+def test_confirming_creates_nothing(new_runner):
+    runner = new_runner("__ds/subscriptions/s")
+    assert runner.do(Subscribe("i", WEBHOOK, BASE, confirm=True)) is None
+    assert runner.head() is None
 
 
 def test_many_cursors_are_written_before_anybody_knows_of_it(subscribed):
-    desk = subscribed(tails=[Tail("e/1", "a", 1)], linking=True)
-    assert desk.head().state == "linking"
-    assert desk.head().deadline > desk.now
-    assert code(desk.do(AddStreams([Tail("y")]))) == "SUBSCRIPTION_NOT_FOUND"
-    assert wake(desk) is None
-    assert desk.do(Subscribe("j", WEBHOOK, BASE)).linking
+    runner = subscribed(tails=[Tail("e/1", "a", 1)], linking=True)
+    assert runner.head().state == "linking"
+    assert runner.head().deadline > runner.now
+    assert code(runner.do(AddStreams([Tail("y")]))) == "SUBSCRIPTION_NOT_FOUND"
+    assert wake(runner) is None
+    assert runner.do(Subscribe("j", WEBHOOK, BASE)).linking
 
-    assert desk.do(LinkMore("i", [Tail("e/1", "a", 9), Tail("e/2", "b", 2), Tail("x", "c", 3)]))
-    assert not desk.do(LinkMore("other", []))
-    assert desk.do(LinkMore("i", []))
-    assert (desk.head().state, desk.head().deadline) == ("live", 0)
-    assert cursor(desk, "e/1") == Cursor("a", 1)
-    assert cursor(desk, "e/2") == Cursor("b", 2)
-    assert cursor(desk, "x") == Cursor("c", 3, True)
-    assert not desk.do(LinkMore("i", [Tail("e/3", "d", 1)]))
-    desk.do(Unsubscribe())
-    assert not desk.do(LinkMore("i", []))
+    assert runner.do(LinkMore("i", [Tail("e/1", "a", 9), Tail("e/2", "b", 2), Tail("x", "c", 3)]))
+    assert not runner.do(LinkMore("other", []))
+    assert runner.do(LinkMore("i", []))
+    assert (runner.head().state, runner.head().deadline) == ("live", 0)
+    assert cursor(runner, "e/1") == Cursor("a", 1)
+    assert cursor(runner, "e/2") == Cursor("b", 2)
+    assert cursor(runner, "x") == Cursor("c", 3, True)
+    assert not runner.do(LinkMore("i", [Tail("e/3", "d", 1)]))
+    runner.do(Unsubscribe())
+    assert not runner.do(LinkMore("i", []))
 
 
 def test_deleting_leaves_nothing(subscribed):
-    desk = subscribed()
-    assert desk.do(Unsubscribe()) is True
-    assert desk.head() is None
-    assert desk.do(Unsubscribe()) is False
-    assert code(desk.do(RemoveStream("x"))) == "SUBSCRIPTION_NOT_FOUND"
-    assert wake(desk) is None
+    runner = subscribed()
+    assert runner.do(Unsubscribe()) is True
+    assert runner.head() is None
+    assert runner.do(Unsubscribe()) is False
+    assert code(runner.do(RemoveStream("x"))) == "SUBSCRIPTION_NOT_FOUND"
+    assert wake(runner) is None
 
 
 # Membership.
 
 
 def test_an_added_stream_counts_from_its_tail(subscribed):
-    desk = subscribed()
-    desk.do(AddStreams([Tail("y", "inc", 5), Tail("z")]))
-    assert cursor(desk, "y") == Cursor("inc", 5, True)
-    assert cursor(desk, "z") == Cursor("", 0, True)
+    runner = subscribed()
+    runner.do(AddStreams([Tail("y", "inc", 5), Tail("z")]))
+    assert cursor(runner, "y") == Cursor("inc", 5, True)
+    assert cursor(runner, "z") == Cursor("", 0, True)
 
 
 def test_an_added_stream_that_is_linked_stays_where_it_stands(subscribed):
-    desk = subscribed(tails=[Tail("e/1", "inc", 5)])
-    desk.do(AddStreams([Tail("e/1", "inc", 9), Tail("e/2", "inc2", 9)]))
-    assert cursor(desk, "e/1") == Cursor("inc", 5, True)
-    assert cursor(desk, "e/2") == Cursor("", 0, True)
-    tail = desk.head().tail
-    desk.do(AddStreams([Tail("e/1", "inc", 11)]))
-    assert cursor(desk, "e/1") == Cursor("inc", 5, True)
-    assert desk.head().tail == tail
+    runner = subscribed(tails=[Tail("e/1", "inc", 5)])
+    runner.do(AddStreams([Tail("e/1", "inc", 9), Tail("e/2", "inc2", 9)]))
+    assert cursor(runner, "e/1") == Cursor("inc", 5, True)
+    assert cursor(runner, "e/2") == Cursor("", 0, True)
+    tail = runner.head().tail
+    runner.do(AddStreams([Tail("e/1", "inc", 11)]))
+    assert cursor(runner, "e/1") == Cursor("inc", 5, True)
+    assert runner.head().tail == tail
 
 
 def test_its_own_wake_stream_cannot_be_added(subscribed):
-    desk = subscribed(PULL)
-    assert code(desk.do(AddStreams([Tail("w", "inc", 1)]))) == "INVALID_REQUEST"
+    runner = subscribed(PULL)
+    assert code(runner.do(AddStreams([Tail("w", "inc", 1)]))) == "INVALID_REQUEST"
 
 
 def test_removing_drops_the_explicit_link_only(subscribed):
-    desk = subscribed()
-    desk.do(AddStreams([Tail("y", "inc", 5), Tail("e/1", "inc", 5)]))
-    before = desk.head().tail
-    desk.do(RemoveStream("y"))
-    desk.do(RemoveStream("e/1"))
-    assert cursor(desk, "y") is None
-    assert cursor(desk, "e/1") == Cursor("", 0, False)
-    assert desk.head().tail == before + 2
-    desk.do(RemoveStream("y"))
-    desk.do(RemoveStream("e/1"))
-    assert desk.head().tail == before + 2
+    runner = subscribed()
+    runner.do(AddStreams([Tail("y", "inc", 5), Tail("e/1", "inc", 5)]))
+    before = runner.head().tail
+    runner.do(RemoveStream("y"))
+    runner.do(RemoveStream("e/1"))
+    assert cursor(runner, "y") is None
+    assert cursor(runner, "e/1") == Cursor("", 0, False)
+    assert runner.head().tail == before + 2
+    runner.do(RemoveStream("y"))
+    runner.do(RemoveStream("e/1"))
+    assert runner.head().tail == before + 2
 
 
 def test_cursors_of_streams_that_are_gone_are_forgotten(subscribed):
-    desk = subscribed(tails=[Tail("e/1", "a", 1), Tail("e/2", "b", 1), Tail("x", "c", 1)])
+    runner = subscribed(tails=[Tail("e/1", "a", 1), Tail("e/2", "b", 1), Tail("x", "c", 1)])
     gone = [Tail("e/1", "a"), Tail("e/2", "older"), Tail("x", "c"), Tail("e/9", "z")]
-    desk.do(ForgetStreams("other", gone))
-    assert cursor(desk, "e/1") is not None
-    desk.do(ForgetStreams("i", gone))
-    assert cursor(desk, "e/1") is None
-    assert cursor(desk, "e/2") is not None
-    assert cursor(desk, "x") is not None
+    runner.do(ForgetStreams("other", gone))
+    assert cursor(runner, "e/1") is not None
+    runner.do(ForgetStreams("i", gone))
+    assert cursor(runner, "e/1") is None
+    assert cursor(runner, "e/2") is not None
+    assert cursor(runner, "x") is not None
 
 
 # Steps of drivers.
 
 
 def test_a_wake_is_one_generation_and_sets_the_timer(subscribed):
-    desk = subscribed()
-    woken = wake(desk)
-    assert woken == lease(desk)
-    assert woken == Lease("waking", 1, "w1", "", desk.now + 30_000, 0, "e/1", "d")
-    assert desk.head().deadline == woken.until
-    assert wake(desk, "w2") is None
+    runner = subscribed()
+    woken = wake(runner)
+    assert woken == lease(runner)
+    assert woken == Lease("waking", 1, "w1", "", runner.now + 30_000, 0, "e/1", "d")
+    assert runner.head().deadline == woken.until
+    assert wake(runner, "w2") is None
 
 
 def test_steps_about_another_wake_do_nothing(subscribed):
-    desk = subscribed()
-    wake(desk)
-    assert desk.do(Step("i", "accept", "w0")) is None
-    assert desk.do(Step("other", "accept", "w1")) is None
-    assert desk.do(Step("i", "release", "w1")) is None
-    assert desk.do(Step("i", "expire")) is None
-    assert lease(desk).phase == "waking"
+    runner = subscribed()
+    wake(runner)
+    assert runner.do(Step("i", "accept", "w0")) is None
+    assert runner.do(Step("other", "accept", "w1")) is None
+    assert runner.do(Step("i", "release", "w1")) is None
+    assert runner.do(Step("i", "expire")) is None
+    assert lease(runner).phase == "waking"
 
 
 def test_a_failed_delivery_is_retried_when_its_time_comes(subscribed):
-    desk = subscribed()
-    wake(desk)
-    retry = desk.now + 1200
-    failed = desk.do(Step("i", "fail", "w1", Changes(until=retry)))
+    runner = subscribed()
+    wake(runner)
+    retry = runner.now + 1200
+    failed = runner.do(Step("i", "fail", "w1", Changes(until=retry)))
     assert (failed.phase, failed.until, failed.attempts) == ("retrying", retry, 1)
-    assert desk.head().deadline == retry
-    again = desk.do(Step("i", "again", "w1", Changes(driver="e")))
+    assert runner.head().deadline == retry
+    again = runner.do(Step("i", "again", "w1", Changes(driver="e")))
     assert (again.phase, again.generation, again.wake_id, again.driver) == ("waking", 1, "w1", "e")
-    assert desk.do(Step("i", "accept", "w1")).attempts == 0
+    assert runner.do(Step("i", "accept", "w1")).attempts == 0
 
 
 def test_a_lease_that_is_over_ends(subscribed):
-    desk = subscribed()
-    wake(desk)
-    desk.now += 30_000
-    assert desk.do(Step("i", "expire")) == Lease("idle", 1)
-    assert desk.head().deadline == 0
-    assert wake(desk, "w2").generation == 2
+    runner = subscribed()
+    wake(runner)
+    runner.now += 30_000
+    assert runner.do(Step("i", "expire")) == Lease("idle", 1)
+    assert runner.head().deadline == 0
+    assert wake(runner, "w2").generation == 2
 
 
 def test_others_are_told_where_the_driver_is_another_process(subscribed):
-    desk = subscribed(PULL)
-    before = desk.head().tail
-    wake(desk)
-    assert desk.head().tail == before
-    desk.do(Claim("me", "w1", nudge=True))
-    assert desk.head().tail == before + 1
-    desk.do(Finish(ref(), "ack", nudge=True))
-    assert desk.head().tail == before + 1
-    desk.do(Finish(ref(), "done", nudge=True))
-    assert desk.head().tail == before + 2
+    runner = subscribed(PULL)
+    before = runner.head().tail
+    wake(runner)
+    assert runner.head().tail == before
+    runner.do(Claim("me", "w1", nudge=True))
+    assert runner.head().tail == before + 1
+    runner.do(Finish(ref(), "ack", nudge=True))
+    assert runner.head().tail == before + 1
+    runner.do(Finish(ref(), "done", nudge=True))
+    assert runner.head().tail == before + 2
 
 
 # Claims.
 
 
 def test_one_worker_claims_a_wake(subscribed):
-    desk = subscribed(PULL)
-    assert wake(desk).phase == "waiting"
-    assert desk.head().deadline == 0
-    claimed = desk.do(Claim("me", "unused"))
+    runner = subscribed(PULL)
+    assert wake(runner).phase == "waiting"
+    assert runner.head().deadline == 0
+    claimed = runner.do(Claim("me", "unused"))
     assert (claimed.holder, claimed.generation, claimed.wake_id) == ("me", 1, "w1")
-    assert desk.head().deadline == desk.now + 30_000
-    refused = desk.do(Claim("you", "unused"))
+    assert runner.head().deadline == runner.now + 30_000
+    refused = runner.do(Claim("you", "unused"))
     assert refused.code == "ALREADY_CLAIMED"
     assert refused.details == {"current_holder": "me", "generation": 1}
 
 
 def test_a_claim_before_the_wake_is_one_itself(subscribed):
-    desk = subscribed(PULL)
-    claimed = desk.do(Claim("me", "w7", "e/1"))
+    runner = subscribed(PULL)
+    claimed = runner.do(Claim("me", "w7", "e/1"))
     assert (claimed.generation, claimed.wake_id, claimed.stream) == (1, "w7", "e/1")
-    assert wake(desk) is None
+    assert wake(runner) is None
 
 
 def test_a_claim_takes_over_what_has_run_out_as_a_new_generation(subscribed):
-    desk = subscribed(PULL)
-    desk.do(Claim("me", "w1"))
-    desk.now += 30_000
-    claimed = desk.do(Claim("you", "w2"))
+    runner = subscribed(PULL)
+    runner.do(Claim("me", "w1"))
+    runner.now += 30_000
+    claimed = runner.do(Claim("you", "w2"))
     assert (claimed.holder, claimed.generation, claimed.wake_id) == ("you", 2, "w2")
-    assert code(desk.do(Finish(ref(), "done"))) == "FENCED"
+    assert code(runner.do(Finish(ref(), "done"))) == "FENCED"
 
 
 def test_only_pull_wakes_are_claimed(subscribed):
@@ -282,9 +282,9 @@ def test_only_pull_wakes_are_claimed(subscribed):
 
 @pytest.fixture
 def held(subscribed):
-    desk = subscribed(PULL, tails=[Tail("e/1", "a", 4)])
-    desk.do(Claim("me", "w1"))
-    return desk
+    runner = subscribed(PULL, tails=[Tail("e/1", "a", 4)])
+    runner.do(Claim("me", "w1"))
+    return runner
 
 
 def test_an_ack_moves_its_cursor_and_extends_the_lease(held):
@@ -380,9 +380,9 @@ def test_a_finished_wake_is_over(held):
 
 def test_a_callback_may_come_before_the_answer_or_after_a_failure(subscribed):
     for failed in (False, True):
-        desk = subscribed()
-        wake(desk)
+        runner = subscribed()
+        wake(runner)
         if failed:
-            desk.do(Step("i", "fail", "w1", Changes(until=desk.now + 1000)))
-        assert desk.do(Finish(ref(), "ack")).phase == "held"
-        assert desk.do(Finish(ref(), "done")).phase == "idle"
+            runner.do(Step("i", "fail", "w1", Changes(until=runner.now + 1000)))
+        assert runner.do(Finish(ref(), "ack")).phase == "held"
+        assert runner.do(Finish(ref(), "done")).phase == "idle"

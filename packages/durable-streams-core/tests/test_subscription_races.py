@@ -51,8 +51,8 @@ def acked(stream, position, tail):
 class World:
     """The stored subscription, the streams it is about, and what the model says of them."""
 
-    def __init__(self, desk, kind, data):
-        self.desk = desk
+    def __init__(self, runner, kind, data):
+        self.runner = runner
         self.kind = kind
         self.draw = data.draw
         self.config = parse_config(
@@ -69,7 +69,7 @@ class World:
     def subscribe(self):
         self.incarnations += 1
         tails = [Tail(path, "s", tail) for path, tail in self.tails.items() if tail]
-        self.desk.do(Subscribe(self.incarnation, self.config, BaseUrl("", "/"), tails))
+        self.runner.do(Subscribe(self.incarnation, self.config, BaseUrl("", "/"), tails))
         self.done = {tail.path: tail.position for tail in tails}
         self.generation = 0
         self.live = None
@@ -80,7 +80,7 @@ class World:
         return f"i{self.incarnations}"
 
     def lease(self):
-        return decode_lease(self.desk.facts(LEASE).fields[LEASE])
+        return decode_lease(self.runner.facts(LEASE).fields[LEASE])
 
     def pending(self):
         return [path for path, tail in self.tails.items() if tail > self.done.get(path, 0)]
@@ -99,7 +99,7 @@ class World:
             return Claim(self.draw(st.sampled_from("ab")), self.new_id())
         if action == "finish":
             return self.finish()
-        until = self.desk.now + self.draw(st.integers(1, 2 * TTL))
+        until = self.runner.now + self.draw(st.integers(1, 2 * TTL))
         wake_id = self.draw(st.sampled_from([lease.wake_id, *(s[2] for s in self.seen[-3:])]))
         return Step(self.incarnation, action, wake_id, Changes(until=until))
 
@@ -121,14 +121,14 @@ class World:
 
     def land(self, operation, draft, answer):
         """Commit what was decided, deciding again until nothing came between."""
-        while draft.changes and self.desk.commit(draft) != Applied(draft.tail):
-            draft, (answer,) = self.desk.draft(operation)
+        while draft.changes and self.runner.commit(draft) != Applied(draft.tail):
+            draft, (answer,) = self.runner.draft(operation)
         if not isinstance(answer, ProtocolError) and draft.changes:
             self.check(operation, answer)
 
     def check(self, operation, lease):
         """The model's opinion on a change that was committed."""
-        now = self.desk.now
+        now = self.runner.now
         if isinstance(operation, Finish):
             self.check_finish(operation, lease, now)
         if lease.generation != self.generation:
@@ -161,7 +161,7 @@ class World:
         if action == "append":
             self.tails[self.draw(st.sampled_from(STREAMS))] += self.draw(st.integers(1, 3))
         elif action == "tick":
-            self.desk.now += self.draw(st.integers(0, TTL))
+            self.runner.now += self.draw(st.integers(0, TTL))
         elif action == "land":
             if self.delayed:
                 late = self.draw(st.integers(0, len(self.delayed) - 1))
@@ -170,14 +170,14 @@ class World:
             self.delayed.clear()
         elif action == "recreate":
             if self.draw(st.integers(0, 3)) == 0:
-                self.desk.do(Unsubscribe())
+                self.runner.do(Unsubscribe())
                 self.subscribe()
         else:
             late = action == "delay"
             if late:
                 action = self.draw(st.sampled_from(["wake", "claim", "fail", "expire", "finish"]))
             operation = self.operation(action)
-            draft, (answer,) = self.desk.draft(operation)
+            draft, (answer,) = self.runner.draft(operation)
             if late:
                 self.delayed.append((operation, draft, answer))
             else:
@@ -185,10 +185,10 @@ class World:
 
     def compare(self):
         lease = self.lease()
-        assert self.desk.head().deadline == lease.until
+        assert self.runner.head().deadline == lease.until
         assert lease.generation == self.generation
         fields = [CURSOR + path for path in STREAMS]
-        stored = self.desk.facts(*fields).fields
+        stored = self.runner.facts(*fields).fields
         for path in STREAMS:
             cursor = decode_cursor(stored[CURSOR + path]) or Cursor("s")
             assert cursor.position == self.done.get(path, 0) <= self.tails[path]
@@ -201,7 +201,7 @@ class World:
                 if not self.pending():
                     return
                 self.act_as_driver(Step(self.incarnation, "wake", changes=Changes(self.new_id())))
-            elif lease.expired(self.desk.now):
+            elif lease.expired(self.runner.now):
                 self.act_as_driver(Step(self.incarnation, "expire"))
             elif lease.phase == "waiting":
                 self.act_as_driver(Claim("me", self.new_id()))
@@ -215,15 +215,15 @@ class World:
         pytest.fail("it never came to rest")
 
     def act_as_driver(self, operation):
-        draft, (answer,) = self.desk.draft(operation)
+        draft, (answer,) = self.runner.draft(operation)
         self.land(operation, draft, answer)
 
 
 @pytest.mark.parametrize("kind", sorted(WISHES))
 @settings(max_examples=100)
 @given(actions=st.lists(st.sampled_from(ACTIONS), min_size=10, max_size=50), data=st.data())
-def test_no_race_and_no_crash_breaks_fencing_or_loses_work(new_desk, kind, actions, data):
-    world = World(new_desk("__ds/subscriptions/s"), kind, data)
+def test_no_race_and_no_crash_breaks_fencing_or_loses_work(new_runner, kind, actions, data):
+    world = World(new_runner("__ds/subscriptions/s"), kind, data)
     for action in actions:
         world.act(action)
         world.compare()

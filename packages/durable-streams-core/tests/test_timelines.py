@@ -19,42 +19,42 @@ def create(incarnation="i1", **more):
     return Create(incarnation, Asked(TEXT), TEXT, **more)
 
 
-def test_a_new_stream_begins_a_timeline_at_its_birth(desk):
-    desk.do(create())
-    assert desk.head().timeline == timeline_at(desk.now)
-    assert desk.head().tail_offset == Offset(timeline_at(desk.now), 0)
+def test_a_new_stream_begins_a_timeline_at_its_birth(runner):
+    runner.do(create())
+    assert runner.head().timeline == timeline_at(runner.now)
+    assert runner.head().tail_offset == Offset(timeline_at(runner.now), 0)
 
 
-def test_a_stream_created_again_within_the_same_millisecond_has_a_later_timeline(desk):
+def test_a_stream_created_again_within_the_same_millisecond_has_a_later_timeline(runner):
     seen = []
     for number in range(5):
-        desk.do(create(f"i{number}"))
-        seen.append(desk.head().timeline)
-        desk.do(Delete())
+        runner.do(create(f"i{number}"))
+        seen.append(runner.head().timeline)
+        runner.do(Delete())
     assert seen == sorted(set(seen))
 
 
-def test_a_stream_created_again_after_the_clock_went_back_has_a_later_timeline(desk):
-    desk.do(create())
-    before = desk.head().timeline
-    desk.do(Delete())
-    desk.now -= 3_600_000
-    desk.do(create("i2"))
-    assert desk.head().timeline > before
+def test_a_stream_created_again_after_the_clock_went_back_has_a_later_timeline(runner):
+    runner.do(create())
+    before = runner.head().timeline
+    runner.do(Delete())
+    runner.now -= 3_600_000
+    runner.do(create("i2"))
+    assert runner.head().timeline > before
 
 
-def test_a_stream_that_replaces_an_expired_one_in_one_commit_has_a_later_timeline(desk):
-    desk.do(create(ttl=1))
-    before = desk.head().timeline
-    desk.now += 1100
-    desk.do(create("i2"))
-    assert desk.head().timeline > before
+def test_a_stream_that_replaces_an_expired_one_in_one_commit_has_a_later_timeline(runner):
+    runner.do(create(ttl=1))
+    before = runner.head().timeline
+    runner.now += 1100
+    runner.do(create("i2"))
+    assert runner.head().timeline > before
 
 
-def test_a_fork_keeps_its_sources_offset_at_its_start_and_goes_on_with_a_later_timeline(desk):
-    source = timeline_at(desk.now + 5)
-    desk.do(create(origin=Origin("source", "i0"), start=4, timeline=source))
-    head = desk.head()
+def test_a_fork_keeps_its_sources_offset_at_its_start_and_goes_on_with_a_later_timeline(runner):
+    source = timeline_at(runner.now + 5)
+    runner.do(create(origin=Origin("source", "i0"), start=4, timeline=source))
+    head = runner.head()
     assert head.tail_offset == Offset(source, 4)
     assert head.timeline > source
     assert head.timeline_at(5) == head.timeline
@@ -127,17 +127,17 @@ def test_offsets_of_one_stream_sort_as_its_positions_do(life):
     assert len({offset.position for offset in there}) == len(there)
 
 
-def test_a_condition_on_the_tail_of_a_stream_that_was_replaced_is_gone_and_not_moved(desk):
-    desk.do(create())
-    old = desk.do(Append(Body(b"12")))
-    desk.do(Delete())
-    desk.do(create("i2"))
-    new = desk.do(Append(Body(b"12")))
+def test_a_condition_on_the_tail_of_a_stream_that_was_replaced_is_gone_and_not_moved(runner):
+    runner.do(create())
+    old = runner.do(Append(Body(b"12")))
+    runner.do(Delete())
+    runner.do(create("i2"))
+    new = runner.do(Append(Body(b"12")))
     stale = Append(Body(b"x"), expected=Offset(old.timeline, old.tail))
-    assert isinstance(desk.do(stale), OffsetGone)
-    desk.do(Append(Body(b"x"), expected=Offset(new.timeline, new.tail)))
+    assert isinstance(runner.do(stale), OffsetGone)
+    runner.do(Append(Body(b"x"), expected=Offset(new.timeline, new.tail)))
     late = Append(Body(b"x"), expected=Offset(new.timeline, new.tail))
-    assert isinstance(desk.do(late), TailMoved)
+    assert isinstance(runner.do(late), TailMoved)
 
 
 def test_an_offset_that_is_gone_is_an_answer_of_its_own():

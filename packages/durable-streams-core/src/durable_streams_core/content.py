@@ -62,10 +62,10 @@ class MediaType(msgspec.Struct, frozen=True):
 
 @lru_cache(maxsize=1024)
 def media_type(content_type: str) -> MediaType:
-    """What a Content-Type header means; raises :class:`InvalidRequest` for a malformed one.
+    """Parse a Content-Type header; raises :class:`InvalidRequest` for a malformed one.
 
     Names compare without regard to case. A charset counts only where it changes the bytes: for
-    text and JSON, where UTF-8 is what none means.
+    text and JSON, where UTF-8 is the default.
     """
     match = None
     if len(content_type) <= MAX_CONTENT_TYPE_LENGTH and content_type.isascii():

@@ -13,7 +13,8 @@ def live_cursor(now: int, asked: str | None, jitter: int) -> str:
 
     ``now`` is in milliseconds, ``asked`` the client's ``cursor`` parameter, ``jitter`` a random
     number of seconds from 1 to :data:`MAX_JITTER_SECONDS`, used only when the client's own cursor
-    has to be passed. One that is no number of ours is ignored: it cannot be overtaken.
+    has to be passed. A cursor that is not a number of this server is ignored, because it cannot
+    be passed.
     """
     current = (now // 1000 - CURSOR_EPOCH_SECONDS) // CURSOR_INTERVAL_SECONDS
     if asked is not None and asked.isascii() and asked.isdigit() and len(asked) <= _MAX_DIGITS:

@@ -83,11 +83,11 @@ class Draft:
         self._guard_fields: dict[str, bytes | None] = {}
         self._none_of = ""
 
-    # What the operations see. Each notes the stored fact that an answer rests on.
+    # Facts, for operations. Each method records the stored fact that a result rests on.
 
     def is_closed(self) -> bool:
-        """Closed for ever, or open so far; no guard: closing is final, and openness is guarded by
-        whatever appends.
+        """Whether the stream is closed. No guard is recorded: closing is final, and whatever
+        appends guards that the stream is open.
         """
         return self._closed
 
@@ -135,7 +135,7 @@ class Draft:
             self._guard_tail = self.base
         return self.tail
 
-    # What the operations do.
+    # Changes, made by operations.
 
     def append(self, data: bytes) -> int:
         """Add bytes at the tail; the position after them, as far as this draft knows."""
@@ -147,16 +147,20 @@ class Draft:
         return self.tail
 
     def close(self) -> None:
+        """Close for ever; guarded by the stream being open."""
         self._guard_open = self._guard_open or self._create is None
         self._closed = True
 
     def set_field(self, key: str, value: bytes | None) -> None:
+        """Set a field, or remove it with None."""
         self._fields[key] = value
 
     def set_state(self, state: str) -> None:
+        """Set the state: LIVE, FORKING or DELETED."""
         self._state = state
 
     def set_deadline(self, deadline: int) -> None:
+        """Set the deadline, in milliseconds since 1970; 0 for never."""
         self._deadline = deadline
 
     def remove(self) -> None:
@@ -204,6 +208,7 @@ class Draft:
 
     @property
     def changes(self) -> bool:
+        """Whether there is anything to commit."""
         return bool(
             self._data
             or self._fields

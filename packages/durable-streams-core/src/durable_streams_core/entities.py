@@ -1,4 +1,4 @@
-"""What a store keeps under a path, and how a change to it is written down.
+"""Entities, which a store keeps under paths, and commits, which change them.
 
 An entity is a small fixed **head**, keyed **fields** and **bytes**. A field's first character is
 its kind; a store counts the fields of each kind, pages through them, and never loads them all.
@@ -118,7 +118,7 @@ class Head(msgspec.Struct, frozen=True, gc=False):
     def moved_on(self, timeline: bytes) -> "Head":
         """The head after its store lost acknowledged bytes past ``tail``, or may have.
 
-        What is appended from now on lies on ``timeline``, which is later than the present one (see
+        Later appends lie on ``timeline``, which is later than the present one (see
         :func:`~durable_streams_core.offsets.later_timeline`). Offsets up to ``tail`` stay valid. An
         offset beyond it that was handed out before is refused, because the bytes before it are not
         those that its reader has seen.
@@ -141,8 +141,8 @@ class Guard(msgspec.Struct, frozen=True, gc=False):
     """What must still be so; whatever is None, False or empty is not looked at.
 
     ``incarnation`` is always checked: None says that the path must hold nothing. ``fields`` maps
-    keys to the exact value they must have (None: must be absent), ``none_of`` lists kinds of which
-    no field may exist.
+    keys to the exact value they must have (None: must be absent), ``none_of`` lists kinds that must
+    have no field.
     """
 
     incarnation: str | None

@@ -90,6 +90,8 @@ class InvalidRequest(ProtocolError):
 
 
 class NotFound(ProtocolError):
+    """There is no such stream."""
+
     status = 404
     code = "not-found"
 
@@ -117,6 +119,8 @@ class OffsetGone(Gone):
 
 
 class Conflict(ProtocolError):
+    """What exists does not allow the request."""
+
     status = 409
     code = "conflict"
 

@@ -27,6 +27,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def two_lifetimes() -> InvalidRequest:
+    """400: both kinds of lifetime were asked for (§5.1)."""
     return InvalidRequest(
         "A stream has a TTL or a time at which it expires, not both.", code="ttl-and-expires-at"
     )

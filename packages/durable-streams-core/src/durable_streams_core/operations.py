@@ -89,15 +89,32 @@ class Operation(Protocol[Answer]):
     """One request to change the stream at a path."""
 
     @property
-    def fields(self) -> Sequence[str]: ...
+    def fields(self) -> Sequence[str]:
+        """The keys of the fields that the decision may look at; a store loads them beforehand."""
+        ...
 
-    def decide(self, draft: Draft, now: int) -> Answer: ...
+    def decide(self, draft: Draft, now: int) -> Answer:
+        """Decide on the facts in a draft, and record in it what changes.
+
+        ``now`` is the store's clock in milliseconds. Returns the result, or raises the
+        :class:`ProtocolError` that refuses the operation.
+        """
+        ...
+
+
+class _NoFields(msgspec.Struct, frozen=True, gc=False):
+    """An operation that looks at no field."""
+
+    @property
+    def fields(self) -> Sequence[str]:
+        """No field."""
+        return ()
 
 
 class Body:
-    """What a caller wants to add, and its stored form, worked out once.
+    """Data to append, and its stored form, which is worked out once.
 
-    ``raw`` are bytes as a request carries them: on JSON streams, JSON text of which an array is
+    ``raw`` are bytes as a request carries them: on JSON streams, JSON text, whose array is
     flattened (§9.1.2). ``value`` marks bytes that encode exactly one JSON value, which is one
     message even if it is an array. ``text`` marks UTF-8 text, which is one string on JSON streams.
     """
@@ -275,7 +292,7 @@ class Created(msgspec.Struct, frozen=True, gc=False):
     """That of ``tail``, which the store may make later than the one in ``head``."""
 
 
-class Create(msgspec.Struct, frozen=True, gc=False):
+class Create(_NoFields, frozen=True, gc=False):
     """Create or ensure (§5.1), also of a fork whose origin and start are known (§4.2).
 
     ``incarnation`` is a fresh random id, used if nothing is there. ``content_type``, ``ttl`` and
@@ -295,10 +312,6 @@ class Create(msgspec.Struct, frozen=True, gc=False):
     start: int = 0
     timeline: bytes = NO_TIMELINE
     existing_only: bool = False
-
-    @property
-    def fields(self) -> Sequence[str]:
-        return ()
 
     def decide(self, draft: Draft, now: int) -> Created:
         if draft.head is not None and _life_is_over(draft, now):
@@ -367,12 +380,8 @@ def _same_request(asked: Asked, closed: bool, head: Head, is_closed: bool) -> bo
     )
 
 
-class Touch(msgspec.Struct, frozen=True, gc=False):
+class Touch(_NoFields, frozen=True, gc=False):
     """Renew a sliding lifetime for a reader (§5.1); nothing where there is none to renew."""
-
-    @property
-    def fields(self) -> Sequence[str]:
-        return ()
 
     def decide(self, draft: Draft, now: int) -> None:
         head = draft.head
@@ -389,7 +398,7 @@ class Removed(msgspec.Struct, frozen=True, gc=False):
     head: Head | None
 
 
-class Delete(msgspec.Struct, frozen=True, gc=False):
+class Delete(_NoFields, frozen=True, gc=False):
     """Delete on request: at once, or softly while forks read its data (§5.4).
 
     ``incarnation`` and ``tail``, where they are given, must be those of the stream, or
@@ -398,10 +407,6 @@ class Delete(msgspec.Struct, frozen=True, gc=False):
 
     incarnation: str | None = None
     tail: Offset | None = None
-
-    @property
-    def fields(self) -> Sequence[str]:
-        return ()
 
     def decide(self, draft: Draft, now: int) -> Removed:
         head = _require_live(draft, now)
@@ -414,12 +419,8 @@ class Delete(msgspec.Struct, frozen=True, gc=False):
         return _drop(draft, now)
 
 
-class Expire(msgspec.Struct, frozen=True, gc=False):
+class Expire(_NoFields, frozen=True, gc=False):
     """End a life that is over, as the sweeper does; nothing if it was renewed meanwhile."""
-
-    @property
-    def fields(self) -> Sequence[str]:
-        return ()
 
     def decide(self, draft: Draft, now: int) -> Removed:
         head = draft.head
@@ -428,12 +429,8 @@ class Expire(msgspec.Struct, frozen=True, gc=False):
         return _end_life(draft, now)
 
 
-class Reap(msgspec.Struct, frozen=True, gc=False):
+class Reap(_NoFields, frozen=True, gc=False):
     """Drop a soft-deleted stream that no fork reads any more, or look again later."""
-
-    @property
-    def fields(self) -> Sequence[str]:
-        return ()
 
     def decide(self, draft: Draft, now: int) -> Removed:
         head = draft.head
@@ -446,7 +443,7 @@ class Reap(msgspec.Struct, frozen=True, gc=False):
         return Removed(head)
 
 
-class Link(msgspec.Struct, frozen=True, gc=False):
+class Link(_NoFields, frozen=True, gc=False):
     """First step of a fork, on its source: note who will read its bytes up to ``position``.
 
     Every try has a link of its own. Answers whether the source is still the incarnation that was
@@ -456,10 +453,6 @@ class Link(msgspec.Struct, frozen=True, gc=False):
     fork: str
     source_incarnation: str
     link: ForkLink
-
-    @property
-    def fields(self) -> Sequence[str]:
-        return ()
 
     def decide(self, draft: Draft, now: int) -> bool:
         head = _require_live(draft, now)
@@ -490,8 +483,8 @@ class Hold(msgspec.Struct, frozen=True, gc=False):
 class Unlink(msgspec.Struct, frozen=True, gc=False):
     """Drop the link of a fork that is gone. Answers whether the source may be reaped now.
 
-    Who only saw that no fork is there says with ``seen`` which link it met: a pending one may
-    have been held meanwhile, by a fork that was on its way, and is then kept.
+    A caller that only saw that no fork is there passes the link it found as ``seen``: if a fork
+    has turned that link held in the meantime, the link is kept.
     """
 
     fork: str
@@ -509,14 +502,10 @@ class Unlink(msgspec.Struct, frozen=True, gc=False):
         return draft.head is not None and draft.state() == DELETED
 
 
-class Confirm(msgspec.Struct, frozen=True, gc=False):
+class Confirm(_NoFields, frozen=True, gc=False):
     """Last step, on the fork: its source holds the link, so serve it."""
 
     incarnation: str
-
-    @property
-    def fields(self) -> Sequence[str]:
-        return ()
 
     def decide(self, draft: Draft, now: int) -> bool:
         if not _is_forking(draft, self.incarnation):
@@ -528,14 +517,10 @@ class Confirm(msgspec.Struct, frozen=True, gc=False):
         return True
 
 
-class Undo(msgspec.Struct, frozen=True, gc=False):
+class Undo(_NoFields, frozen=True, gc=False):
     """Drop an unconfirmed fork whose link is lost."""
 
     incarnation: str
-
-    @property
-    def fields(self) -> Sequence[str]:
-        return ()
 
     def decide(self, draft: Draft, now: int) -> bool:
         if not _is_forking(draft, self.incarnation):
@@ -589,7 +574,7 @@ def _check_tail(draft: Draft, expected: Offset) -> None:
         return
     head = draft.head
     assert head is not None
-    # What a fork has from its source, only its source can check: reading on from there tells.
+    # Only the source of a fork can check an offset in inherited bytes; the next read does that.
     inherited = expected.position < head.start or expected == BEGINNING
     if not inherited and not head.holds(expected) and expected.timeline < head.timeline:
         raise OffsetGone
@@ -597,6 +582,7 @@ def _check_tail(draft: Draft, expected: Offset) -> None:
 
 
 def empty_append() -> InvalidRequest:
+    """400: an append without data that does not close the stream either."""
     return InvalidRequest(
         "An append needs data; to close the stream without any, send Stream-Closed: true.",
         code="empty-body",
@@ -604,10 +590,12 @@ def empty_append() -> InvalidRequest:
 
 
 def no_stream() -> NotFound:
+    """404: there is no stream at the path."""
     return NotFound("There is no stream here; create it with PUT first.")
 
 
 def soft_deleted() -> Gone:
+    """410: the stream was deleted, and is kept for its forks only (§4.2)."""
     return Gone("The stream was deleted; its data is kept for its forks only.")
 
 

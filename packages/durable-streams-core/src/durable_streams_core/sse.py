@@ -94,14 +94,14 @@ class SseEvent(msgspec.Struct, frozen=True):
 
 
 class SseError(DurableStreamsError):
-    """What came is no event stream: not UTF-8, or an event beyond the size limit."""
+    """The input is not an event stream: it is not UTF-8, or an event exceeds the size limit."""
 
 
 class SseDecoder:
     """Turns chunks of an event stream, cut anywhere, into events.
 
     Line ends are CR, LF or CRLF and nothing else, so U+2028 in a payload stays data. An event
-    that the input ends inside of is never returned. Memory is bounded by ``max_event_bytes``.
+    that the input cuts off is never returned. Memory is bounded by ``max_event_bytes``.
     """
 
     def __init__(self, max_event_bytes: int = 256 * 1024 * 1024) -> None:

@@ -1,8 +1,8 @@
-"""The storage interface: a few verbs, none of which knows a rule of the protocol.
+"""The storage interface: a few methods, without any rule of the protocol.
 
-:class:`Store` is what every store implements. :class:`LocalStore` is for one whose facts are in
-this process: it answers without waiting, and the engine then works without a task per request.
-:class:`PromptStore` is for one that even commits without waiting.
+Every store implements :class:`Store`. A store that keeps its facts in this process implements
+:class:`LocalStore`: it returns them without waiting, so the engine needs no task per request. A
+store that also commits without waiting implements :class:`PromptStore`.
 """
 
 import logging
@@ -58,7 +58,7 @@ def as_future(
 
 
 class Watchers:
-    """Who watches a store, for those who write one: :meth:`Store.watch` is :meth:`add`."""
+    """The watchers of a store, for its implementation: :meth:`Store.watch` calls :meth:`add`."""
 
     __slots__ = ("_watchers",)
 
@@ -69,7 +69,9 @@ class Watchers:
         return bool(self._watchers)
 
     def add(self, watcher: Watcher) -> Callable[[], None]:
-        """Tell it of what comes from now on; call what is returned to stop, once or more."""
+        """Notify ``watcher`` of commits from now on. Returns a function that stops it; calling that
+        again is harmless.
+        """
         token = object()
         self._watchers[token] = watcher
 
@@ -79,7 +81,7 @@ class Watchers:
         return stop
 
     def tell(self, changes: Sequence[Change] | None) -> None:
-        """Tell each. One that fails is logged: what was committed stands, and others hear of it."""
+        """Notify every watcher. An exception of one is logged; the others are still notified."""
         for watcher in tuple(self._watchers.values()):
             try:
                 watcher(changes)
@@ -160,9 +162,9 @@ class Store(ABC):
 
 
 class LocalStore(Store):
-    """A store whose facts are at hand in this process, and that alone writes to its data.
+    """A store that keeps its facts in this process and is the only writer of its data.
 
-    Implement :meth:`peek`, :meth:`submit` and :meth:`slice`; the waiting verbs follow from them.
+    Implement :meth:`peek`, :meth:`submit` and :meth:`slice`; the awaitable methods call them.
     """
 
     large_read: int = 128 * 1024
@@ -170,19 +172,20 @@ class LocalStore(Store):
 
     @abstractmethod
     def peek(self, path: str, fields: Sequence[str] = ()) -> Facts | None:
-        """As :meth:`load`."""
+        """Return what :meth:`load` returns, at once."""
 
     @abstractmethod
     def submit(self, batch: Sequence[Commit], done: Callable[[Sequence[Outcome]], None]) -> None:
-        """As :meth:`Store.commit`; calls ``done`` once, in the event loop, at once or later.
+        """Do as :meth:`Store.commit` does, and call ``done`` once, in the event loop, perhaps
+        before this returns.
 
-        Answers :class:`Unknown` only for what was under way when its disk failed, and takes nothing
-        more after that: only opening it again finds out.
+        The outcome is :class:`Unknown` only for commits that were being written when the disk
+        failed. The store then takes no more commits until it is opened again.
         """
 
     @abstractmethod
     def slice(self, path: str, incarnation: str, start: int, limit: int) -> Slice | None:
-        """As :meth:`read`, at once."""
+        """Return what :meth:`read` returns, at once."""
 
     async def load(self, path: str, fields: Sequence[str] = ()) -> Facts | None:
         return self.peek(path, fields)
@@ -199,13 +202,13 @@ class LocalStore(Store):
 class PromptStore(LocalStore):
     """A local store whose commits are done when the call returns: implement :meth:`commit_nowait`.
 
-    The engine then needs no queue for an operation that nothing is in the way of.
+    The engine then needs no queue for an operation on a stream that is otherwise idle.
     """
 
     @abstractmethod
     def commit_nowait(self, batch: Sequence[Commit]) -> Sequence[Outcome]:
-        """As :meth:`Store.commit`, and tell the watchers before the outermost call returns: one
-        of them may commit more, of which all hear after this.
+        """Do as :meth:`Store.commit` does, and notify the watchers before the outermost call
+        returns. A watcher may commit more; every watcher is notified of that after this.
         """
 
     def submit(self, batch: Sequence[Commit], done: Callable[[Sequence[Outcome]], None]) -> None:

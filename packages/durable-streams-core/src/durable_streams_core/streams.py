@@ -1,4 +1,4 @@
-"""What a stream's head and fields mean: the typed view that the rules use.
+"""The typed content of a stream's head and fields, as the rules use it.
 
 Field keys begin with their kind:
 
@@ -67,14 +67,14 @@ class Asked(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Origin(msgspec.Struct, frozen=True, array_like=True):
-    """Whose bytes a fork begins with: those of this incarnation before the fork's ``start``."""
+    """The source of a fork: this incarnation has the bytes before the fork's ``start``."""
 
     path: str
     incarnation: str
 
 
 class Birth(msgspec.Struct, frozen=True, array_like=True):
-    """What is fixed when a stream is created."""
+    """The facts that are fixed when a stream is created. Times are in milliseconds since 1970."""
 
     content_type: str
     created: int
@@ -85,6 +85,7 @@ class Birth(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def kind(self) -> Kind:
+        """How the bytes of the stream are cut and shown."""
         return media_type(self.content_type).kind
 
 
@@ -97,7 +98,7 @@ class ProducerEntry(msgspec.Struct, frozen=True, array_like=True):
 
 
 class ForkLink(msgspec.Struct, frozen=True, array_like=True):
-    """A source's note of one fork: pending until the source has confirmed it."""
+    """A source's record of one fork: pending, then ``held``."""
 
     incarnation: str
     position: int
@@ -138,8 +139,10 @@ def birth_of(head: Head) -> Birth:
 
 
 def decode_producer(data: bytes | None) -> ProducerEntry | None:
+    """The entry in a stored field; None where there is none."""
     return None if data is None else _producer.decode(data)
 
 
 def decode_link(data: bytes | None) -> ForkLink | None:
+    """The link in a stored field; None where there is none."""
     return None if data is None else _link.decode(data)

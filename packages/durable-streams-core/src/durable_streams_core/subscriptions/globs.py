@@ -57,6 +57,7 @@ class Globs(Generic[_Item]):
         self._root: _Node[_Item] = _Node()
 
     def add(self, segments: tuple[str, ...], item: _Item) -> None:
+        """Add an item under a parsed pattern."""
         node = self._root
         for segment in segments:
             if segment == _MANY:

@@ -21,8 +21,8 @@ KEYS: Final = "k"
 _REPLAY_WINDOW_MS: Final = 300_000
 """How old a signature receivers should accept (§7.1)."""
 PUBLISHED_MS: Final = 2 * _REPLAY_WINDOW_MS
-"""How long a retired key stays published: the replay window, and as much again for processes that
-hear of the rotation late and for caches.
+"""How long a retired key stays published: the replay window, and the same time again for caches and
+for processes that learn of the rotation late.
 """
 
 
@@ -79,7 +79,7 @@ class EnsureKeys(msgspec.Struct, frozen=True, gc=False):
                 if not key.retired or now - key.retired < PUBLISHED_MS
             )
             keys = Keys(stored.token_secret, (*kept, fresh))
-            # One byte, so that other processes hear of it.
+            # Watchers in other processes are notified of bytes, not of fields.
             draft.append(b".")
         draft.set_field(KEYS, _encoder.encode(keys))
         return keys

@@ -9,9 +9,9 @@
     idle ──wake──▶ waiting ──claim──▶ held ──done, release, expire──▶ idle     pull-wake
     idle ──────────claim────────────▶ held
 
-What the table does not list cannot happen: asked for by a worker it is fenced, asked for by a
-driver it was overtaken by another step and nothing is done. The generation rises with every wake,
-and a wake id names one wake for ever.
+A step that the table does not list is illegal. A worker that asks for one is fenced. A driver
+that asks for one was overtaken by another step, and nothing is done. The generation rises with
+every wake, and a wake id names one wake for ever.
 """
 
 from collections.abc import Mapping
@@ -114,6 +114,7 @@ class Lease(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     driver: str = ""
 
     def expired(self, now: int) -> bool:
+        """Whether the time of a wake or a worker is over."""
         return self.phase in (WAKING, HELD) and now >= self.until
 
     @property
@@ -151,7 +152,7 @@ class Lease(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
 
 
 class Changes(msgspec.Struct, frozen=True):
-    """What a step brings along: the id of a wake that it begins, and whatever else is not empty."""
+    """The arguments of a step: the id of a wake that it begins, and whatever else is not empty."""
 
     wake_id: str = ""
     holder: str = ""
@@ -171,6 +172,7 @@ def encode_lease(lease: Lease) -> bytes:
 
 
 def decode_lease(data: bytes | None) -> Lease:
+    """The lease in a stored field; an idle one where there is none."""
     return Lease() if data is None else _decoder.decode(data)
 
 

@@ -24,6 +24,7 @@ SHARDS: Final = 64
 
 
 def shard_of(subscription: str) -> int:
+    """The shard, below :data:`SHARDS`, that a subscription belongs to."""
     return crc32(subscription.encode()) % SHARDS
 
 

@@ -2,8 +2,8 @@
 
 Requests of workers raise :class:`SubscriptionError`; steps of drivers answer None where another
 step overtook them. A decision rests on the lease as stored, so of two that race one is decided
-again. ``nudge`` appends one byte to the subscription, which its driver in another process hears of
-through :meth:`~durable_streams_core.store.Store.watch`.
+again. ``nudge`` appends one byte to the subscription, so that its driver in another process is
+notified through :meth:`~durable_streams_core.store.Store.watch`.
 """
 
 from collections.abc import Container, Sequence
@@ -300,7 +300,7 @@ class Step(msgspec.Struct, frozen=True, gc=False):
 
 class Claim(msgspec.Struct, frozen=True, gc=False):
     """A worker takes the wake that waits, or begins one: its caller saw that work is pending
-    (§7.2). A lease whose time is over is no obstacle.
+    (§7.2). A lease that has expired does not stand in the way.
     """
 
     worker: str
@@ -328,6 +328,7 @@ class Claim(msgspec.Struct, frozen=True, gc=False):
 
 
 def already_claimed(lease: Lease) -> SubscriptionError:
+    """409: another worker holds the lease (§7.2)."""
     return SubscriptionError(
         "ALREADY_CLAIMED",
         "Another worker holds the lease; wait for the next wake.",
@@ -436,11 +437,13 @@ def _require_live(draft: Draft) -> Head:
 
 
 def require_type(config: Config, kind: str) -> None:
+    """Raise :class:`SubscriptionError` unless the subscription is of this type."""
     if config.type != kind:
         raise SubscriptionError("INVALID_REQUEST", f"This is for {kind} subscriptions only.")
 
 
 def no_subscription() -> SubscriptionError:
+    """404: there is no such subscription (§6.3)."""
     return SubscriptionError(
         "SUBSCRIPTION_NOT_FOUND", "There is no such subscription; it may have been deleted."
     )

@@ -83,6 +83,7 @@ class Config(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def glob(self) -> tuple[str, ...] | None:
+        """The parsed pattern; None where only explicit streams are linked."""
         return None if self.pattern is None else _glob(self.pattern)
 
     def hash(self) -> str:
@@ -117,7 +118,7 @@ def _glob(pattern: str) -> tuple[str, ...]:
 
 
 class Birth(msgspec.Struct, frozen=True, array_like=True):
-    """What is fixed when a subscription is created; ``created`` in milliseconds."""
+    """The facts that are fixed when a subscription is created; ``created`` in milliseconds."""
 
     config: Config
     hash: str
@@ -141,6 +142,7 @@ class Cursor(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def offset(self) -> Offset:
+        """The position with its timeline."""
         return Offset(self.timeline, self.position)
 
 
@@ -168,10 +170,12 @@ def birth_of(head: Head) -> Birth:
 
 
 def decode_cursor(data: bytes | None) -> Cursor | None:
+    """The cursor in a stored field; None where there is none."""
     return None if data is None else _cursors.decode(data)
 
 
 def decode_base_url(data: bytes | None) -> BaseUrl | None:
+    """The base URL in a stored field; None where there is none."""
     return None if data is None else _base_urls.decode(data)
 
 
@@ -200,11 +204,13 @@ class LinkedStream(msgspec.Struct, frozen=True):
 
     @property
     def pending(self) -> bool:
+        """Whether the stream has data past what was acknowledged."""
         acked = self.acked
         return self.head is not None and self.head.tail > (0 if acked is None else acked.position)
 
     @property
     def explicit(self) -> bool:
+        """Whether the stream was linked by its path, not by a pattern."""
         return self.cursor is not None and self.cursor.explicit
 
     def described(self, *, tail: bool) -> dict[str, Any]:
@@ -236,6 +242,7 @@ def subscription_path(subscription: str) -> str:
 
 
 def invalid(message: str) -> SubscriptionError:
+    """400: the request is malformed."""
     return SubscriptionError("INVALID_REQUEST", message)
 
 
@@ -269,6 +276,7 @@ def parse_config(body: object) -> Config:
 
 
 def parse_object(body: object) -> Mapping[str, Any]:
+    """A JSON object; raises :class:`SubscriptionError` for any other value."""
     if not isinstance(body, dict):
         raise invalid("The body is a JSON object.")
     return body

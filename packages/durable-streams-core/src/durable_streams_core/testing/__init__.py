@@ -10,8 +10,8 @@
             await store.open()
             return store
 
-Tests are async methods, as pytest-asyncio runs them in its auto mode. They are chapters by what
-they prove; each chapter says at its top what cannot be proven through the interface.
+Tests are async methods, as pytest-asyncio runs them in its auto mode. Each module
+holds one part of the contract, and says at its top what cannot be tested through the interface.
 """
 
 from contextlib import suppress
@@ -20,11 +20,11 @@ with suppress(ImportError):
     import pytest
 
     # Else a failing assertion would not show what it compared.
-    for _chapter in (
-        *("stage", "guards", "commits", "resends", "reading", "listing"),
+    for _part in (
+        *("harness", "guards", "commits", "resends", "reading", "listing"),
         *("watching", "races", "timelines", "lifetime"),
     ):
-        pytest.register_assert_rewrite(f"{__name__}.{_chapter}")
+        pytest.register_assert_rewrite(f"{__name__}.{_part}")
 
 from durable_streams_core.testing.contract import StoreContract
 

@@ -13,10 +13,10 @@ from durable_streams_core.entities import (
     Guard,
     Head,
 )
-from durable_streams_core.testing.stage import (
+from durable_streams_core.testing.harness import (
     EVERY_BYTE,
     PATHS,
-    Stage,
+    StoreHarness,
     append,
     applied,
     change,
@@ -33,7 +33,7 @@ PATH = "changed"
 MANY = 20_000
 
 
-class Commits(Stage):
+class Commits(StoreHarness):
     """Each part of a delta, alone and together; batches."""
 
     async def test_nothing_is_where_nothing_was_created(self) -> None:

@@ -1,4 +1,4 @@
-"""The whole contract of a store, made of its chapters."""
+"""The whole contract of a store, made of its parts."""
 
 from durable_streams_core.testing.commits import Commits
 from durable_streams_core.testing.guards import Guards

@@ -2,9 +2,9 @@
 
 from durable_streams_core.entities import DELETED, FORKING, LIVE, Facts, Guard, Head
 from durable_streams_core.store import Store
-from durable_streams_core.testing.stage import (
+from durable_streams_core.testing.harness import (
     EVERY_BYTE,
-    Stage,
+    StoreHarness,
     append,
     applied,
     change,
@@ -53,7 +53,7 @@ async def fails(store: Store, head: Head, guard: Guard) -> Facts:
     return facts
 
 
-class Guards(Stage):
+class Guards(StoreHarness):
     """Each part of a guard, holding and failing."""
 
     async def test_an_incarnation_must_be_the_one_that_is_there(self) -> None:

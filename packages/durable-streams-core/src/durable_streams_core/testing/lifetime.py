@@ -1,17 +1,17 @@
-"""A store's own life: its version and clock, closing it, and opening its data again.
+"""The life of a store: its version and clock, closing it, and opening its data again.
 
-What a crash leaves cannot be proven through the interface; a durable store proves it with crashes
-of its own.
+Recovery after a crash cannot be tested through the interface; a durable store needs crash tests of
+its own.
 """
 
 import asyncio
 
 from durable_streams_core.entities import Applied, Facts, Guard, Refused, Unknown
 from durable_streams_core.store import LocalStore, check_api
-from durable_streams_core.testing.stage import (
+from durable_streams_core.testing.harness import (
     EVERY_BYTE,
     PATHS,
-    Stage,
+    StoreHarness,
     append,
     applied,
     change,
@@ -28,7 +28,7 @@ from durable_streams_core.testing.stage import (
 PATH = "lasting"
 
 
-class Lifetime(Stage):
+class Lifetime(StoreHarness):
     """Opening and closing."""
 
     async def test_it_speaks_this_version_of_the_interface(self) -> None:
@@ -108,9 +108,9 @@ class Lifetime(Stage):
                 assert await store.read("A", heads["A"].incarnation, 0, 9) is None
                 assert await applied(store, append("A", replaced, b"er")) == 2**40 + 5
                 assert await content(store, "A", replaced) == b"newer"
-                async with self.watched(store) as heard:
+                async with self.watched(store) as recorder:
                     tail = await applied(store, append("A", replaced, b"!"))
-                    await heard.until_tail(replaced, tail)
+                    await recorder.until_tail(replaced, tail)
             finally:
                 await store.close()
 

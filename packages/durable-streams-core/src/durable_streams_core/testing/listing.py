@@ -2,9 +2,9 @@
 
 from durable_streams_core.entities import Guard, Head
 from durable_streams_core.store import Store
-from durable_streams_core.testing.stage import (
+from durable_streams_core.testing.harness import (
     PATHS,
-    Stage,
+    StoreHarness,
     applied,
     change,
     created,
@@ -46,7 +46,7 @@ async def scanned(
         after = rows[-1][0]
 
 
-class Listing(Stage):
+class Listing(StoreHarness):
     """What :meth:`Store.list`, :meth:`Store.scan` and :meth:`Store.due` answer."""
 
     async def test_an_empty_store_lists_nothing(self) -> None:

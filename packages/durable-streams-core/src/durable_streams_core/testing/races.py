@@ -4,8 +4,8 @@ import asyncio
 
 from durable_streams_core.entities import Applied, Conflicted, Facts, Guard, Head
 from durable_streams_core.store import Store
-from durable_streams_core.testing.stage import (
-    Stage,
+from durable_streams_core.testing.harness import (
+    StoreHarness,
     append,
     applied,
     change,
@@ -23,7 +23,7 @@ WRITERS = 16
 TURNS = 15
 
 
-class Races(Stage):
+class Races(StoreHarness):
     """Many writers on one path."""
 
     async def test_offsets_are_unique_and_rising_and_nothing_is_lost(self) -> None:

@@ -5,10 +5,10 @@ import asyncio
 from durable_streams_core.entities import Head, Slice
 from durable_streams_core.protocol import MAX_SAFE_INTEGER
 from durable_streams_core.store import Store
-from durable_streams_core.testing.stage import (
+from durable_streams_core.testing.harness import (
     EVERY_BYTE,
     PATHS,
-    Stage,
+    StoreHarness,
     append,
     applied,
     content,
@@ -27,7 +27,7 @@ def pattern(length: int) -> bytes:
     return b"".join(n.to_bytes(4) for n in range(length // 4 + 1))[:length]
 
 
-class Reading(Stage):
+class Reading(StoreHarness):
     """What :meth:`Store.read` answers."""
 
     async def test_a_slice_at_every_place_and_of_every_length(self) -> None:

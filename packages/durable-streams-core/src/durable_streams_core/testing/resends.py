@@ -8,8 +8,8 @@ import asyncio
 
 from durable_streams_core.entities import DELETED, Applied, Commit, Guard, Head, Outcome
 from durable_streams_core.store import Store
-from durable_streams_core.testing.stage import (
-    Stage,
+from durable_streams_core.testing.harness import (
+    StoreHarness,
     append,
     applied,
     change,
@@ -37,7 +37,7 @@ async def resent(store: Store, one: Commit, head: Head) -> Outcome:
     return again
 
 
-class Resends(Stage):
+class Resends(StoreHarness):
     """A commit that was applied is answered so again, with its first result, and done once."""
 
     async def test_a_resent_append_is_answered_with_its_first_tail(self) -> None:

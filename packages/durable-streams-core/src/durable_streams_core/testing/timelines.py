@@ -1,7 +1,7 @@
 """Timelines: the offsets of a path only rise, and every tail is told with its timeline.
 
-What a store does after it lost acknowledged bytes cannot be proven through the interface; a store
-that can lose some proves it with losses of its own.
+How a store behaves after it lost acknowledged bytes cannot be tested through the interface; a store
+that can lose some needs tests of its own.
 """
 
 import asyncio
@@ -9,8 +9,8 @@ import asyncio
 from durable_streams_core.entities import Applied, Conflicted, Guard
 from durable_streams_core.offsets import NO_TIMELINE, Offset, later_timeline, timeline_at
 from durable_streams_core.store import Store
-from durable_streams_core.testing.stage import (
-    Stage,
+from durable_streams_core.testing.harness import (
+    StoreHarness,
     append,
     applied,
     change,
@@ -32,7 +32,7 @@ async def timeline_of(store: Store, path: str) -> bytes:
     return (await loaded(store, path)).head.timeline
 
 
-class Timelines(Stage):
+class Timelines(StoreHarness):
     """:attr:`Delta.timeline` and :attr:`Head.timeline`."""
 
     async def test_an_entity_has_the_timeline_that_was_asked_for_or_a_later_one(self) -> None:
@@ -124,24 +124,24 @@ class Timelines(Stage):
             assert await commit(store, close) == Applied(7, LATE)
 
     async def test_what_is_appended_to_a_fork_lies_on_its_own_timeline(self) -> None:
-        async with self.handles() as (store, other), self.watched(other) as heard:
+        async with self.handles() as (store, other), self.watched(other) as recorder:
             fork = new_head(start=7, timeline=LATE, past=((EARLY, 7),))
             await applied(store, creation(PATH, fork))
             assert await commit(store, append(PATH, fork, b"own")) == Applied(10, LATE)
-            await heard.until_tail(fork, 10)
-            told = {(one.tail, one.timeline) for one in heard.of(PATH)}
+            await recorder.until_tail(fork, 10)
+            told = {(one.tail, one.timeline) for one in recorder.of(PATH)}
             assert told == {(7, EARLY), (10, LATE)}
             assert (await loaded(other, PATH)).head.tail_offset == Offset(LATE, 10)
 
     async def test_changes_are_told_with_their_timeline(self) -> None:
-        async with self.handles() as (store, other), self.watched(other) as heard:
+        async with self.handles() as (store, other), self.watched(other) as recorder:
             old = await created(store, PATH, new_head(timeline=EARLY), data=b"old")
             await applied(store, removal(PATH, old))
             new = new_head()
             await applied(store, creation(PATH, new, timeline=EARLY, data=b"newer"))
-            await heard.until_tail(new, 5)
+            await recorder.until_tail(new, 5)
             later = await timeline_of(store, PATH)
-            told = [(one.incarnation, one.timeline) for one in heard.of(PATH)]
+            told = [(one.incarnation, one.timeline) for one in recorder.of(PATH)]
             assert set(told) == {(old.incarnation, EARLY), (new.incarnation, later)}
 
     async def test_conflicts_and_lists_show_timelines(self) -> None:

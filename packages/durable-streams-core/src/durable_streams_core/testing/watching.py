@@ -11,9 +11,9 @@ from contextlib import AsyncExitStack
 
 from durable_streams_core.entities import DELETED, FORKING, LIVE, Applied, Change, Guard, Head
 from durable_streams_core.store import LocalStore, PromptStore, Store
-from durable_streams_core.testing.stage import (
-    Heard,
-    Stage,
+from durable_streams_core.testing.harness import (
+    Recorder,
+    StoreHarness,
     append,
     applied,
     change,
@@ -30,7 +30,7 @@ PATH = "watched"
 
 
 def check_order(changes: Sequence[Change], whole: bytes, known: int = 0) -> None:
-    """What was told of one incarnation from position ``known`` on is in order and without a gap."""
+    """Check that the changes of one incarnation follow each other from ``known`` without a gap."""
     for one in changes:
         if one.data is not None:
             begin = one.tail - len(one.data)
@@ -41,7 +41,7 @@ def check_order(changes: Sequence[Change], whole: bytes, known: int = 0) -> None
     assert tails == sorted(tails)
 
 
-class Watching(Stage):
+class Watching(StoreHarness):
     """What :meth:`Store.watch` tells."""
 
     async def test_every_append_is_told_in_order(self) -> None:
@@ -56,15 +56,15 @@ class Watching(Stage):
                 data = b"%d," % n
                 whole += data
                 await applied(store, append(PATH, head, data))
-            for heard in (here, there):
-                await heard.until_tail(head, len(whole))
-                told = heard.of(PATH)
+            for recorder in (here, there):
+                await recorder.until_tail(head, len(whole))
+                told = recorder.of(PATH)
                 assert {one.incarnation for one in told} == {head.incarnation}
                 assert not any(one.closed or one.gone for one in told)
                 check_order(told, whole)
 
     async def test_batches_over_many_paths_are_told_in_order_per_path(self) -> None:
-        async with self.handles() as (store, other), self.watched(other) as heard:
+        async with self.handles() as (store, other), self.watched(other) as recorder:
             heads = {f"watched/{n}": new_head() for n in range(10)}
             batch = [creation(path, head) for path, head in heads.items()]
             for n in range(20):
@@ -72,129 +72,129 @@ class Watching(Stage):
             await store.commit(batch)
             whole = b"".join(b"%02d" % n for n in range(20))
             for path, head in heads.items():
-                await heard.until_tail(head, len(whole))
-                check_order(heard.of(path), whole)
+                await recorder.until_tail(head, len(whole))
+                check_order(recorder.of(path), whole)
 
     async def test_data_that_rides_along_is_the_data(self) -> None:
-        async with self.handles() as (store, other), self.watched(other) as heard:
+        async with self.handles() as (store, other), self.watched(other) as recorder:
             head = await created(store, PATH)
             whole = b""
             for size in (0, 1, 100, 1024, 1025, 64 * 1024, 64 * 1024 + 1, 1 << 20, 3):
                 data = b"%d" % (size % 10) * size
                 whole += data
                 await applied(store, append(PATH, head, data))
-            await heard.until_tail(head, len(whole))
-            check_order(heard.of(PATH), whole)
+            await recorder.until_tail(head, len(whole))
+            check_order(recorder.of(PATH), whole)
 
     async def test_a_close_is_told_with_the_data_before_it(self) -> None:
-        async with self.handles() as (store, other), self.watched(other) as heard:
+        async with self.handles() as (store, other), self.watched(other) as recorder:
             head = await created(store, PATH)
             await applied(store, append(PATH, head, b"last", close=True))
-            await heard.until(lambda one: one.closed)
-            (closed,) = [one for one in heard.of(PATH) if one.closed]
+            await recorder.until(lambda one: one.closed)
+            (closed,) = [one for one in recorder.of(PATH) if one.closed]
             assert (closed.tail, closed.gone) == (4, False)
             assert closed.data in (b"last", None)
 
     async def test_a_close_without_data_is_told(self) -> None:
-        async with self.handles() as (store, other), self.watched(other) as heard:
+        async with self.handles() as (store, other), self.watched(other) as recorder:
             head = await created(store, PATH, data=b"data")
             await applied(store, append(PATH, head, b"", close=True))
-            await heard.until(lambda one: one.incarnation == head.incarnation and one.closed)
+            await recorder.until(lambda one: one.incarnation == head.incarnation and one.closed)
 
     async def test_a_stream_created_closed_is_told(self) -> None:
-        async with self.handles() as (store, other), self.watched(other) as heard:
+        async with self.handles() as (store, other), self.watched(other) as recorder:
             head = await created(store, PATH, data=b"all", close=True)
-            await heard.until_tail(head, 3)
-            await heard.until(lambda one: one.closed)
+            await recorder.until_tail(head, 3)
+            await recorder.until(lambda one: one.closed)
 
     async def test_a_removal_is_told(self) -> None:
-        async with self.handles() as (store, other), self.watched(other) as heard:
+        async with self.handles() as (store, other), self.watched(other) as recorder:
             head = await created(store, PATH, data=b"data")
             await applied(store, removal(PATH, head))
-            await heard.until_gone(head)
-            assert heard.of(PATH)[-1].gone
+            await recorder.until_gone(head)
+            assert recorder.of(PATH)[-1].gone
 
     async def test_a_soft_delete_is_told_as_gone(self) -> None:
-        async with self.handles() as (store, other), self.watched(other) as heard:
+        async with self.handles() as (store, other), self.watched(other) as recorder:
             head = await created(store, PATH, data=b"data")
             await applied(store, change(PATH, Guard(head.incarnation), 4, state=DELETED))
-            await heard.until_gone(head)
+            await recorder.until_gone(head)
 
     async def test_a_fork_is_told_as_served_once_it_is(self) -> None:
-        async with self.handles() as (store, other), self.watched(other) as heard:
+        async with self.handles() as (store, other), self.watched(other) as recorder:
             head = await created(store, PATH, new_head(start=5, state=FORKING), data=b"data")
             await applied(store, change(PATH, Guard(head.incarnation), 9, state=LIVE))
-            await heard.until(lambda one: one.incarnation == head.incarnation and not one.gone)
-            told = heard.of(PATH)
+            await recorder.until(lambda one: one.incarnation == head.incarnation and not one.gone)
+            told = recorder.of(PATH)
             assert not told[-1].gone
             assert told[-1].tail == 9
 
     async def test_a_replacement_is_told_as_gone_and_then_as_new(self) -> None:
-        async with self.handles() as (store, other), self.watched(other) as heard:
+        async with self.handles() as (store, other), self.watched(other) as recorder:
             old = await created(store, PATH, data=b"old")
             new = new_head()
             swap = change(PATH, Guard(old.incarnation), remove=True, create=new, data=b"new")
             await applied(store, swap)
-            await heard.until_tail(new, 3)
-            told = [(one.incarnation, one.gone) for one in heard.of(PATH)]
+            await recorder.until_tail(new, 3)
+            told = [(one.incarnation, one.gone) for one in recorder.of(PATH)]
             gone = told.index((old.incarnation, True))
             assert (old.incarnation, False) not in told[gone:]
             assert (new.incarnation, False) not in told[:gone]
             assert (new.incarnation, False) in told[gone:]
 
     async def test_what_was_told_can_be_seen(self) -> None:
-        async with self.handles() as (store, other), self.watched(other) as heard:
+        async with self.handles() as (store, other), self.watched(other) as recorder:
             head = await created(store, PATH)
             for n in range(20):
                 await applied(store, append(PATH, head, b"x"))
-                await heard.until_tail(head, n + 1)
-                assert (await loaded(other, PATH)).head.tail >= heard.of(PATH)[-1].tail
+                await recorder.until_tail(head, n + 1)
+                assert (await loaded(other, PATH)).head.tail >= recorder.of(PATH)[-1].tail
 
     async def test_conflicts_and_resends_tell_nothing_new(self) -> None:
-        async with self.handles() as (store, other), self.watched(other) as heard:
+        async with self.handles() as (store, other), self.watched(other) as recorder:
             head = await created(store, PATH)
             one = append(PATH, head, b"1")
             await applied(store, one)
             await store.commit([one, append(PATH, new_head(), b"never"), append(PATH, head, b"2")])
-            await heard.until_tail(head, 2)
-            check_order(heard.of(PATH), b"12")
+            await recorder.until_tail(head, 2)
+            check_order(recorder.of(PATH), b"12")
 
     async def test_who_registers_and_then_looks_misses_nothing(self) -> None:
         async with self.handles() as (store, other):
             head = await created(store, PATH)
             total = 80
             writing = asyncio.ensure_future(_write(store, head, total))
-            looks: list[tuple[Heard, int]] = []
+            looks: list[tuple[Recorder, int]] = []
             async with AsyncExitStack() as stack:
                 guide = await stack.enter_async_context(self.watched(other))
                 for goal in range(0, total + 1, 8):
                     if goal:
                         await guide.until_tail(head, goal)
-                    heard = await stack.enter_async_context(self.watched(other))
-                    looks.append((heard, (await loaded(other, PATH)).head.tail))
+                    recorder = await stack.enter_async_context(self.watched(other))
+                    looks.append((recorder, (await loaded(other, PATH)).head.tail))
                 await writing
                 whole = await content(other, PATH, head)
-                for heard, seen in looks:
+                for recorder, seen in looks:
                     if seen < total:
-                        await heard.until_tail(head, total)
-                    check_order(heard.of(PATH), whole, seen)
+                        await recorder.until_tail(head, total)
+                    check_order(recorder.of(PATH), whole, seen)
 
     async def test_who_stopped_is_told_no_more_and_others_are(self) -> None:
         async with self.opened() as store:
-            quiet, heard = Heard(self.patience), Heard(self.patience)
-            stop_quiet, stop = store.watch(quiet), store.watch(heard)
+            quiet, recorder = Recorder(self.patience), Recorder(self.patience)
+            stop_quiet, stop = store.watch(quiet), store.watch(recorder)
             head = await created(store, PATH)
             await quiet.until_tail(head, 0)
             stop_quiet()
             stop_quiet()
             before = len(quiet.changes)
             await applied(store, append(PATH, head, b"more"))
-            await heard.until_tail(head, 4)
+            await recorder.until_tail(head, 4)
             stop()
             assert len(quiet.changes) == before
 
     async def test_a_watcher_may_stop_while_it_is_told(self) -> None:
-        async with self.opened() as store, self.watched(store) as heard:
+        async with self.opened() as store, self.watched(store) as recorder:
             told: list[Change] = []
 
             def once(changes: Sequence[Change] | None) -> None:
@@ -206,7 +206,7 @@ class Watching(Stage):
             async with self.watched(store) as last:
                 head = await created(store, PATH)
                 await last.until_tail(head, 0)
-                await heard.until_tail(head, 0)
+                await recorder.until_tail(head, 0)
                 before = len(told)
                 assert before
                 await applied(store, append(PATH, head, b"x"))
@@ -214,7 +214,7 @@ class Watching(Stage):
                 assert len(told) == before
 
     async def test_cancelled_commits_are_told_if_they_were_applied(self) -> None:
-        async with self.handles() as (store, other), self.watched(other) as heard:
+        async with self.handles() as (store, other), self.watched(other) as recorder:
             head = await created(store, PATH)
             for turns in range(8):
                 task = asyncio.ensure_future(store.commit([append(PATH, head, b"%d" % turns)]))
@@ -224,12 +224,12 @@ class Watching(Stage):
                 await asyncio.gather(task, return_exceptions=True)
             await applied(store, append(PATH, head, b"end"))
             tail = (await loaded(store, PATH)).head.tail
-            await heard.until_tail(head, tail)
-            check_order(heard.of(PATH), await content(store, PATH, head))
+            await recorder.until_tail(head, tail)
+            check_order(recorder.of(PATH), await content(store, PATH, head))
 
     async def test_order_holds_when_a_callback_begins_the_next_commit(self) -> None:
         """For a :class:`LocalStore`: an engine begins the next batch in ``done``."""
-        async with self.opened() as store, self.watched(store) as heard:
+        async with self.opened() as store, self.watched(store) as recorder:
             if not isinstance(store, LocalStore):
                 raise skip("only a local store calls back")
             local = store
@@ -247,11 +247,11 @@ class Watching(Stage):
             local.submit([append(PATH, head, b"9")], done)
             async with asyncio.timeout(self.patience):
                 await finished.wait()
-            await heard.until_tail(head, 10)
-            check_order(heard.of(PATH), b"9876543210")
+            await recorder.until_tail(head, 10)
+            check_order(recorder.of(PATH), b"9876543210")
 
     async def test_order_holds_when_a_watcher_begins_the_next_commit(self) -> None:
-        """For a :class:`LocalStore`: what follows a change in the same turn is heard after it."""
+        """For a :class:`LocalStore`: a commit made by a watcher is told after the first."""
         async with self.opened() as store:
             if not isinstance(store, LocalStore):
                 raise skip("only a local store commits at once")
@@ -265,11 +265,11 @@ class Watching(Stage):
                     local.submit(batch, lambda _: None)
 
             stop = local.watch(follow)
-            async with self.watched(local) as heard:
+            async with self.watched(local) as recorder:
                 await local.commit([creation(PATH, one), creation("two", two)])
                 for path, head in ((PATH, one), ("two", two)):
-                    await heard.until_tail(head, 3)
-                    check_order(heard.of(path), b"123")
+                    await recorder.until_tail(head, 3)
+                    check_order(recorder.of(path), b"123")
             stop()
 
     async def test_a_commit_is_done_and_told_when_the_call_returns(self) -> None:
@@ -277,12 +277,12 @@ class Watching(Stage):
         async with self.opened() as store:
             if not isinstance(store, PromptStore):
                 raise skip("only a prompt store commits within the call")
-            heard: list[Change] = []
-            stop = store.watch(lambda changes: heard.extend(changes or ()))
+            recorder: list[Change] = []
+            stop = store.watch(lambda changes: recorder.extend(changes or ()))
             head = new_head()
             assert list(store.commit_nowait([creation(PATH, head)])) == [Applied(0)]
             assert list(store.commit_nowait([append(PATH, head, b"x")])) == [Applied(1)]
-            assert [change.tail for change in heard] == [0, 1]
+            assert [change.tail for change in recorder] == [0, 1]
             facts = store.peek(PATH)
             assert facts is not None
             assert facts.head.tail == 1

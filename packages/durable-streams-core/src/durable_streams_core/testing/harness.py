@@ -1,4 +1,4 @@
-"""What every chapter stands on: the stores under test, and small ways to use them."""
+"""The stores under test, and helpers that every part of the contract suite uses."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -50,7 +50,7 @@ PATHS = (
 language, nor that of UTF-16."""
 
 
-class Stage:
+class StoreHarness:
     """The stores under test. A subclass provides :meth:`make_store`, and what else it can."""
 
     patience: float = 30.0
@@ -85,7 +85,7 @@ class Stage:
 
     @asynccontextmanager
     async def handles(self) -> AsyncIterator[tuple[Store, Store]]:
-        """Two stores over the same data; one and the same where there can be no second."""
+        """Two stores over the same data; the same one twice where only one store can."""
         async with AsyncExitStack() as stack:
             store = await stack.enter_async_context(self.opened())
             second = await self.second_store(store)
@@ -94,31 +94,31 @@ class Stage:
             yield store, store if second is None else second
 
     @asynccontextmanager
-    async def watched(self, store: Store) -> AsyncIterator["Heard"]:
+    async def watched(self, store: Store) -> AsyncIterator["Recorder"]:
         """Everything that a watcher of ``store`` is told from now on."""
-        heard = Heard(self.patience)
-        stop = store.watch(heard)
+        recorder = Recorder(self.patience)
+        stop = store.watch(recorder)
         try:
-            yield heard
+            yield recorder
         finally:
             stop()
 
 
-class Heard:
+class Recorder:
     """A watcher that keeps what it is told, and can be waited for."""
 
     def __init__(self, patience: float) -> None:
         self.changes: list[Change] = []
         self._patience = patience
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
 
     def __call__(self, changes: Sequence[Change] | None) -> None:
         assert changes is not None, "a resync, though nothing went wrong"
         self.changes += changes
-        self._news.set()
+        self._changed.set()
 
     def of(self, path: str) -> list[Change]:
-        """What was told of one path."""
+        """The changes of one path."""
         return [change for change in self.changes if change.path == path]
 
     async def until(self, enough: Callable[[Change], bool]) -> None:
@@ -126,8 +126,8 @@ class Heard:
         try:
             async with asyncio.timeout(self._patience):
                 while not any(map(enough, self.changes)):
-                    self._news.clear()
-                    await self._news.wait()
+                    self._changed.clear()
+                    await self._changed.wait()
         except TimeoutError:
             raise AssertionError(f"a change was never told, only {self.changes!r}") from None
 
