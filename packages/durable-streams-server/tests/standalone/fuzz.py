@@ -144,7 +144,7 @@ class Wire:
 
 
 async def answers(pieces: list[bytes]) -> tuple[list[Any], bool]:
-    """What a fresh server says to some input, and whether the connection is over."""
+    """The responses of a fresh server to some input, and whether the connection is over."""
     limits = Limits(long_poll_timeout=0.001, max_body=5000)
     async with Engine(MemoryStore(clock=lambda: 1_800_000_000_000), limits=limits) as engine:
         await engine.create("s", content_type="text/plain", data="hello")
@@ -173,7 +173,7 @@ async def answers(pieces: list[bytes]) -> tuple[list[Any], bool]:
 
 
 def comparable(data: bytes) -> list[Any]:
-    """Statuses, headers and bodies; raises if this is no sequence of complete answers."""
+    """Statuses, headers and bodies; raises if an answer is incomplete."""
     found: list[Any] = []
     rest = data
     while rest:
@@ -283,7 +283,7 @@ def note(event: Event, found: list[Request]) -> None:
 
 
 def check(data: bytes, dice: random.Random) -> int:
-    """What is read of some input must be what llhttp reads. How many requests were read."""
+    """Assert that llhttp reads the same requests; returns how many were read."""
     # llhttp reads no body behind an offered upgrade.
     data = re.sub(rb"(?i)upgrade", b"xxgrade", data)
     requests = received([data])

@@ -1,4 +1,4 @@
-"""What one client is given: sizes, times, connections, and how much of it is held."""
+"""The bounds of connections: sizes, times, numbers, and how much of each is held."""
 
 import asyncio
 from collections.abc import Callable

@@ -104,7 +104,7 @@ async def test_a_live_answer_to_http_1_0_ends_with_the_connection(start):
 
 
 async def test_a_herd_gets_one_frame(start):
-    """What is written to a thousand readers is one object."""
+    """The frame that is written to many readers is one object."""
     running = await start()
     readers = [await connect(running.port) for _ in range(20)]
     for reader, writer in readers:

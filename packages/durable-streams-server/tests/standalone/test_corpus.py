@@ -95,7 +95,7 @@ async def test_the_aiohttp_app_answers_alike(case: Case):
 
 
 async def test_a_refusal_answers_nothing_behind_it():
-    """What is smuggled behind a request that is refused is never answered."""
+    """A request that is smuggled behind a refused one is never answered."""
     for case in CASES:
         if case.closes and case.statuses[-1] >= 400:
             answers = Answers(await on_standalone(case.raw + GET + b"\r\n"))

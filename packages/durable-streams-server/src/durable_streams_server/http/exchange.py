@@ -113,7 +113,11 @@ class Exchange:
         """Ask the hook, if there is one, and then check the request.
 
         A refusal or a fault sets :attr:`verdict`; an async hook leaves a :attr:`permission`.
+        Without a hook, a fault is raised.
         """
+        if authorize is None:
+            self._check_head()
+            return
         steps = self._consult(authorize, self._questions(action))
         question = next(steps, None)
         if question is not None:

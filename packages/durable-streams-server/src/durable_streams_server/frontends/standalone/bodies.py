@@ -18,7 +18,7 @@ class Incoming:
     def __init__(self, head: Head, begun: Response | Exchange) -> None:
         self.head = head
         self.begun = begun
-        """What the handler made of the head."""
+        """The handler's response to the head, or the exchange that it began."""
         self.size = 0
         """Bytes of the body that have come."""
         self._pieces: list[bytes] = []
@@ -47,7 +47,8 @@ class Incoming:
 class Bodies:
     """Bounds the bytes of all bodies that are being received.
 
-    Who holds most gives way, so that large bodies that come slowly cannot keep small ones out.
+    The connection that holds most gives way, so that large bodies that come slowly cannot keep
+    small ones out.
     """
 
     def __init__(self, limit: int) -> None:

@@ -1,4 +1,4 @@
-"""What one client is given, and how long the server waits for it."""
+"""The bounds of connections: sizes, numbers and times."""
 
 import sys
 

@@ -38,21 +38,21 @@ class Phase(Enum):
 
     OPEN = "open"
     ENDING = "ending"
-    """What comes in is ignored; the connection closes after the response that is due."""
+    """Bytes that come in are ignored; the connection closes after the response that is due."""
     LINGERING = "lingering"
     """Everything was sent; the connection reads on for a moment so that it arrives."""
     LOST = "lost"
 
 
 class Awaited(Enum):
-    """What a connection waits for."""
+    """The things that a connection may wait for."""
 
     REQUEST = "request"
     HEAD = "head"
     """The rest of a request head."""
     BODY = "body"
     RESPONSE = "response"
-    """What the handler, or an access hook, has to say; or the end of a live response."""
+    """The response, an access hook's permission, or the end of a live response."""
     CLIENT = "client"
     """That the client takes what was sent."""
     END = "end"
@@ -85,7 +85,7 @@ class Connection(asyncio.Protocol):
         self._head: Head | None = None
         """The head of the request that is being answered; None for what was not a request."""
         self._waiting: Pending | asyncio.Task[None] | Live | None = None
-        """What the response, or the permission to give one, waits for."""
+        """The pending response, permission or live response that is waited for."""
         self._live: Live | None = None
         """The live response that is being sent, which is what is waited for."""
         self._advancing = False
@@ -99,7 +99,7 @@ class Connection(asyncio.Protocol):
         self._unread = False
         """Whether a part of the last request was not read."""
 
-    # What the event loop says.
+    # Calls of the event loop.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports are not subclasses of asyncio's.
@@ -159,11 +159,11 @@ class Connection(asyncio.Protocol):
             self.deadline = server.now + server.bounds.body_timeout
             self._resume()
 
-    # What the server says.
+    # Calls of the server.
 
     @property
     def awaited(self) -> Awaited:
-        """What this connection waits for."""
+        """The thing that this connection waits for."""
         if self._phase is not Phase.OPEN:
             return Awaited.END
         if self._paused:

@@ -44,7 +44,7 @@ _CHUNK: Final = re.compile(
     rb"([0-9A-Fa-f]{1,16})(?:;" + _TOKEN + rb"(?:=(?:" + _TOKEN + rb"|" + _QUOTED + rb"))?)*+\r\n"
 )
 _REQUEST_LINE_ROOM: Final = 64
-"""What stands in a request line beside its target, generously."""
+"""More bytes than a request line has beside its target."""
 
 
 class State(IntEnum):
@@ -174,7 +174,7 @@ class Receiver:
         return piece
 
     def _take(self) -> bytes:
-        """What has come of the remaining bytes."""
+        """Take those of the remaining bytes that have come."""
         buffer, at = self._buffer, self._at
         end = at + self._remaining
         piece = buffer if not at and len(buffer) <= end else buffer[at:end]

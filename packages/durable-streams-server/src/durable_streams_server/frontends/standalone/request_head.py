@@ -91,7 +91,7 @@ class Head:
 
 
 def read_head(match: re.Match[bytes], bounds: Bounds) -> Head:
-    """What a match of :data:`HEAD` says; raises :class:`Malformed`."""
+    """Read a match of :data:`HEAD`; raises :class:`Malformed`."""
     name, target, minor, lines = match.groups()
     if len(target) > bounds.max_target:
         raise target_too_long(bounds.max_target)
@@ -137,7 +137,7 @@ def _folded(pairs: list[Header]) -> dict[bytes, bytes]:
 
 
 def _read_framing(head: Head, headers: dict[bytes, bytes]) -> None:
-    """What the less common headers mean for the body and the connection."""
+    """Read the less common headers that change the body or the connection."""
     if not head.old and b"host" not in headers:
         raise Malformed("An HTTP/1.1 request names its Host.", code="missing-host")
     connection = headers.get(b"connection", b"") + b"," + headers.get(b"proxy-connection", b"")
