@@ -62,6 +62,11 @@ def store_json(body: bytes, *, window: int = _WINDOW) -> bytes:
     return stored[0] if len(stored) == 1 else b"".join(stored)
 
 
+def store_value(text: bytes) -> bytes:
+    """One JSON value as one message, even if it is an array, as a stream stores it."""
+    return _value(_unicode(text, _WINDOW), _WINDOW) + _SEPARATOR
+
+
 def _unicode(body: bytes, window: int) -> bytes:
     """The text without the space around it; raises :class:`InvalidRequest` if it is not UTF-8."""
     text = body.strip(_SPACE)

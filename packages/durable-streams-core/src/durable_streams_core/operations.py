@@ -28,6 +28,7 @@ from durable_streams_core.errors import (
     TailMoved,
 )
 from durable_streams_core.expiry import first_deadline, is_past, renewal_due, sliding_deadline
+from durable_streams_core.json_messages import store_value
 from durable_streams_core.offsets import BEGINNING, NO_TIMELINE, Offset, later_timeline, timeline_at
 from durable_streams_core.protocol import DEFAULT_CONTENT_TYPE
 from durable_streams_core.streams import (
@@ -158,9 +159,10 @@ class Body:
                 code="not-a-json-stream",
             )
         if self.text:
-            return to_stored(kind, b"[%b]" % msgspec.json.encode(self.raw.decode()))
-        raw = b"[%b]" % self.raw if self.value else self.raw
-        return to_stored(kind, raw, allow_empty_array=creating)
+            return store_value(msgspec.json.encode(self.raw.decode()))
+        if self.value:
+            return store_value(self.raw)
+        return to_stored(kind, self.raw, allow_empty_array=creating)
 
 
 EMPTY_BODY: Final = Body(b"")
