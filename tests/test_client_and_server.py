@@ -8,6 +8,7 @@ import sys
 import httpx
 import pytest
 
+import durable_streams_client as client_errors
 from durable_streams_client import (
     START,
     AsyncClient,
@@ -17,6 +18,7 @@ from durable_streams_client import (
     ProducerLimits,
     StreamClosed,
 )
+from durable_streams_core import errors as core_errors
 from durable_streams_server import Engine, create_asgi
 
 
@@ -156,3 +158,23 @@ def test_the_command_says_that_an_offset_is_gone(url, tmp_path):
     ended = run("follow", name, "--checkpoint", str(saved), status=3)
     assert ended.stdout == ""
     assert "read it again from START" in ended.stderr
+
+
+@pytest.mark.parametrize("name", sorted(set(core_errors.__all__) & set(client_errors.__all__)))
+def test_errors_of_the_client_are_kinds_of_cores(name):
+    """One ``except`` clause fits an engine in the process and a client of a server."""
+    assert issubclass(getattr(client_errors, name), getattr(core_errors, name))
+
+
+async def test_the_same_error_is_caught_from_an_engine_and_from_a_client(url):
+    async with Engine("memory:") as engine, AsyncClient(url) as client:
+        await engine.create("closed", content_type="text/plain", closed=True)
+        stream = client.stream("closed", content_type="text/plain")
+        await stream.create(closed=True)
+        for append in (engine.append("closed", "x"), stream.append("x")):
+            with pytest.raises(core_errors.StreamClosed) as caught:
+                await append
+            assert (caught.value.status, caught.value.code) == (409, "stream-closed")
+        for missing in (engine.read("missing"), client.stream("missing").head()):
+            with pytest.raises(core_errors.NotFound):
+                await missing

@@ -13,7 +13,7 @@
         │   ├── TimedOut                also a TimeoutError
         │   └── ConnectionLost
         ├── MalformedAnswer             an answer that breaks the protocol
-        └── AnswerError                 the server said no
+        └── AnswerError                 the server said no; also a ProtocolError of core
             ├── InvalidRequest          400, 405, 501 and other 4xx
             ├── AccessDenied            401, 403
             ├── Fenced                  403: a newer epoch of the producer exists (§5.2.1)
@@ -29,13 +29,20 @@
             │   └── SequenceGap         a producer skipped a sequence number (§5.2.1)
             └── Unavailable             408, 425, 429, 5xx: the server's trouble, worth a repeat
 
+Every class below AnswerError that core has too is a kind of core's, so `except` clauses that name
+the classes of :mod:`durable_streams_core.errors` work on an engine and on a client alike.
+
 No exception of the transport library leaves the client; it is the ``__cause__`` of one of these.
 Messages name the method and the URL without its query, which may hold secrets.
 """
 
+# A client knows less than an engine: where core has a status or an offset, it may have none.
+# mypy: disable-error-code="misc, assignment"
+
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from durable_streams_core import errors as core
 from durable_streams_core.errors import DurableStreamsError
 
 RETRYABLE_STATUSES: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -69,7 +76,8 @@ class ClientError(DurableStreamsError):
             self.code = code
         if advice is not None:
             self.advice = advice
-        super().__init__(message)
+        # Not what follows in the order of bases: errors of core are made of other arguments.
+        DurableStreamsError.__init__(self, message)
 
     def about(self, method: str, url: str) -> None:
         """Note the request that this error is about, unless that is known already."""
@@ -195,7 +203,7 @@ class MalformedAnswer(ClientError):
     advice = "Check that the URL is that of a stream and that no proxy rewrites the answer."
 
 
-class AnswerError(ClientError):
+class AnswerError(ClientError, core.ProtocolError):
     """The server refused; nothing was changed unless a subclass says otherwise."""
 
     code = "refused"
@@ -203,7 +211,7 @@ class AnswerError(ClientError):
     """The Retry-After header as it came."""
 
 
-class InvalidRequest(AnswerError):
+class InvalidRequest(AnswerError, core.InvalidRequest):
     code = "invalid-request"
     advice = "The request cannot succeed unchanged."
 
@@ -213,7 +221,7 @@ class AccessDenied(AnswerError):
     advice = "Check the credentials in the client's headers."
 
 
-class Fenced(AnswerError):
+class Fenced(AnswerError, core.Fenced):
     """A newer epoch of this producer exists: this one must stop. ``epoch`` is the newer one."""
 
     code = "producer-fenced"
@@ -235,19 +243,19 @@ class Redirected(AnswerError):
     location: str = ""
 
 
-class NotFound(AnswerError):
+class NotFound(AnswerError, core.NotFound):
     code = "not-found"
     advice = "Create the stream first, or check its name and the client's base URL."
 
 
-class Gone(AnswerError):
+class Gone(AnswerError, core.Gone):
     """The stream was deleted while forks live on it, or the offset is no longer kept."""
 
     code = "gone"
     advice = "Read from START, or use another stream."
 
 
-class OffsetGone(Gone):
+class OffsetGone(Gone, core.OffsetGone):
     """The data before the offset is no longer there: the stream was deleted and created again, or
     the server lost its newest data. Reading on would skip data or mix two streams.
     """
@@ -261,12 +269,12 @@ class TooLarge(AnswerError):
     advice = "Send less at a time."
 
 
-class Conflict(AnswerError):
+class Conflict(AnswerError, core.Conflict):
     code = "conflict"
     advice = "Compare with what `head()` says about the stream."
 
 
-class StreamClosed(Conflict):
+class StreamClosed(Conflict, core.StreamClosed):
     """The stream takes no more data; ``offset`` is its final offset, if the server told."""
 
     code = "stream-closed"
@@ -284,7 +292,7 @@ class SequenceConflict(Conflict):
     advice = "Another writer is ahead: read on, and go on with a higher `seq`."
 
 
-class SequenceGap(Conflict):
+class SequenceGap(Conflict, core.SequenceGap):
     """The server misses earlier batches of a producer."""
 
     code = "producer-sequence-gap"
@@ -293,7 +301,7 @@ class SequenceGap(Conflict):
     received: int | None = None
 
 
-class Unavailable(AnswerError):
+class Unavailable(AnswerError, core.Unavailable):
     """The server cannot do it now. Whether it did is unknown, except for 429."""
 
     code = "unavailable"

@@ -64,6 +64,7 @@ class ProtocolError(DurableStreamsError):
 
     status: int = 500
     code: str = "internal-error"
+    headers: Mapping[str, str] = _NO_HEADERS
 
     def __init__(
         self,
