@@ -1,6 +1,9 @@
 """Whose directory it is, and who may use it: every problem is one sentence that says what to do."""
 
+import asyncio
 import errno
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +11,7 @@ from durable_streams_core.entities import Commit, Delta, Guard, Head
 from durable_streams_core.errors import StoreError
 from durable_streams_core.registry import create_store
 from durable_streams_server.stores.file import FileStore, open_store
+from durable_streams_server.stores.file.directory import make_root
 from durable_streams_server.stores.file.disk import LocalDisk
 
 
@@ -148,3 +152,20 @@ def test_the_path_of_a_url(url, path):
 def test_a_url_that_is_wrong_is_told_so(url, sentence):
     with pytest.raises(StoreError, match=sentence.replace("?", r"\?")):
         open_store(url)
+
+
+async def test_an_opening_that_is_cancelled_leaves_the_directory_to_the_next(
+    tmp_path: Path,
+) -> None:
+    loop = asyncio.get_running_loop()
+
+    class Cancelling(LocalDisk):
+        def lock(self, name: str, *, write: bool = True) -> Callable[[], None] | None:
+            loop.call_soon_threadsafe(opening.cancel)
+            return super().lock(name, write=write)
+
+    store = FileStore(tmp_path / "data", disk=Cancelling(make_root(str(tmp_path / "data")).root))
+    opening = asyncio.ensure_future(store.open())
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    await made(tmp_path / "data")

@@ -1,6 +1,5 @@
 """What the store does while its disk, or its machine, misbehaves."""
 
-import asyncio
 import errno
 import os
 from collections.abc import Sequence
@@ -341,8 +340,7 @@ async def test_bytes_that_cannot_go_to_the_files_hold_back_appends(disk, tmp_pat
     assert await store.commit([remove("b")]) == [Applied(0)]
     assert data_of(store, "a") == b"x" * 10_000
     # What is being written to the files now still meets the full disk.
-    while store._pipeline.write_behind.busy:
-        await asyncio.sleep(0)
+    await store.checkpoint()
     disk.room = None
     assert await store.commit([append("a", b"y", "more")]) == [Applied(10_001)]
     await store.close()

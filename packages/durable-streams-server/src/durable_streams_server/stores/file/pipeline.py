@@ -56,6 +56,7 @@ class Pipeline:
         now: Callable[[], int],
         numbers: int,
         save_bytes: int,
+        watchers: Watchers,
         written: Callable[[], None],
         make_room: Callable[[Callable[[], None]], bool],
     ) -> None:
@@ -71,7 +72,7 @@ class Pipeline:
         self._written = written
         self._make_room = make_room
         self.write_behind = WriteBehind(files_worker, files, self._saved)
-        self.watchers = Watchers()
+        self._watchers = watchers
         self._numbers = numbers
         self.numbers = numbers
         """What the next entity's number would be after the last group that the table holds."""
@@ -162,7 +163,7 @@ class Pipeline:
     def _apply(self, group: CommitGroup, sequence: int) -> None:
         table, write_behind, recent = self._table, self.write_behind, self._recent
         entities = table.entities
-        watched = bool(self.watchers)
+        watched = bool(self._watchers)
         changes: list[Change] = []
         removed: list[int] = []
         self.sequence = sequence
@@ -194,7 +195,7 @@ class Pipeline:
         # The next group is on its way while the answers go out.
         self._begin()
         if changes:
-            self.watchers.tell(changes)
+            self._watchers.tell(changes)
         self._finish(group)
         self._written()
 
