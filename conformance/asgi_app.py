@@ -7,6 +7,5 @@ from durable_streams_server import Limits, create_asgi
 app = create_asgi(
     os.environ["CONFORMANCE_STORE"],
     root="/v1/stream",
-    public_url=os.environ["CONFORMANCE_PUBLIC_URL"],
     limits=Limits(long_poll_timeout=float(os.environ["CONFORMANCE_LONG_POLL_SECONDS"])),
 )

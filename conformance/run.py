@@ -60,7 +60,8 @@ def server_command(front_end: str, store: str, port: int, public: str) -> list[s
         patience = ["--timeout-graceful-shutdown", "2", "--timeout-keep-alive", "75"]
         return [*python, "uvicorn", "asgi_app:app", "--no-access-log", *at_port, *patience]
     server = [*python, "durable_streams_server", "--front-end", front_end, "--store", store]
-    return [*server, *at_port, *long_poll, "--public-url", public]
+    # Its receivers of webhooks are on this machine, which a public URL rules out by default.
+    return [*server, *at_port, *long_poll, "--public-url", public, "--webhook-localhost"]
 
 
 def wait_until_ready(server: subprocess.Popen[bytes], log: Path, url: str) -> None:
@@ -103,7 +104,6 @@ def serving(front_end: str, store: str, log: Path, public: str = "") -> Iterator
                 "PYTHONUNBUFFERED": "1",
                 "CONFORMANCE_STORE": store,
                 "CONFORMANCE_LONG_POLL_SECONDS": str(LONG_POLL_SECONDS),
-                "CONFORMANCE_PUBLIC_URL": public or url,
             },
             stdout=output,
             stderr=subprocess.STDOUT,
