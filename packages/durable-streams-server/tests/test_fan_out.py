@@ -13,7 +13,14 @@ from wire import Client, Events, request_bytes
 from durable_streams_core.entities import Change
 from durable_streams_core.operations import Append, Body
 from durable_streams_server import Engine, MemoryStore
-from durable_streams_server.engine.fanout import BACKLOG_BYTES, BACKLOG_CHANGES, FEW, SLICE, Fanout
+from durable_streams_server.engine.fanout import (
+    BACKLOG_BYTES,
+    BACKLOG_CHANGES,
+    FEW,
+    SLICE,
+    Backlog,
+    Fanout,
+)
 from durable_streams_server.frontends.mount import Mount
 from durable_streams_server.http.handler import Handler
 from durable_streams_server.http.messages import RequestHead
@@ -529,4 +536,5 @@ async def test_nothing_is_kept_of_news_that_everybody_has_been_told(engines, mem
     engine.fanout.publish(None)
     while engine.fanout.behind:
         await turn()
-    assert all(stream._backlog is None for stream in engine.fanout._streams.values())
+    gc.collect()
+    assert not [kept for kept in gc.get_objects() if type(kept) is Backlog]

@@ -6,7 +6,7 @@ import pytest
 from remote import Fate, RemoteStore
 from tokens import NOT_REACHED, at, position
 
-from durable_streams_core.entities import DELETED, FORKING, LIVE, Refused
+from durable_streams_core.entities import DELETED, FORKING, LIVE, Commit, Delta, Guard, Refused
 from durable_streams_server import (
     NOW,
     START,
@@ -336,7 +336,7 @@ async def test_the_sweep_settles_an_interrupted_fork_that_nobody_meets(
     assert await paths(memory) == []
 
 
-async def test_a_pending_link_dropped_meanwhile_makes_the_fork_start_over(engines, memory):
+async def test_a_pending_link_dropped_meanwhile_makes_the_fork_start_over(engines, memory, clock):
     """The source is deleted between the first step and the second."""
     remote = RemoteStore(memory)
     streams = await engines(remote)
@@ -347,7 +347,8 @@ async def test_a_pending_link_dropped_meanwhile_makes_the_fork_start_over(engine
         if commit.path == "fork":
             remote.before_commit = None
             await other.delete("source")
-            await other._forks.examine("source")
+            clock.advance(61)
+            await other.sweep()
 
     remote.before_commit = delete_source
     with pytest.raises(NotFound):
@@ -464,7 +465,10 @@ async def test_data_that_a_fork_shares_and_the_store_lost_is_named(engines, memo
     streams = await engines(memory)
     await streams.create("source", data="shared")
     await streams.fork("fork", "source")
-    del memory._table.entities["source"]
+    source = memory.peek("source")
+    assert source is not None
+    loss = Commit("loss", "source", Guard(source.head.incarnation), Delta(remove=True))
+    await memory.commit([loss])
     with pytest.raises(Exception, match="missing from the store") as caught:
         await streams.read("fork")
     assert caught.value.code == "source-lost"

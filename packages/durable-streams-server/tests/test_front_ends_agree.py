@@ -119,13 +119,11 @@ async def test_front_ends_agree(clients, monkeypatch):
     counters = dict.fromkeys(clients, 0)
     current = ""
 
-    def incarnation():
+    def incarnation(_size):
         counters[current] += 1
         return f"{counters[current]:016x}"
 
-    monkeypatch.setattr("durable_streams_server.engine.runtime.new_incarnation", incarnation)
-    for client in clients.values():
-        client.engine._forks._new_incarnation = incarnation
+    monkeypatch.setattr("secrets.token_hex", incarnation)
     for method, path, fields, body in STORY:
         seen = {}
         for name, client in clients.items():

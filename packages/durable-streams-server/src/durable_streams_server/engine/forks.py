@@ -7,8 +7,7 @@ or undoes it. Deleting goes the other way: first the fork, then its link. A soft
 with its last link, and its own link after it.
 """
 
-from collections.abc import Awaitable, Callable
-from typing import Any
+import secrets
 
 from durable_streams_core.content import Kind, require_same_type, skip_messages
 from durable_streams_core.drafts import Draft
@@ -29,7 +28,6 @@ from durable_streams_core.operations import (
     Expire,
     Hold,
     Link,
-    Operation,
     Reap,
     Unconfirmed,
     Undo,
@@ -48,11 +46,10 @@ from durable_streams_core.streams import (
     linked_fork,
 )
 from durable_streams_server.engine.pages import Page, Pages, check_live
+from durable_streams_server.perform import Perform
 
 MAX_TRIES = 100
 _SCAN_PAGE = 500
-
-Perform = Callable[[str, Operation[Any]], Awaitable[Any]]
 
 
 class Forks:
@@ -63,13 +60,11 @@ class Forks:
         store: Store,
         pages: Pages,
         perform: Perform,
-        new_incarnation: Callable[[], str],
         chunk: int,
     ) -> None:
         self._store = store
         self._pages = pages
         self._perform = perform
-        self._new_incarnation = new_incarnation
         self._chunk = chunk
 
     async def create(self, path: str, asked: Asked, body: Body, *, closed: bool) -> Created:
@@ -99,7 +94,7 @@ class Forks:
         if body:
             body.stored(birth.kind, creating=True)
         ttl, expires_at = _lifetime(asked, birth)
-        incarnation = self._new_incarnation()
+        incarnation = new_incarnation()
         origin = Origin(source_path, source.head.incarnation)
         link = ForkLink(incarnation, position)
         try:
@@ -248,3 +243,8 @@ def _overshoot() -> InvalidRequest:
         "Stream-Fork-Sub-Offset goes past the data that follows Stream-Fork-Offset.",
         code="sub-offset-past-data",
     )
+
+
+def new_incarnation() -> str:
+    """A random id that no earlier stream of a path has had."""
+    return secrets.token_hex(8)

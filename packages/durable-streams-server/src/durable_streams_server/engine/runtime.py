@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import random
-import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -33,7 +32,7 @@ from durable_streams_server import process_forks
 from durable_streams_server.engine.arguments import check_json, is_large_json
 from durable_streams_server.engine.commit_queue import CommitQueues, OnResult, Ticket
 from durable_streams_server.engine.fanout import Fanout
-from durable_streams_server.engine.forks import Forks
+from durable_streams_server.engine.forks import Forks, new_incarnation
 from durable_streams_server.engine.hooks import Hook, call_hooks
 from durable_streams_server.engine.limits import Limits
 from durable_streams_server.engine.pages import Page, Pages, check_live
@@ -81,9 +80,7 @@ class Runtime:
         self._local = self.store if isinstance(self.store, LocalStore) else None
         self.fanout = Fanout(self.limits.max_waiting_readers)
         self._pages = Pages(self.store)
-        self._forks = Forks(
-            self.store, self._pages, self.perform, new_incarnation, self.limits.chunk
-        )
+        self._forks = Forks(self.store, self._pages, self.perform, self.limits.chunk)
         self.subscriptions = Subscriptions(
             self.store, self.perform, self._check_readable, self._subscription_options
         )
@@ -355,8 +352,3 @@ class Runtime:
             await self.perform(path, Touch())
         except Unavailable as error:
             log.warning("renewing a stream's lifetime failed: %s", error)
-
-
-def new_incarnation() -> str:
-    """A random id that no earlier stream of a path has had."""
-    return secrets.token_hex(8)

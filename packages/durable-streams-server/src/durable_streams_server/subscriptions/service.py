@@ -162,23 +162,21 @@ class Subscriptions:
                 linking=len(tails) > _LINKS,
                 confirm=facts is not None,
             )
-            done: Subscribed | None = await self._perform(path, operation)
-            if done is not None:
+            subscribed: Subscribed | None = await self._perform(path, operation)
+            if subscribed is not None:
                 break
-        if done.linking:
-            await self._link(path, done, tails[_LINKS:] if done.new else None)
+        if subscribed.linking:
+            await self._link(path, subscribed.head, tails[_LINKS:] if subscribed.new else None)
         self.driver.adopt(path, await self._head(path))
-        return done.new, await self.describe(subscription, base_url)
+        return subscribed.new, await self.describe(subscription, base_url)
 
-    async def _link(self, path: str, done: Subscribed, tails: Sequence[Any] | None) -> None:
+    async def _link(self, path: str, head: Head, tails: Sequence[Any] | None) -> None:
         """Write the cursors that did not fit, or all if an earlier creation stopped half-way."""
         if tails is None:
-            tails = await self._positions.tails(birth_of(done.head).config)
+            tails = await self._positions.tails(birth_of(head).config)
         for begin in range(0, len(tails), _LINKS):
-            await self._perform(
-                path, LinkMore(done.head.incarnation, tails[begin : begin + _LINKS])
-            )
-        await self._perform(path, LinkMore(done.head.incarnation, ()))
+            await self._perform(path, LinkMore(head.incarnation, tails[begin : begin + _LINKS]))
+        await self._perform(path, LinkMore(head.incarnation, ()))
 
     async def _facts(self, path: str) -> Facts:
         facts = await self._store.load(path, (LEASE, BASE_URL))
@@ -320,15 +318,15 @@ class Subscriptions:
         require_type(birth_of(facts.head).config, kind)
         await self.keyring.ready()
         claims = self.keyring.check(token, subscription)
-        asked = parse_object(body)
-        generation, wake_id = asked.get("generation"), asked.get("wake_id")
+        request = parse_object(body)
+        generation, wake_id = request.get("generation"), request.get("wake_id")
         if type(generation) is not int or not isinstance(wake_id, str):
             raise invalid("Send the wake_id and the generation of the wake.")
-        done = asked.get("done", False)
-        if type(done) is not bool:
+        is_done = request.get("done", False)
+        if type(is_done) is not bool:
             raise invalid("done is true or false.")
-        acks = [] if release else await self._acks(asked.get("acks"))
-        step = RELEASE if release else DONE if done else ACK
+        acks = [] if release else await self._acks(request.get("acks"))
+        step = RELEASE if release else DONE if is_done else ACK
         state = self.driver.get(path)
         ref = WakeRef(claims.inc, claims.gen, generation, wake_id)
         lease: Lease = await self._perform(path, Finish(ref, step, acks, nudge=state is None))
@@ -342,21 +340,22 @@ class Subscriptions:
                 next_wake = bool(await self._pending(path, facts.head))
         return {"ok": True, "next_wake": next_wake}
 
-    async def _acks(self, asked: object) -> list[AckedStream]:
-        if asked is None:
+    async def _acks(self, value: object) -> list[AckedStream]:
+        """The acks of a request, each with the head of its stream."""
+        if value is None:
             return []
-        if not isinstance(asked, list) or len(asked) > MAX_ACKS:
+        if not isinstance(value, list) or len(value) > MAX_ACKS:
             raise invalid(f"acks is an array of at most {MAX_ACKS} acks.")
-        wanted: list[tuple[str, Offset]] = []
-        for ack in asked:
-            named = parse_object(ack)
-            stream = named.get("stream", named.get("path"))
+        offsets: list[tuple[str, Offset]] = []
+        for item in value:
+            ack = parse_object(item)
+            stream = ack.get("stream", ack.get("path"))
             if not isinstance(stream, str):
                 raise invalid("An ack names its stream.")
-            wanted.append((parse_stream(stream), parse_ack_offset(named.get("offset"))))
-        heads = await self._positions.heads([stream for stream, _ in wanted])
+            offsets.append((parse_stream(stream), parse_ack_offset(ack.get("offset"))))
+        heads = await self._positions.heads([stream for stream, _ in offsets])
         acks: list[AckedStream] = []
-        for (stream, offset), head in zip(wanted, heads, strict=True):
+        for (stream, offset), head in zip(offsets, heads, strict=True):
             acks.append(AckedStream(stream, offset, head))
             if head is not None and offset != head.tail_offset:
                 await self._check_readable(stream, offset)
