@@ -150,6 +150,6 @@ def test_the_commands(tmp_path):
     segment.write_bytes(damaged)
     status, said = run("check", f"{tmp_path}/other")
     assert status == 1
-    assert "journal/00000001.log, byte 56: batch 1 was stored there and is not whole" in said
+    assert "journal/00000001.log, byte 56: group 1 was stored there and is not whole" in said
     assert run("check", str(tmp_path))[0] == 1
     assert run("export", url, f"{tmp_path}/no/archive")[0] == 1
