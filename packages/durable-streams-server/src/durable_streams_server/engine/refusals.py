@@ -10,7 +10,7 @@ from durable_streams_core.operations import Operation
 log = logging.getLogger("durable_streams_server.engine")
 
 STORE_FAILED: Final = "the store failed in a commit"
-"""What the log says where a store raised an exception that it should not."""
+"""Logged when a store raised an exception that it should not."""
 
 
 def decision_failed(operation: Operation[Any], error: Exception) -> ProtocolError:

@@ -93,7 +93,11 @@ class ListedSubscription(msgspec.Struct, frozen=True):
 
 
 class Subscriptions:
-    """The subscriptions of one engine."""
+    """The subscriptions of one engine: ``engine.subscriptions``.
+
+    Every call raises :class:`SubscriptionError`, whose code and status are the protocol's, and
+    :class:`Unavailable` if the engine is not started or the store cannot be reached.
+    """
 
     def __init__(
         self,
@@ -145,7 +149,18 @@ class Subscriptions:
     async def create(
         self, subscription: str, config: Config, base_url: BaseUrl
     ) -> tuple[bool, dict[str, Any]]:
-        """Create or confirm a subscription; returns whether it is new, and its description."""
+        """Create a subscription, or confirm the one that is there (§6.2).
+
+        Args:
+            subscription: its id.
+            config: what it links and how it wakes, from :func:`parse_config`.
+            base_url: the URL of the stream root, from which receivers get their callback.
+
+        Returns whether it is new, and its description. Raises with the code
+        ``SUBSCRIPTION_ALREADY_EXISTS`` if it is there with another configuration, and
+        ``WEBHOOK_URL_REJECTED`` for a receiver that may not be reached.
+
+        """
         path = subscription_path(subscription)
         if config.webhook is not None:
             self._receivers.judge(config.webhook)
@@ -188,7 +203,7 @@ class Subscriptions:
         return (await self._facts(path)).head
 
     async def describe(self, subscription: str, base_url: BaseUrl | None = None) -> dict[str, Any]:
-        """The description of a subscription (§6.3)."""
+        """The description of a subscription (§6.3); ``base_url`` as for :meth:`create`."""
         path = subscription_path(subscription)
         facts = await self._facts(path)
         birth, lease = birth_of(facts.head), decode_lease(facts.fields[LEASE])
@@ -255,7 +270,12 @@ class Subscriptions:
     # Working (§7).
 
     async def claim(self, subscription: str, worker: str) -> dict[str, Any]:
-        """Lease the pending work to one worker (§7.2)."""
+        """Lease the pending work of a pull-wake subscription to one worker (§7.2).
+
+        Returns the wake's id, generation and token, the streams with pending work, and how long
+        the lease lasts in milliseconds. Raises with code ``ALREADY_CLAIMED`` while another worker
+        has it, and ``NO_PENDING_WORK`` when there is nothing to do.
+        """
         path = subscription_path(subscription)
         facts = await self._facts(path)
         require_type(birth_of(facts.head).config, PULL_WAKE)
@@ -299,11 +319,18 @@ class Subscriptions:
         return pending
 
     async def callback(self, subscription: str, token: str, body: object) -> dict[str, Any]:
-        """A webhook's receiver acknowledges, extends its lease, or is done (§7.1)."""
+        """A webhook's receiver acknowledges, extends its lease, or is done (§7.1).
+
+        ``token`` is the one of the wake, ``body`` the decoded request. Raises with the code
+        ``FENCED`` when the wake is over, and ``TOKEN_INVALID`` or ``TOKEN_EXPIRED``.
+        """
         return await self._finish(WEBHOOK, subscription, token, body)
 
     async def ack(self, subscription: str, token: str, body: object) -> dict[str, Any]:
-        """A pull-wake worker acknowledges, extends its lease, or is done (§7.2)."""
+        """A pull-wake worker acknowledges, extends its lease, or is done (§7.2).
+
+        Takes and raises what :meth:`callback` does.
+        """
         return await self._finish(PULL_WAKE, subscription, token, body)
 
     async def release(self, subscription: str, token: str, body: object) -> None:
