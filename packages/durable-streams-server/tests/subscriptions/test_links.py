@@ -1,10 +1,11 @@
 """Which streams a subscription links, and from where they count (§6.1, §6.2, §6.4)."""
 
 import asyncio
+import tracemalloc
 
 import pytest
 
-from durable_streams_server.subscriptions.index import Index
+from durable_streams_server.subscriptions.index import REMEMBERED_BYTES, Index
 
 
 async def test_what_is_there_is_linked_at_its_tail_and_wakes_nobody(desk, receiver):
@@ -173,9 +174,23 @@ def test_the_index_remembers_only_what_holds():
 
 
 def test_the_index_has_a_bound(monkeypatch):
-    monkeypatch.setattr("durable_streams_server.subscriptions.index.MAX_REMEMBERED", 3)
+    monkeypatch.setattr("durable_streams_server.subscriptions.index.REMEMBERED_BYTES", 700)
     index = Index()
     index.add_glob(("*",), 1)
     for n in range(10):
         assert index.find(str(n)) == (1,)
     assert len(index.found) <= 3
+
+
+def test_what_is_remembered_of_streams_is_bounded_in_bytes() -> None:
+    index: Index[int] = Index()
+    for item in range(100):
+        index.add_glob(("**",), item)
+    tracemalloc.start()
+    try:
+        for number in range(30_000):
+            assert len(index.find(f"{number}" + "x" * 900)) == 100
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 2 * REMEMBERED_BYTES

@@ -12,7 +12,10 @@ from durable_streams_core.subscriptions.globs import Globs
 
 Item = TypeVar("Item", bound=Hashable)
 
-MAX_REMEMBERED: Final = 100_000
+REMEMBERED_BYTES: Final = 16 * 1024 * 1024
+"""About how much memory the remembered results take before all are forgotten."""
+_RESULT_BYTES: Final = 200
+_ITEM_BYTES: Final = 8
 _RESERVED: Final = RESERVED_SEGMENT + "/"
 
 
@@ -24,14 +27,15 @@ class Index(Generic[Item]):
         self._streams: dict[str, set[Item]] = {}
         self.found: dict[str, tuple[Item, ...]] = {}
         """Remembered results, for lookups without a call; :meth:`find` works out the others."""
+        self._size = 0
 
     def add_glob(self, segments: tuple[str, ...], item: Item) -> None:
         self._globs.add(segments, item)
-        self.found.clear()
+        self._forget()
 
     def remove_glob(self, segments: tuple[str, ...], item: Item) -> None:
         self._globs.remove(segments, item)
-        self.found.clear()
+        self._forget()
 
     def add_stream(self, path: str, item: Item) -> None:
         self._streams.setdefault(path, set()).add(item)
@@ -50,8 +54,14 @@ class Index(Generic[Item]):
         if found is None:
             if path.startswith(_RESERVED):
                 return ()
-            if len(self.found) >= MAX_REMEMBERED:
-                self.found.clear()
             found = tuple(self._globs.match(path) | self._streams.get(path, set()))
+            size = len(path) + _RESULT_BYTES + _ITEM_BYTES * len(found)
+            if self._size + size > REMEMBERED_BYTES:
+                self._forget()
+            self._size += size
             self.found[path] = found
         return found
+
+    def _forget(self) -> None:
+        self.found.clear()
+        self._size = 0
