@@ -174,7 +174,7 @@ def a_guard_is_a_version_of_the_whole(tiny):
     class Broken(tiny):
         def apply(self, commit):
             entity = self.shelf.entities.get(commit.path)
-            if entity is not None and entity.head.tail != commit.base:
+            if entity is not None and entity.head.tail != commit.known_tail:
                 return self.conflict(entity, commit)
             return super().apply(commit)
 

@@ -14,7 +14,7 @@ from durable_streams_core.operations import (
     ProducerClaim,
     Touch,
 )
-from durable_streams_core.streams import Asked
+from durable_streams_core.streams import CreationRequest
 
 TEXT = "text/plain"
 BORN = timeline_at(1_800_000_000_000)
@@ -22,7 +22,7 @@ BORN = timeline_at(1_800_000_000_000)
 
 
 def create(incarnation="i1", **more):
-    return Create(incarnation, Asked(TEXT), TEXT, **more)
+    return Create(incarnation, CreationRequest(TEXT), TEXT, **more)
 
 
 def append(data=b"x", **more):
@@ -44,7 +44,7 @@ def test_a_plain_append_is_guarded_by_incarnation_state_and_openness_alone(strea
     commit = commit_of(stream, append(b"a"), append(b"b"))
     assert commit.guard == Guard("i1", state=LIVE, open=True)
     assert commit.delta == Delta(data=b"ab")
-    assert commit.base == 0
+    assert commit.known_tail == 0
 
 
 def test_a_producers_append_is_guarded_by_its_own_entry(stream):
@@ -78,7 +78,7 @@ def test_an_expiry_is_guarded_by_the_deadline_it_saw(runner):
 def test_a_creation_is_guarded_by_nothing_being_there(runner):
     commit = commit_of(runner, create(start=9, body=Body(b"12")), append())
     assert commit.guard == Guard(None)
-    assert commit.delta.create.tail == commit.base == 9
+    assert commit.delta.create.tail == commit.known_tail == 9
     assert commit.delta.data == b"12x"
 
 

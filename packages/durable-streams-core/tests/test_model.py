@@ -33,7 +33,7 @@ from durable_streams_core.operations import (
     Undo,
     Unlink,
 )
-from durable_streams_core.streams import Asked, ForkLink, Origin, birth_of, link_key
+from durable_streams_core.streams import CreationRequest, ForkLink, Origin, birth_of, link_key
 
 TYPES = ("text/plain", "application/json")
 TTLS = (None, None, None, None, 10, 10, 10, 1000, 0)
@@ -315,7 +315,7 @@ class Server:
 
     def creation(self, ask, now):
         expires = None if ask.expires is None else now + ask.expires
-        asked = Asked(ask.content_type, ask.ttl, expires)
+        asked = CreationRequest(ask.content_type, ask.ttl, expires)
         return Create(
             self.fresh(), asked, ask.content_type, ask.ttl, expires, ask.close, Body(ask.body)
         )
@@ -347,7 +347,7 @@ class Server:
         else:
             ends = [0, *(n + 1 for n, byte in enumerate(stored) if byte == 10)]
             position = ends[max(0, len(ends) - 1 - ask.back)]
-        asked = Asked(forked_from=ask.source, fork_offset=position)
+        asked = CreationRequest(forked_from=ask.source, fork_offset=position)
         incarnation = self.fresh()
         origin = Origin(ask.source, head.incarnation)
         create = Create(
@@ -599,7 +599,7 @@ plain = asks("append", body=st.sampled_from([b"1", b"22"]))
 )
 def test_unrelated_changes_do_not_conflict(new_runner, mine, theirs, ttl):
     runner = new_runner()
-    runner.do(Create("i0", Asked(ttl=ttl), "text/plain", ttl))
+    runner.do(Create("i0", CreationRequest(ttl=ttl), "text/plain", ttl))
     mine_producer = [
         Append(Body(a.body), producer=ProducerClaim("m", 0, n)) for n, a in enumerate(mine)
     ]

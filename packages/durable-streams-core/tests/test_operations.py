@@ -40,8 +40,8 @@ from durable_streams_core.operations import (
     Unlink,
 )
 from durable_streams_core.streams import (
-    Asked,
     Birth,
+    CreationRequest,
     ForkLink,
     Origin,
     birth_of,
@@ -60,7 +60,9 @@ JSON = "application/json"
 
 def create(incarnation="i1", content_type=TEXT, body=b"", **more):
     asked = {key: more[key] for key in ("ttl", "expires_at") if key in more}
-    return Create(incarnation, Asked(content_type, **asked), content_type, body=Body(body), **more)
+    return Create(
+        incarnation, CreationRequest(content_type, **asked), content_type, body=Body(body), **more
+    )
 
 
 def append(data=b"x", **more):
@@ -307,7 +309,7 @@ def test_a_new_stream_is_empty_open_and_lives_for_ever(runner):
     assert (created.new, created.tail, created.closed) == (True, 0, False)
     assert created.head == runner.head()
     assert (runner.head().state, runner.head().deadline) == (LIVE, 0)
-    assert birth_of(runner.head()) == Birth(TEXT, runner.now, Asked(TEXT))
+    assert birth_of(runner.head()) == Birth(TEXT, runner.now, CreationRequest(TEXT))
 
 
 def test_a_stream_may_be_created_with_data_and_closed(runner):
@@ -332,18 +334,18 @@ def test_the_same_creation_again_finds_what_is_there(runner):
 
 def test_no_type_asked_is_the_default_one(runner):
     octets = "application/octet-stream"
-    runner.do(Create("i1", Asked(), octets))
-    assert not runner.do(Create("i2", Asked(octets), octets)).new
-    assert not runner.do(Create("i2", Asked(), octets)).new
+    runner.do(Create("i1", CreationRequest(), octets))
+    assert not runner.do(Create("i2", CreationRequest(octets), octets)).new
+    assert not runner.do(Create("i2", CreationRequest(), octets)).new
 
 
 @pytest.mark.parametrize(
     "other",
     [create("i2", JSON, ttl=60), create("i2"), create("i2", ttl=61), create("i2", ttl=60, closed=True),
-     create("i2", expires_at=4_000_000_000_000), Create("i2", Asked(ttl=60), "x/y", 60),
-     Create("i2", Asked(TEXT, 60, forked_from="src"), TEXT, 60, origin=Origin("src", "s")),
-     Create("i2", Asked(TEXT, 60, fork_offset=0), TEXT, 60),
-     Create("i2", Asked(TEXT, 60, fork_sub_offset=1), TEXT, 60)],
+     create("i2", expires_at=4_000_000_000_000), Create("i2", CreationRequest(ttl=60), "x/y", 60),
+     Create("i2", CreationRequest(TEXT, 60, forked_from="src"), TEXT, 60, origin=Origin("src", "s")),
+     Create("i2", CreationRequest(TEXT, 60, fork_offset=0), TEXT, 60),
+     Create("i2", CreationRequest(TEXT, 60, fork_sub_offset=1), TEXT, 60)],
 )  # fmt: skip
 def test_another_creation_conflicts(runner, other):
     runner.do(create(ttl=60))
@@ -358,7 +360,7 @@ def test_a_creation_compares_closure_with_what_is_so_now(runner):
 
 
 def test_the_creation_as_it_was_asked_is_what_counts_and_not_what_took_effect(runner):
-    asked = Asked(None, None, None, "src", 3)
+    asked = CreationRequest(None, None, None, "src", 3)
     fork = Create("i1", asked, TEXT, 60, None, False, Body(b""), Origin("src", "s1"), 3)
     runner.do(fork)
     runner.do(Confirm("i1"))
@@ -480,7 +482,7 @@ def test_a_deleted_stream_is_gone_with_all_it_held(stream):
 
 
 def fork(path="fork", incarnation="f1", source="path", source_incarnation="i1", start=2, **more):
-    asked = Asked(forked_from=source, fork_offset=start)
+    asked = CreationRequest(forked_from=source, fork_offset=start)
     origin = Origin(source, source_incarnation)
     return Create(incarnation, asked, TEXT, origin=origin, start=start, **more)
 

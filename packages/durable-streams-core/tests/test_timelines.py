@@ -9,14 +9,14 @@ from durable_streams_core.errors import Gone, InvalidRequest, OffsetGone, TailMo
 from durable_streams_core.offsets import BEGINNING, NO_TIMELINE, Offset, timeline_at
 from durable_streams_core.operations import Append, Body, Create, Delete
 from durable_streams_core.reads import check_offset
-from durable_streams_core.streams import Asked, Origin
+from durable_streams_core.streams import CreationRequest, Origin
 
 ONE, TWO, THREE = (timeline_at(n) for n in (1, 2, 3))
 TEXT = "text/plain"
 
 
 def create(incarnation="i1", **more):
-    return Create(incarnation, Asked(TEXT), TEXT, **more)
+    return Create(incarnation, CreationRequest(TEXT), TEXT, **more)
 
 
 def test_a_new_stream_begins_a_timeline_at_its_birth(runner):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tokens import at, position
 
 from durable_streams_core.operations import Append, Body, Create, Delete
-from durable_streams_core.streams import Asked
+from durable_streams_core.streams import CreationRequest
 from durable_streams_server import (
     NOW,
     START,
@@ -88,7 +88,7 @@ async def test_lives_that_fall_into_one_commit_share_no_offset(engines, remote, 
         results.append(task)
 
     def create(number):
-        return Create(f"i{number}", Asked(TEXT), TEXT)
+        return Create(f"i{number}", CreationRequest(TEXT), TEXT)
 
     perform(create(0))
     await remote.committing.reached.wait()

@@ -9,7 +9,7 @@ _MAX_DIGITS = 15
 
 
 def live_cursor(now: int, asked: str | None, jitter: int) -> str:
-    """The cursor of a live answer.
+    """The cursor of a live response.
 
     ``now`` is in milliseconds, ``asked`` the client's ``cursor`` parameter, ``jitter`` a random
     number of seconds from 1 to :data:`MAX_JITTER_SECONDS`, used only when the client's own cursor

@@ -39,13 +39,14 @@ class Draft:
         "_guard_state",
         "_guard_tail",
         "_known",
-        "_last_removed", "_new_timeline",
+        "_last_removed",
+        "_new_timeline",
         "_none_of",
         "_origin",
         "_remove",
         "_state",
-        "base",
         "head",
+        "known_tail",
         "path",
         "tail",
         "timeline",
@@ -60,11 +61,11 @@ class Draft:
         self._known: Mapping[str, bytes | None] = NO_FIELDS if facts is None else facts.fields
         self._counts: Mapping[str, int] = NO_COUNTS if facts is None else facts.counts
         if head is None:
-            self.tail = self.base = 0
+            self.tail = self.known_tail = 0
             self.timeline = NO_TIMELINE
             self._closed = False
         else:
-            self.tail = self.base = head.tail
+            self.tail = self.known_tail = head.tail
             self.timeline = head.tail_timeline if head.past else head.timeline
             """That of the tail, as far as this draft knows."""
             self._closed = head.closed
@@ -132,7 +133,7 @@ class Draft:
     def require_tail(self) -> int:
         """The tail, guarded: for those who append only if nobody else has."""
         if self._create is None and self._guard_tail is None:
-            self._guard_tail = self.base
+            self._guard_tail = self.known_tail
         return self.tail
 
     # Changes, made by operations.
@@ -172,7 +173,7 @@ class Draft:
             self._last_removed = max(self._last_removed, self.head.timeline)
         self._remove = self._origin is not None
         self.head = self._create = self._new_timeline = None
-        self.tail = self.base = 0
+        self.tail = self.known_tail = 0
         self.timeline = NO_TIMELINE
         self._closed = False
         self._state = self._deadline = None
@@ -190,7 +191,7 @@ class Draft:
             timeline = later_timeline(head.timeline, self._last_removed)
             head = msgspec.structs.replace(head, timeline=timeline)
         self.head = self._create = head
-        self.tail = self.base = head.start
+        self.tail = self.known_tail = head.start
         self.timeline = head.timeline_at(head.start)
         self._new_timeline = head.timeline if new_timeline else None
         self._closed = False
@@ -266,5 +267,5 @@ class Draft:
                 self._fields,
                 self._new_timeline,
             ),
-            self.base,
+            self.known_tail,
         )

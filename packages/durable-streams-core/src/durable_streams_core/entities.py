@@ -6,7 +6,7 @@ its kind; a store counts the fields of each kind, pages through them, and never 
 A change is a **commit**: an id, a **guard** and a **delta**. The guard holds only the facts on
 which the decision rests, never a version of the whole, so that plain appends of many processes do
 not conflict. Each commit ends as one of the four outcomes, and sending it again under the same id
-is answered :class:`Applied` with the first result.
+gets :class:`Applied` with the first result.
 """
 
 from collections.abc import Mapping
@@ -177,7 +177,7 @@ class Delta(msgspec.Struct, frozen=True, gc=False):
 class Commit(msgspec.Struct, frozen=True, gc=False):
     """One guarded change to one path.
 
-    ``base`` is a tail of the entity known before the first try (its ``start`` for one created
+    ``known_tail`` is a tail of the entity known before the first try (its ``start`` for one created
     here): a store finds a resend among what was appended after it.
     """
 
@@ -185,7 +185,7 @@ class Commit(msgspec.Struct, frozen=True, gc=False):
     path: str
     guard: Guard
     delta: Delta
-    base: int = 0
+    known_tail: int = 0
 
 
 class Applied(msgspec.Struct, frozen=True, gc=False):

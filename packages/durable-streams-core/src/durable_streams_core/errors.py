@@ -2,7 +2,7 @@
 
     DurableStreamsError
     ├── StoreError                 a store cannot be opened or used at all
-    └── ProtocolError              an answer: status, code, a sentence, headers
+    └── ProtocolError              a refusal: status, code, a sentence, headers
         ├── InvalidRequest         400, 414: what the caller sent is at fault
         ├── NotFound               404
         ├── Gone                   410  soft-deleted
@@ -56,10 +56,10 @@ class StoreError(DurableStreamsError):
 
 
 class ProtocolError(DurableStreamsError):
-    """An error that is an answer of the protocol.
+    """A refusal of the protocol, which becomes a response.
 
     ``status`` is the HTTP status, ``code`` a stable machine-readable name, ``headers`` what the
-    answer carries beside them.
+    response carries beside them.
     """
 
     status: int = 500
@@ -202,7 +202,7 @@ class PreconditionFailed(ProtocolError):
 
 
 class SubscriptionError(ProtocolError):
-    """An answer of the subscription API, whose errors have codes and a body of their own (§7).
+    """A refusal of the subscription API, whose errors have codes and a body of their own (§7).
 
     ``details`` are what the error object holds beside code and message.
     """

@@ -1,7 +1,7 @@
 """Every rule that changes a stream, once, for every store: ``operation.decide(draft, now)``.
 
 A decision sees facts only through the :class:`~durable_streams_core.drafts.Draft`, which turns
-what it used into the commit's guard. It returns an answer or raises a ProtocolError; one that
+what it used into the commit's guard. It returns a result or raises a ProtocolError; one that
 raises has changed nothing, but that a stream whose life was over may have been swept.
 
 ``now`` is the store's clock in milliseconds. ``fields`` names the fields a decision may look at.
@@ -35,8 +35,8 @@ from durable_streams_core.streams import (
     LINK,
     PRODUCER,
     SEQ,
-    Asked,
     Birth,
+    CreationRequest,
     ForkLink,
     Origin,
     ProducerEntry,
@@ -49,7 +49,6 @@ from durable_streams_core.streams import (
 
 __all__ = [
     "EMPTY_BODY",
-    "Answer",
     "Append",
     "Appended",
     "Body",
@@ -65,6 +64,7 @@ __all__ = [
     "ProducerClaim",
     "Reap",
     "Removed",
+    "Result",
     "Touch",
     "Unconfirmed",
     "Undo",
@@ -79,14 +79,14 @@ RECHECK_MILLISECONDS: Final = 60_000
 
 _NO_DATA: Final = b""
 
-Answer = TypeVar("Answer", covariant=True)
+Result = TypeVar("Result", covariant=True)
 
 
 class Unconfirmed(Exception):
     """The path holds a fork that its source has not confirmed: finish or undo it, then repeat."""
 
 
-class Operation(Protocol[Answer]):
+class Operation(Protocol[Result]):
     """One request to change the stream at a path."""
 
     @property
@@ -94,7 +94,7 @@ class Operation(Protocol[Answer]):
         """The keys of the fields that the decision may look at; a store loads them beforehand."""
         ...
 
-    def decide(self, draft: Draft, now: int) -> Answer:
+    def decide(self, draft: Draft, now: int) -> Result:
         """Decide on the facts in a draft, and record in it what changes.
 
         ``now`` is the store's clock in milliseconds. Returns the result, or raises the
@@ -257,10 +257,10 @@ class Append(msgspec.Struct, frozen=True, gc=False):
         return Appended(draft.tail, self.close, False, -1, -1, draft.timeline)
 
     def _check_producer(self, claim: ProducerClaim, draft: Draft) -> Appended | None:
-        """The table of §5.2.1; an answer if this batch was stored before.
+        """The table of §5.2.1; a result if this batch was stored before.
 
-        A batch stored before is answered so on a closed stream too, whichever batch closed it:
-        a pipelining producer that lost two answers must learn of both.
+        A batch stored before gets that result on a closed stream too, whichever batch closed it:
+        a pipelining producer that lost two responses must learn of both.
         """
         entry = decode_producer(draft.field(PRODUCER + claim.id))
         if entry is None:
@@ -304,7 +304,7 @@ class Create(_NoFields, frozen=True, gc=False):
     """
 
     incarnation: str
-    asked: Asked
+    asked: CreationRequest
     content_type: str
     ttl: int | None = None
     expires_at: int | None = None
@@ -364,7 +364,7 @@ class Create(_NoFields, frozen=True, gc=False):
         return Created(False, head, draft.tail, draft.is_closed(), draft.timeline)
 
 
-def _same_request(asked: Asked, closed: bool, head: Head, is_closed: bool) -> bool:
+def _same_request(asked: CreationRequest, closed: bool, head: Head, is_closed: bool) -> bool:
     """Whether a creation asks for what is there (§5.1): same type, lifetime, origin, closure."""
     birth = birth_of(head)
     before = birth.asked
@@ -448,8 +448,8 @@ class Reap(_NoFields, frozen=True, gc=False):
 class Link(_NoFields, frozen=True, gc=False):
     """First step of a fork, on its source: note who will read its bytes up to ``position``.
 
-    Every try has a link of its own. Answers whether the source is still the incarnation that was
-    looked at.
+    Every try has a link of its own. The result says whether the source is still the incarnation
+    that was looked at.
     """
 
     fork: str
@@ -483,7 +483,7 @@ class Hold(msgspec.Struct, frozen=True, gc=False):
 
 
 class Unlink(msgspec.Struct, frozen=True, gc=False):
-    """Drop the link of a fork that is gone. Answers whether the source may be reaped now.
+    """Drop the link of a fork that is gone. The result says whether the source may be reaped now.
 
     A caller that only saw that no fork is there passes the link it found as ``seen``: if a fork
     has turned that link held in the meantime, the link is kept.

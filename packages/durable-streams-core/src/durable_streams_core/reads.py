@@ -30,7 +30,7 @@ def parse_read_offset(token: str) -> Offset | None:
     except ValueError:
         raise InvalidRequest(
             "The offset is not one that this server gave out. Use the Stream-Next-Offset of an "
-            "earlier answer, -1 for the start or now for the tail.",
+            "earlier response, -1 for the start or now for the tail.",
             code="invalid-offset",
         ) from None
 

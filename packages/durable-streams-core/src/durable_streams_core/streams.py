@@ -22,8 +22,8 @@ from durable_streams_core.offsets import NO_TIMELINE, Offset
 __all__ = [
     "LINK",
     "PRODUCER",
-    "Asked",
     "Birth",
+    "CreationRequest",
     "ForkLink",
     "Origin",
     "birth_of",
@@ -38,7 +38,7 @@ LINK: Final = "f"
 SEQ: Final = "s"
 
 
-class Asked(msgspec.Struct, frozen=True, array_like=True):
+class CreationRequest(msgspec.Struct, frozen=True, array_like=True):
     """A creation as it was asked for, so that the same PUT compares equal later, whatever its
     source did since. None: not said. ``expires_at`` is in milliseconds, ``fork_offset`` and
     ``fork_timeline`` are the two halves of an offset of the source.
@@ -57,7 +57,7 @@ class Asked(msgspec.Struct, frozen=True, array_like=True):
         """The offset of the source at which the fork leaves it; None for the source's tail."""
         return None if self.fork_offset is None else Offset(self.fork_timeline, self.fork_offset)
 
-    def forked_at(self, offset: Offset | None) -> "Asked":
+    def forked_at(self, offset: Offset | None) -> "CreationRequest":
         """The same with an offset of the source, None for its tail."""
         if offset is None:
             return msgspec.structs.replace(self, fork_offset=None, fork_timeline=NO_TIMELINE)
@@ -78,7 +78,7 @@ class Birth(msgspec.Struct, frozen=True, array_like=True):
 
     content_type: str
     created: int
-    asked: Asked = Asked()
+    asked: CreationRequest = CreationRequest()
     ttl: int | None = None
     expires_at: int | None = None
     origin: Origin | None = None

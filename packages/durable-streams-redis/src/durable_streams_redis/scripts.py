@@ -141,7 +141,7 @@ def commit_call(
     arguments = [
         commit.path.encode(),
         mark_of(commit.id),
-        fixed(commit.base),
+        fixed(commit.known_tail),
         incarnation.encode(),
         flags,
         (guard.state or "").encode(),

@@ -38,7 +38,7 @@ from durable_streams_core.operations import (
 )
 from durable_streams_core.streams import (
     PRODUCER,
-    Asked,
+    CreationRequest,
     ForkLink,
     Origin,
     birth_of,
@@ -299,7 +299,9 @@ class Life:
         rng = self.rng
         ttl = rng.choice([None, None, 5, 60])
         body = Body(self.data()) if rng.random() < 0.5 else Body(b"")
-        return Create(incarnation, Asked(TYPE, ttl), TYPE, ttl, None, rng.random() < 0.05, body)
+        return Create(
+            incarnation, CreationRequest(TYPE, ttl), TYPE, ttl, None, rng.random() < 0.05, body
+        )
 
     def data(self) -> bytes:
         size = self.rng.choice([1, 10, 100, 100, 1000, 1000, 20_000])
@@ -332,7 +334,7 @@ class Life:
             return
         origin = Origin(path, head.incarnation)
         creation = Create(
-            incarnation, Asked(TYPE), TYPE, origin=origin, start=position, body=Body(b"")
+            incarnation, CreationRequest(TYPE), TYPE, origin=origin, start=position, body=Body(b"")
         )
         created = await self.apply(store, fork, creation)
         if (

@@ -214,7 +214,7 @@ class LinkedStream(msgspec.Struct, frozen=True):
         return self.cursor is not None and self.cursor.explicit
 
     def described(self, *, tail: bool) -> dict[str, Any]:
-        """As requests and answers tell it (§6.1), with its tail for a wake (§7.1)."""
+        """As requests and responses show it (§6.1), with its tail for a wake (§7.1)."""
         acked = self.acked
         link: dict[str, Any] = {
             "path": self.path,

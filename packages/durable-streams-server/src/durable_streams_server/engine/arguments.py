@@ -9,7 +9,7 @@ from durable_streams_core.errors import InvalidRequest, ProtocolError
 from durable_streams_core.expiry import parse_expires_at, parse_ttl, two_lifetimes
 from durable_streams_core.operations import EMPTY_BODY, Body, ProducerClaim
 from durable_streams_core.protocol import MAX_PRODUCER_ID_BYTES, MAX_SAFE_INTEGER, MAX_SEQ_BYTES
-from durable_streams_core.streams import Asked
+from durable_streams_core.streams import CreationRequest
 from durable_streams_core.values import encode_value
 
 Data = bytes | bytearray | memoryview | str | object
@@ -19,7 +19,9 @@ LARGE_JSON: Final = 64 * 1024
 """JSON bodies from this size on are checked off the event loop."""
 
 
-def requested_creation(content_type: str | None, ttl: int | None, expires_at: str | None) -> Asked:
+def requested_creation(
+    content_type: str | None, ttl: int | None, expires_at: str | None
+) -> CreationRequest:
     """A creation as its caller requests it; raises :class:`InvalidRequest`."""
     if content_type is not None:
         media_type(content_type)
@@ -28,7 +30,7 @@ def requested_creation(content_type: str | None, ttl: int | None, expires_at: st
     if ttl is not None:
         ttl = parse_ttl(str(ttl))
     moment = None if expires_at is None else parse_expires_at(expires_at)
-    return Asked(content_type, ttl, moment)
+    return CreationRequest(content_type, ttl, moment)
 
 
 def is_unicode(text: str) -> bool:

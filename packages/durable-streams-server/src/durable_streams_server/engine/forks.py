@@ -36,8 +36,8 @@ from durable_streams_core.operations import (
 from durable_streams_core.store import Store
 from durable_streams_core.streams import (
     LINK,
-    Asked,
     Birth,
+    CreationRequest,
     ForkLink,
     Origin,
     birth_of,
@@ -67,7 +67,9 @@ class Forks:
         self._perform = perform
         self._chunk = chunk
 
-    async def create(self, path: str, asked: Asked, body: Body, *, closed: bool) -> Created:
+    async def create(
+        self, path: str, asked: CreationRequest, body: Body, *, closed: bool
+    ) -> Created:
         """Create or ensure the fork that ``asked`` describes."""
         for _ in range(MAX_TRIES):
             facts = await self._store.load(path)
@@ -85,7 +87,9 @@ class Forks:
                 return created
         raise Unavailable("The fork is too contended; try again.", code="contended")
 
-    async def _try(self, path: str, asked: Asked, body: Body, *, closed: bool) -> Created | None:
+    async def _try(
+        self, path: str, asked: CreationRequest, body: Body, *, closed: bool
+    ) -> Created | None:
         source_path = asked.forked_from
         assert source_path is not None
         source, position = await self._divergence(source_path, asked)
@@ -125,7 +129,7 @@ class Forks:
             return created
         return created if await self._finish(path, origin, incarnation) else None
 
-    async def _divergence(self, path: str, asked: Asked) -> tuple[Facts, int]:
+    async def _divergence(self, path: str, asked: CreationRequest) -> tuple[Facts, int]:
         """The source's facts and the position where the fork leaves it (§4.2)."""
         facts = await self._source(path)
         head = facts.head
@@ -231,7 +235,7 @@ class Forks:
         await self._perform(path, Reap())
 
 
-def _lifetime(asked: Asked, source: Birth) -> tuple[int | None, int | None]:
+def _lifetime(asked: CreationRequest, source: Birth) -> tuple[int | None, int | None]:
     """TTL and expiry that take effect: one's own, or else the source's (§4.2)."""
     if asked.ttl is not None or asked.expires_at is not None:
         return asked.ttl, asked.expires_at

@@ -27,7 +27,7 @@ from durable_streams_core.operations import (
 from durable_streams_core.protocol import DEFAULT_CONTENT_TYPE, RESERVED_SEGMENT
 from durable_streams_core.registry import create_store
 from durable_streams_core.store import LocalStore, Store, as_future, check_api
-from durable_streams_core.streams import Asked, birth_of
+from durable_streams_core.streams import CreationRequest, birth_of
 from durable_streams_server import process_forks
 from durable_streams_server.engine.arguments import check_json, is_large_json
 from durable_streams_server.engine.commit_queue import CommitQueues, OnResult, Ticket
@@ -232,7 +232,7 @@ class Runtime:
             raise result
         return result
 
-    def creation(self, asked: Asked, body: Body, *, closed: bool) -> Create:
+    def creation(self, asked: CreationRequest, body: Body, *, closed: bool) -> Create:
         """The operation that creates a stream which is not a fork."""
         return Create(
             new_incarnation(),
@@ -244,7 +244,9 @@ class Runtime:
             body,
         )
 
-    async def create_fork(self, path: str, asked: Asked, body: Body, *, closed: bool) -> Created:
+    async def create_fork(
+        self, path: str, asked: CreationRequest, body: Body, *, closed: bool
+    ) -> Created:
         """Create or ensure a fork; goes on to a clean end if the caller goes away."""
         self._require_started()
         task = self.spawn(self._forks.create(path, asked, body, closed=closed))

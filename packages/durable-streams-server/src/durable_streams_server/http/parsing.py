@@ -14,7 +14,7 @@ from durable_streams_core.operations import ProducerClaim
 from durable_streams_core.paths import decode_path
 from durable_streams_core.protocol import MAX_PRODUCER_ID_BYTES, MAX_SEQ_BYTES
 from durable_streams_core.reads import parse_read_offset
-from durable_streams_core.streams import Asked
+from durable_streams_core.streams import CreationRequest
 from durable_streams_server.http.messages import RequestHead
 from durable_streams_server.http.targets import path_below
 
@@ -134,7 +134,7 @@ def parse_if_match(request: RequestHead) -> Offset | None:
     return None
 
 
-def parse_creation(request: RequestHead, public_root: str, max_path: int) -> Asked:
+def parse_creation(request: RequestHead, public_root: str, max_path: int) -> CreationRequest:
     """Everything a PUT asks for but its body (§5.1, §4.2)."""
     content_type = request.text(b"content-type")
     if content_type is not None:
@@ -154,7 +154,7 @@ def parse_creation(request: RequestHead, public_root: str, max_path: int) -> Ask
             )
     else:
         forked_from = source_path(forked_from, request.root, public_root, max_path)
-    asked = Asked(
+    asked = CreationRequest(
         content_type,
         None if ttl is None else parse_ttl(ttl),
         None if expires_at is None else parse_expires_at(expires_at),

@@ -17,7 +17,7 @@ from durable_streams_core.operations import (
     ProducerClaim,
     empty_append,
 )
-from durable_streams_core.streams import Asked, birth_of
+from durable_streams_core.streams import CreationRequest, birth_of
 from durable_streams_server.engine.arguments import LARGE_JSON, is_large_json
 from durable_streams_server.http import headers
 from durable_streams_server.http.conditions import Conditions, parse_conditions
@@ -155,7 +155,7 @@ class Creating(Exchange):
         self, context: Context, request: RequestHead, path: str, common: list[Header]
     ) -> None:
         super().__init__(context, request, path, common)
-        self._asked: Asked | None = None
+        self._asked: CreationRequest | None = None
 
     def _questions(self, action: str) -> Iterator[tuple[str, str]]:
         yield from super()._questions(action)
@@ -186,7 +186,7 @@ class Creating(Exchange):
         return self._submit(operation, self._created)
 
     async def _create_if(
-        self, asked: Asked, body: Body, conditions: Conditions, *, closed: bool
+        self, asked: CreationRequest, body: Body, conditions: Conditions, *, closed: bool
     ) -> Response:
         """Create or ensure under conditions. What exists is not changed, so they go second."""
         engine = self._engine
@@ -212,7 +212,7 @@ class Creating(Exchange):
         await self._engine.prepare(operation.body, operation.content_type)
         return self._created(await self._engine.perform(self.path, operation))
 
-    async def _fork(self, asked: Asked, body: Body, *, closed: bool) -> Response:
+    async def _fork(self, asked: CreationRequest, body: Body, *, closed: bool) -> Response:
         created = await self._engine.create_fork(self.path, asked, body, closed=closed)
         return self._created(created)
 
