@@ -33,8 +33,8 @@ IMPOSSIBLE: Final = re.compile(rb"[^\t\r\n -~\x80-\xff]|\r(?=[^\n])|(?<!\r)\n")
 _ANY_HEADER: Final = re.compile(rb"([^:]++):([^\r]*+)\r\n")
 _FRAMING_TRAILER: Final = re.compile(rb"(?i)(?:^|\n)(?:content-length|transfer-encoding):")
 _OTHER_VERSION: Final = re.compile(rb"([A-Z]+) [!-~]+(?: HTTP/(?!1\.)\d\.\d)?")
-_FRAMING: Final = frozenset((b"transfer-encoding", b"connection", b"proxy-connection", b"expect"))
-"""Headers that change what follows a head, or what becomes of the connection."""
+_FRAMING: Final = frozenset((b"transfer-encoding", b"proxy-connection", b"expect"))
+"""Headers that change how the body is read or what becomes of the connection; they are rare."""
 _ALONE: Final = frozenset((b"content-length", b"transfer-encoding", b"host"))
 """Headers that are refused when they come twice, even with the same value."""
 CHUNKED: Final = -1
@@ -106,7 +106,12 @@ def read_head(match: re.Match[bytes], bounds: Bounds) -> Head:
     if len(headers) != len(pairs):
         headers = _folded(pairs)
     head = Head(method, target.decode(), headers, lines, old=minor == b"0")
-    if head.old or b"host" not in headers or not _FRAMING.isdisjoint(headers):
+    if (
+        head.old
+        or b"host" not in headers
+        or headers.get(b"connection", b"keep-alive") != b"keep-alive"
+        or not _FRAMING.isdisjoint(headers)
+    ):
         _read_framing(head, headers)
     length = headers.get(b"content-length")
     if length is not None:
