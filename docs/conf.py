@@ -3,6 +3,8 @@
 from importlib.metadata import version as distribution_version
 from typing import Any
 
+from sphinx.ext.napoleon import Config, GoogleDocstring
+
 project = "Durable Streams for Python"
 author = "The durable-streams-python contributors"
 copyright = "2026, the durable-streams-python contributors"  # noqa: A001 (Sphinx's own name)
@@ -31,7 +33,11 @@ myst_heading_anchors = 3
 # Links into other projects' documentation would need the network while building.
 nitpick_ignore_regex = [
     ("py:.*", r"(aiohttp|asyncio|collections|contextlib|datetime|os|ssl|typing)\..*"),
+    ("py:data", r"[A-Z_]+"),  # constants
     ("py:class", r"durable_streams_client\..*\.T"),  # a type variable
+    ("py:class", r"durable_streams_core\.operations\.(Answer|Result)"),  # another
+    # Internal to core: what a stream and a subscription are kept as.
+    ("py:class", r"durable_streams_core\.(streams|subscriptions\.records)\..*"),
 ]
 
 autodoc_typehints = "signature"
@@ -53,5 +59,12 @@ def resolve_bare_name(app: Any, env: Any, node: Any, content: Any) -> Any:
     )
 
 
+def read_sections(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """``Args:``, ``Returns:`` and ``Raises:``; attributes have none, and may have a colon."""
+    if what in ("function", "method", "class", "exception"):
+        lines[:] = GoogleDocstring(lines, Config(), app, what, name, obj, options).lines()
+
+
 def setup(app: Any) -> None:
+    app.connect("autodoc-process-docstring", read_sections)
     app.connect("missing-reference", resolve_bare_name)
