@@ -1,6 +1,7 @@
 """The subcommands ``check``, ``export`` and ``import``: a store without its server."""
 
 import asyncio
+import os
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -78,6 +79,9 @@ def export(store: str, archive: Path) -> None:
     try:
         with aside.open("wb") as file:
             count = _run(store, "Exporting", lambda s, p: export_store(s, file, p))
+            # A name in place of another must not outlive its content in a loss of power.
+            file.flush()
+            os.fsync(file.fileno())
         aside.replace(archive)
     except OSError as error:
         raise click.ClickException(f"{archive} cannot be written: {error.strerror}.") from error
