@@ -441,3 +441,21 @@ async def test_many_commits_to_one_path_in_one_group(tmp_path: Path) -> None:
     assert tails == [0, *range(1, 2501), *range(1, 2501)]
     assert data_of(store, "a") == b"x" * 2500
     await store.close()
+
+
+async def test_a_resend_to_a_stream_deleted_since_is_answered_after_a_restart_as_before(
+    tmp_path: Path,
+) -> None:
+    store = FileStore(tmp_path)
+    await store.open()
+    head = Head("ia", b"")
+    created = Delta(create=head, timeline=b"0001700000000000")
+    await store.commit([Commit("create", "a", Guard(None), created)])
+    first = await store.commit([append("a", b"here", "one")])
+    await store.commit([remove("a")])
+    await store.close()
+    store = FileStore(tmp_path)
+    await store.open()
+    assert await store.commit([append("a", b"here", "one")]) == first
+    assert first == [Applied(4, b"0001700000000000")]
+    await store.close()

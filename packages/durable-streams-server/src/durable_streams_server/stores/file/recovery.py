@@ -19,7 +19,7 @@ from typing import Any, Final
 import msgspec
 
 from durable_streams_core.entities import Applied, Delta, Head
-from durable_streams_core.offsets import NO_TIMELINE
+from durable_streams_server.caches import TwoGenerationCache
 from durable_streams_server.stores.file.data_files import (
     FileWriter,
     Write,
@@ -152,6 +152,8 @@ class Recovery:
         self._strays: set[int] = set()
         self._latest: deque[list[list[Any]]] = deque()
         self._latest_count = 0
+        # A removal comes after all commits to what it removes, so it is among the latest as well.
+        self._removed: TwoGenerationCache[int, Head] = TwoGenerationCache(2 * REMEMBERED_COMMITS)
         self._rewrite: set[int] = set()
         self._cut: dict[int, int] = {}
         self._remove: list[int] = []
@@ -289,8 +291,10 @@ class Recovery:
             self._strays.discard(removed)
             self._spans.pop(removed, None)
             self._tails.pop(removed, None)
-            if gone is not None and self._paths.get(path) is gone[1]:
-                del self._paths[path]
+            if gone is not None:
+                self._removed.add(removed, gone[1].head)
+                if self._paths.get(path) is gone[1]:
+                    del self._paths[path]
         if created is not None:
             if path in self._paths:
                 raise CorruptionError(group.name, group.begin, f"it creates {path!r} twice")
@@ -357,13 +361,18 @@ class Recovery:
                 if len(entry) > 5 and entry[9] == entry[0]:
                     self.recent.add(entry[1], Applied(0))
                 else:
-                    tail = entry[2] + len(entry[3])
-                    self.recent.add(entry[1], Applied(tail, self._timeline_of(entry[0], tail)))
+                    self._remember_append(entry)
         self._latest.clear()
 
-    def _timeline_of(self, number: int, tail: int) -> bytes:
+    def _remember_append(self, entry: list[Any]) -> None:
+        number, commit_id, tail = entry[0], entry[1], entry[2] + len(entry[3])
         found = self.by_number.get(number)
-        return NO_TIMELINE if found is None else found[1].head.timeline_at(tail)
+        head = self._removed.get(number) if found is None else found[1].head
+        if head is not None:
+            self.recent.add(commit_id, Applied(tail, head.timeline_at(tail)))
+        else:
+            # Of a stream that was gone before the snapshot was whole, the snapshot knows it.
+            self.recent.add(commit_id, self.recent.get(commit_id) or Applied(tail))
 
     # Proving.
 
