@@ -59,8 +59,9 @@ def resolve_bare_name(app: Any, env: Any, node: Any, content: Any) -> Any:
     )
 
 
-def read_sections(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+def read_sections(app: Any, what: str, name: str, *rest: Any) -> None:
     """``Args:``, ``Returns:`` and ``Raises:``; attributes have none, and may have a colon."""
+    obj, options, lines = rest
     if what in ("function", "method", "class", "exception"):
         lines[:] = GoogleDocstring(lines, Config(), app, what, name, obj, options).lines()
 
