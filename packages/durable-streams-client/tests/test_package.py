@@ -7,7 +7,7 @@ import pydoc
 from graphlib import TopologicalSorter
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -23,6 +23,15 @@ OURS: Final = {
 ROLES: Final = (":meth:", ":class:", ":func:", ":exc:", ":attr:", ":mod:", "~durable")
 
 
+def public_members(kind: type) -> dict[str, Any]:
+    """Methods and properties that the class itself defines for its users."""
+    return {
+        name: member
+        for name, member in vars(kind).items()
+        if not name.startswith("_") and (callable(member) or isinstance(member, property))
+    }
+
+
 def test_it_knows_its_version() -> None:
     assert ds.__version__ == version("durable-streams-client")
 
@@ -33,6 +42,31 @@ def test_the_help_of_a_client_shows_its_public_names_only(name: str) -> None:
     assert "stream(self, name: str" in text
     for internal in ("_sync", "_async", "<function", "<built-in", *ROLES):
         assert internal not in text
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_docstrings_are_plain_text_without_roles(name: str) -> None:
+    each = OURS[name]
+    members = public_members(each) if inspect.isclass(each) else {}
+    for documented in (each, *members.values()):
+        assert not [role for role in ROLES if role in (inspect.getdoc(documented) or "")]
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_signatures_name_types_as_users_import_them(name: str) -> None:
+    each = OURS[name]
+    members = public_members(each) if inspect.isclass(each) else {name: each}
+    signatures = [str(inspect.signature(each)) for each in members.values() if callable(each)]
+    assert not [text for text in signatures if "._sync" in text or "._async" in text]
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_everything_public_has_a_docstring_of_its_own(name: str) -> None:
+    each = OURS[name]
+    assert each.__doc__, f"{name} has none"
+    if inspect.isclass(each):
+        bare = [member for member, value in public_members(each).items() if not value.__doc__]
+        assert not bare, f"of {name}"
 
 
 @pytest.mark.parametrize("name", OURS)

@@ -1,4 +1,4 @@
-"""Batches: the pieces of a stream that a reader hands out."""
+"""Batches: what a reader hands out, and the JSON messages in them."""
 
 import json
 import re
@@ -27,10 +27,10 @@ def decoder_for(kind: Any) -> msgspec.json.Decoder[list[Any]]:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One run of a stream, complete with its control information.
+    """Consecutive data of a stream, complete with its control information.
 
-    ``data`` is as the server sent it: for JSON streams the text of an array. ``offset`` is where
-    the stream goes on after it.
+    ``data`` is as the server sent it: on JSON streams the text of an array. ``offset`` is the
+    offset after it.
     """
 
     data: bytes
@@ -43,59 +43,65 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class UnreadableMessage:
-    """A JSON message that Python cannot hold, in place of its value.
-
-    ``data`` is its text as the server has it, ``reason`` why it could not be read.
-    """
+    """A JSON message that cannot be decoded, in place of its value among a batch's items."""
 
     data: bytes
+    """The text of the message, as the server sent it."""
     reason: str
+    """Why it cannot be decoded."""
 
 
 @dataclass(slots=True, eq=False)
 class Batch(Generic[T]):
-    """A run of a stream that has come completely.
+    """Consecutive data of a stream, handed out by a reader (§5.6-§5.8).
 
-    ``offset`` is safe to store once this batch is handled: reading on from there repeats nothing
-    and misses nothing. ``data`` holds the bytes; for a JSON stream the text of an array.
-    ``up_to_date`` says that nothing more was there at the time, ``closed`` that nothing more will
-    come. Iterating gives the values of a JSON stream; on other streams the bytes, if there are
-    any, as one item.
+    Iterating over it, and ``len``, are those of ``items``. A batch may be empty, when only the end
+    of the stream or its tail is news; it is true all the same.
 
-    A message that the usual decoder refuses is read as ``json.loads`` would: a lone surrogate stays
-    one, ``1e400`` is infinite. An integer with too many digits for ``int`` is a ``Decimal``, and
-    what cannot be read at all an ``UnreadableMessage``. Its neighbours are not affected.
+    A message that msgspec refuses is decoded as ``json.loads`` does: a lone surrogate stays one,
+    ``1e400`` is infinite. An integer with too many digits for ``int`` is a ``Decimal``, and a
+    message that cannot be decoded at all is an ``UnreadableMessage``. Its neighbours are not
+    affected.
     """
 
+    __module__ = "durable_streams_client"  # generic aliases copy it before the package could set it
+
     data: bytes
+    """The bytes as the server sent them: on a JSON stream the text of an array."""
     offset: str
+    """The offset after this batch. Store it once the batch is handled; reading on from there
+    repeats nothing and misses nothing."""
     content_type: str
+    """The content type of the stream."""
     up_to_date: bool
+    """Whether the batch reached the tail at the time."""
     closed: bool
+    """Whether the stream is closed and ends with this batch."""
     url: str = field(repr=False)
     decoder: msgspec.json.Decoder[list[Any]] = field(repr=False)
-    spoiled: Callable[[], None] | None = field(default=None, repr=False)
-    """Called when the data turns out to be malformed, so that nobody keeps it."""
+    on_malformed: Callable[[], None] | None = field(default=None, repr=False)
+    """Called if the data is malformed, so that it leaves the page cache."""
     _items: list[Any] | None = field(default=None, init=False, repr=False)
 
     @property
     def is_json(self) -> bool:
+        """Whether this is a batch of JSON messages, by its content type."""
         return answered_kind(self.content_type) is Kind.JSON
 
     @property
     def items(self) -> list[T]:
-        """The items, decoded once.
+        """The messages of a JSON stream, decoded; on other streams ``[data]``, or ``[]`` if empty.
 
-        Raises ``MalformedAnswer`` if the data of a JSON stream is not an array, or if one of the
-        messages does not fit the type asked for; ``messages`` has the text of each.
+        Decoded once, at first use. Raises ``MalformedAnswer`` if the data of a JSON stream is not
+        an array, or if a message does not fit ``decode``; ``messages`` has the text of each.
         """
         if self._items is None:
             if self.is_json:
                 try:
                     self._items = decode_page(self.decoder, self.data, self.url)
                 except MalformedAnswer:
-                    if self.spoiled is not None:
-                        self.spoiled()
+                    if self.on_malformed is not None:
+                        self.on_malformed()
                     raise
             else:
                 self._items = [self.data] if self.data else []
@@ -103,14 +109,21 @@ class Batch(Generic[T]):
 
     @property
     def messages(self) -> list[bytes]:
-        """The text of each message of a JSON stream, as the server has it; otherwise the data."""
+        """The text of each message of a JSON stream, undecoded; on other streams as ``items``.
+
+        Raises ``MalformedAnswer`` if the data of a JSON stream is not an array.
+        """
         if self.is_json:
             return split_page(self.data, self.url)
         return [self.data] if self.data else []
 
     @property
     def text(self) -> str:
-        """The data as UTF-8 text. A server may cut inside a character; ``reader.text()`` copes."""
+        """The data as UTF-8 text.
+
+        Raises ``MalformedAnswer`` if it is not whole characters: a server may cut anywhere.
+        ``Reader.text`` joins what was cut.
+        """
         try:
             return self.data.decode()
         except UnicodeDecodeError as error:
@@ -132,7 +145,7 @@ class Batch(Generic[T]):
 
 
 def decode_page(decoder: msgspec.json.Decoder[list[Any]], data: bytes, url: str) -> list[Any]:
-    """The messages of a page of JSON (§9.1.5), one by one where they cannot be read at once."""
+    """Decode the messages of a JSON page (§9.1.5), one by one if not all at once."""
     if not data:
         return []
     try:
@@ -143,7 +156,7 @@ def decode_page(decoder: msgspec.json.Decoder[list[Any]], data: bytes, url: str)
 
 
 def _value(decoder: msgspec.json.Decoder[list[Any]], text: bytes, number: int, url: str) -> Any:
-    """One message."""
+    """Decode one message, the ``number``-th of its batch."""
     try:
         return decoder.decode(b"[%b]" % text)[0]
     except (ValueError, RecursionError):
@@ -168,21 +181,21 @@ def _value(decoder: msgspec.json.Decoder[list[Any]], text: bytes, number: int, u
 def _integer(digits: str) -> int | Decimal:
     try:
         return int(digits)
-    except ValueError:  # longer than Python makes an integer of
+    except ValueError:  # more digits than Python converts
         return Decimal(digits)
 
 
 def _misfit(number: int, reason: str, url: str) -> MalformedAnswer:
     return MalformedAnswer(
-        f"Message {number} of the batch does not fit the type asked for: {reason}.",
+        f"Message {number} of the batch does not fit the type given as `decode`: {reason}.",
         url=url,
         code="wrong-type",
-        advice="`batch.messages` has the text of each; or read without `decode`.",
+        advice="Use `batch.messages`, the text of each message, or read without `decode`.",
     )
 
 
 def split_page(data: bytes, url: str) -> list[bytes]:
-    """The texts of the messages of a page of JSON; raises MalformedAnswer if it is not an array."""
+    """The text of each message of a JSON page; raises ``MalformedAnswer`` unless it is an array."""
     if not data:
         return []
     try:

@@ -1,8 +1,8 @@
-"""Where a reader remembers how far it got.
+"""Checkpoints: where a consumer keeps its offset.
 
-A checkpoint is loaded once before reading and saved after a batch was handled, never before: a
-crash in between repeats a batch and loses none. Anything with these two methods will do; those
-given to an async reader may be coroutines.
+A reader loads its checkpoint once, before reading, and saves it after each batch was handled. A
+crash in between repeats a batch and loses none. Any object with these two methods is a checkpoint;
+those of an async reader may be coroutine functions.
 """
 
 import os
@@ -15,30 +15,35 @@ from durable_streams_client.errors import InvalidArgument
 
 
 class Checkpoint(Protocol):
-    """Stores one offset."""
+    """Keeps one offset. ``FileCheckpoint`` and ``MemoryCheckpoint`` are two; write your own."""
 
     def load(self) -> str | None:
-        """The offset saved last, or None."""
+        """Return the offset that was saved last, or None to begin where the reader begins."""
         ...
 
     def save(self, offset: str) -> None:
-        """Keep ``offset``; durable when it returns, if it is to survive a crash."""
+        """Keep ``offset``. To survive a crash, return only when it is durable."""
         ...
 
 
 class AsyncCheckpoint(Protocol):
-    """The same as coroutines, for :class:`AsyncReader`."""
+    """A ``Checkpoint`` for an ``AsyncReader``, whose methods are coroutine functions."""
 
-    def load(self) -> Awaitable[str | None]: ...
+    def load(self) -> Awaitable[str | None]:
+        """Return the offset that was saved last, or None to begin where the reader begins."""
+        ...
 
-    def save(self, offset: str) -> Awaitable[None]: ...
+    def save(self, offset: str) -> Awaitable[None]:
+        """Keep ``offset``. To survive a crash, return only when it is durable."""
+        ...
 
 
 class FileCheckpoint:
-    """One offset in one small file, replaced as a whole, so that a crash leaves the old or the new.
+    """A checkpoint in a small file, which is replaced as a whole by each save.
 
-    ``sync`` waits for the disk each time; without it a crash of the machine (not of the program)
-    may take back some saves, which repeats what they covered.
+    - ``path``: the file, in a directory that exists.
+    - ``sync``: waits for the disk at each save. Without it, a crash of the machine (not of the
+      program) may undo the last saves, so that their batches come again.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, sync: bool = True) -> None:
@@ -46,6 +51,10 @@ class FileCheckpoint:
         self.sync = sync
 
     def load(self) -> str | None:
+        """Return the offset in the file, or None if it is missing or empty.
+
+        Raises ``InvalidArgument`` if the file holds anything else, and ``OSError``.
+        """
         try:
             text = self.path.read_text(encoding="utf-8").strip()
         except FileNotFoundError:
@@ -56,11 +65,13 @@ class FileCheckpoint:
             return None
         if not text.isprintable() or any(mark in text for mark in ",&=?/ "):
             raise InvalidArgument(
-                f"{self.path} holds no offset", advice="Delete it to start from the beginning."
+                f"{self.path} does not hold an offset",
+                advice="Delete it to start from the beginning.",
             )
         return text
 
     def save(self, offset: str) -> None:
+        """Replace the file. Raises ``OSError``, with the old file left in place."""
         handle, name = tempfile.mkstemp(prefix=f".{self.path.name}.", dir=self.path.parent)
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -81,13 +92,18 @@ class FileCheckpoint:
 
 
 class MemoryCheckpoint:
-    """An offset in memory, for tests and for readers that only restart within one process."""
+    """A checkpoint in memory, for tests and for readers that restart within one process.
+
+    ``offset`` is where to begin; None is where the reader begins.
+    """
 
     def __init__(self, offset: str | None = None) -> None:
         self.offset = offset
 
     def load(self) -> str | None:
+        """Return the offset."""
         return self.offset
 
     def save(self, offset: str) -> None:
+        """Keep ``offset``."""
         self.offset = offset

@@ -1,20 +1,20 @@
 """The errors of the client.
 
-    DurableStreamsError                 (of core, base of the whole project)
+    DurableStreamsError                 the base of every error of this project, in core
     └── ClientError                     url, status, code, advice
         ├── InvalidArgument             also a ValueError: the call itself is at fault
         ├── ClientClosed                the client was closed before or during the call
         ├── NotUsableHere               made in another process or event loop
         ├── NoFreeConnection            the HTTP client handed in has too few connections
-        ├── Cancelled                   a reader was cancelled from another thread or task
-        ├── NotStored                   a producer could not store what it was given
-        ├── TransportError              no complete answer came
-        │   ├── ConnectFailed           and the request certainly did not reach the server
+        ├── Cancelled                   another thread or task ended the wait
+        ├── NotStored                   a producer could not store everything
+        ├── TransportError              no complete response came
+        │   ├── ConnectFailed           no connection: the server did not get the request
         │   ├── TimedOut                also a TimeoutError
-        │   └── ConnectionLost
-        ├── MalformedAnswer             an answer that breaks the protocol
-        └── AnswerError                 the server said no; also a ProtocolError of core
-            ├── InvalidRequest          400, 405, 501 and other 4xx
+        │   └── ConnectionLost          the connection broke during the request
+        ├── MalformedAnswer             the response breaks the protocol
+        └── AnswerError                 the server refused; also a ProtocolError of core
+            ├── InvalidRequest          400, 405, 412, 501 and other 4xx
             ├── AccessDenied            401, 403
             ├── Fenced                  403: a newer epoch of the producer exists (§5.2.1)
             ├── Redirected              3xx to another origin, or where it cannot be followed
@@ -27,13 +27,15 @@
             │   ├── StreamExists        created before with another configuration (§5.1)
             │   ├── SequenceConflict    ``Stream-Seq`` did not rise (§5.2)
             │   └── SequenceGap         a producer skipped a sequence number (§5.2.1)
-            └── Unavailable             408, 425, 429, 5xx: the server's trouble, worth a repeat
+            ├── SubscriptionRefused     an error object of the subscription API (§7)
+            └── Unavailable             408, 425, 429, 5xx: a later attempt may succeed
 
-Every class below AnswerError that core has too is a kind of core's, so `except` clauses that name
-the classes of :mod:`durable_streams_core.errors` work on an engine and on a client alike.
-
-No exception of the transport library leaves the client; it is the ``__cause__`` of one of these.
+No exception of the HTTP library leaves the client; it is the ``__cause__`` of one of these.
 Messages name the method and the URL without its query, which may hold secrets.
+
+A class below AnswerError that core has too is a kind of core's, with the same ``code``: an
+``except`` clause for ``durable_streams_core.errors.StreamClosed`` works on an engine in the process
+and on a client of a server alike.
 """
 
 # A client knows less than an engine: where core has a status or an offset, it may have none.
@@ -49,14 +51,17 @@ RETRYABLE_STATUSES: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
 class ClientError(DurableStreamsError):
-    """Base of every error of the client.
+    """The base of every error of the client.
 
-    ``status`` is the HTTP status where there was one, ``code`` a stable machine-readable name,
-    ``advice`` a sentence that says what to do next.
+    ``message`` says what happened, ``method`` and ``url`` during which request ("" if there was
+    none), ``status`` with which HTTP status (None without a response). ``str(error)`` is all of
+    that and the advice, with the URL's user, password and query left out.
     """
 
     code: str = "client-error"
+    """A stable name for programs: of the server, if it sent one."""
     advice: str = ""
+    """A sentence that says what to do next."""
 
     def __init__(
         self,
@@ -76,16 +81,16 @@ class ClientError(DurableStreamsError):
             self.code = code
         if advice is not None:
             self.advice = advice
-        # Not what follows in the order of bases: errors of core are made of other arguments.
+        # Not `super()`: the next base may be an error of core, which takes other arguments.
         DurableStreamsError.__init__(self, message)
 
     def about(self, method: str, url: str) -> None:
-        """Note the request that this error is about, unless that is known already."""
+        """Set ``method`` and ``url``, unless they are known already."""
         if not self.url:
             self.method, self.url = method, url
 
     def summary(self) -> str:
-        """The message with the request that it is about, without advice."""
+        """The message with the request and the status, without the advice."""
         if not self.url:
             return self.message
         target = f"{self.method} {public_url(self.url)}".strip()
@@ -99,24 +104,32 @@ class ClientError(DurableStreamsError):
 
 
 class InvalidArgument(ClientError, ValueError):
-    """What the caller passed cannot be meant; nothing was sent."""
+    """An argument has no possible meaning, or a method was called in the wrong state.
+
+    Nothing was sent.
+    """
 
     code = "invalid-argument"
 
 
 class ClientClosed(ClientError):
+    """The client was closed before or during the call."""
+
     code = "client-closed"
     advice = "Make a new client, or use this one inside its `with` block."
 
 
 class NotUsableHere(ClientError):
-    """What is used belongs to another process or event loop, and cannot be shared with it."""
+    """The object belongs to another process or event loop; nothing was sent."""
 
     code = "not-usable-here"
 
 
 class NoFreeConnection(ClientError):
-    """The HTTP client handed in has a limit of connections, and all of them were in use."""
+    """The HTTP client that was handed in limits its connections, and all were in use.
+
+    Nothing was sent.
+    """
 
     code = "no-free-connection"
     advice = (
@@ -126,7 +139,10 @@ class NoFreeConnection(ClientError):
 
 
 class Cancelled(ClientError):
-    """The reader was cancelled; this is never the end of a stream."""
+    """Another thread or task cancelled the reader, or closed the producer, during the call.
+
+    It never means that the stream has ended.
+    """
 
     code = "cancelled"
 
@@ -135,15 +151,18 @@ ENDED: Final[dict[type[ClientError], str]] = {
     Cancelled: "The reader was cancelled.",
     ClientClosed: "The client is closed.",
 }
-"""What is said to those whose wait another thread or task has ended."""
+"""The message for a wait that another thread or task ended."""
 
 
 class NotStored(ClientError):
-    """A producer gave up: ``items`` are, in order, what the server has not acknowledged.
+    """A producer gave up before everything that it had accepted was stored (§5.2.1).
 
-    The first ``uncertain`` of them may have been stored all the same, because an answer was lost.
-    Sending everything again under the same producer id, epoch and sequence is not possible any
-    more; read the end of the stream to find out which of them are there.
+    ``items`` are the encoded items that the server has not acknowledged, in order. The first
+    ``uncertain`` of them may be stored all the same, because a response was lost. ``cause`` is the
+    error that made the producer give up.
+
+    The producer cannot go on. Read the end of the stream to find out which uncertain items it
+    holds, then append the others with a new producer.
     """
 
     code = "not-stored"
@@ -163,7 +182,7 @@ class NotStored(ClientError):
         self.cause = cause
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Pickled by its attributes: what it was made with is not in `args`.
+        # Pickled by its attributes, because `args` lacks the keyword arguments.
         return _restored, (type(self), self.message, self.__dict__)
 
 
@@ -174,135 +193,170 @@ def _restored(kind: type[NotStored], message: str, attributes: dict[str, Any]) -
 
 
 class TransportError(ClientError):
-    """No complete answer came; whether the request was carried out is unknown."""
+    """No complete response came, so whether the request was carried out is unknown."""
 
     code = "transport"
     advice = "Check the network and the server."
 
 
 class ConnectFailed(TransportError):
-    """No connection: the request certainly did not reach the server."""
+    """No connection could be made, so the server did not get the request."""
 
     code = "connect-failed"
     advice = "Check the address, and that a server listens there."
 
 
 class TimedOut(TransportError, TimeoutError):
+    """A limit of ``Timeouts`` was exceeded."""
+
     code = "timed-out"
     advice = "Raise the time limit if the server is expected to be that slow."
 
 
 class ConnectionLost(TransportError):
+    """The connection broke before the response was complete."""
+
     code = "connection-lost"
 
 
 class MalformedAnswer(ClientError):
-    """The answer breaks the protocol: a header is missing, or its content is not what it says."""
+    """The response breaks the protocol, for example by a missing header.
+
+    It is also raised by a batch whose data does not fit its content type or ``decode``. The request
+    may have been carried out.
+    """
 
     code = "malformed-answer"
-    advice = "Check that the URL is that of a stream and that no proxy rewrites the answer."
+    advice = "Check that the URL is that of a stream and that no proxy rewrites the response."
 
 
 class AnswerError(ClientError, core.ProtocolError):
-    """The server refused; nothing was changed unless a subclass says otherwise."""
+    """The server refused the request. Nothing was changed, unless a subclass says otherwise."""
 
     code = "refused"
     retry_after: str | None = None
-    """The Retry-After header as it came."""
+    """The ``Retry-After`` header as the server sent it: seconds, or an HTTP date."""
 
 
 class InvalidRequest(AnswerError, core.InvalidRequest):
+    """The server will not take such a request, now or later (400, 405, 412, 501, other 4xx)."""
+
     code = "invalid-request"
     advice = "The request cannot succeed unchanged."
 
 
 class AccessDenied(AnswerError):
+    """The server wants other credentials (401), or does not permit this to these (403)."""
+
     code = "access-denied"
     advice = "Check the credentials in the client's headers."
 
 
 class Fenced(AnswerError, core.Fenced):
-    """A newer epoch of this producer exists: this one must stop. ``epoch`` is the newer one."""
+    """The server refused a producer because it knows a newer epoch of it (403, §5.2.1)."""
 
     code = "producer-fenced"
     advice = (
         "Another instance took over this producer id; stop, or start again with a higher epoch."
     )
     epoch: int | None = None
+    """The newer epoch, if the server told it."""
 
 
 class Redirected(AnswerError):
-    """The server redirects to ``location``, which is not followed.
+    """The server redirects to another origin, or somewhere that cannot be followed (3xx).
 
-    Redirects are followed within an origin only: the client's headers, credentials among them, are
-    for that server alone. Nothing was changed.
+    The client follows redirects within one origin only, because its headers may hold credentials
+    for that server.
     """
 
     code = "redirected"
-    advice = "Use that URL, with a client of its own, if it is to be trusted."
+    advice = "If you trust that server, use its URL with another client."
     location: str = ""
+    """The ``Location`` header as the server sent it."""
 
 
 class NotFound(AnswerError, core.NotFound):
+    """There is no such stream or subscription (404)."""
+
     code = "not-found"
     advice = "Create the stream first, or check its name and the client's base URL."
 
 
 class Gone(AnswerError, core.Gone):
-    """The stream was deleted while forks live on it, or the offset is no longer kept."""
+    """The stream was deleted but still has forks (§4.2), or the offset is not kept (410, §8)."""
 
     code = "gone"
     advice = "Read from START, or use another stream."
 
 
 class OffsetGone(Gone, core.OffsetGone):
-    """The data before the offset is no longer there: the stream was deleted and created again, or
-    the server lost its newest data. Reading on would skip data or mix two streams.
+    """The data before the offset is no longer there (410, §8).
+
+    The stream was deleted and created again, or the server lost its newest data. Reading on would
+    skip data or mix two streams.
     """
 
     code = "offset-gone"
-    advice = "Drop what you kept of the stream and read it again from START."
+    advice = "Discard what you have read of the stream, and read it again from START."
 
 
 class TooLarge(AnswerError):
+    """The request's body is larger than the server accepts (413)."""
+
     code = "too-large"
     advice = "Send less at a time."
 
 
 class Conflict(AnswerError, core.Conflict):
+    """The stream's state does not allow the request (409)."""
+
     code = "conflict"
-    advice = "Compare with what `head()` says about the stream."
+    advice = "Call `head()` to see the state of the stream."
 
 
 class StreamClosed(Conflict, core.StreamClosed):
-    """The stream takes no more data; ``offset`` is its final offset, if the server told."""
+    """The stream is closed and takes no more data (409, §5.2)."""
 
     code = "stream-closed"
     advice = "Read it to its end, or write to another stream."
     offset: str | None = None
+    """The final offset of the stream, if the server told it."""
 
 
 class StreamExists(Conflict):
+    """The stream exists with another configuration (409, §5.1).
+
+    With ``exist_ok=False`` it may also be the same configuration.
+    """
+
     code = "stream-exists"
     advice = "Use it as it is, delete it, or choose another name."
 
 
 class SequenceConflict(Conflict):
+    """``seq`` was not greater than the last ``Stream-Seq`` of the stream (409, §5.2)."""
+
     code = "sequence-conflict"
-    advice = "Another writer is ahead: read on, and go on with a higher `seq`."
+    advice = "Another writer is ahead: read its data, then append with a higher `seq`."
 
 
 class SequenceGap(Conflict, core.SequenceGap):
-    """The server misses earlier batches of a producer."""
+    """The server has not got earlier batches of a producer (409, §5.2.1)."""
 
     code = "producer-sequence-gap"
-    advice = "The server has lost what it acknowledged, or the stream was made anew."
+    advice = "The server lost acknowledged data, or the stream was deleted and created again."
     expected: int | None = None
+    """The sequence number that the server expects next."""
     received: int | None = None
+    """The sequence number that it received."""
 
 
 class Unavailable(AnswerError, core.Unavailable):
-    """The server cannot do it now. Whether it did is unknown, except for 429."""
+    """The server cannot carry out the request now (408, 425, 429 and most 5xx).
+
+    Whether it has carried it out is unknown, except that after 429 it has not.
+    """
 
     code = "unavailable"
     advice = "Try again later."
@@ -325,7 +379,7 @@ def is_retryable(error: ClientError) -> bool:
 
 
 def is_unapplied(error: ClientError) -> bool:
-    """Whether the request certainly changed nothing: it never arrived, or was turned away."""
+    """Whether the request certainly changed nothing: it did not arrive, or was refused."""
     if isinstance(error, Unavailable):
         return error.status == 429
     return isinstance(error, (ConnectFailed, NoFreeConnection, AnswerError, InvalidArgument))
@@ -340,32 +394,32 @@ _BY_STATUS: Final[dict[int, type[AnswerError]]] = {
     413: TooLarge,
 }
 
-_WORDS: Final[dict[type[AnswerError], str]] = {
+_MESSAGES: Final[dict[type[AnswerError], str]] = {
     InvalidRequest: "The server refused the request",
     AccessDenied: "The server denied access",
     Fenced: "A newer epoch of this producer has taken over",
-    Redirected: "The server redirects to another place",
+    Redirected: "The server redirects to another URL",
     NotFound: "There is no such stream",
-    Gone: "The stream or this part of it is gone",
-    OffsetGone: "What the offset stands for is no longer there",
+    Gone: "The stream, or this part of it, was deleted",
+    OffsetGone: "The data before the offset is no longer there",
     TooLarge: "The server refused the request as too large",
     Conflict: "The request does not fit the stream",
     StreamClosed: "The stream is closed",
     StreamExists: "The stream exists with another configuration",
     SequenceConflict: "The sequence number is not higher than the last one",
-    SequenceGap: "The server misses earlier batches of this producer",
+    SequenceGap: "The server has not got earlier batches of this producer",
     Unavailable: "The server cannot serve the request now",
 }
 
 
 def describe(kind: type[AnswerError], detail: str) -> str:
-    """The message of an error: what it is, and what the server said about it."""
-    words = _WORDS[kind]
-    return f"{words}: {detail}" if detail else f"{words}."
+    """The message of an error: what happened, and what the server said about it."""
+    message = _MESSAGES[kind]
+    return f"{message}: {detail}" if detail else f"{message}."
 
 
 def kind_of(status: int, **facts: Any) -> type[AnswerError]:
-    """The class for a refusing status; ``facts`` tell what only the request and headers show."""
+    """The error class of a refusing status, given facts about the request and the headers."""
     if status in RETRYABLE_STATUSES or (status >= 500 and status not in {501, 505}):
         return Unavailable
     if status == 403 and facts.get("producer_epoch"):

@@ -1,7 +1,7 @@
-"""Requests and answers of the protocol as values: what to send, and what came back means (§5).
+"""Requests and responses of the protocol as values (§5).
 
-Pure. Each function that makes a request names the § it follows; :func:`error_of` turns a refusing
-answer into the error tree.
+Pure. Each function that makes a request names the § it follows; ``error_of`` makes an error of a
+response that refuses.
 """
 
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """Status and headers of an answer; names are lower case."""
+    """Status and headers of a response; names are lower case."""
 
     status: int
     headers: Mapping[str, str]
@@ -50,8 +50,9 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A whole answer. ``uncertain`` says that an earlier try of the same request may have been
-    carried out already.
+    """A whole response.
+
+    ``uncertain`` says that an earlier attempt of the same request may have been carried out.
     """
 
     head: Head
@@ -61,44 +62,52 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class StreamInfo:
-    """What the server says about a stream (§5.5).
-
-    ``offset`` is its tail; ``ttl`` seconds of sliding lifetime; ``expires_at`` an RFC 3339 time.
-    """
+    """The state of a stream, as ``Stream.head`` returns it (§5.5)."""
 
     content_type: str
+    """The content type."""
     offset: str
+    """The offset of the tail."""
     closed: bool
+    """Whether the stream is closed."""
     ttl: int | None = None
+    """The lifetime in seconds after the last read or write, if it has one."""
     expires_at: str | None = None
+    """The end of life as an RFC 3339 time, if it has one."""
     headers: Mapping[str, str] = field(default_factory=dict)
+    """All headers of the response, with names in lower case."""
 
 
 @dataclass(frozen=True, slots=True)
 class Created:
-    """The outcome of a creation (§5.1). ``created`` is False if the stream existed as asked."""
+    """The result of ``Stream.create`` and ``Stream.fork`` (§5.1)."""
 
     created: bool
+    """Whether this call created the stream; it existed with the same configuration otherwise."""
     offset: str
+    """The offset of the tail."""
     closed: bool
+    """Whether the stream is closed."""
     content_type: str
+    """The content type of the stream."""
 
 
 @dataclass(frozen=True, slots=True)
 class Appended:
-    """The outcome of an append (§5.2): ``offset`` is the tail after it.
-
-    ``duplicate`` says that the server had it already: an earlier try had come through.
-    """
+    """The result of an append, or of closing a stream (§5.2, §5.3)."""
 
     offset: str
+    """The offset of the tail after the append. It is "" if the server left it out, which it may
+    only for a duplicate."""
     closed: bool
+    """Whether the stream is closed."""
     duplicate: bool = False
+    """Whether an earlier attempt of this call had stored the data already."""
 
 
 @dataclass(frozen=True, slots=True)
 class Producing:
-    """Identity of one batch of an idempotent producer (§5.2.1)."""
+    """The producer headers of one batch (§5.2.1)."""
 
     id: str
     epoch: int
@@ -113,7 +122,7 @@ class Producing:
 
 
 def lifetime_headers(ttl: int | None, expires_at: datetime | str | None) -> dict[str, str]:
-    """Headers of a lifetime (§5.1): ``ttl`` seconds, or a moment; raises InvalidArgument."""
+    """The headers of a lifetime, from seconds or a time (§5.1); raises ``InvalidArgument``."""
     if ttl is not None and expires_at is not None:
         raise InvalidArgument("give ttl or expires_at, not both")
     if ttl is not None:
@@ -181,7 +190,7 @@ def append_request(
     seq: str | None = None,
     producing: Producing | None = None,
 ) -> Request:
-    """``POST`` of data, of the end, or of both (§5.2, §5.3)."""
+    """``POST`` that appends data, closes the stream, or both (§5.2, §5.3)."""
     headers: dict[str, str] = {}
     if content and content_type is not None:
         headers["Content-Type"] = content_type
@@ -195,7 +204,7 @@ def append_request(
 
 
 def info_of(url: str, head: Head) -> StreamInfo:
-    """What a ``HEAD`` answer says (§5.5)."""
+    """The state of a stream from the response to ``HEAD`` (§5.5)."""
     return StreamInfo(
         content_type=head.get("content-type") or protocol.DEFAULT_CONTENT_TYPE,
         offset=next_offset(url, head),
@@ -207,6 +216,7 @@ def info_of(url: str, head: Head) -> StreamInfo:
 
 
 def created_of(url: str, reply: Reply, content_type: str | None) -> Created:
+    """The result of a creation from the response to ``PUT`` (§5.1)."""
     return Created(
         created=reply.head.status == 201,
         offset=next_offset(url, reply.head),
@@ -218,12 +228,15 @@ def created_of(url: str, reply: Reply, content_type: str | None) -> Created:
 
 
 def appended_of(url: str, head: Head, *, producing: bool) -> Appended:
-    """What a successful ``POST`` says. With producer headers, 204 is a duplicate (§5.2.1)."""
+    """The result of an append from the response to ``POST``.
+
+    If the request had producer headers, 204 says that it is a duplicate (§5.2.1).
+    """
     closed = head.flag(protocol.STREAM_CLOSED)
     offset = head.get(protocol.STREAM_NEXT_OFFSET)
     duplicate = producing and head.status == 204
     if offset is None:
-        if duplicate:  # §5.2.1 does not promise it there
+        if duplicate:  # §5.2.1 does not require the header here
             return Appended("", closed, duplicate)
         offset = next_offset(url, head)
     return Appended(offset, closed, duplicate)
@@ -234,7 +247,7 @@ def next_offset(url: str, head: Head) -> str:
     offset = head.get(protocol.STREAM_NEXT_OFFSET)
     if offset is None or not is_offset(offset):
         raise MalformedAnswer(
-            f"The answer lacks the header {protocol.STREAM_NEXT_OFFSET}."
+            f"The response lacks the header {protocol.STREAM_NEXT_OFFSET}."
             if offset is None
             else f"The header {protocol.STREAM_NEXT_OFFSET} does not hold an offset.",
             url=url,
@@ -256,7 +269,7 @@ def is_offset(text: str) -> bool:
 
 
 class _Problem(msgspec.Struct):
-    """As much of RFC 9457 as is used."""
+    """The members of a problem document that are used (RFC 9457)."""
 
     code: str | None = None
     detail: str | None = None
@@ -267,28 +280,28 @@ _PROBLEM: Final = msgspec.json.Decoder(_Problem)
 
 
 def _problem_of(head: Head, body: bytes) -> tuple[str | None, str, bool]:
-    """Code and words of an error's body, and whether the words can stand alone."""
+    """Code and text of an error's body, and whether the text is a whole sentence."""
     kind = head.get("content-type") or ""
     if "json" in kind:
         try:
             problem = parse_json(body, _PROBLEM)
         except NotJson:
             return None, "", False
-        words = _printable(problem.detail or problem.title or "")
-        return _printable(problem.code or "") or None, words, bool(problem.detail)
+        text = _printable(problem.detail or problem.title or "")
+        return _printable(problem.code or "") or None, text, bool(problem.detail)
     if "html" in kind:
         return None, "", False
     return None, _printable(body[:500].decode("utf-8", "replace")), False
 
 
 def _printable(text: str) -> str:
-    """As much of ``text`` as fits into a line of a log."""
+    """The beginning of ``text`` in one line, fit for a log."""
     shown = "".join(mark if mark.isprintable() else " " for mark in text[:1000])
     return " ".join(shown.split())[:200]
 
 
 def error_of(request: Request, head: Head, body: bytes) -> AnswerError:
-    """The error that a refusing answer means."""
+    """The error for a response that refuses."""
     closed = head.flag(protocol.STREAM_CLOSED)
     epoch = head.get(protocol.PRODUCER_EPOCH)
     expected = head.get(protocol.PRODUCER_EXPECTED_SEQ)

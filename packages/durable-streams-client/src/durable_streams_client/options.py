@@ -1,4 +1,4 @@
-"""Every option that several parts share, typed, defaulted and checked in one place."""
+"""The options of a client: types, defaults and checks."""
 
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -10,39 +10,41 @@ from durable_streams_client.fields import check_pairs
 from durable_streams_client.retry import RetryPolicy
 
 Live: TypeAlias = Literal["auto", "sse", "long-poll"]
-"""How :meth:`Stream.follow` waits for new data."""
+"""How ``Stream.follow`` waits for new data."""
 
 LIVE_MODES: Final = ("auto", "sse", "long-poll")
 
 Value: TypeAlias = str | int | float | None
-Asked: TypeAlias = Value | Callable[[], Value]
-"""A header or parameter: a value, or a function that is asked for it at every request.
+Dynamic: TypeAlias = Value | Callable[[], Value]
+"""The value of a header or parameter, or a function that returns it for each request.
 
-None leaves it out.
+None leaves the header or parameter out.
 """
-AsyncAsked: TypeAlias = Asked | Callable[[], Awaitable[Value]]
+AsyncDynamic: TypeAlias = Dynamic | Callable[[], Awaitable[Value]]
 
-Pairs: TypeAlias = Mapping[str, Asked] | Sequence[tuple[str, Asked]]
-AsyncPairs: TypeAlias = Mapping[str, AsyncAsked] | Sequence[tuple[str, AsyncAsked]]
+Pairs: TypeAlias = Mapping[str, Dynamic] | Sequence[tuple[str, Dynamic]]
+AsyncPairs: TypeAlias = Mapping[str, AsyncDynamic] | Sequence[tuple[str, AsyncDynamic]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeouts:
-    """Time limits in seconds; None means none.
+    """Time limits in seconds; None is without limit.
 
-    ``connect`` is for a connection, including a free one of the pool. ``read`` is the longest
-    silence of a server that owes an answer. ``idle`` is the longest silence of a live read,
-    which a server is entitled to keep up for as long as nothing happens: it must be longer than
-    the server's long-poll limit. ``first_event`` is how long an SSE response may keep silent at
-    its start before ``live="auto"`` takes it for buffered by a proxy and goes over to long-poll.
-    ``total`` is for one call in all, repeats included; a reader counts it without progress.
+    Raises ``InvalidArgument`` for a limit that is not a positive number.
     """
 
     connect: float | None = 10.0
+    """To open a connection, or to get a free one."""
     read: float | None = 30.0
+    """Between two pieces of a response, or before its first, unless the read is live."""
     idle: float | None = 90.0
+    """The same for a live read, where silence is normal while nothing is appended. It must be
+    longer than the server's long-poll limit."""
     first_event: float = 10.0
+    """Before the first event of an SSE response. After it ``live="auto"`` uses long-poll, because
+    a proxy seems to buffer the response."""
     total: float | None = None
+    """For one call, with all of its attempts and pauses; for a reader, without any progress."""
 
     def __post_init__(self) -> None:
         for name in ("connect", "read", "idle", "first_event", "total"):
@@ -53,18 +55,19 @@ class Timeouts:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """What the ``on_retry`` hook is told: ``error`` came, and after ``delay`` seconds follows
-    try number ``attempt`` + 1.
-    """
+    """The argument of the ``on_retry`` hook: an attempt that failed and will be repeated."""
 
     error: ClientError
+    """Why the attempt failed."""
     attempt: int
+    """The number of the attempt that failed, from 1 on."""
     delay: float
+    """Seconds until the next attempt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What a client was made with, as its streams need it."""
+    """The options of one client that its calls need."""
 
     timeouts: Timeouts
     retry: RetryPolicy
@@ -75,7 +78,7 @@ class Options:
 
 
 def is_whole(value: object, least: int) -> bool:
-    """Whether ``value`` is an integer of at least ``least``; a bool is none."""
+    """Whether ``value`` is an integer of at least ``least``; a bool is not an integer here."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
@@ -83,17 +86,17 @@ def pairs_of(pairs: Any, what: str) -> list[tuple[str, Any]]:
     """Headers or parameters as pairs, in order, repeated names kept."""
     if pairs is None:
         return []
-    found = list(pairs.items()) if isinstance(pairs, Mapping) else [tuple(pair) for pair in pairs]
-    for pair in found:
+    listed = list(pairs.items()) if isinstance(pairs, Mapping) else [tuple(pair) for pair in pairs]
+    for pair in listed:
         if len(pair) != 2 or not isinstance(pair[0], str):
             raise InvalidArgument(f"{what} must be a mapping or pairs of name and value")
-    check_pairs(found, what)
-    return found
+    check_pairs(listed, what)
+    return listed
 
 
 @dataclass(frozen=True, slots=True)
 class Extra:
-    """Headers and parameters of one stream's handle, added to those of its client."""
+    """The headers and parameters of one handle, sent in addition to those of its client."""
 
     headers: list[tuple[str, Any]]
     params: list[tuple[str, Any]]

@@ -36,19 +36,23 @@ MAX_CLAIMS: Final = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProducerLimits:
-    """How a producer gathers and sends.
+    """The sizes of a producer's batches and queue, and how long it waits to fill a batch.
 
-    A batch is sent once it holds ``batch_bytes`` or ``batch_items``, or ``linger`` seconds after
-    its first item. ``in_flight`` batches are on their way at once. ``append`` waits while
-    ``queue_bytes`` or ``queue_items`` are accepted and not yet acknowledged.
+    Bytes are those of encoded items. Raises ``InvalidArgument`` for a value that has no meaning.
     """
 
     batch_bytes: int = 1024 * 1024
+    """A batch of this many bytes is sent at once; a single item may be larger."""
     batch_items: int = 50_000
+    """A batch of this many items is sent at once."""
     linger: float = 0.005
+    """A smaller batch is sent this many seconds after its first item."""
     in_flight: int = 4
+    """How many batches may be sent and not yet acknowledged."""
     queue_bytes: int = 32 * 1024 * 1024
+    """``append`` waits while this many bytes are accepted and not yet acknowledged."""
     queue_items: int = 1_000_000
+    """``append`` waits while this many items are accepted and not yet acknowledged."""
 
     def __post_init__(self) -> None:
         for name in ("batch_bytes", "batch_items", "in_flight", "queue_bytes", "queue_items"):
@@ -59,7 +63,7 @@ class ProducerLimits:
 
 
 def check_producer(producer_id: str, epoch: int | None) -> None:
-    """Raise InvalidArgument unless a server could take these."""
+    """Raise ``InvalidArgument`` unless a server takes this id and epoch."""
     if not producer_id or not producer_id.isprintable() or not producer_id.isascii():
         raise InvalidArgument("producer_id must be printable ASCII and not empty")
     if producer_id != producer_id.strip():

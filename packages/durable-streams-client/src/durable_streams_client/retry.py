@@ -1,4 +1,4 @@
-"""When to try again: exponential delays with jitter, ``Retry-After`` as their floor.
+"""The retry schedule: exponential delays with jitter, and ``Retry-After`` as their least.
 
 Pure: randomness and the wall clock come in as arguments. A policy is a value; a
 :class:`Backoff` counts the faults of one operation and forgets them when it makes progress.
@@ -14,26 +14,30 @@ from durable_streams_client.errors import InvalidArgument
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """How a client repeats requests that may succeed later.
+    """When and how often a client repeats a request that may succeed later.
 
-    Delays are seconds. They grow from ``initial`` by ``multiplier`` to ``maximum``; each is drawn
-    from the upper half of what that gives. How often one request is sent in all: ``attempts`` for
-    writes and questions, ``read_attempts`` for a page of a catch-up read, ``follow_attempts`` for a
-    reader that follows a stream, where None means for ever. Progress starts the count anew, and so
-    does a live connection that worked before it was cut.
+    Delays between attempts grow exponentially; each is drawn at random from the upper half of what
+    the schedule gives, and at least the server's ``Retry-After``. With the defaults a
+    call outlasts any outage of 10 s, and notices within 5 s that the server is back.
 
-    With the defaults an outage of 10 s is always waited out, and a server that is back is noticed
-    within 5 s.
+    Raises ``InvalidArgument`` for a value that has no meaning.
     """
 
     initial: float = 0.1
+    """The longest delay before the second attempt, in seconds."""
     maximum: float = 5.0
+    """The longest delay of all, in seconds."""
     multiplier: float = 2.0
+    """By how much the delay grows from attempt to attempt."""
     attempts: int = 10
+    """How often a request that is not a read is sent, at most."""
     read_attempts: int = 10
+    """How often ``read`` asks for one page, at most."""
     follow_attempts: int | None = None
+    """How often ``follow`` asks without any progress, at most; None is without limit. A live
+    connection that worked for a while before it was cut counts as progress."""
     retry_after_limit: float = 300.0
-    """A server's ``Retry-After`` beyond this is taken as this."""
+    """The longest ``Retry-After`` that is obeyed, in seconds; a longer one counts as this."""
 
     def __post_init__(self) -> None:
         if not (self.initial > 0 and math.isfinite(self.initial)):

@@ -1,4 +1,4 @@
-"""One call each, for scripts that touch a stream once. Programs that do more keep a client."""
+"""Functions for scripts: each makes a client for one call. A program that does more keeps one."""
 
 from collections.abc import Iterator
 from datetime import datetime
@@ -21,7 +21,11 @@ def create(
     data: Any = None,
     headers: Pairs | None = None,
 ) -> Created:
-    """Create the stream at ``url``; see :meth:`Stream.create`."""
+    """Create the stream at ``url``, or check that it exists with the same configuration (§5.1).
+
+    ``headers`` are sent with the request. The other arguments, the result and the errors are those
+    of ``Stream.create``.
+    """
     with Client(headers=headers) as client:
         return client.stream(url).create(
             content_type=content_type, ttl=ttl, expires_at=expires_at, closed=closed, data=data
@@ -29,31 +33,49 @@ def create(
 
 
 def append(url: str, data: Any, *, headers: Pairs | None = None) -> Appended:
-    """Append one piece to the stream at ``url``; see :meth:`Stream.append`."""
+    """Append ``data`` to the stream at ``url`` (§5.2), stored exactly once.
+
+    ``headers`` are sent with each request. ``data``, the result and the errors are those of
+    ``Stream.append``.
+    """
     with Client(headers=headers) as client:
         return client.stream(url).append(data)
 
 
 def close_stream(url: str, data: Any = None, *, headers: Pairs | None = None) -> Appended:
-    """End the stream at ``url``; see :meth:`Stream.close_stream`."""
+    """Close the stream at ``url`` for ever, with ``data`` as its last content if given (§5.3).
+
+    ``headers`` are sent with each request. ``data``, the result and the errors are those of
+    ``Stream.close_stream``.
+    """
     with Client(headers=headers) as client:
         return client.stream(url).close_stream(data)
 
 
 def head(url: str, *, headers: Pairs | None = None) -> StreamInfo:
-    """What the server says about the stream at ``url``; see :meth:`Stream.head`."""
+    """Return the content type, tail, state and lifetime of the stream at ``url`` (§5.5).
+
+    ``headers`` are sent with the request. The errors are those of ``Stream.head``.
+    """
     with Client(headers=headers) as client:
         return client.stream(url).head()
 
 
 def delete(url: str, *, missing_ok: bool = False, headers: Pairs | None = None) -> None:
-    """Delete the stream at ``url``; see :meth:`Stream.delete`."""
+    """Delete the stream at ``url`` and its data (§5.4).
+
+    ``headers`` are sent with the request. Raises ``NotFound`` if there is no such stream, unless
+    ``missing_ok`` is true, and the other errors of ``Stream.delete``.
+    """
     with Client(headers=headers) as client:
         client.stream(url).delete(missing_ok=missing_ok)
 
 
 def read(url: str, offset: str = START, *, headers: Pairs | None = None) -> Iterator[Batch[Any]]:
-    """The batches of the stream at ``url`` up to its tail; see :meth:`Stream.read`."""
+    """Iterate over the batches of the stream at ``url``, from ``offset`` to its tail (§5.6).
+
+    ``headers`` are sent with each request. The errors are those of ``Stream.read`` and ``Reader``.
+    """
     with Client(headers=headers) as client, client.stream(url).read(offset) as reader:
         yield from reader
 
@@ -61,7 +83,11 @@ def read(url: str, offset: str = START, *, headers: Pairs | None = None) -> Iter
 def follow(
     url: str, offset: str = START, *, live: Live = "auto", headers: Pairs | None = None
 ) -> Iterator[Batch[Any]]:
-    """The batches of the stream at ``url`` until it is closed; see :meth:`Stream.follow`."""
+    """Iterate over the batches of the stream at ``url`` until it is closed (§5.7, §5.8).
+
+    ``headers`` are sent with each request. ``offset``, ``live`` and the errors are those of
+    ``Stream.follow`` and ``Reader``.
+    """
     with (
         Client(headers=headers) as client,
         client.stream(url).follow(offset, live=live) as reader,

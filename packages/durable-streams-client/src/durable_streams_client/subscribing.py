@@ -1,4 +1,4 @@
-"""Subscriptions as the client sees them (§6, §7): what is asked and answered, without I/O."""
+"""Requests and responses of the subscription API as values, without I/O (§6, §7)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,9 +26,10 @@ _DOTS: Final = frozenset({".", ".."})
 
 
 class SubscriptionRefused(AnswerError):
-    """The server refused a request about a subscription; ``code`` is the protocol's (§7).
+    """The server refused a request about a subscription with an error object (§7).
 
-    ``details`` hold what else it said, such as ``current_holder`` of a claim that came too late.
+    ``code`` is the protocol's, such as ``FENCED`` or ``SUBSCRIPTION_NOT_FOUND``. ``details`` hold
+    the other members of the error object, such as ``current_holder`` of a claim.
     """
 
     code = "subscription-refused"
@@ -40,13 +41,18 @@ class SubscriptionRefused(AnswerError):
 
 @dataclass(frozen=True, slots=True)
 class LinkedStream:
-    """One stream of a subscription. ``tail_offset`` and ``has_pending`` are told with a wake."""
+    """One stream of a subscription (§6.4)."""
 
     path: str
+    """Its path below the stream root."""
     link_type: str
+    """How it is linked: ``glob`` by pattern, ``explicit`` by name."""
     acked_offset: str
+    """The subscription's cursor: how far the stream was acknowledged."""
     tail_offset: str | None = None
+    """The stream's tail, in a claim."""
     has_pending: bool = False
+    """Whether there is data after the cursor, in a claim."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,30 +60,45 @@ class Subscription:
     """A subscription as the server describes it (§6.3)."""
 
     id: str
+    """Its id."""
     type: str
+    """How it delivers wakes: ``webhook`` or ``pull-wake``."""
     streams: tuple[LinkedStream, ...]
+    """Its streams."""
     lease_ttl_ms: int
+    """How long a lease lasts, in milliseconds."""
     status: str
+    """``active``, or ``failed`` while a failed webhook delivery is to be repeated."""
     pattern: str | None = None
+    """The pattern that links streams, if it has one."""
     wake_stream: str | None = None
+    """The path of the wake stream of a pull-wake subscription."""
     webhook_url: str | None = None
+    """Where webhooks are posted."""
     jwks_url: str | None = None
     """Where the keys are that sign its webhooks."""
     description: str | None = None
+    """Any text."""
     created: bool = False
-    """Whether the call that answered this created it."""
+    """Whether this call created it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A lease that this worker holds (§7.2), of the streams with pending work."""
+    """A lease on the pending work of a subscription (§7.2)."""
 
     subscription: str
+    """The id of the subscription."""
     wake_id: str
+    """The id of the wake that it answers."""
     generation: int
+    """The number of the lease; a greater one fences it."""
     token: str
+    """The bearer token that acknowledges. Keep it secret."""
     streams: tuple[LinkedStream, ...]
+    """The streams of the subscription."""
     lease_seconds: float
+    """How long the lease lasts after the claim and after each acknowledgement."""
 
 
 def control_url(base: str, subscription: str, action: str = "") -> str:
@@ -87,34 +108,37 @@ def control_url(base: str, subscription: str, action: str = "") -> str:
     if not subscription:
         raise InvalidArgument("a subscription needs an id")
     if subscription in _DOTS:
-        raise InvalidArgument(f"{subscription!r} cannot be the id of a subscription")
+        raise InvalidArgument(f"the id of a subscription must not be {subscription!r}")
     return f"{base.rstrip('/')}/__ds/subscriptions/{quote(subscription, safe='')}{action}"
 
 
 def link_action(stream: str) -> str:
-    """What follows a subscription's URL where one of its streams is meant (§6.4)."""
+    """The end of the URL of one of a subscription's streams (§6.4)."""
     path = stream.strip("/")
     if not path or not _DOTS.isdisjoint(path.split("/")):
-        # Whoever resolves the dots would arrive at something else, another subscription even.
-        raise InvalidArgument(f"{stream!r} cannot be the path of a stream")
+        # With its dots resolved, the URL would be another one, perhaps of another subscription.
+        raise InvalidArgument(
+            f"the path of a stream must have a segment, none of them '.' or '..', got {stream!r}"
+        )
     return f"/streams/{quote(path)}"
 
 
 def paths_of(streams: Sequence[str]) -> list[str]:
-    """Several paths; one alone, which is a sequence of characters, is a mistake."""
+    """Several paths; raises ``InvalidArgument`` for a string, which is a sequence too."""
     if isinstance(streams, (str, bytes)):
         raise InvalidArgument("streams must be a list of paths", advice=f"Pass [{streams!r}].")
     return list(streams)
 
 
 def request(method: str, url: str, body: object = None, token: str | None = None) -> Request:
+    """A request with a JSON body, or a token instead of the client's credentials."""
     headers = {} if body is None else {"content-type": "application/json"}
     if token is not None:
         headers["authorization"] = f"Bearer {token}"
     return Request(method, url, headers, [], None if body is None else msgspec.json.encode(body))
 
 
-def wish(
+def subscription_body(
     kind: str,
     *,
     pattern: str | None,
@@ -151,8 +175,8 @@ _Milliseconds = Annotated[int, msgspec.Meta(ge=1, le=protocol.MAX_SAFE_INTEGER)]
 _Token = Annotated[str, msgspec.Meta(pattern="^[!-~]{1,4096}$")]
 
 
-class _SubscriptionAnswer(msgspec.Struct):
-    """The answer about a subscription (§6.3)."""
+class _SubscriptionBody(msgspec.Struct):
+    """The body of a response that describes a subscription (§6.3)."""
 
     id: str
     type: str
@@ -165,8 +189,8 @@ class _SubscriptionAnswer(msgspec.Struct):
     description: str | None = None
 
 
-class _ClaimAnswer(msgspec.Struct):
-    """The answer to a claim (§7.2)."""
+class _ClaimBody(msgspec.Struct):
+    """The body of the response to a claim (§7.2)."""
 
     wake_id: str
     generation: int
@@ -175,22 +199,22 @@ class _ClaimAnswer(msgspec.Struct):
     lease_ttl_ms: _Milliseconds
 
 
-class _AckAnswer(msgspec.Struct):
-    """The answer to an ack (§7.2)."""
+class _AckBody(msgspec.Struct):
+    """The body of the response to an ack (§7.2)."""
 
     next_wake: bool = False
 
 
-_SUBSCRIPTION: Final = msgspec.json.Decoder(_SubscriptionAnswer)
-_CLAIM: Final = msgspec.json.Decoder(_ClaimAnswer)
-_ACK: Final = msgspec.json.Decoder(_AckAnswer)
+_SUBSCRIPTION: Final = msgspec.json.Decoder(_SubscriptionBody)
+_CLAIM: Final = msgspec.json.Decoder(_ClaimBody)
+_ACK: Final = msgspec.json.Decoder(_AckBody)
 
 
-def check(asked: Request, reply: Reply) -> None:
-    """Raise what a refusal means."""
+def check(sent: Request, reply: Reply) -> None:
+    """Raise the error of a response that refuses."""
     if 200 <= reply.head.status < 300:
         return
-    error = error_of(asked, reply.head, reply.body)
+    error = error_of(sent, reply.head, reply.body)
     try:
         refusal = parse_object(reply.body)["error"]
         details = {key: refusal[key] for key in refusal if key not in ("code", "message")}
@@ -201,60 +225,60 @@ def check(asked: Request, reply: Reply) -> None:
         raise error
     raise SubscriptionRefused(
         f"{code}: {message}" if message else code,
-        method=asked.method,
-        url=asked.url,
+        method=sent.method,
+        url=sent.url,
         status=reply.head.status,
         code=code,
         details=details,
     )
 
 
-def _answer(asked: Request, reply: Reply, decoder: msgspec.json.Decoder[T]) -> T:
-    check(asked, reply)
+def _body(sent: Request, reply: Reply, decoder: msgspec.json.Decoder[T]) -> T:
+    check(sent, reply)
     try:
         return parse_json(reply.body, decoder)
     except NotJson as error:
         raise MalformedAnswer(
-            f"The answer about a subscription is not of its form: {error}.",
-            method=asked.method,
-            url=asked.url,
+            f"The response about a subscription is not of its form: {error}.",
+            method=sent.method,
+            url=sent.url,
         ) from None
 
 
-def subscription_of(asked: Request, reply: Reply) -> Subscription:
-    answer = _answer(asked, reply, _SUBSCRIPTION)
-    webhook = answer.webhook or _Webhook()
+def subscription_of(sent: Request, reply: Reply) -> Subscription:
+    body = _body(sent, reply, _SUBSCRIPTION)
+    webhook = body.webhook or _Webhook()
     return Subscription(
-        id=answer.id,
-        type=answer.type,
-        streams=answer.streams,
-        lease_ttl_ms=answer.lease_ttl_ms,
-        status=answer.status,
-        pattern=answer.pattern,
-        wake_stream=answer.wake_stream,
+        id=body.id,
+        type=body.type,
+        streams=body.streams,
+        lease_ttl_ms=body.lease_ttl_ms,
+        status=body.status,
+        pattern=body.pattern,
+        wake_stream=body.wake_stream,
         webhook_url=webhook.url,
         jwks_url=webhook.signing.jwks_url if webhook.signing is not None else None,
-        description=answer.description,
+        description=body.description,
         created=reply.head.status == 201,
     )
 
 
-def claim_of(subscription: str, asked: Request, reply: Reply) -> Claim:
-    answer = _answer(asked, reply, _CLAIM)
+def claim_of(subscription: str, sent: Request, reply: Reply) -> Claim:
+    body = _body(sent, reply, _CLAIM)
     return Claim(
         subscription,
-        answer.wake_id,
-        answer.generation,
-        answer.token,
-        answer.streams,
-        answer.lease_ttl_ms / 1000,
+        body.wake_id,
+        body.generation,
+        body.token,
+        body.streams,
+        body.lease_ttl_ms / 1000,
     )
 
 
-def more_work(asked: Request, reply: Reply) -> bool:
-    """Whether the answer to an ack says that more work waits already."""
-    check(asked, reply)
-    return bool(reply.body) and _answer(asked, reply, _ACK).next_wake
+def more_work(sent: Request, reply: Reply) -> bool:
+    """Whether the response to an ack says that more work is pending already."""
+    check(sent, reply)
+    return bool(reply.body) and _body(sent, reply, _ACK).next_wake
 
 
 def ack_body(claim: Claim, acks: Mapping[str, str], *, done: bool) -> dict[str, object]:

@@ -1,7 +1,7 @@
-"""Verifying that a webhook came from the server (§7.1, §12.10), by its raw, unparsed body.
+"""Verification that a webhook came from the server, by its raw body (§7.1, §12.10).
 
-Needs the extra ``webhooks``. :func:`verify_webhook` works on keys that are at hand;
-:class:`~durable_streams_client.WebhookVerifier` fetches and keeps them.
+Needs the extra ``webhooks``. ``verify_webhook`` takes the keys as an argument;
+``WebhookVerifier`` fetches and caches them.
 """
 
 import re
@@ -20,11 +20,11 @@ _SIGNATURE: Final = re.compile(r"t=(\d{1,15}),kid=([^,\s]{1,200}),ed25519=([A-Za
 
 
 class WebhookRejected(DurableStreamsError):
-    """The request is not to be believed: answer it 401 or 403, and do nothing else."""
+    """The webhook is not from the server. Answer it with 401 or 403, and do nothing else."""
 
 
 class UnknownKey(WebhookRejected):
-    """The signing key is not among those at hand; newer ones may hold it."""
+    """The key set does not hold the signing key; a newer one may."""
 
 
 def _text(value: Any) -> str:
@@ -32,12 +32,12 @@ def _text(value: Any) -> str:
 
 
 def signature_of(headers: Mapping[Any, Any]) -> tuple[int, str, bytes]:
-    """Time, key id and signature in a request's headers; raises :class:`WebhookRejected`.
+    """Time, key id and signature in a request's headers; raises ``WebhookRejected``.
 
     Names may be in any case, as frameworks give them.
     """
-    found = [_text(value) for name, value in headers.items() if _text(name).lower() == SIGNATURE]
-    match = _SIGNATURE.fullmatch(found[0]) if len(found) == 1 else None
+    values = [_text(value) for name, value in headers.items() if _text(name).lower() == SIGNATURE]
+    match = _SIGNATURE.fullmatch(values[0]) if len(values) == 1 else None
     if match is None:
         raise WebhookRejected("The request carries no Webhook-Signature of this protocol.")
     return int(match[1]), match[2], urlsafe_b64decode(match[3] + "==")
@@ -51,11 +51,16 @@ def verify_webhook(
     window: float = REPLAY_WINDOW_SECONDS,
     now: float | None = None,
 ) -> dict[str, Any]:
-    """The webhook's content, if one of the server's keys has signed it a short while ago.
+    """Return the content of a webhook, a JSON object, if the server has just signed it (§7.1).
 
-    ``jwks`` is the key set of the server, ``window`` the seconds by which the signature's time may
-    differ from ``now`` (default: the clock). Raises :class:`WebhookRejected`, or
-    :class:`UnknownKey` if the key set does not hold the key.
+    - ``headers``: those of the request, with names in any case.
+    - ``body``: its raw body; parsed and encoded again, it would not fit the signature.
+    - ``jwks``: the server's key set, as ``Subscription.jwks_url`` gives it.
+    - ``window``: the seconds by which the signature's time may differ from ``now``.
+    - ``now``: Unix time in seconds; by default the clock's.
+
+    Raises ``WebhookRejected``; ``UnknownKey`` if the key set does not hold the signing key;
+    ``DurableStreamsError`` if the package ``cryptography`` is missing.
     """
     try:
         from cryptography.exceptions import InvalidSignature
@@ -82,7 +87,7 @@ def verify_webhook(
 
 
 def key_of(jwks: Mapping[str, Any], kid: str) -> bytes:
-    """The public key of this id; raises :class:`UnknownKey`."""
+    """The public key of this id; raises ``UnknownKey``."""
     keys = jwks.get("keys")
     for key in keys if isinstance(keys, list) else ():
         if (
@@ -96,4 +101,4 @@ def key_of(jwks: Mapping[str, Any], kid: str) -> bytes:
                 return urlsafe_b64decode(key["x"] + "=" * (-len(key["x"]) % 4))
             except ValueError:
                 break
-    raise UnknownKey("The signing key is none of the server's.")
+    raise UnknownKey("The signing key is not one of the server's keys.")

@@ -286,7 +286,7 @@ async def test_a_stream_replaced_while_it_is_handled_is_left_to_the_next_claim(
     with caplog.at_level(logging.WARNING, "durable_streams_client"):
         async with AsyncClient(hub.url) as client:
             assert await AsyncPullWorker(client, "s", ignore, name="w").work_once()
-    assert "a was replaced while it was worked on" in caplog.text
+    assert "a was replaced during the work on it" in caplog.text
     assert sub.acked == {"a": "-1", "b": "00000001"}
     assert sub.holder is None
 
@@ -427,7 +427,7 @@ async def test_what_cannot_be_given_back_does_not_hide_the_cause(
         async with AsyncClient(hub.url, retry=QUICK) as client:
             with pytest.raises(LookupError):
                 await AsyncPullWorker(client, "s", handle, name="w").run()
-    assert "could not be given back" in caplog.text
+    assert "could not be released" in caplog.text
 
 
 async def test_a_stream_that_is_gone_does_not_keep_the_others_waiting(hub: Subscribed) -> None:
@@ -514,7 +514,7 @@ async def test_trouble_of_the_server_is_waited_out(hub: Subscribed) -> None:
 async def test_only_pull_subscriptions_have_workers(hub: Subscribed) -> None:
     hub.subscribe("s", "a").wish = {"type": "webhook", "webhook": {"url": "https://x.example"}}
     async with AsyncClient(hub.url) as client:
-        with pytest.raises(InvalidArgument, match="no pull-wake"):
+        with pytest.raises(InvalidArgument, match="not a pull-wake"):
             await AsyncPullWorker(client, "s", ignore, name="w").run()
         with pytest.raises(SubscriptionRefused, match="there is none"):
             await AsyncPullWorker(client, "absent", ignore, name="w").run()

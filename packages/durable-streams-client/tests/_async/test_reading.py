@@ -433,7 +433,7 @@ async def test_checkpoint_that_fails_is_heard(server: Hostile, tmp_path: Path) -
         stream = client.stream("a")
         with pytest.raises(FileNotFoundError):
             await stream.follow(checkpoint=FileCheckpoint(tmp_path / "no" / "x")).read_bytes()
-        with pytest.raises(InvalidArgument, match="holds no offset"):
+        with pytest.raises(InvalidArgument, match="does not hold an offset"):
             await stream.follow(checkpoint=FileCheckpoint(broken)).read_bytes()
 
 

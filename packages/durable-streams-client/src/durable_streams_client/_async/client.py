@@ -1,4 +1,4 @@
-"""The client: what the streams of one program share."""
+"""The client: connections, credentials and limits that streams share."""
 
 import random as random_module
 import ssl
@@ -26,20 +26,37 @@ from durable_streams_client.retry import RetryPolicy
 
 
 class AsyncClient:
-    """Connections, credentials and limits for any number of streams.
+    """A client of one server, for any number of streams.
 
-    ``base_url`` is put before relative stream names. ``headers`` and ``params`` go with every
-    request; each value may be a function, also a coroutine function, that is asked at every
-    request, for tokens that expire; one that returns None leaves it out. A header of a stream or
-    of the protocol takes the place of the client's of the same name. ``on_retry`` is called before
-    every repeat; an exception that it raises ends the call.
+    Use it in a ``with`` block, or close it. It opens no connection before the first request. Tasks
+    and threads may share it.
 
-    ``http`` is an httpx (or httpx2) client or transport to use instead of one of its own; a client
-    stays the caller's to close. ``safe_append=False`` sends plain appends without producer headers;
-    they are then repeated only if they certainly changed nothing. ``compress`` asks servers to
-    compress what is not live. ``cache_bytes`` bounds the pages kept for ``If-None-Match``.
+    - ``base_url``: the server's stream root, below which relative stream names are.
+    - ``headers``, ``params``: headers and query parameters of every request, as a mapping or as
+      pairs. A value may be a function, also a coroutine function, which is called for every
+      request: use one for tokens that expire. A function that returns None leaves its header or
+      parameter out. A header of a stream or of the protocol replaces the client's of that name.
+    - ``timeouts``: the time limits in seconds; by default ``Timeouts()``.
+    - ``retry``: when and how often requests are repeated; by default ``RetryPolicy()``.
+    - ``on_retry``: called with a ``Retry`` before every repeat. An exception that it raises ends
+      the call.
+    - ``http``: an httpx or httpx2 client or transport to send requests with. The caller closes a
+      client. By default, requests go over connections of this client.
+    - ``http2``: offers HTTP/2 to servers; needs the extra ``http2``.
+    - ``verify``: an SSL context, or whether to verify the server's certificate.
+    - ``compress``: asks servers to compress responses that are not live.
+    - ``safe_append``: sends plain appends with producer headers, so that they can be repeated
+      without being stored twice (§5.2.1). Without it they are repeated only after a failure that
+      certainly changed nothing.
+    - ``cache_bytes``: keeps this many bytes of pages, to fetch only pages that changed (§10.1).
+    - ``random``: returns numbers from 0 up to 1, for the jitter of delays.
 
-    Use it in a ``with`` block, or close it. Nothing is opened before the first request.
+    Raises ``InvalidArgument`` for options that have no meaning.
+
+    Every call that sends a request may raise ``AccessDenied``, ``InvalidRequest``, ``Redirected``,
+    ``MalformedAnswer``, ``ClientClosed``, ``NotUsableHere``, ``NoFreeConnection`` and, once its
+    attempts or its time are used up, ``TransportError`` or ``Unavailable``. All are
+    ``ClientError``. The methods list what they raise besides.
     """
 
     def __init__(
@@ -90,20 +107,22 @@ class AsyncClient:
         headers: AsyncPairs | None = None,
         params: AsyncPairs | None = None,
     ) -> AsyncStream:
-        """The handle of a stream, by its URL or its name below ``base_url``.
+        """Return the handle of a stream. Sends no request.
 
-        A name is taken literally: ``?``, ``#`` and ``%`` are encoded. What begins with ``http://``
-        or ``https://`` is a URL, in which they mean what they mean there. Raises InvalidArgument
-        for what cannot be a stream of the client's server.
+        - ``name``: the stream's name below ``base_url``, in which ``?``, ``#`` and ``%`` are
+          ordinary characters; or its whole URL, beginning with ``http://`` or ``https://``.
+        - ``content_type``: the stream's content type, if you know it. This saves the first append
+          a request.
+        - ``headers``, ``params``: sent in addition to the client's.
 
-        Asks the server nothing. ``content_type``, if it is known, saves the first append a request.
+        Raises ``InvalidArgument`` if ``name`` cannot be a stream of the client's server.
         """
         url = addresses.stream_url(self.base_url, name)
         extra = Extra(pairs_of(headers, "headers"), pairs_of(params, "params"))
         return AsyncStream(self._context, url, extra, content_type=content_type)
 
     async def aclose(self) -> None:
-        """Close all connections. What is under way fails."""
+        """Close all connections. Calls in progress raise ``ClientClosed``."""
         await self._context.calls.transport.aclose()
         self._context.cache.clear()
 

@@ -10,7 +10,7 @@ from durable_streams_client.pages import PageCache
 
 @dataclass(frozen=True, slots=True)
 class AsyncContext:
-    """What the streams, readers, producers and workers of one client need of it."""
+    """The parts of one client that its streams, readers, producers and workers use."""
 
     base_url: str
     """The stream root, or "" if the client has none."""

@@ -1,4 +1,4 @@
-"""Drives a :class:`~durable_streams_client.producing.ProducerMachine` over the network."""
+"""The producer: runs a ``ProducerMachine`` over the network."""
 
 import logging
 import secrets
@@ -49,12 +49,16 @@ EXIT_PATIENCE = 5.0
 
 
 class AsyncProducer:
-    """Appends without waiting for each, and stores everything exactly once (§5.2.1).
+    """A writer that sends appends in batches, and stores each exactly once and in order (§5.2.1).
 
-    ``append`` only waits when the queue is full. :meth:`flush`, :meth:`close_stream` and leaving
-    the ``with`` block wait for the server and raise
-    ``NotStored`` with everything that was not stored. After such an
-    error the producer takes nothing more. May be shared between tasks and threads.
+    Made by ``AsyncStream.producer``. Use it in a ``with`` block: leaving the block waits until
+    everything is stored. Tasks and threads may share it. ``id`` is its producer id.
+
+    ``append`` returns before the data is stored, and waits only while the queue is full. The
+    producer gives up when a batch is refused or its attempts are used up: the next call then raises
+    ``NotStored``, which holds everything that was not stored, and so does every later call.
+
+    Long because one lock guards one machine, and everything that takes the lock is here.
     """
 
     def __init__(
@@ -84,56 +88,65 @@ class AsyncProducer:
         self._inherited = False
         self._owner: object = None
         self._loss_is_known = False
-        """Whether the caller has been told of what was not stored, or has asked to drop it."""
+        """Whether the caller knows of what was not stored, or has discarded it."""
         forking.register(self, AsyncProducer._after_fork)
         watch(self, AsyncProducer._finish_at_exit)
 
     def _after_fork(self) -> None:
-        """Stay with the parent: its numbers and what it has accepted cannot be shared."""
+        """Be unusable in the child: the parent owns the sequence numbers and the queue."""
         forking.keep((self._mutex, self._changed, self._workers))
         self._mutex = runtime.Mutex()
         self._changed = runtime.Notifier()
         self._workers = []
         self._stopped = self._inherited = self._loss_is_known = True
 
-    # -- where it stands ---------------------------------------------------------------------------
+    # -- state ---------------------------------------------------------------------------
 
     @property
     def epoch(self) -> int:
+        """The epoch that it sends; it rises if the producer claims its id from an earlier run."""
         return self._machine.epoch
 
     @property
     def pending(self) -> int:
-        """Items accepted and not yet acknowledged."""
+        """The number of items accepted and not yet acknowledged by the server."""
         return self._machine.accepted - self._machine.acknowledged
 
     @property
     def acknowledged(self) -> int:
-        """Items that the server has, duplicates included."""
+        """The number of items that the server has acknowledged, duplicates included."""
         return self._machine.acknowledged
 
     @property
     def duplicates(self) -> int:
-        """Items that the server had before this producer sent them: its epoch was used before."""
+        """The number of items that the server took for repeats of an earlier producer's.
+
+        It is above 0 only if another producer has used the same id and epoch.
+        """
         return self._machine.duplicates
 
     @property
     def offset(self) -> str | None:
-        """The tail after the last acknowledged batch."""
+        """The tail after the last acknowledged batch, or None before the first."""
         return self._machine.offset or None
 
     @property
     def last_seq(self) -> int:
-        """The highest acknowledged sequence number, -1 before the first."""
+        """The highest acknowledged sequence number, or -1 before the first."""
         return self._machine.last_seq
 
     # -- appending ---------------------------------------------------------------------------------
 
     async def append(self, data: Any) -> None:
-        """Accept one piece: bytes or str, or on a JSON stream one value.
+        """Accept one item, and return before it is stored.
 
-        It is encoded now, so it may change afterwards. Raises InvalidArgument for what cannot be
-        encoded, NotStored if an earlier piece could not be stored.
+        It waits only while ``ProducerLimits.queue_bytes`` or ``queue_items`` are pending. ``data``
+        is encoded at once, as ``AsyncStream.append`` does, so it may be changed afterwards. The
+        first append may ask the server for the content type.
+
+        Raises ``InvalidArgument`` for data that cannot be encoded, or if the producer was closed;
+        ``NotStored`` if an earlier item could not be stored; ``StreamClosed`` after
+        ``close_stream``; ``NotUsableHere`` in another event loop or in a forked process.
         """
         encode = self._encode
         if encode is None:
@@ -145,7 +158,7 @@ class AsyncProducer:
             await self._added(part, full=added is FULL)
 
     async def append_many(self, items: Any) -> None:
-        """Accept several pieces, one after the other."""
+        """Accept several items, one after the other. Raises what ``append`` raises."""
         for data in items:
             await self.append(data)
 
@@ -154,7 +167,7 @@ class AsyncProducer:
         return not (machine.failing or machine.closing or self._stopped)
 
     async def _added(self, part: bytes, *, full: bool) -> None:
-        """The slow way of an append: wake a sender, or wait for room."""
+        """Finish an append that wakes a sender or has to wait for room in the queue."""
         self._check_owner()
         while full:
             version = self._changed.version
@@ -215,7 +228,11 @@ class AsyncProducer:
     # -- waiting -----------------------------------------------------------------------------------
 
     async def flush(self) -> None:
-        """Wait until everything accepted before is stored; raises NotStored."""
+        """Wait until everything accepted so far is stored.
+
+        Raises ``NotStored`` if some of it could not be; ``Cancelled`` if the producer is closed
+        meanwhile; ``NotUsableHere`` in another event loop or in a forked process.
+        """
         self._check_owner()
         with self._mutex:
             self._check_failure()
@@ -225,9 +242,11 @@ class AsyncProducer:
         await self._wait(lambda: self._machine.acknowledged >= target)
 
     async def close_stream(self, data: Any = None) -> str:
-        """Store everything, then end the stream, with ``data`` as its last piece if given.
+        """Store everything, then close the stream for ever, with ``data`` as a last item if given.
 
-        Returns its final offset. Calling it again changes nothing.
+        Returns the final offset. Calling it again changes nothing (§5.3).
+
+        Raises what ``flush`` raises, and ``InvalidArgument`` for data that cannot be encoded.
         """
         self._check_owner()
         encode = self._encode or await self._prepare()
@@ -240,21 +259,22 @@ class AsyncProducer:
         await self._wait(lambda: self._machine.closed)
         return self._machine.offset
 
-    async def _wait(self, done: Callable[[], bool]) -> None:
+    async def _wait(self, is_reached: Callable[[], bool]) -> None:
         while True:
             version = self._changed.version
             with self._mutex:
                 self._check_failure()
-                if done():
+                if is_reached():
                     return
                 if self._stopped:
                     raise Cancelled("The producer was closed.", url=self._url)
             await self._changed.wait(version)
 
     async def aclose(self, *, flush: bool = True) -> None:
-        """Flush, which may raise NotStored, and stop. Does not end the stream.
+        """Flush and stop. The stream stays open; see ``close_stream``.
 
-        Without ``flush`` what is on its way is given up.
+        With ``flush=False`` items that are not acknowledged yet are discarded. Raises what
+        ``flush`` raises; the producer is closed all the same. Closing it again does nothing.
         """
         if self._inherited:
             return
@@ -298,16 +318,16 @@ class AsyncProducer:
     # -- ending without being closed ---------------------------------------------------------------
 
     def _finish_at_exit(self) -> None:
-        """Send what is left if this flavour can still wait, and warn about what is not stored."""
+        """Send what is pending if this flavour can still wait, and warn about the rest."""
         with self._mutex:
             target = self._machine.flush()
         self._changed.notify()
 
-        def left() -> int:
+        def unacknowledged() -> int:
             machine = self._machine
             return 0 if machine.failure is not None else target - machine.acknowledged
 
-        runtime.wait_at_exit(self._changed, left, EXIT_PATIENCE)
+        runtime.wait_at_exit(self._changed, unacknowledged, EXIT_PATIENCE)
         self._warn("was not closed before the program ended")
 
     def _warn(self, what: str) -> None:
@@ -337,7 +357,7 @@ class AsyncProducer:
     # -- sending -----------------------------------------------------------------------------------
 
     async def _work(self) -> None:
-        """One sender; there are as many as batches may be in flight."""
+        """Run one sender. There are at most ``ProducerLimits.in_flight``."""
         while True:
             version = self._changed.version
             with self._mutex:
@@ -357,7 +377,7 @@ class AsyncProducer:
                     self._idle_workers -= 1
 
     async def _send(self, batch: Outgoing, epoch: int) -> None:
-        """Send one batch until its fate is known, within the total time limit."""
+        """Send one batch until it is stored or has failed, within the total time limit."""
         total = self._calls.options.timeouts.total
         finished = False
         try:
@@ -371,7 +391,7 @@ class AsyncProducer:
                 stored()
             self._changed.notify()
         except Exception as error:
-            # Whatever it is: a sender that ended with it would leave `flush` waiting for ever.
+            # Any error: a sender that ended here would leave `flush` waiting for ever.
             finished = True
             failure = error
             if not isinstance(failure, ClientError):
@@ -389,7 +409,7 @@ class AsyncProducer:
                 self._changed.notify()
 
     async def _deliver(self, batch: Outgoing, epoch: int) -> Callable[[], None]:
-        """Send one batch until it is stored; the answer as the machine's next step."""
+        """Send one batch until it is stored; return the machine's step that records this."""
         request = messages.append_request(
             self._url,
             join(self._kind, batch.parts) if batch.parts else b"",
@@ -416,7 +436,7 @@ class AsyncProducer:
                 return partial(
                     self._machine.stored,
                     batch,
-                    # An end without data is answered 204 the first time too (§5.3).
+                    # Closing without data gets a 204 the first time too (§5.3).
                     duplicate=appended.duplicate and bool(batch.parts),
                     seq=parse_number(head.get(protocol.PRODUCER_SEQ)),
                     epoch=parse_number(head.get(protocol.PRODUCER_EPOCH)),
@@ -436,7 +456,7 @@ class AsyncProducer:
         self._changed.notify()
 
     async def _pause(self, seconds: float) -> None:
-        """Wait before a repeat, but no longer than the producer lives."""
+        """Wait before the next attempt, unless the producer ends first."""
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
             version = self._changed.version
@@ -456,7 +476,7 @@ def new_producer(
     auto_claim: bool | None,
     limits: ProducerLimits,
 ) -> AsyncProducer:
-    """A producer, with what was left out filled in; raises InvalidArgument."""
+    """Make a producer, with defaults for what was left out; raises ``InvalidArgument``."""
     named = producer_id is not None
     producer_id = producer_id if producer_id is not None else f"py-{secrets.token_hex(12)}"
     check_producer(producer_id, epoch)
@@ -464,7 +484,7 @@ def new_producer(
     if auto_claim is None:
         auto_claim = fresh
     if epoch is None:
-        # Above every epoch that an earlier run under this name can have used, and not that of
+        # Greater than every epoch of an earlier run under this name, and different from that of
         # another instance that starts in the same millisecond.
         epoch = time.time_ns() // 1_000_000 * 1000 + secrets.randbelow(1000) if named else 0
     machine = ProducerMachine(limits, epoch, auto_claim, time.monotonic, fresh)

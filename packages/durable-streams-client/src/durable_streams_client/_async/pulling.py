@@ -1,4 +1,4 @@
-"""A worker of a pull-wake subscription (§7.2): claim, read, handle, ack, and again."""
+"""A worker of a pull-wake subscription: it claims, reads, handles and acknowledges (§7.2)."""
 
 import logging
 from collections.abc import Awaitable, Callable
@@ -35,18 +35,23 @@ from durable_streams_core.protocol import NOW
 logger = logging.getLogger("durable_streams_client")
 
 BEATS = 3
-"""Heartbeats within one lease."""
+"""The number of heartbeats within one lease."""
 LEAST_PAUSE = 0.1
-"""Seconds between two heartbeats, however short a lease the server gives."""
+"""The least seconds between two heartbeats, even of a shorter lease."""
 
 
 class AsyncPullWorker:
-    """Works on one subscription until it is stopped.
+    """A worker that handles the pending batches of one pull-wake subscription (§7.2).
 
-    ``handler(path, batch)`` is called for the batches of each stream with pending work, in order;
-    once it returns, the batch is acked. While it runs, the lease is kept alive. When it raises, the
-    lease is given back and :meth:`run` raises the same. What was not acked comes again, to this
-    worker or another: handlers see each batch at least once.
+    - ``subscription``: the id of the subscription.
+    - ``handler``: called with the path of a stream and a ``Batch``, for the batches of each stream
+      with pending work, in order; it may be a coroutine function. When it returns, the batch is
+      acknowledged. While it runs, the lease is extended. When it raises, the lease is released
+      and ``run`` raises the same error.
+    - ``name``: names this worker to the server and in the log.
+
+    A batch that was not acknowledged comes again, to this worker or another: a handler sees each
+    batch at least once.
 
         worker = AsyncPullWorker(client, "sub-1", handle, name="worker-7")
         await worker.run()
@@ -70,10 +75,10 @@ class AsyncPullWorker:
         self._pause = runtime.Scope(self._transport.scopes)
         self._reader: AsyncReader[Any] | None = None
         self._failure: BaseException | None = None
-        """What the handler raised. It may be an error of this client, and is none of ours."""
+        """The error that the handler raised. It may be a ``ClientError`` of another call."""
 
     def stop(self) -> None:
-        """Let :meth:`run` return once the batch under way is handled. From any task or thread."""
+        """Let ``run`` return once the current batch is handled. From any task or thread."""
         self._stopping = True
         self._pause.cancel()
         reader = self._reader
@@ -81,16 +86,20 @@ class AsyncPullWorker:
             reader.cancel()
 
     async def run(self) -> None:
-        """Claim and work, and wait for wakes in between, until :meth:`stop`.
+        """Claim and handle pending work, and wait for wakes in between, until ``stop``.
 
-        A claim of which nothing could be acked is followed by a pause that grows as they repeat: a
-        server that goes on telling of a stream that is gone would else be asked without end.
+        Faults of the network and the server are waited out, with growing pauses. So are claims
+        without a batch to acknowledge, for example of a stream that was deleted.
+
+        Raises what the handler raises, at once; ``InvalidArgument`` if this is not a pull-wake
+        subscription; ``SubscriptionRefused`` if there is no such subscription; ``NotFound`` if
+        its wake stream was deleted or closed; other errors of a request that cannot succeed later.
         """
         described = await self._subscriptions.get(self.subscription)
         if described.wake_stream is None:
-            raise InvalidArgument(f"{self.subscription} is no pull-wake subscription")
+            raise InvalidArgument(f"{self.subscription} is not a pull-wake subscription")
         wakes = self._stream(described.wake_stream)
-        # First where the wakes end, then a look for work: what comes in between is a wake to find.
+        # The tail of the wake stream first, then a claim: a wake that comes in between is read.
         offset = (await wakes.head()).offset or NOW
         backoff = self._context.calls.backoff(None)
         while not self._stopping:
@@ -100,7 +109,7 @@ class AsyncPullWorker:
                     try:
                         offset = await self._next_wake(wakes.follow(offset), offset)
                     except OffsetGone:
-                        # Another wake stream is there. What was missed, the next claim finds.
+                        # The wake stream was replaced. The next claim finds all pending work.
                         offset = (await wakes.head()).offset or NOW
                 elif lease.acked:
                     backoff.progress()
@@ -108,7 +117,7 @@ class AsyncPullWorker:
                     delay = backoff.failed()
                     assert delay is not None, "its attempts are without bound"
                     logger.warning(
-                        "%s: nothing of what %s told could be worked on; claiming again in %.3g s",
+                        "%s: no batch of %s could be acknowledged; claiming again in %.3g s",
                         self.name,
                         self.subscription,
                         delay,
@@ -148,10 +157,10 @@ class AsyncPullWorker:
                 if stream.has_pending and not self._stopping and not lease.lost:
                     await self._work_on(lease, stream)
         except BaseException:
-            await lease.give_back()
+            await lease.release()
             raise
         if self._stopping:
-            await lease.give_back()
+            await lease.release()
         else:
             await lease.finish()
         return lease
@@ -162,7 +171,7 @@ class AsyncPullWorker:
         return AsyncStream(self._context, url, Extra([], []), content_type=None)
 
     async def _work_on(self, lease: "_Lease", stream: LinkedStream) -> None:
-        """Handle what is pending of one stream, batch by batch."""
+        """Handle the pending batches of one stream."""
         reader = self._stream(stream.path).read(stream.acked_offset)
         self._reader = reader
         try:
@@ -180,22 +189,22 @@ class AsyncPullWorker:
         except NotFound as error:
             if error is self._failure:
                 raise
-            logger.info("%s is gone; there is nothing to do for it", stream.path)
+            logger.info("%s was deleted, so it has no pending work", stream.path)
         except OffsetGone as error:
             if error is self._failure:
                 raise
-            # The server counts what replaced it from the start, so the next claim tells of all.
+            # The server starts over with the stream that replaced it, and so does the next claim.
             logger.warning("%s: %s", stream.path, error.message)
         except SubscriptionRefused as error:
             if error is self._failure or error.code != INVALID_OFFSET:
                 raise
-            logger.warning("%s was replaced while it was worked on: %s", stream.path, error.message)
+            logger.warning("%s was replaced during the work on it: %s", stream.path, error.message)
         finally:
             self._reader = None
             await reader.aclose()
 
     async def _next_wake(self, reader: AsyncReader[Any], offset: str) -> str:
-        """Wait for a wake of this subscription; where to look for the next one."""
+        """Wait for a wake of this subscription; return the offset after it."""
         self._reader = reader
         try:
             if self._stopping:
@@ -204,17 +213,17 @@ class AsyncPullWorker:
                 offset = batch.offset
                 if self._has_wake(batch):
                     return offset
-            raise NotFound("The wake stream was closed: nobody will be woken any more.")
+            raise NotFound("The wake stream was closed, so no more wakes will come.")
         finally:
             self._reader = None
             await reader.aclose()
 
     def _has_wake(self, batch: Batch[Any]) -> bool:
-        """Whether there is a wake of this subscription among what came; others are ignored."""
+        """Whether the batch holds a wake of this subscription. Other events are ignored."""
         try:
             events = batch.items
         except MalformedAnswer as error:
-            logger.warning("%s: %s; looking for work all the same", self.name, error.message)
+            logger.warning("%s: %s; claiming all the same", self.name, error.message)
             return True
         return any(
             isinstance(event, dict) and event.get("subscription_id") == self.subscription
@@ -230,17 +239,17 @@ class _Lease:
     ) -> None:
         self.lost = False
         self.acked = False
-        """Whether any work under it counts."""
+        """Whether a batch was acknowledged under it."""
         self._subscriptions = subscriptions
         self._transport = transport
         self._claim = claim
         self._over = False
-        self._news = runtime.Notifier()
+        self._changed = runtime.Notifier()
 
     async def keep_while(
         self, handler: Callable[[str, Batch[Any]], Any], path: str, batch: Batch[Any]
     ) -> None:
-        """Run the handler, with heartbeats beside it."""
+        """Run the handler, and extend the lease until it returns."""
         self._over = False
         beating = runtime.Worker(
             self._beat,
@@ -251,13 +260,13 @@ class _Lease:
             await runtime.settle(handler(path, batch))
         finally:
             self._over = True
-            self._news.notify()
+            self._changed.notify()
             await beating.join(5.0)
 
     async def _beat(self) -> None:
         while not self._finished():
-            version = self._news.version
-            await self._news.wait(version, max(self._claim.lease_seconds / BEATS, LEAST_PAUSE))
+            version = self._changed.version
+            await self._changed.wait(version, max(self._claim.lease_seconds / BEATS, LEAST_PAUSE))
             if self._finished():
                 return
             try:
@@ -293,10 +302,10 @@ class _Lease:
                     raise
                 self._lose(refused)
 
-    async def give_back(self) -> None:
-        """Let others have it; they would after the lease anyway."""
+    async def release(self) -> None:
+        """Let another worker claim now what it could claim after the lease."""
         if not self.lost:
             try:
                 await self._subscriptions.release(self._claim)
             except ClientError as error:
-                logger.warning("a lease could not be given back: %s", error.message)
+                logger.warning("a lease could not be released: %s", error.message)

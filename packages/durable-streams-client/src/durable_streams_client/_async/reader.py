@@ -1,4 +1,4 @@
-"""Drives a :class:`~durable_streams_client.reading.ReaderMachine` over the network."""
+"""The reader: runs a ``ReaderMachine`` over the network."""
 
 import time
 from collections import deque
@@ -28,14 +28,22 @@ T = TypeVar("T")
 
 
 class AsyncReader(Generic[T]):
-    """The batches of a stream, in order, each exactly once.
+    """An iterator over the batches of a stream, in order, each exactly once.
 
-    Made by :meth:`AsyncStream.read` and :meth:`AsyncStream.follow`. Iterate over it, or over one of
-    :meth:`items`, :meth:`text` and :meth:`chunks`; ``offset`` is always safe to store, for it moves
-    on only when what came before has been handled, that is when the next is asked for. Use it in
-    a ``with`` block, or let go of it: either gives its connection back. :meth:`cancel` ends it
-    from any other task or thread.
+    Made by ``AsyncStream.read`` and ``AsyncStream.follow``. Iterate over it, or over one of
+    ``items()``, ``text()`` and ``chunks()``. Use it in a ``with`` block to give its connection
+    back at once; one that is garbage collected gives it back too. One task or thread reads;
+    any other may call ``cancel``.
+
+    ``offset`` is always safe to store: it moves past a batch when the next one is asked for, which
+    says that the batch was handled. ``url`` is the stream's URL.
+
+    Iterating raises what ``AsyncClient`` lists, and ``NotFound``, ``Gone``, ``OffsetGone`` if the
+    data before the offset is no longer there (§8), ``Cancelled`` after ``cancel``, ``TimedOut`` if
+    nothing came for ``Timeouts.total`` seconds, and what the checkpoint raises.
     """
+
+    __module__ = "durable_streams_client"  # generic aliases copy it before the package could set it
 
     def __init__(
         self,
@@ -53,7 +61,7 @@ class AsyncReader(Generic[T]):
         attempts = retry.read_attempts if live is None else retry.follow_attempts
         self.url = url
         self.offset = offset
-        """Where reading would go on if it stopped now."""
+        """The offset after the last batch that was handled: where another reader would go on."""
         self._calls = calls
         self._cache = context.cache
         self._extra = extra
@@ -70,35 +78,35 @@ class AsyncReader(Generic[T]):
         self._opened_at = 0.0
         self._key = ""
         self.status: int | None = None
-        """HTTP status of the last answer."""
+        """The HTTP status of the last response, or None before the first."""
         forking.register(self, AsyncReader._after_fork)
 
     def _after_fork(self) -> None:
-        """Go on in the child from the same place, with an answer of its own."""
+        """Go on in the child from the same offset, with a response of its own."""
         forking.keep((self._chunks, self._answer))
         self._chunks = self._answer = None
         self._scope = runtime.Scope(self._calls.transport.scopes)
 
-    # -- where it stands ---------------------------------------------------------------------------
+    # -- state ---------------------------------------------------------------------------
 
     @property
     def up_to_date(self) -> bool:
-        """Whether nothing more was there when the server last said so."""
+        """Whether the batches handed out reach the tail, as of the last response."""
         return self._machine.up_to_date and not self._pages
 
     @property
     def closed(self) -> bool:
-        """Whether the stream is closed and everything of it has been handed out."""
+        """Whether the stream is closed and all of its batches have been handed out."""
         return self._machine.closed and not self._pages
 
     @property
     def content_type(self) -> str:
-        """The content type of the stream, once an answer has come."""
+        """The content type of the stream; ``application/octet-stream`` before a response."""
         return self._machine.content_type
 
     @property
     def cursor(self) -> str | None:
-        """What the server uses to collapse requests (§10.1)."""
+        """The server's last ``Stream-Cursor``, by which caches collapse live reads (§10.1)."""
         return self._machine.cursor
 
     # -- iterating ---------------------------------------------------------------------------------
@@ -107,8 +115,8 @@ class AsyncReader(Generic[T]):
         return self
 
     async def __anext__(self) -> Batch[T]:
-        # What is in hand is handled once the next batch is asked for, which is now: a long wait
-        # for that must not keep it from being saved.
+        # Asking for the next batch says that the last one was handled. Save that now, because the
+        # wait for the next one may be long.
         await self._handled()
         batch = await self._next_batch()
         if batch is None:
@@ -118,25 +126,31 @@ class AsyncReader(Generic[T]):
         return batch
 
     async def items(self) -> AsyncIterator[T]:
-        """The values of a JSON stream, one by one; on other streams the bytes of each batch."""
+        """Iterate over the messages of a JSON stream; on other streams the bytes of each batch.
+
+        Raises ``MalformedAnswer`` for a message that does not fit ``decode``.
+        """
         async for batch in self:
             for item in batch.items:
                 yield item
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """The data as it comes; for a JSON stream the texts of arrays."""
+        """Iterate over the bytes of each batch; on a JSON stream each is the text of an array."""
         async for batch in self:
             if batch.data:
                 yield batch.data
 
     async def text(self) -> AsyncIterator[str]:
-        """UTF-8 text in whole characters, wherever the server cuts."""
+        """Iterate over UTF-8 text in whole characters, wherever the server cuts the data.
+
+        Raises ``MalformedAnswer`` if the stream is not UTF-8.
+        """
         joiner = TextJoiner()
         await self._handled()
         while (batch := await self._next_batch()) is not None:
             text = joiner.feed(batch)
             if text is None:
-                continue  # the end of a character is to come: nothing of it is handled yet
+                continue  # the batch ends inside a character, so it is not handled yet
             self._in_hand = batch.offset
             if text:
                 yield text
@@ -144,19 +158,22 @@ class AsyncReader(Generic[T]):
         await self.aclose()
 
     async def read_items(self) -> list[T]:
-        """All items up to the end, in one list."""
+        """Return all items up to the end in one list, held in memory."""
         return [item async for item in self.items()]
 
     async def read_bytes(self) -> bytes:
-        """All bytes up to the end. Not for JSON streams, whose pages are arrays."""
+        """Return all bytes up to the end. For a JSON stream use ``read_items``."""
         return b"".join([data async for data in self.chunks()])
 
     async def read_text(self) -> str:
-        """All text up to the end."""
+        """Return all text up to the end. Raises ``MalformedAnswer`` if it is not UTF-8."""
         return "".join([text async for text in self.text()])
 
     async def save(self) -> None:
-        """Count the batch in hand as handled now, before the next is asked for."""
+        """Record that the last batch was handled, without asking for the next one.
+
+        Moves ``offset``, and saves the checkpoint; raises what the checkpoint raises.
+        """
         await self._handled()
 
     async def _handled(self) -> None:
@@ -196,7 +213,7 @@ class AsyncReader(Generic[T]):
             page.closed,
             self.url,
             self._decoder,
-            # Not a method of ours: who keeps a batch must not keep the reader.
+            # Not a method of this reader, which a batch must not keep alive.
             partial(self._cache.drop, self._key),
         )
 
@@ -317,11 +334,14 @@ class AsyncReader(Generic[T]):
     # -- ending ------------------------------------------------------------------------------------
 
     def cancel(self) -> None:
-        """End the reader from another task or thread: who waits for it gets ``Cancelled``."""
+        """End the reader, from any task or thread. Its iteration raises ``Cancelled``."""
         self._scope.cancel()
 
     async def aclose(self) -> None:
-        """Give the connection back. The batch in hand counts as not handled; see :meth:`save`."""
+        """End the reader and give its connection back.
+
+        The last batch does not count as handled; call ``save`` first if it was.
+        """
         self._finished = True
         self._pages.clear()
         await self._drop()

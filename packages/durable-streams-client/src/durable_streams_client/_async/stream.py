@@ -1,4 +1,4 @@
-"""The handle of one stream: every operation of the protocol (§5)."""
+"""The handle of one stream, with every operation of the protocol (§5)."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -23,10 +23,14 @@ T = TypeVar("T")
 
 
 class AsyncStream:
-    """One stream of one server, made by :meth:`AsyncClient.stream`. It holds no connection.
+    """One stream of a server, made by ``AsyncClient.stream``.
 
-    Methods raise ``ClientError``, among them
-    ``NotFound`` if there is no such stream.
+    It holds no connection and needs no closing; tasks and threads may share it. ``url`` is the
+    stream's URL.
+
+    Methods that send a request may raise what ``AsyncClient`` lists. All but ``create`` and
+    ``exists`` raise ``NotFound`` if there is no such stream, and ``Gone`` if it was deleted but
+    still has forks.
     """
 
     def __init__(
@@ -39,14 +43,14 @@ class AsyncStream:
     ) -> None:
         self.url = url
         self.content_type = content_type
-        """As far as it is known without asking."""
+        """The stream's content type, or None until a response or the caller has told it."""
         self._context = context
         self._extra = extra
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {public_url(self.url)}>"
 
-    # -- its life ----------------------------------------------------------------------------------
+    # -- creating and deleting -------------------------------------------------------------------
 
     async def create(
         self,
@@ -58,13 +62,20 @@ class AsyncStream:
         data: Any = None,
         exist_ok: bool = True,
     ) -> Created:
-        """Create the stream (§5.1), or find that it exists with the same configuration.
+        """Create the stream, or check that it exists with the same configuration (§5.1).
 
-        ``ttl`` is seconds since the last read or write, ``expires_at`` a moment. ``data`` is the
-        first content: on a JSON stream one value, else bytes or text. ``closed`` makes it final.
-        Without ``exist_ok`` an existing stream raises
-        ``StreamExists``, as one with another configuration always
-        does.
+        - ``content_type``: by default the handle's, or else ``application/octet-stream``.
+        - ``ttl``: the lifetime in whole seconds after the last read or write.
+        - ``expires_at``: the end of life instead, as an aware ``datetime`` or in RFC 3339.
+        - ``data``: the first content, encoded as ``append`` does.
+        - ``closed``: creates the stream closed, so that ``data`` is all it ever holds.
+        - ``exist_ok``: without it, a stream that exists already is an error.
+
+        Returns a ``Created``.
+
+        Raises ``StreamExists`` if the stream exists with another configuration, or exists at all
+        and ``exist_ok`` is false; ``Gone`` if forks of a deleted stream still use the name;
+        ``TooLarge``; ``InvalidArgument`` for arguments that have no meaning.
         """
         content_type = content_type or self.content_type
         lifetime = messages.lifetime_headers(ttl, expires_at)
@@ -88,10 +99,19 @@ class AsyncStream:
         expires_at: datetime | str | None = None,
         exist_ok: bool = True,
     ) -> Created:
-        """Create this stream as a fork of ``source``, a handle or path on the same server (§4.2).
+        """Create this stream as a fork, which begins with data of another stream (§4.2).
 
-        It begins with what ``source`` holds before ``offset``, by default all of it, and with
-        ``sub_offset`` messages (or bytes, where it is no JSON) more.
+        - ``source``: the other stream, as a handle or a path on the same server.
+        - ``offset``: where the fork leaves the source; by default at its tail.
+        - ``sub_offset``: this many more messages of a JSON stream, or bytes of another.
+        - ``content_type``, ``ttl``, ``expires_at``, ``exist_ok``: as for ``create``; by default the
+          fork has the content type of the source.
+
+        Returns a ``Created``.
+
+        Raises ``NotFound`` or ``Gone`` for the source; ``Conflict`` if this stream exists with
+        another configuration; ``StreamExists`` if it exists and ``exist_ok`` is false;
+        ``InvalidRequest`` for an offset that is not in the source; ``InvalidArgument``.
         """
         request = messages.fork_request(
             self.url,
@@ -114,7 +134,10 @@ class AsyncStream:
         return created
 
     async def delete(self, *, missing_ok: bool = False) -> None:
-        """Delete the stream and its data (§5.4). With ``missing_ok`` it may be gone already."""
+        """Delete the stream and its data (§5.4).
+
+        Raises ``NotFound`` if there is none, unless ``missing_ok`` is true.
+        """
         request = Request("DELETE", self.url)
         reply = await self._call(request, accept=(404,))
         if reply.head.status == 404 and not missing_ok and not reply.uncertain:
@@ -122,14 +145,17 @@ class AsyncStream:
         await self._context.appends.forget(self.url)
 
     async def head(self) -> StreamInfo:
-        """What the server says about the stream (§5.5). Asking does not prolong its life."""
+        """Return the content type, tail, state and lifetime of the stream (§5.5).
+
+        This does not renew the lifetime. Raises ``NotFound`` or ``Gone``.
+        """
         reply = await self._call(Request("HEAD", self.url))
         info = messages.info_of(self.url, reply.head)
         self.content_type = info.content_type
         return info
 
     async def exists(self) -> bool:
-        """Whether the stream is there."""
+        """Return whether the stream exists. Raises ``Gone`` if it was deleted but has forks."""
         try:
             await self.head()
         except NotFound:
@@ -139,23 +165,28 @@ class AsyncStream:
     # -- writing -----------------------------------------------------------------------------------
 
     async def append(self, data: Any, *, seq: str | None = None) -> Appended:
-        """Append one piece (§5.2): bytes or str, or on a JSON stream one value.
+        """Append one message of a JSON stream, or bytes of any other (§5.2).
 
-        On a JSON stream bytes are one message that is JSON text already, and everything else is
-        encoded, a str too. ``seq`` is a ``Stream-Seq``: it must rise from append to append, in
-        byte order, or the append is refused with
-        ``SequenceConflict``.
+        The data is stored exactly once, even if responses are lost and the request is repeated.
 
-        It is stored exactly once, also when answers are lost and it has to be repeated, unless an
-        error says otherwise.
+        - ``data``: on a JSON stream one value, which is encoded as one message, or ``bytes`` that
+          are JSON text already. On other streams ``bytes``, or ``str`` as UTF-8.
+        - ``seq``: the ``Stream-Seq`` of the append. It must be greater than that of the append
+          before it, compared byte by byte.
+
+        Returns an ``Appended`` with the tail after the data.
+
+        Raises ``StreamClosed``; ``SequenceConflict`` if ``seq`` is not greater; ``TooLarge``;
+        ``Conflict``; ``NotFound``; ``Gone``; ``InvalidArgument`` for data that cannot be encoded.
+        After a ``TransportError``, ``Unavailable`` or ``MalformedAnswer`` the data may be stored.
         """
         return await self.append_many([data], seq=seq)
 
     async def append_many(self, items: Iterable[Any], *, seq: str | None = None) -> Appended:
-        """Append several pieces in one request: all of them or none.
+        """Append several messages or pieces in one request: all of them or none (§5.2).
 
-        Nothing to append is refused by the server, with
-        ``InvalidRequest``.
+        ``items`` are encoded one by one as ``append`` does; ``seq``, the result and the errors are
+        those of ``append``. The server refuses an empty append with ``InvalidRequest``.
         """
         kind = await self._kind()
         parts = encode_all(kind, items)
@@ -163,9 +194,13 @@ class AsyncStream:
         return await self._append(content, close=False, seq=seq)
 
     async def close_stream(self, data: Any = None, *, seq: str | None = None) -> Appended:
-        """End the stream for all its readers, with ``data`` as its last piece if given (§5.3).
+        """Close the stream for ever, with ``data`` as its last content if given (§5.3).
 
-        Closing a closed stream without data changes nothing.
+        Readers get everything up to the end and then stop. Closing a closed stream again, without
+        data, changes nothing.
+
+        ``data`` and ``seq`` are those of ``append``, and so are the errors. Returns an ``Appended``
+        with the final offset.
         """
         content = b""
         if data is not None:
@@ -201,11 +236,17 @@ class AsyncStream:
         auto_claim: bool | None = None,
         limits: ProducerLimits | None = None,
     ) -> AsyncProducer:
-        """A producer for many small appends: batched, pipelined, stored exactly once (§5.2.1).
+        """Return a producer, for many small appends that are stored exactly once (§5.2.1).
 
-        Give ``producer_id`` if a restarted program shall take over from its former self, which
-        then is fenced off. Its ``epoch`` must rise with every restart; left out, it is the time.
-        ``auto_claim`` lets a starting producer outbid a higher epoch that the server knows.
+        - ``producer_id``: a name, so that a restarted program takes over and the server refuses
+          late requests of the earlier run. By default a random one.
+        - ``epoch``: the number of this run, which must be greater for every run. By default the
+          time for a named producer, and 0 for a random name.
+        - ``auto_claim``: lets a starting producer use a greater epoch than one that the server
+          knows. By default only if ``epoch`` is left out.
+        - ``limits``: sizes of batches and of the queue; by default ``ProducerLimits()``.
+
+        Sends no request. Raises ``InvalidArgument`` for an id or epoch that no server takes.
         """
         return new_producer(
             self._context,
@@ -225,10 +266,15 @@ class AsyncStream:
     @overload
     def read(self, offset: str = ..., *, decode: type[T]) -> AsyncReader[T]: ...
     def read(self, offset: str = protocol.START, *, decode: Any = None) -> AsyncReader[Any]:
-        """Read from ``offset`` to the present tail, page by page (§5.6).
+        """Return a reader from ``offset`` to the tail, page by page (§5.6).
 
-        ``decode`` is the type of the messages of a JSON stream. A page that cannot be fetched is
-        tried ``read_attempts`` times.
+        - ``offset``: ``START``, ``NOW``, or an offset that a server gave.
+        - ``decode``: the type of the messages of a JSON stream, anything that msgspec decodes. By
+          default messages are dicts, lists and so on.
+
+        Sends no request before it is iterated over; ``AsyncReader`` says what that raises. A page
+        is asked for ``RetryPolicy.read_attempts`` times at most. Raises ``InvalidArgument`` for an
+        empty offset.
         """
         return self._reader(offset, None, None, decode)
 
@@ -258,11 +304,20 @@ class AsyncStream:
         checkpoint: Checkpoint | AsyncCheckpoint | None = None,
         decode: Any = None,
     ) -> AsyncReader[Any]:
-        """Read from ``offset`` and go on as data comes, until the stream is closed (§5.7, §5.8).
+        """Return a reader from ``offset`` to the end of the stream, live (§5.7, §5.8).
 
-        ``live`` says how to wait: ``"auto"`` takes SSE and falls back to long-poll. Faults are
-        waited out, by default for ever. ``checkpoint`` is where reading goes on, if it has
-        something saved, and is saved to after each batch has been handled.
+        It reads what is stored and then waits for more, until the stream is closed. After faults of
+        the network or the server it goes on where it was, by default for ever; see
+        ``RetryPolicy.follow_attempts``.
+
+        - ``offset``, ``decode``: as for ``read``.
+        - ``live``: how to wait: ``"sse"``, ``"long-poll"``, or ``"auto"``, which uses SSE and falls
+          back to long-poll.
+        - ``checkpoint``: if it holds an offset, reading begins there instead. It is saved after
+          each batch was handled, that is when the next one is asked for.
+
+        Sends no request before it is iterated over; ``AsyncReader`` says what that raises. Raises
+        ``InvalidArgument`` for an empty offset or another ``live``.
         """
         if live not in LIVE_MODES:
             raise InvalidArgument(f"live must be one of {', '.join(LIVE_MODES)}")
@@ -272,7 +327,9 @@ class AsyncStream:
         self, offset: str, live: Live | None, checkpoint: Any, decode: Any
     ) -> AsyncReader[Any]:
         if not offset:
-            raise InvalidArgument("offset must be START, NOW or an offset that a server gave")
+            raise InvalidArgument(
+                "offset must be START, NOW or an offset that a server gave, not empty"
+            )
         return AsyncReader(
             self._context,
             self.url,

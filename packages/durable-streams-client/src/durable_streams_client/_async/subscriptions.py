@@ -1,4 +1,4 @@
-"""Managing subscriptions and taking their work (§6, §7)."""
+"""The subscriptions of a server: managing them, and claiming their work (§6, §7)."""
 
 from collections.abc import Mapping, Sequence
 
@@ -22,15 +22,17 @@ from durable_streams_client.subscribing import (
     more_work,
     paths_of,
     request,
+    subscription_body,
     subscription_of,
-    wish,
 )
 
 
 class AsyncSubscriptions:
     """The subscriptions of the server whose stream root is the client's base URL.
 
-    Methods raise :class:`~durable_streams_client.SubscriptionRefused` with the protocol's code.
+    Methods raise ``SubscriptionRefused``, whose ``code`` is the protocol's, if the server refuses;
+    ``InvalidArgument`` for an id, path or lease that has no meaning, or if the client has no base
+    URL; and what ``AsyncClient`` lists.
     """
 
     def __init__(self, client: AsyncClient) -> None:
@@ -50,8 +52,19 @@ class AsyncSubscriptions:
         lease_seconds: float = 30.0,
         description: str | None = None,
     ) -> Subscription:
-        """Create, or confirm, a subscription that tells ``url`` of new data (§6.2, §7.1)."""
-        body = wish(
+        """Create a subscription whose wakes are posted to a URL (§6.2, §7.1).
+
+        - ``subscription``: the id, which you choose.
+        - ``url``: where the server posts a webhook when a stream has new data.
+        - ``pattern``: links every stream whose path matches it, now and later.
+        - ``streams``: the paths of streams to link, from their tails on.
+        - ``lease_seconds``: how long one worker may take before the server wakes another.
+        - ``description``: any text.
+
+        Returns the ``Subscription``. If it exists with the same configuration, nothing changes and
+        its ``created`` is false; with another one ``SubscriptionRefused`` is raised.
+        """
+        body = subscription_body(
             "webhook",
             pattern=pattern,
             streams=streams,
@@ -71,11 +84,12 @@ class AsyncSubscriptions:
         lease_seconds: float = 30.0,
         description: str | None = None,
     ) -> Subscription:
-        """Create, or confirm, a subscription whose wakes are events on ``wake_stream`` (§7.2).
+        """Create a subscription whose wakes are messages on a stream (§6.2, §7.2).
 
-        The wake stream is an ordinary stream that you create; let it be JSON.
+        ``wake_stream`` is the path of an ordinary JSON stream, which you create first. The other
+        arguments, the result and the errors are those of ``create_webhook``.
         """
-        body = wish(
+        body = subscription_body(
             "pull-wake",
             pattern=pattern,
             streams=streams,
@@ -86,36 +100,43 @@ class AsyncSubscriptions:
         return await self._create(subscription, body)
 
     async def _create(self, subscription: str, body: dict[str, object]) -> Subscription:
-        asked = request("PUT", self._url(subscription), body)
-        reply = await self._calls.call(asked, extra=self._extra, accept=REFUSALS)
-        return subscription_of(asked, reply)
+        sent = request("PUT", self._url(subscription), body)
+        reply = await self._calls.call(sent, extra=self._extra, accept=REFUSALS)
+        return subscription_of(sent, reply)
 
     async def get(self, subscription: str) -> Subscription:
-        """The subscription with its streams and cursors (§6.3)."""
-        asked = request("GET", self._url(subscription))
-        reply = await self._calls.call(asked, extra=self._extra, accept=REFUSALS)
-        return subscription_of(asked, reply)
+        """Return the subscription with its streams and cursors (§6.3).
+
+        Raises ``SubscriptionRefused`` with ``SUBSCRIPTION_NOT_FOUND`` if there is none.
+        """
+        sent = request("GET", self._url(subscription))
+        reply = await self._calls.call(sent, extra=self._extra, accept=REFUSALS)
+        return subscription_of(sent, reply)
 
     async def delete(self, subscription: str) -> None:
-        """Delete it; one that is not there is fine."""
+        """Delete the subscription (§6.3). Nothing happens if there is none."""
         await self._do(request("DELETE", self._url(subscription)))
 
     async def add_streams(self, subscription: str, streams: Sequence[str]) -> None:
-        """Link streams explicitly, from their tails on (§6.4)."""
+        """Link the streams at these paths, from their tails on (§6.4)."""
         body = {"streams": paths_of(streams)}
         await self._do(request("POST", self._url(subscription, "/streams"), body))
 
     async def remove_stream(self, subscription: str, stream: str) -> None:
-        """Drop an explicit link; a pattern's link stays (§6.4)."""
+        """Remove the link to the stream at this path (§6.4). A link by pattern stays."""
         await self._do(request("DELETE", self._url(subscription, link_action(stream))))
 
     async def claim(self, subscription: str, worker: str) -> Claim | None:
-        """Take what is pending (§7.2). None if nothing is, or another worker has it."""
-        asked = request("POST", self._url(subscription, "/claim"), {"worker": worker})
-        # Not repeated when its answer is lost: then the lease is taken, by nobody who knows of it.
-        reply = await self._calls.call(asked, extra=self._extra, accept=REFUSALS, repeatable=False)
+        """Claim all pending work of a pull-wake subscription for ``worker``, a name (§7.2).
+
+        Returns a ``Claim``, or None if no work is pending or another worker holds the lease. The
+        request is not repeated when its response is lost, because the lease would be lost too.
+        """
+        sent = request("POST", self._url(subscription, "/claim"), {"worker": worker})
+        # Not repeated when its response is lost: the lease is then held, and its token unknown.
+        reply = await self._calls.call(sent, extra=self._extra, accept=REFUSALS, repeatable=False)
         try:
-            return claim_of(subscription, asked, reply)
+            return claim_of(subscription, sent, reply)
         except SubscriptionRefused as refused:
             if refused.code in (ALREADY_CLAIMED, NO_PENDING_WORK):
                 return None
@@ -124,33 +145,35 @@ class AsyncSubscriptions:
     async def ack(
         self, claim: Claim, acks: Mapping[str, str] | None = None, *, done: bool = False
     ) -> bool:
-        """Say how far streams are worked on (path to offset), and extend the lease; with ``done``
-        end it instead (§7.2). Answers whether more work waits already.
+        """Acknowledge work, and extend the lease of ``claim`` (§7.2).
 
-        Raises :class:`~durable_streams_client.SubscriptionRefused` with the code ``FENCED`` if the
-        lease is over: stop working on it.
+        - ``acks``: for each path, the offset up to which the stream was handled.
+        - ``done``: ends the lease instead of extending it.
+
+        Returns whether more work is pending already. Raises ``SubscriptionRefused`` with the code
+        ``FENCED`` if the lease is over: then stop the work.
         """
-        asked = request(
+        sent = request(
             "POST",
             self._url(claim.subscription, "/ack"),
             ack_body(claim, acks or {}, done=done),
             claim.token,
         )
-        reply = await self._by_token.call(asked, extra=self._extra, accept=REFUSALS)
+        reply = await self._by_token.call(sent, extra=self._extra, accept=REFUSALS)
         try:
-            return more_work(asked, reply)
+            return more_work(sent, reply)
         except SubscriptionRefused as refused:
             if done and reply.uncertain and refused.code == FENCED:
-                return False  # an earlier try has ended the lease, and its answer was lost
+                return False  # an earlier attempt ended the lease, and its response was lost
             raise
 
     async def release(self, claim: Claim) -> None:
-        """Give the lease back without an ack, for another worker (§7.2)."""
+        """End the lease of ``claim`` without acknowledging, for another worker (§7.2)."""
         body = {"wake_id": claim.wake_id, "generation": claim.generation}
-        asked = request("POST", self._url(claim.subscription, "/release"), body, claim.token)
-        reply = await self._by_token.call(asked, extra=self._extra, accept=REFUSALS)
+        sent = request("POST", self._url(claim.subscription, "/release"), body, claim.token)
+        reply = await self._by_token.call(sent, extra=self._extra, accept=REFUSALS)
         try:
-            check(asked, reply)
+            check(sent, reply)
         except SubscriptionRefused as refused:
             if not (reply.uncertain and refused.code == FENCED):
                 raise
@@ -158,5 +181,5 @@ class AsyncSubscriptions:
     def _url(self, subscription: str, action: str = "") -> str:
         return control_url(self.client.base_url, subscription, action)
 
-    async def _do(self, asked: Request) -> None:
-        check(asked, await self._calls.call(asked, extra=self._extra, accept=REFUSALS))
+    async def _do(self, sent: Request) -> None:
+        check(sent, await self._calls.call(sent, extra=self._extra, accept=REFUSALS))

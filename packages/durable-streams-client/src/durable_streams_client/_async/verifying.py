@@ -1,4 +1,4 @@
-"""Verifying webhooks with keys that are fetched when they are needed, and kept (§6.5)."""
+"""A verifier of webhooks that fetches the server's keys and caches them (§6.5)."""
 
 import time
 from collections.abc import Mapping
@@ -13,15 +13,20 @@ from durable_streams_client.parsing import NotJson, parse_object
 from durable_streams_client.webhooks import REPLAY_WINDOW_SECONDS, UnknownKey, verify_webhook
 
 KEEP_SECONDS = 300.0
+"""How long fetched keys are used before they are fetched again."""
 REFETCH_SECONDS = 10.0
-"""How soon a key that is not known may make it ask again: anybody can name one."""
+"""The least seconds between two fetches because of an unknown key, which anybody can name."""
 
 
 class AsyncWebhookVerifier:
-    """Keeps the keys of one server, whose ``jwks_url`` its subscriptions tell.
+    """A verifier of the webhooks of one server, which fetches and caches the keys (§6.5, §7.1).
 
-    Take the URL from your configuration or from :meth:`AsyncSubscriptions.get`, never from the
-    webhook itself.
+    - ``client``: the client that fetches the keys.
+    - ``jwks_url``: where they are. Take it from your configuration or from
+      ``Subscription.jwks_url``, never from the webhook itself.
+    - ``window``: the seconds by which the signature's time may differ from the clock.
+
+    Needs the extra ``webhooks``.
     """
 
     def __init__(
@@ -31,16 +36,22 @@ class AsyncWebhookVerifier:
         self._url = jwks_url
         self._window = window
         self._jwks: Mapping[str, Any] = {}
-        self._fetched = self._asked = float("-inf")
+        self._fetched_at = self._tried_at = float("-inf")
 
     async def verify(self, headers: Mapping[Any, Any], body: bytes) -> dict[str, Any]:
-        """The webhook's content; raises :class:`~durable_streams_client.WebhookRejected`."""
-        if time.monotonic() - self._fetched > KEEP_SECONDS:
+        """Return the content of a webhook, a JSON object, if the server has signed it.
+
+        ``headers`` are those of the request, with names in any case; ``body`` is its raw body.
+
+        Raises ``WebhookRejected``, or ``UnknownKey`` if no key of the server has signed it; and
+        what ``AsyncClient`` lists if the keys cannot be fetched.
+        """
+        if time.monotonic() - self._fetched_at > KEEP_SECONDS:
             await self._fetch()
         try:
             return verify_webhook(headers, body, self._jwks, window=self._window)
         except UnknownKey:
-            if time.monotonic() - self._asked <= REFETCH_SECONDS:
+            if time.monotonic() - self._tried_at <= REFETCH_SECONDS:
                 raise
         await self._fetch()
         return verify_webhook(headers, body, self._jwks, window=self._window)
@@ -49,7 +60,7 @@ class AsyncWebhookVerifier:
         try:
             reply = await self._calls.call(Request("GET", self._url), extra=Extra([], []))
         finally:
-            self._asked = time.monotonic()
+            self._tried_at = time.monotonic()
         try:
             jwks = parse_object(reply.body)
         except NotJson as error:
@@ -57,4 +68,4 @@ class AsyncWebhookVerifier:
                 f"The key set is not a JSON object: {error}.", method="GET", url=self._url
             ) from None
         self._jwks = jwks
-        self._fetched = time.monotonic()
+        self._fetched_at = time.monotonic()
