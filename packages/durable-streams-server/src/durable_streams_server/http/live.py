@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from durable_streams_core.entities import Change
 from durable_streams_core.errors import ProtocolError
-from durable_streams_core.offsets import NO_TIMELINE, Offset
+from durable_streams_core.offsets import Offset
 from durable_streams_core.operations import Touch
 from durable_streams_core.sse import encode_data
 from durable_streams_server.caches import ByteCache
@@ -91,32 +91,56 @@ class Readers:
             reader.finish()
 
 
+class Registration:
+    """A place among the subscribers of a stream, taken before the first look at the stream.
+
+    The reader that is made of the first page takes it over.
+    """
+
+    __slots__ = ("_unsubscribe", "missed", "notify", "path", "readers")
+
+    def __init__(self, readers: Readers, path: str) -> None:
+        """Raises :class:`ProtocolError` (429) where the stream has too many subscribers."""
+        self.readers = readers
+        self.path = path
+        self.missed = False
+        """Whether something happened that no reader was notified of."""
+        self.notify: Callable[[Notification], None] = self._miss
+        self._unsubscribe = readers.engine.fanout.subscribe(path, self)
+
+    def _miss(self, _notification: Notification) -> None:
+        self.missed = True
+
+    def leave(self) -> None:
+        """Give the place up; safe to call again."""
+        self._unsubscribe()
+        # Both refer to this object: without them nothing waits for the garbage collector.
+        self._unsubscribe = _nothing
+        self.notify = _ignore
+
+
 class Reader:
     """A subscriber of one stream, which renews the stream's life while it waits."""
 
     __slots__ = (
-        "_birth", "_head", "_leave", "_readers", "_task", "_touch_at", "engine", "incarnation", "path",
-        "position", "timeline", "ttl",
+        "_birth", "_head", "_readers", "_registration", "_task", "_touch_at", "engine",
+        "incarnation", "path", "position", "timeline", "ttl",
     )  # fmt: skip
 
-    def __init__(self, readers: Readers, path: str) -> None:
-        """Join the topic: before looking at the stream. Raises when it is full."""
-        self._readers = readers
+    def __init__(self, registration: Registration, page: Page, position: int) -> None:
+        """Begin at a position of the first page, which renewed the stream's life."""
+        self._readers = readers = registration.readers
+        self._registration = registration
         self.engine = readers.engine
-        self.path = path
-        self.position = 0
-        self.timeline = NO_TIMELINE
-        self.incarnation = ""
-        self.ttl: int | None = None
-        self._touch_at = 0.0
-        self._task: asyncio.Task[None] | None = None
-        self._leave: Callable[[], None] = self.engine.fanout.subscribe(path, self)
-
-    def see(self, page: Page) -> None:
-        """Begin from a first page, which renewed the stream's life."""
+        self.path = registration.path
+        self.position = position
+        self.timeline = page.timeline
         self._birth, self._head = page.birth, page.head
         self.incarnation = page.head.incarnation
         self.ttl = page.birth.ttl
+        self._touch_at = 0.0
+        self._task: asyncio.Task[None] | None = None
+        registration.notify = self.notify
 
     def enlist(self) -> None:
         """Be told of the time from now on."""
@@ -140,10 +164,8 @@ class Reader:
         raise NotImplementedError
 
     def leave(self) -> None:
-        """Stop listening; safe to call again."""
-        self._leave()
-        # It refers to this reader: without it nothing waits for the garbage collector.
-        self._leave = _nothing
+        """Wait no longer; safe to call again."""
+        self._registration.leave()
         self._readers.discard(self)
         if self._task is not None:
             self._task.cancel()
@@ -228,5 +250,5 @@ def _nothing() -> None:
     """A reader that left has nothing to leave."""
 
 
-def _ignore(_result: object) -> None:
+def _ignore(_event: object) -> None:
     """Renewing a life needs no result: if it failed, the next tick tries again."""

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from enum import Enum
 
 import msgspec
 
@@ -9,51 +10,56 @@ from durable_streams_core.entities import Change
 from durable_streams_core.errors import InvalidRequest, OffsetGone, ProtocolError
 from durable_streams_server.engine.fanout import Notification
 from durable_streams_server.engine.pages import Page
-from durable_streams_server.http.live import Reader, Readers
+from durable_streams_server.http.live import Reader, Registration
 from durable_streams_server.http.messages import Pending
 
 
+class Phase(Enum):
+    """The state of a long-poll. An empty page leads from reading back to waiting."""
+
+    WAITING = "waiting"
+    READING = "reading"
+    ENDED = "ended"
+
+
 class LongPoll(Reader):
-    """Waits at the tail for one page (§5.7). Created registered; ``wait`` begins it."""
+    """Waits at the tail for one page (§5.7)."""
 
-    __slots__ = ("_pending", "_reading", "_respond", "_timer", "_told", "cursor")
+    __slots__ = ("_cursor", "_missed", "_pending", "_phase", "_respond", "_timer")
 
-    def __init__(self, readers: Readers, path: str, cursor: str | None) -> None:
-        super().__init__(readers, path)
-        self.cursor = cursor
-        self._timer: asyncio.TimerHandle | None = None
-        self._reading = self._told = False
-
-    def wait(
+    def __init__(
         self,
+        registration: Registration,
         page: Page,
         pending: Pending,
         respond: Callable[[Pending, Page | ProtocolError, str], None],
+        cursor: str | None,
     ) -> None:
-        """Wait from the end of an empty page; ``respond`` makes the response of what comes."""
-        self.see(page)
-        self.position, self.timeline = page.end, page.timeline
+        """Wait from the end of an empty page; ``respond`` makes a response of the next one."""
+        super().__init__(registration, page, page.end)
+        self._cursor = cursor
         self._pending = pending
         self._respond = respond
+        self._phase = Phase.WAITING
+        self._missed = False
+        """Whether something happened while a page was read."""
         pending.on_cancel(self.leave)
         self.enlist()
         timeout = self.engine.limits.long_poll_timeout
         self._timer = asyncio.get_running_loop().call_later(timeout, self.finish)
-        if self._told:
-            # Something came after the page was read and before it arrived here.
+        if registration.missed:
             self._look(None)
 
     def leave(self) -> None:
+        self._phase = Phase.ENDED
         super().leave()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._timer.cancel()
 
     def notify(self, notification: Notification) -> None:
         change = notification.change
-        if self._timer is None or self._reading:
+        if self._phase is not Phase.WAITING:
             # The page that is being read may be older than this.
-            self._told = True
+            self._missed = True
             return
         if change is not None and self.concerns(change) and not change.gone:
             same_timeline = change.timeline == self.timeline
@@ -82,32 +88,34 @@ class LongPoll(Reader):
         return Page(head, birth, start, change.tail, data, True, change.closed, change.timeline)
 
     def _look(self, notification: Notification | None) -> None:
-        self._reading = True
-        self._told = False
+        self._phase = Phase.READING
+        self._missed = False
         self.read(self.engine.limits.chunk, self._looked, notification)
 
     def _looked(self, page: Page | ProtocolError) -> None:
-        self._reading = False
-        if isinstance(page, Page) and not (page.data or page.closed):
-            if self._told and self._timer is not None:
-                self._look(None)
+        if self._phase is Phase.ENDED:
             return
-        self._complete(page)
+        if isinstance(page, ProtocolError) or page.data or page.closed:
+            self._complete(page)
+            return
+        self._phase = Phase.WAITING
+        if self._missed:
+            self._look(None)
 
     def finish(self) -> None:
         """The time is up: respond with what is there by now, which may be nothing."""
         if self._task is not None:
             self._task.cancel()
             self._task = None
-        self._reading = True
+        self._phase = Phase.READING
         self.read(self.engine.limits.chunk, self._complete)
 
     def _complete(self, page: Page | ProtocolError) -> None:
-        if self._timer is None:
+        if self._phase is Phase.ENDED:
             return
         self._task = None
         self.leave()
         if isinstance(page, InvalidRequest):
             # It was an offset of the stream when the wait began.
             page = OffsetGone()
-        self._respond(self._pending, page, self.engine.cursor(self.cursor))
+        self._respond(self._pending, page, self.engine.cursor(self._cursor))

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any
 
 from durable_streams_core.content import to_page
 from durable_streams_core.entities import Head
@@ -19,6 +18,7 @@ from durable_streams_server.http.conditions import Conditions, parse_conditions
 from durable_streams_server.http.context import Context
 from durable_streams_server.http.errors import internal_error
 from durable_streams_server.http.exchange import Exchange
+from durable_streams_server.http.live import Registration
 from durable_streams_server.http.longpoll import LongPoll
 from durable_streams_server.http.messages import (
     AnyResponse,
@@ -28,10 +28,9 @@ from durable_streams_server.http.messages import (
     RequestHead,
     Response,
     awaited,
-    problem,
 )
 from durable_streams_server.http.parsing import parse_query
-from durable_streams_server.http.sse import SseReader, needs_base64
+from durable_streams_server.http.sse import SseReader, needs_base64, page_bytes
 
 log = logging.getLogger("durable_streams_server.http")
 
@@ -209,31 +208,21 @@ class Reading(Exchange):
     # A long-poll (§5.7).
 
     def _long_poll(self, offset: Offset | None, cursor: str | None) -> AnyResponse:
-        engine = self._engine
-        poll = LongPoll(self._context.readers, self.path, cursor)
-        try:
-            page = engine.page_nowait(self.path, offset)
-        except BaseException:
-            poll.leave()
-            raise
         pending = Pending()
-        if page is not None:
-            self._poll(poll, page, pending)
-        else:
-            self._first_page(poll, offset, None, pending, self._poll)
-        return pending.result or pending
 
-    def _poll(self, poll: LongPoll, page: Page, pending: Pending) -> None:
-        if page.data or page.closed or self._context.readers.closing:
-            poll.leave()
-            cursor = self._engine.cursor(poll.cursor)
-            self._resolve(pending, self._polled(page, cursor))
-        else:
-            poll.wait(page, pending, self._poll_done)
+        def begin(registration: Registration, page: Page) -> None:
+            if page.data or page.closed or self._context.readers.closing:
+                registration.leave()
+                self._resolve(pending, self._polled(page, self._engine.cursor(cursor)))
+            else:
+                LongPoll(registration, page, pending, self._poll_done, cursor)
+
+        self._first_page(offset, None, pending, begin)
+        return pending.result or pending
 
     def _poll_done(self, pending: Pending, page: Page | ProtocolError, cursor: str) -> None:
         if isinstance(page, ProtocolError):
-            pending.resolve(problem(page, self._common))
+            pending.resolve(self.problem(page))
         else:
             self._resolve(pending, self._polled(page, cursor))
 
@@ -249,66 +238,64 @@ class Reading(Exchange):
     # Events (§5.8).
 
     def _sse(self, offset: Offset | None, cursor: str | None) -> AnyResponse:
-        reader = SseReader(self._context.readers, self.path, cursor)
-        limit = reader.page_bytes
-        try:
-            page = self._engine.page_nowait(self.path, offset, limit)
-        except BaseException:
-            reader.leave()
-            raise
-        if page is not None:
-            return self._live(reader, page)
         pending = Pending()
-        self._first_page(reader, offset, limit, pending, self._resolve_live)
-        return pending
 
-    def _live(self, reader: SseReader, page: Page) -> Live | Response:
+        def begin(registration: Registration, page: Page) -> None:
+            pending.resolve(self._live(registration, page, cursor))
+
+        self._first_page(offset, page_bytes(self._engine), pending, begin)
+        return pending.result or pending
+
+    def _live(self, registration: Registration, page: Page, cursor: str | None) -> Live | Response:
         if page.closed and not page.data and self._resumed_offset(LIVE_SSE) is not None:
             # It has everything. 204 is what stops an EventSource from reconnecting for ever.
-            reader.leave()
+            registration.leave()
             return Response(204, [*self._page_fields(page), headers.NO_STORE])
         fields = [*self._common, headers.SSE_TYPE, headers.NO_CACHE, (b"x-accel-buffering", b"no")]
         if needs_base64(page):
             fields.append(headers.SSE_BASE64)
-        reader.begin(page, Response(200, fields))
-        return reader
-
-    def _resolve_live(self, reader: SseReader, page: Page, pending: Pending) -> None:
-        pending.resolve(self._live(reader, page))
+        return SseReader(registration, page, Response(200, fields), cursor)
 
     # Both.
 
     def _first_page(
         self,
-        reader: Any,
         offset: Offset | None,
         limit: int | None,
         pending: Pending,
-        then: Callable[[Any, Page, Pending], None],
+        begin: Callable[[Registration, Page], None],
     ) -> None:
-        """The first look of a live reader, where it has to be waited for."""
+        """Register, look at the stream, and begin with the page that is there."""
+        registration = Registration(self._context.readers, self.path)
+        try:
+            page = self._engine.page_nowait(self.path, offset, limit)
+            if page is not None:
+                begin(registration, page)
+                return
+        except BaseException:
+            registration.leave()
+            raise
 
         async def look() -> None:
             try:
-                page = await self._engine.page(self.path, offset, limit)
-                then(reader, page, pending)
+                begin(registration, await self._engine.page(self.path, offset, limit))
             except ProtocolError as error:
-                reader.leave()
-                pending.resolve(problem(error, self._common))
+                registration.leave()
+                pending.resolve(self.problem(error))
             except asyncio.CancelledError:
-                reader.leave()
+                registration.leave()
                 raise
             except Exception:
                 log.exception("a live read failed")
-                reader.leave()
-                pending.resolve(problem(internal_error(), self._common))
+                registration.leave()
+                pending.resolve(self.problem(internal_error()))
 
         task = self._engine.spawn(look())
 
         def cancel() -> None:
             # A task that has not begun yet ends without a word.
             task.cancel()
-            reader.leave()
+            registration.leave()
 
         pending.on_cancel(cancel)
 

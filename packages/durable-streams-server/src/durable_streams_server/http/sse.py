@@ -1,12 +1,14 @@
 """Server-sent events: catch-up pages, then what is committed, for as long as it lasts (§5.8)."""
 
 import asyncio
+from enum import Enum
 
 from durable_streams_core.content import Kind, incomplete_suffix
 from durable_streams_core.entities import Change
 from durable_streams_core.errors import ProtocolError
 from durable_streams_core.offsets import format_offset
 from durable_streams_core.sse import KEEP_ALIVE, encode_control, encode_data, encode_id
+from durable_streams_server.engine.engine import Engine
 from durable_streams_server.engine.fanout import Notification
 from durable_streams_server.engine.pages import Page
 from durable_streams_server.http import live
@@ -14,6 +16,19 @@ from durable_streams_server.http.messages import Response, Sink
 
 PAGE_BYTES = 64 * 1024
 """The size of one event in catch-up, and so about the cost of a client that stalls."""
+
+
+class Phase(Enum):
+    """How far an SSE response is. Pages lead from reading to live, or to reading again."""
+
+    NEW = "new"
+    """Its first page waits for a sink."""
+    PAUSED = "paused"
+    """There is more to read: in the next turn of the loop, or once the sink has drained."""
+    READING = "reading"
+    LIVE = "live"
+    """It has everything, and frames are sent as they are committed."""
+    ENDED = "ended"
 
 
 class SseReader(live.Reader):
@@ -25,51 +40,39 @@ class SseReader(live.Reader):
     """
 
     __slots__ = (
-        "_base64",
-        "_behind",
-        "_born",
-        "_cursor",
-        "_ended",
-        "_first",
-        "_frames_key",
-        "_full",
-        "_kind",
-        "_live",
-        "_reading",
-        "_sink",
-        "_written",
-        "response",
+        "_base64", "_behind", "_born", "_cursor", "_first", "_frames_key", "_full", "_kind",
+        "_phase", "_sink", "_written", "response",
     )  # fmt: skip
 
-    def __init__(self, readers: live.Readers, path: str, cursor: str | None) -> None:
-        super().__init__(readers, path)
+    def __init__(
+        self, registration: live.Registration, page: Page, response: Response, cursor: str | None
+    ) -> None:
+        """Be ready to send ``response``, which has no body, and then ``page``."""
+        super().__init__(registration, page, page.start)
         self._cursor = cursor
-        self._sink: Sink | None = None
-        self._live = self._full = self._behind = self._ended = self._reading = False
-
-    @property
-    def page_bytes(self) -> int:
-        return min(PAGE_BYTES, self.engine.limits.chunk)
-
-    def begin(self, page: Page, response: Response) -> None:
-        """Be ready to send, first of all, ``page``; ``response`` begins it."""
-        self.see(page)
         self.response = response
         self._first: Page | None = page
-        self.position, self.timeline = page.start, page.timeline
+        self._sink: Sink | None = None
+        self._phase = Phase.NEW
+        self._full = False
+        """Whether the sink takes no more for now."""
+        self._behind = registration.missed
+        """Whether there is something that no page or frame so far holds."""
+        self._born = self._written = 0.0
         self._kind = page.birth.kind
         self._base64 = needs_base64(page)
         # Most readers bring no cursor, and get frames that were made for another one.
-        self._frames_key = (self._base64, None) if self._cursor is None else None
+        self._frames_key = (self._base64, None) if cursor is None else None
 
     def attach(self, sink: Sink) -> None:
-        self._sink = sink
-        self._born = self._written = asyncio.get_running_loop().time()
         page, self._first = self._first, None
-        if self._ended or page is None:
+        if self._phase is Phase.ENDED or page is None:
             self.leave()
             sink.end()
             return
+        self._sink = sink
+        self._born = self._written = asyncio.get_running_loop().time()
+        self._phase = Phase.PAUSED
         self.enlist()
         self._take(page, first=True)
         if self._readers.closing:
@@ -77,18 +80,18 @@ class SseReader(live.Reader):
 
     def drained(self) -> None:
         self._full = False
-        if self._behind and not self._ended:
+        if self._behind and self._phase is not Phase.ENDED:
             self._behind = False
             self._catch_up()
 
     def gone(self) -> None:
-        self._ended = True
+        self._phase = Phase.ENDED
         self.leave()
 
     def finish(self) -> None:
         """End the response so that the client comes back from where it is."""
-        if not self._ended:
-            self._ended = True
+        if self._phase is not Phase.ENDED:
+            self._phase = Phase.ENDED
             self.leave()
             if self._sink is not None:
                 self._sink.end()
@@ -106,7 +109,7 @@ class SseReader(live.Reader):
         change = notification.change
         if (
             notification.start == self.position
-            and self._live
+            and self._phase is Phase.LIVE
             and not self._full
             and change is not None
             and change.timeline == self.timeline
@@ -124,10 +127,7 @@ class SseReader(live.Reader):
             return
         if change is not None and self.concerns(change):
             if change.gone:
-                if self._sink is not None:
-                    self.finish()
-                else:
-                    self._ended = True
+                self.finish()
                 return
             if (
                 change.tail <= self.position
@@ -136,7 +136,7 @@ class SseReader(live.Reader):
             ):
                 return
         # It asks for a look, came before the first page, or concerns a former incarnation.
-        if self._full or not self._live:
+        if self._full or self._phase is not Phase.LIVE:
             self._behind = True
         else:
             self._catch_up(notification)
@@ -169,20 +169,19 @@ class SseReader(live.Reader):
 
     def _catch_up(self, notification: Notification | None = None) -> None:
         """Read on until the tail is reached or the sink is full."""
-        if self._reading:
+        if self._phase is Phase.READING:
             # The page that is being read may be older than this; two reads at once would
             # send the same data twice.
             self._behind = True
             return
-        self._live = False
-        self._reading = True
-        self.read(self.page_bytes, self._caught, notification)
+        self._phase = Phase.READING
+        self.read(page_bytes(self.engine), self._caught, notification)
 
     def _caught(self, page: Page | ProtocolError) -> None:
         self._task = None
-        self._reading = False
-        if self._ended:
+        if self._phase is Phase.ENDED:
             return
+        self._phase = Phase.PAUSED
         if isinstance(page, ProtocolError):
             # The client comes back from where it is, and is told.
             self.finish()
@@ -221,7 +220,7 @@ class SseReader(live.Reader):
         if closed:
             self.finish()
         elif page.up_to_date:
-            self._live = True
+            self._phase = Phase.LIVE
             if self._behind and not self._full:
                 # Something came while this page was being read.
                 self._behind = False
@@ -234,7 +233,7 @@ class SseReader(live.Reader):
     def _go_on(self) -> None:
         if self._full:
             self._behind = True
-        elif not self._ended:
+        elif self._phase is not Phase.ENDED:
             self._catch_up()
 
     def _write(self, frame: bytes) -> None:
@@ -242,6 +241,11 @@ class SseReader(live.Reader):
         self._written = self._readers.now
         if not self._sink.write(frame):
             self._full = True
+
+
+def page_bytes(engine: Engine) -> int:
+    """The size of a page that becomes one event."""
+    return min(PAGE_BYTES, engine.limits.chunk)
 
 
 def is_text(data: bytes) -> bool:
