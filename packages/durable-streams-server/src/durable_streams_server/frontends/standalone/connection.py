@@ -18,6 +18,7 @@ from durable_streams_core.errors import ProtocolError, Unavailable
 from durable_streams_server.frontends.standalone.bodies import MAX_DRAINED, Incoming
 from durable_streams_server.frontends.standalone.receiver import BODY_END, Receiver
 from durable_streams_server.frontends.standalone.request_head import Head, too_slow
+from durable_streams_server.frontends.standalone.sending import Phase, Sender
 from durable_streams_server.http import wire
 from durable_streams_server.http.exchange import Exchange
 from durable_streams_server.http.messages import AnyResponse, Live, Pending, Response
@@ -27,21 +28,6 @@ if TYPE_CHECKING:
 
 MAX_HELD = 64 * 1024
 """Bytes held unread behind a response before the socket is not read any more."""
-JOINED = 64 * 1024
-"""Bodies up to this size are joined with their head into one write."""
-LINGER_SECONDS = 0.5
-"""How long the connection reads on after its last response, until the server's next look."""
-
-
-class Phase(Enum):
-    """How far the life of a connection has come."""
-
-    OPEN = "open"
-    ENDING = "ending"
-    """Bytes that come in are ignored; the connection closes after the response that is due."""
-    LINGERING = "lingering"
-    """Everything was sent; the connection reads on for a moment so that it arrives."""
-    LOST = "lost"
 
 
 class Awaited(Enum):
@@ -58,25 +44,21 @@ class Awaited(Enum):
     END = "end"
 
 
-class Connection(asyncio.Protocol):
-    """Takes requests in, has them answered, and writes the responses. Also a live response's sink.
+class Connection(Sender):
+    """Takes requests in and has them answered. Also a live response's sink.
 
-    ``deadline`` is the loop's time at which the server calls :meth:`expire`.
+    It has more than 300 lines because the order of requests, their bodies and their responses is
+    one decision: each step looks at what the others wait for.
     """
 
     __slots__ = (
-        "_advancing", "_eof", "_head", "_head_begun", "_incoming", "_live", "_out", "_paused", "_phase",
-        "_receiver", "_secure", "_server", "_stalled", "_transport", "_unread", "_waiting",
-        "deadline",
+        "_advancing", "_head", "_head_begun", "_incoming", "_live", "_receiver", "_secure", "_stalled",
+        "_waiting",
     )  # fmt: skip
 
-    _transport: asyncio.Transport
-
     def __init__(self, server: "StandaloneServer", *, secure: bool) -> None:
-        self._server = server
+        super().__init__(server)
         self._secure = secure
-        self._phase = Phase.OPEN
-        self.deadline = server.now + server.bounds.header_timeout
         self._receiver = Receiver(server.bounds)
         self._head_begun = False
         """Whether a part of a head has come, which set the deadline."""
@@ -89,15 +71,8 @@ class Connection(asyncio.Protocol):
         self._live: Live | None = None
         """The live response that is being sent, which is what is waited for."""
         self._advancing = False
-        self._out: list[bytes] = []
-        self._paused = False
-        """Whether the client is too slow to take more."""
         self._stalled = False
         """Whether the socket is not read, because enough is held."""
-        self._eof = False
-        """Whether the client sends no more."""
-        self._unread = False
-        """Whether a part of the last request was not read."""
 
     # Calls of the event loop.
 
@@ -144,10 +119,6 @@ class Connection(asyncio.Protocol):
         if incoming is not None and isinstance(incoming.begun, Exchange):
             incoming.begun.abandon()
         self._out.clear()
-
-    def pause_writing(self) -> None:
-        self._paused = True
-        self.deadline = self._server.now + self._server.bounds.write_timeout
 
     def resume_writing(self) -> None:
         self._paused = False
@@ -196,9 +167,6 @@ class Connection(asyncio.Protocol):
         """The server stops: answer what is under way, then close."""
         if self._phase is Phase.LINGERING or self.awaited is Awaited.REQUEST:
             self._transport.close()
-
-    def abort(self) -> None:
-        self._transport.abort()
 
     # Requests.
 
@@ -361,28 +329,6 @@ class Connection(asyncio.Protocol):
         else:
             self._go_live(head, cast(Live, result))
 
-    def _respond(self, head: Head | None, response: Response) -> None:
-        server = self._server
-        status = response.status
-        body = response.body
-        framing = b""
-        if head is not None and head.method == "HEAD":
-            body = b""
-        elif status not in wire.BODILESS:
-            framing = b"content-length: %d\r\n" % len(body)
-        if head is None or not head.keep_alive or server.closing:
-            framing += wire.CLOSE
-            self._phase = Phase.ENDING
-        elif head.old:
-            framing += wire.KEEP_ALIVE
-        out = self._out
-        out += server.prefixes[status], response.lines, framing, b"\r\n"
-        if len(body) <= JOINED:
-            out.append(body)
-        else:
-            self._push()
-            self._transport.write(body)
-
     def _go_live(self, head: Head, live: Live) -> None:
         self._waiting = self._live = live
         keep = head.keep_alive and not head.old
@@ -430,15 +376,6 @@ class Connection(asyncio.Protocol):
 
     # Sending.
 
-    def _push(self) -> None:
-        """Write what has gathered."""
-        out = self._out
-        if out:
-            data = b"".join(out)
-            out.clear()
-            if not self._transport.is_closing():
-                self._transport.write(data)
-
     def _flush(self) -> None:
         """Write what has gathered, set the next deadline, and close if that was the last of it."""
         if self._waiting is None and not self._paused and self._phase is Phase.OPEN:
@@ -460,31 +397,3 @@ class Connection(asyncio.Protocol):
         elif not self._head_begun:
             self._head_begun = True
             self.deadline = self._server.now + self._server.bounds.header_timeout
-
-    def _linger(self) -> None:
-        """Everything was said: close so that it arrives (RFC 9112 §9.6).
-
-        To close while the client still sends would reset the connection and take the response away.
-        So half-close, and read on until the client closes too or a moment has passed.
-        """
-        transport = self._transport
-        if transport.is_closing():
-            return
-        server = self._server
-        half = transport.can_write_eof()
-        if self._eof or not (half or self._unread):
-            self.deadline = server.now + server.bounds.write_timeout
-            transport.close()
-            return
-        self._phase = Phase.LINGERING
-        patience = LINGER_SECONDS
-        if transport.get_write_buffer_size():
-            patience = server.bounds.write_timeout
-        self.deadline = server.now + patience
-        try:
-            if half:
-                transport.write_eof()
-            transport.resume_reading()
-        except OSError:
-            # asyncio's own transport says so where the client is gone already.
-            transport.abort()

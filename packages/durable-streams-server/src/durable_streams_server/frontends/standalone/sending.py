@@ -1,0 +1,119 @@
+"""The sending half of a connection: responses, and the half-close after the last of them."""
+
+import asyncio
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from durable_streams_server.frontends.standalone.request_head import Head
+from durable_streams_server.http import wire
+from durable_streams_server.http.messages import Response
+
+if TYPE_CHECKING:
+    from durable_streams_server.frontends.standalone.server import StandaloneServer
+
+JOINED = 64 * 1024
+"""Bodies up to this size are joined with their head into one write."""
+LINGER_SECONDS = 0.5
+"""How long the connection reads on after its last response, until the server's next look."""
+
+
+class Phase(Enum):
+    """How far the life of a connection has come."""
+
+    OPEN = "open"
+    ENDING = "ending"
+    """Bytes that come in are ignored; the connection closes after the response that is due."""
+    LINGERING = "lingering"
+    """Everything was sent; the connection reads on for a moment so that it arrives."""
+    LOST = "lost"
+
+
+class Sender(asyncio.Protocol):
+    """Gathers responses and writes them to the transport.
+
+    ``deadline`` is the loop's time at which the server looks at this connection again.
+    """
+
+    __slots__ = (
+        "_eof", "_out", "_paused", "_phase", "_server", "_transport", "_unread", "deadline",
+    )  # fmt: skip
+
+    _transport: asyncio.Transport
+
+    def __init__(self, server: "StandaloneServer") -> None:
+        self._server = server
+        self._phase = Phase.OPEN
+        self.deadline = server.now + server.bounds.header_timeout
+        self._out: list[bytes] = []
+        self._paused = False
+        """Whether the client is too slow to take more."""
+        self._eof = False
+        """Whether the client sends no more."""
+        self._unread = False
+        """Whether a part of the last request was not read."""
+
+    def pause_writing(self) -> None:
+        self._paused = True
+        self.deadline = self._server.now + self._server.bounds.write_timeout
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    def _respond(self, head: Head | None, response: Response) -> None:
+        server = self._server
+        status = response.status
+        body = response.body
+        framing = b""
+        if head is not None and head.method == "HEAD":
+            body = b""
+        elif status not in wire.BODILESS:
+            framing = b"content-length: %d\r\n" % len(body)
+        if head is None or not head.keep_alive or server.closing:
+            framing += wire.CLOSE
+            self._phase = Phase.ENDING
+        elif head.old:
+            framing += wire.KEEP_ALIVE
+        out = self._out
+        out += server.prefixes[status], response.lines, framing, b"\r\n"
+        if len(body) <= JOINED:
+            out.append(body)
+        else:
+            self._push()
+            self._transport.write(body)
+
+    def _push(self) -> None:
+        """Write what has gathered."""
+        out = self._out
+        if out:
+            data = b"".join(out)
+            out.clear()
+            if not self._transport.is_closing():
+                self._transport.write(data)
+
+    def _linger(self) -> None:
+        """Everything was said: close so that it arrives (RFC 9112 §9.6).
+
+        To close while the client still sends would reset the connection and take the response away.
+        So half-close, and read on until the client closes too or a moment has passed.
+        """
+        transport = self._transport
+        if transport.is_closing():
+            return
+        server = self._server
+        half = transport.can_write_eof()
+        if self._eof or not (half or self._unread):
+            self.deadline = server.now + server.bounds.write_timeout
+            transport.close()
+            return
+        self._phase = Phase.LINGERING
+        patience = LINGER_SECONDS
+        if transport.get_write_buffer_size():
+            patience = server.bounds.write_timeout
+        self.deadline = server.now + patience
+        try:
+            if half:
+                transport.write_eof()
+            transport.resume_reading()
+        except OSError:
+            # asyncio's own transport says so where the client is gone already.
+            transport.abort()
