@@ -276,3 +276,12 @@ async def test_health_is_answered_without_a_look_at_any_stream(serve, remote):
     assert answer["cache-control"] == "no-store"
     without = await serve()
     assert (await without.raw(request_bytes("GET", "/health"))).status == 404
+
+
+@pytest.mark.parametrize("create", [create_app, create_asgi])
+def test_an_application_cannot_permit_cookies_to_every_origin(
+    create: Callable[..., object],
+) -> None:
+    with pytest.raises(ValueError, match="name the origins"):
+        create("memory:", cors_credentials=True)
+    create("memory:", cors_credentials=True, cors_origins=("https://a.example",), console=True)

@@ -56,6 +56,8 @@ def create_app(
     token: str | None = None,
     cors_origins: tuple[str, ...] = ("*",),
     cors_headers: tuple[str, ...] = (),
+    cors_credentials: bool = False,
+    console: bool = False,
     public: bool = False,
     public_url: str | None = None,
     compress: bool = True,
@@ -63,6 +65,7 @@ def create_app(
     """An application that serves streams under ``root`` of wherever it is mounted.
 
     ``streams`` is an :class:`Engine`, which stays yours to start and stop, or a store or its URL.
+    The other arguments are those of :class:`Options`.
     Run it with ``handler_cancellation=True`` to see at once when a waiting client goes away.
     """
     options = Options(
@@ -70,6 +73,8 @@ def create_app(
         token=token,
         cors_origins=cors_origins,
         cors_headers=cors_headers,
+        cors_credentials=cors_credentials,
+        console=console,
         public=public,
         public_url=public_url,
         compress=compress,

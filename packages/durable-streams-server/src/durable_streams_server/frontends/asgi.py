@@ -49,6 +49,8 @@ def create_asgi(
     token: str | None = None,
     cors_origins: tuple[str, ...] = ("*",),
     cors_headers: tuple[str, ...] = (),
+    cors_credentials: bool = False,
+    console: bool = False,
     public: bool = False,
     public_url: str | None = None,
     compress: bool = True,
@@ -56,12 +58,15 @@ def create_asgi(
     """An ASGI app that serves streams under ``root`` of wherever it is mounted.
 
     ``streams`` is an :class:`Engine`, which stays yours to start and stop, or a store or its URL.
+    The other arguments are those of :class:`Options`.
     """
     options = Options(
         authorize=authorize,
         token=token,
         cors_origins=cors_origins,
         cors_headers=cors_headers,
+        cors_credentials=cors_credentials,
+        console=console,
         public=public,
         public_url=public_url,
         compress=compress,

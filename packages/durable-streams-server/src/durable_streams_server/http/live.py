@@ -85,7 +85,7 @@ class Readers:
             asyncio.get_running_loop().call_soon(self._pass_on, readers[SLICE:], now)
 
     def close(self) -> None:
-        """AnyResponse every long-poll and end every SSE response, as at a time limit."""
+        """Answer every long-poll and end every SSE response, as at a time limit."""
         self.closing = True
         for reader in tuple(self._readers):
             reader.finish()

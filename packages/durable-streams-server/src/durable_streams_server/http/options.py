@@ -47,7 +47,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """After how many seconds a browser's ``EventSource`` reconnects."""
     compress: bool = True
     health: bool = False
-    """AnyResponse ``GET /health``, outside of the stream root."""
+    """Answer ``GET /health``, outside of the stream root."""
 
     def __post_init__(self) -> None:
         if self.token is not None and not self.token.strip():
