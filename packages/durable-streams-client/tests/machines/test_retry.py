@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from durable_streams_client.errors import InvalidArgument
-from durable_streams_client.lanes import LANES, MAX_STREAMS, LaneBook
+from durable_streams_client.identities import MAX_IDENTITIES, MAX_STREAMS, IdentityCache
 from durable_streams_client.messages import Head
 from durable_streams_client.options import Timeouts
 from durable_streams_client.pages import PageCache
@@ -103,28 +103,28 @@ def test_time_limits_are_positive(name: str, value: float) -> None:
 
 
 def test_lanes_are_few_and_used_again() -> None:
-    book = LaneBook("p")
-    lanes = book.of("a")
-    taken = [lanes.take() for _ in range(LANES)]
-    assert lanes.take() is None
+    cache = IdentityCache("p")
+    identities = cache.of("a")
+    taken = [identities.take() for _ in range(MAX_IDENTITIES)]
+    assert identities.take() is None
     assert None not in taken
-    for lane in taken:
-        assert lane is not None
-        lanes.give_back(lane)
-    assert len({lane.id for lane in taken if lane}) == LANES
-    assert book.of("a").take() in taken
+    for identity in taken:
+        assert identity is not None
+        identities.give_back(identity)
+    assert len({identity.id for identity in taken if identity}) == MAX_IDENTITIES
+    assert cache.of("a").take() in taken
 
 
 def test_lanes_are_forgotten_unless_in_use_and_never_come_again() -> None:
-    book = LaneBook("p")
-    busy = book.of("0").take()
-    first = book.of("1").prefix
+    cache = IdentityCache("p")
+    busy = cache.of("0").take()
+    first = cache.of("1").prefix
     for n in range(2, MAX_STREAMS + 50):
-        book.of(str(n))
-    assert len(book.streams) <= MAX_STREAMS
+        cache.of(str(n))
+    assert len(cache.streams) <= MAX_STREAMS
     assert busy is not None
-    assert "0" in book.streams
-    assert book.of("1").prefix != first
+    assert "0" in cache.streams
+    assert cache.of("1").prefix != first
 
 
 @given(

@@ -1,4 +1,4 @@
-"""Plain appends that may be repeated: each borrows a producer identity of the client's own."""
+"""Plain appends that are safe to repeat: each uses a producer identity of the client."""
 
 import secrets
 
@@ -6,19 +6,19 @@ from durable_streams_client import messages
 from durable_streams_client._async import runtime
 from durable_streams_client._async.calls import AsyncCalls
 from durable_streams_client.errors import ClientError, Fenced, SequenceGap, is_unapplied
-from durable_streams_client.lanes import Lane, LaneBook
+from durable_streams_client.identities import Identity, IdentityCache
 from durable_streams_client.messages import Appended
 from durable_streams_client.options import Extra
 
 RESTARTS = 3
 
 
-class _Lanes:
+class _Identities:
     """The identities that the appends of one client use in one process and event loop."""
 
     def __init__(self) -> None:
         self.mutex = runtime.Mutex()
-        self.book = LaneBook(f"py-{secrets.token_hex(8)}")
+        self.cache = IdentityCache(f"py-{secrets.token_hex(8)}")
         self.freed = runtime.Notifier()
 
 
@@ -27,14 +27,14 @@ class AsyncAppends:
 
     def __init__(self, calls: AsyncCalls) -> None:
         self._calls = calls
-        # Not shared with a forked child: the server would take the child's appends for repeats.
-        self._lanes = runtime.Local(_Lanes)
+        # Not shared with a forked child, whose appends the server would take for repeats.
+        self._identities = runtime.Local(_Identities)
 
     async def forget(self, url: str) -> None:
-        """The stream is gone, and with it what the server knew of our identities."""
-        lanes = await self._lanes.get()
-        with lanes.mutex:
-            lanes.book.drop(url)
+        """Forget the identities of a stream that was deleted; the server has forgotten them."""
+        identities = await self._identities.get()
+        with identities.mutex:
+            identities.cache.drop(url)
 
     async def append(
         self,
@@ -46,33 +46,33 @@ class AsyncAppends:
         seq: str | None,
         extra: Extra,
     ) -> Appended:
-        """Append ``content``, end the stream, or both; exactly once if the client is so set."""
+        """Append ``content``, close the stream, or both; exactly once if ``safe_append`` is set."""
         if not self._calls.options.safe_append or not content:
             request = messages.append_request(
                 url, content, content_type=content_type, close=close, seq=seq
             )
-            # Only ending a stream without data is harmless to repeat (§5.2).
+            # Without producer headers, only closing without data is safe to repeat (§5.2).
             reply = await self._calls.call(request, extra=extra, repeatable=not content)
             return messages.appended_of(url, reply.head, producing=False)
-        lanes = await self._lanes.get()
+        identities = await self._identities.get()
         total = self._calls.options.timeouts.total
         async with (
             runtime.Limit(total, f"Earlier appends took longer than {total} seconds."),
             runtime.Scope(self._calls.transport.scopes),
         ):
-            lane = await self._take(lanes, url)
+            identity = await self._take(identities, url)
         try:
             return await self._append_in(
-                lane, url, content, content_type=content_type, close=close, seq=seq, extra=extra
+                identity, url, content, content_type=content_type, close=close, seq=seq, extra=extra
             )
         finally:
-            with lanes.mutex:
-                lanes.book.of(url).give_back(lane)
-            lanes.freed.notify()
+            with identities.mutex:
+                identities.cache.of(url).give_back(identity)
+            identities.freed.notify()
 
     async def _append_in(
         self,
-        lane: Lane,
+        identity: Identity,
         url: str,
         content: bytes,
         *,
@@ -88,21 +88,21 @@ class AsyncAppends:
                 content_type=content_type,
                 close=close,
                 seq=seq,
-                producing=lane.producing(),
+                producing=identity.producing(),
             )
             known = False
             try:
                 reply = await self._calls.call(request, extra=extra)
                 known = True
-                lane.stored()
+                identity.stored()
                 return messages.appended_of(url, reply.head, producing=True)
             except (Fenced, SequenceGap) as error:
-                # The server has forgotten the lane, or the stream was made anew: nothing of this
-                # append is in it.
+                # The server has forgotten the identity, or the stream was created again. Either way
+                # it has not stored this append.
                 known = True
-                lane.restart()
+                identity.restart()
                 if isinstance(error, Fenced) and error.epoch is not None:
-                    lane.epoch = max(lane.epoch, error.epoch + 1)
+                    identity.epoch = max(identity.epoch, error.epoch + 1)
                 if restarts == RESTARTS:
                     raise
             except ClientError as error:
@@ -110,15 +110,15 @@ class AsyncAppends:
                 raise
             finally:
                 if not known:
-                    lane.restart()
+                    identity.restart()
         raise AssertionError("unreachable")
 
     @staticmethod
-    async def _take(lanes: _Lanes, url: str) -> Lane:
+    async def _take(identities: _Identities, url: str) -> Identity:
         while True:
-            version = lanes.freed.version
-            with lanes.mutex:
-                lane = lanes.book.of(url).take()
-            if lane is not None:
-                return lane
-            await lanes.freed.wait(version)
+            version = identities.freed.version
+            with identities.mutex:
+                identity = identities.cache.of(url).take()
+            if identity is not None:
+                return identity
+            await identities.freed.wait(version)

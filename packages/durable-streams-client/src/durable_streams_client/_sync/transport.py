@@ -23,8 +23,8 @@ from durable_streams_client.errors import (
     NotUsableHere,
     TransportError,
 )
-from durable_streams_client.faults import fault_of
 from durable_streams_client.messages import Head, Request
+from durable_streams_client.transport_errors import transport_error_of
 
 MAX_BODY_BYTES = 128 * 1024 * 1024
 """Four times the largest append that our server takes by default."""
@@ -70,10 +70,10 @@ class Answer:
         except CorruptCoding as error:
             raise self._lost(f"The compressed body is damaged: {error}.") from None
         except Exception as error:
-            fault = fault_of(error, method=self._request.method, url=self._request.url)
-            if fault is None:
+            known = transport_error_of(error, method=self._request.method, url=self._request.url)
+            if known is None:
                 raise
-            raise fault from error
+            raise known from error
         if self._request.method != "GET" or self.head.status in {204, 304}:
             return
         if decoder is None:
@@ -133,7 +133,7 @@ class Answer:
         try:
             self._response.close()
         except Exception as error:
-            if fault_of(error, method="", url="") is None:
+            if transport_error_of(error, method="", url="") is None:
                 raise
 
 
@@ -225,10 +225,10 @@ class Transport:
                 ),
             )
         except Exception as error:
-            fault = fault_of(error, method=request.method, url=request.url)
-            if fault is None:
+            known = transport_error_of(error, method=request.method, url=request.url)
+            if known is None:
                 raise
-            raise fault from error
+            raise known from error
 
     def close(self) -> None:
         """End every wait with ClientClosed, and close all connections but those handed in."""

@@ -18,7 +18,7 @@ from durable_streams_client.errors import (
     is_retryable,
     is_unapplied,
 )
-from durable_streams_client.faults import fault_of
+from durable_streams_client.transport_errors import transport_error_of
 from durable_streams_core.content import Kind
 
 
@@ -43,7 +43,7 @@ from durable_streams_core.content import Kind
     ],
 )
 def test_every_fault_of_a_transport_is_one_of_ours(error: Exception, kind: type) -> None:
-    fault = fault_of(error, method="GET", url="http://u:p@h/a?b=c")
+    fault = transport_error_of(error, method="GET", url="http://u:p@h/a?b=c")
     assert type(fault) is kind
     assert "http://h/a" in str(fault)
     assert is_retryable(fault) == isinstance(fault, (ConnectFailed, TimedOut, ConnectionLost))
@@ -52,8 +52,10 @@ def test_every_fault_of_a_transport_is_one_of_ours(error: Exception, kind: type)
 
 
 def test_other_exceptions_are_not_ours() -> None:
-    assert fault_of(ZeroDivisionError(), method="GET", url="http://h/") is None
-    assert fault_of(RuntimeError("of another kind"), method="GET", url="http://h/") is None
+    assert transport_error_of(ZeroDivisionError(), method="GET", url="http://h/") is None
+    assert (
+        transport_error_of(RuntimeError("of another kind"), method="GET", url="http://h/") is None
+    )
 
 
 def test_json_that_only_the_standard_library_takes() -> None:

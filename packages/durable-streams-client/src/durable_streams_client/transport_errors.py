@@ -1,7 +1,7 @@
-"""Faults of the transport library as errors of ours.
+"""The client's errors for exceptions of the HTTP library.
 
-The exception classes are told by name, because httpx and its successor httpx2 have the same ones
-in two packages, and a client of either can be handed in; httpcore below them names alike.
+Exception classes are recognised by name, because httpx and httpx2 have the same ones in two
+packages, and a client of either can be handed in. httpcore below them uses the same names.
 """
 
 from typing import Final
@@ -24,7 +24,7 @@ _KINDS: Final[tuple[tuple[frozenset[str], type[ClientError], str], ...]] = (
         "The server cannot be reached",
     ),
     (frozenset({"PoolTimeout"}), NoFreeConnection, "No connection became free in time"),
-    (frozenset({"TimeoutException"}), TimedOut, "The server kept silent for too long"),
+    (frozenset({"TimeoutException"}), TimedOut, "The server sent nothing for too long"),
     (
         frozenset({"InvalidURL", "UnsupportedProtocol", "LocalProtocolError"}),
         InvalidArgument,
@@ -34,18 +34,18 @@ _KINDS: Final[tuple[tuple[frozenset[str], type[ClientError], str], ...]] = (
         frozenset({"TransportError", "NetworkError", "ProtocolError"})
         | frozenset({"DecodingError", "StreamError", "OSError"}),
         ConnectionLost,
-        "The connection broke before the answer was complete",
+        "The connection broke before the response was complete",
     ),
 )
 
 
-def fault_of(error: Exception, *, method: str, url: str) -> ClientError | None:
-    """The error that a transport's exception means, or None if it is none of a transport."""
+def transport_error_of(error: Exception, *, method: str, url: str) -> ClientError | None:
+    """The client's error for an exception of the HTTP library, or None for any other."""
     names = {kind.__name__ for kind in type(error).__mro__}
-    for known, kind, words in _KINDS:
+    for known, kind, message in _KINDS:
         if names & known:
             detail = str(error).rstrip(". ") or type(error).__name__
-            return kind(f"{words}: {detail}.", method=method, url=url)
+            return kind(f"{message}: {detail}.", method=method, url=url)
     if isinstance(error, RuntimeError) and "loop" in str(error):
         return NotUsableHere(
             "The HTTP client handed in has connections of another event loop.",
