@@ -137,6 +137,10 @@ def test_bytes_that_stand_in_no_head_are_refused_before_it_ends(junk: bytes) -> 
     assert error_of(junk) == (400, "malformed-request")
 
 
+def test_a_bare_line_feed_is_not_joined_with_a_return_that_ended_a_body() -> None:
+    assert error_of(POST + b"Content-Length: 1\r\n\r\n\r\n\r\n") == (400, "malformed-request")
+
+
 def test_a_head_has_a_bound_whether_it_ends_or_not() -> None:
     bounds = Bounds(max_header=100, max_target=40)
     assert isinstance(events(GET + b"X: " + b"y" * 80 + b"\r\n\r\n", bounds=bounds)[0], Head)

@@ -160,7 +160,9 @@ class Receiver:
         buffer, at = self._buffer, self._at
         end = buffer.find(b"\r\n\r\n", max(at, self._scanned - 3))
         until = len(buffer) if end < 0 else end
-        if IMPOSSIBLE.search(buffer, max(at, self._scanned - 1), until):
+        # The expression also looks at the byte before, which may belong to another request.
+        bare = buffer.startswith(b"\n", at)
+        if bare or IMPOSSIBLE.search(buffer, max(at, self._scanned - 1), until):
             raise bad_syntax("it has bytes that do not stand in a head")
         if end >= 0:
             return True
