@@ -60,6 +60,13 @@ class H2Server:
     async def _stop(self) -> None:
         assert self._server is not None
         self._server.close()
+        # Also connections that are only being accepted, whose handshake is under way. A round of
+        # the loop before that lets each of them begin, so that it closes its socket.
+        await asyncio.sleep(0)
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:
+            for task in others:
+                task.cancel()
+            await asyncio.wait(others)
         for transport in list(self._transports):
             transport.abort()  # type: ignore[attr-defined]
         while self._transports:

@@ -49,8 +49,9 @@ class Relay:
             while True:
                 near, _ = self._listener.accept()
                 self.connections += 1
+                self._sockets.append(near)
                 far = socket.create_connection(("127.0.0.1", self._target))
-                self._sockets += near, far
+                self._sockets.append(far)
                 self._start(self._copy, near, far)
                 self._start(self._copy, far, near)
 
