@@ -1,10 +1,12 @@
 """The network of the async client: what it holds back, what it waits for, and for how long."""
 
 import asyncio
+import gc
 import socket
 import ssl
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 
 import httpcore
 import httpx
@@ -58,6 +60,20 @@ async def connected(peer: Peer) -> tuple[httpcore.AsyncNetworkStream, socket.soc
     accepting = asyncio.create_task(asyncio.to_thread(peer.accept))
     stream = await Backend().connect_tcp("127.0.0.1", peer.port, timeout=10)
     return stream, await accepting
+
+
+async def test_connecting_leaves_no_socket_wherever_it_is_cancelled() -> None:
+    """One was lost when the cancellation came in the very round in which it was connected."""
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
+        port = listener.getsockname()[1]
+        for rounds in range(30):
+            connecting = asyncio.create_task(Backend().connect_tcp("127.0.0.1", port, timeout=10))
+            for _ in range(rounds):
+                await asyncio.sleep(0)
+            connecting.cancel()
+            with suppress(asyncio.CancelledError):
+                await (await connecting).aclose()
+            gc.collect()  # an unclosed socket is reported here, and fails the test
 
 
 async def test_what_is_not_read_is_not_received_without_end(peer: Peer) -> None:

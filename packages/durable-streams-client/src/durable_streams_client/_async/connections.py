@@ -7,6 +7,7 @@ and body of a small request leave together, when the answer is waited for.
 """
 
 import asyncio
+import ipaddress
 import ssl
 from collections import deque
 from collections.abc import Iterable
@@ -199,7 +200,9 @@ class Backend(httpcore.AsyncNetworkBackend):
         options: dict[str, Any] = {}
         if local_address is not None:
             options["local_addr"] = local_address, 0
-        if isinstance(loop, asyncio.BaseEventLoop):  # uvloop does not have this option
+        # An address is connected to directly: asyncio's race between several addresses loses the
+        # socket if it is cancelled just as it is won. uvloop does not have this option.
+        if isinstance(loop, asyncio.BaseEventLoop) and not _is_address(host):
             options["happy_eyeballs_delay"] = 0.25
         try:
             async with asyncio.timeout(timeout):
@@ -214,3 +217,11 @@ class Backend(httpcore.AsyncNetworkBackend):
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
