@@ -4,6 +4,9 @@ import asyncio
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -22,7 +25,7 @@ from durable_streams_core import errors as core_errors
 from durable_streams_server import Engine, create_asgi
 
 
-async def test_in_memory_over_asgi():
+async def test_in_memory_over_asgi() -> None:
     """An application is tested without a socket: hand the client httpx's own transport."""
     async with Engine("memory:") as streams:
         http = httpx.ASGITransport(app=create_asgi(streams))
@@ -43,7 +46,7 @@ async def test_in_memory_over_asgi():
 
 
 @pytest.fixture(scope="module")
-def url():
+def url() -> Iterator[Any]:
     """Where the streams of a standalone server live."""
     command = [sys.executable, "-m", "durable_streams_server", "--port", "0", "--store", "memory:"]
     with subprocess.Popen(
@@ -60,7 +63,7 @@ def url():
 
 @pytest.mark.parametrize("live", ["auto", "sse", "long-poll"])
 @pytest.mark.parametrize("kind", ["application/json", "text/plain", "application/octet-stream"])
-def test_every_way_of_following(url, live, kind):
+def test_every_way_of_following(url: Any, live: str, kind: str) -> None:
     with Client(url) as client:
         stream = client.stream(f"{live}/{kind}", content_type=kind)
         stream.create()
@@ -80,7 +83,7 @@ def test_every_way_of_following(url, live, kind):
         assert got == b"".join(pieces)
 
 
-async def test_many_readers_of_one_client(url):
+async def test_many_readers_of_one_client(url: Any) -> None:
     async with AsyncClient(url) as client:
         stream = client.stream("many")
         await stream.create(content_type="application/json")
@@ -102,7 +105,9 @@ async def test_many_readers_of_one_client(url):
 
 
 @pytest.mark.parametrize("live", ["auto", "sse", "long-poll"])
-async def test_a_follower_of_a_stream_that_is_replaced_ends_and_skips_nothing(url, live):
+async def test_a_follower_of_a_stream_that_is_replaced_ends_and_skips_nothing(
+    url: Any, live: str
+) -> None:
     """The new stream is longer than what was read of the old one, so positions would not tell."""
     async with AsyncClient(url) as client:
         stream = client.stream(f"replaced/{live}", content_type="text/plain")
@@ -118,7 +123,7 @@ async def test_a_follower_of_a_stream_that_is_replaced_ends_and_skips_nothing(ur
         assert got == [b"old"]
 
 
-def test_a_saved_offset_of_a_stream_that_was_replaced_is_refused(url, tmp_path):
+def test_a_saved_offset_of_a_stream_that_was_replaced_is_refused(url: Any, tmp_path: Path) -> None:
     checkpoint = FileCheckpoint(tmp_path / "offset")
     with Client(url) as client:
         stream = client.stream("replaced/saved", content_type="text/plain")
@@ -136,11 +141,11 @@ def test_a_saved_offset_of_a_stream_that_was_replaced_is_refused(url, tmp_path):
             next(iter(reader))
 
 
-def test_the_command_says_that_an_offset_is_gone(url, tmp_path):
+def test_the_command_says_that_an_offset_is_gone(url: Any, tmp_path: Path) -> None:
     name = "replaced/command"
     command = [sys.executable, "-m", "durable_streams_client", "--url", url]
 
-    def run(*arguments, status=0):
+    def run(*arguments: Any, status: Any = 0) -> Any:
         done = subprocess.run(
             [*command, *arguments], capture_output=True, text=True, timeout=60, check=False
         )
@@ -161,12 +166,12 @@ def test_the_command_says_that_an_offset_is_gone(url, tmp_path):
 
 
 @pytest.mark.parametrize("name", sorted(set(core_errors.__all__) & set(client_errors.__all__)))
-def test_errors_of_the_client_are_kinds_of_cores(name):
+def test_errors_of_the_client_are_kinds_of_cores(name: Any) -> None:
     """One ``except`` clause fits an engine in the process and a client of a server."""
     assert issubclass(getattr(client_errors, name), getattr(core_errors, name))
 
 
-async def test_the_same_error_is_caught_from_an_engine_and_from_a_client(url):
+async def test_the_same_error_is_caught_from_an_engine_and_from_a_client(url: Any) -> None:
     async with Engine("memory:") as engine, AsyncClient(url) as client:
         await engine.create("closed", content_type="text/plain", closed=True)
         stream = client.stream("closed", content_type="text/plain")

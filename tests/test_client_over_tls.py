@@ -7,6 +7,8 @@ import ssl
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -18,7 +20,7 @@ from durable_streams_client import AsyncClient, Cancelled, Client, ConnectFailed
 
 
 @pytest.fixture(scope="module")
-def certificate(tmp_path_factory):
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A certificate for 127.0.0.1 that signs itself, with its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
@@ -51,7 +53,7 @@ def certificate(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def url(certificate):
+def url(certificate: Any) -> Iterator[Any]:
     command = [sys.executable, "-m", "durable_streams_server", "--port", "0", "--store", "memory:"]
     with subprocess.Popen(
         [*command, "--tls-cert", str(certificate)],
@@ -69,11 +71,11 @@ def url(certificate):
 
 
 @pytest.fixture(scope="module")
-def context(certificate):
+def context(certificate: Any) -> Any:
     return ssl.create_default_context(cafile=certificate)
 
 
-def test_sync(url, context):
+def test_sync(url: Any, context: Any) -> None:
     with Client(url, verify=context) as client:
         stream = client.stream("sync")
         stream.create()
@@ -88,7 +90,7 @@ def test_sync(url, context):
             next(reader)
 
 
-async def test_async(url, context):
+async def test_async(url: Any, context: Any) -> None:
     async with AsyncClient(url, verify=context) as client:
         stream = client.stream("async")
         await stream.create()
@@ -97,7 +99,7 @@ async def test_async(url, context):
         assert len(await stream.follow().read_bytes()) == 5_000_000
 
 
-async def test_a_certificate_that_nobody_knows(url):
+async def test_a_certificate_that_nobody_knows(url: Any) -> None:
     policy = RetryPolicy(initial=0.001, attempts=2)
     with Client(url, retry=policy) as client, pytest.raises(ConnectFailed, match="CERTIFICATE"):
         client.stream("a").head()

@@ -7,7 +7,9 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -72,7 +74,7 @@ def run_until_shown(command: str, shown: list[str]) -> str:
 
 
 @pytest.fixture
-def server():
+def server() -> Iterator[Any]:
     """The server that the pages start, at a port of its own; yields that port."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = str(probe.getsockname()[1])
@@ -92,7 +94,7 @@ def server():
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the pages' commands are curl's")
 @pytest.mark.parametrize("page", PAGES)
-def test_every_command_prints_what_the_page_shows(page, server):
+def test_every_command_prints_what_the_page_shows(page: Any, server: Any) -> None:
     steps = transcript(page, server)
     assert len(steps) >= 4
     birth = ""

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -60,7 +61,7 @@ def imports(path: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("package", MAY_IMPORT)
-def test_siblings_are_imported_in_one_direction_only(package):
+def test_siblings_are_imported_in_one_direction_only(package: Any) -> None:
     allowed = {f"durable_streams_{name}" for name in MAY_IMPORT[package] | {package}}
     wrong = [
         f"{path.relative_to(PACKAGES)} imports {name}"
@@ -76,7 +77,7 @@ def is_rule(path: Path) -> bool:
     return "testing" not in path.with_suffix("").parts
 
 
-def test_core_imports_only_the_standard_library_and_msgspec():
+def test_core_imports_only_the_standard_library_and_msgspec() -> None:
     allowed = {*sys.stdlib_module_names, "msgspec", "durable_streams_core"}
     assert not [
         f"{path.name} imports {name}"
@@ -86,7 +87,7 @@ def test_core_imports_only_the_standard_library_and_msgspec():
     ]
 
 
-def test_core_does_no_io_reads_no_clock_and_draws_no_randomness():
+def test_core_does_no_io_reads_no_clock_and_draws_no_randomness() -> None:
     wrong = [
         f"{path.name} imports {name}"
         for path in filter(is_rule, sources("core"))
@@ -113,7 +114,7 @@ def unsupported(module: str, name: str) -> bool:
 
 
 @pytest.mark.parametrize("package", ["server", "client", "redis"])
-def test_the_others_use_of_core_only_what_it_supports(package):
+def test_the_others_use_of_core_only_what_it_supports(package: str) -> None:
     """A name that a module of core lists in ``__all__`` changes only with its minor version."""
     found = [
         f"{path.name}: {node.module}.{alias.name}"
@@ -128,7 +129,7 @@ def test_the_others_use_of_core_only_what_it_supports(package):
     assert found == []
 
 
-def test_what_core_supports_is_there():
+def test_what_core_supports_is_there() -> None:
     for path in sources("core"):
         parts = path.relative_to(PACKAGES / "durable-streams-core" / "src").with_suffix("").parts
         module = import_module(".".join(parts))

@@ -6,6 +6,7 @@ import re
 import tomllib
 from importlib.metadata import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,25 +20,25 @@ def pyproject(package: str) -> dict:
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_every_distribution_carries_the_licence(package):
+def test_every_distribution_carries_the_licence(package: Any) -> None:
     copy = ROOT / "packages" / f"durable-streams-{package}" / "LICENSE"
     assert copy.read_text() == (ROOT / "LICENSE").read_text()
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_a_module_knows_the_version_that_its_distribution_has(package):
+def test_a_module_knows_the_version_that_its_distribution_has(package: Any) -> None:
     module = importlib.import_module(f"durable_streams_{package}")
     assert module.__version__ == metadata(f"durable-streams-{package}")["Version"]
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_a_built_package_is_typed(package):
+def test_a_built_package_is_typed(package: Any) -> None:
     module = importlib.import_module(f"durable_streams_{package}")
     assert Path(module.__file__).with_name("py.typed").exists()
 
 
 @pytest.mark.parametrize("package", ["server", "client", "redis"])
-def test_core_is_wanted_in_a_range_that_holds_the_core_of_this_repository(package):
+def test_core_is_wanted_in_a_range_that_holds_the_core_of_this_repository(package: str) -> None:
     wanted = next(
         requirement
         for requirement in pyproject(package)["project"]["dependencies"]
@@ -46,20 +47,20 @@ def test_core_is_wanted_in_a_range_that_holds_the_core_of_this_repository(packag
     low, below = re.fullmatch(r"durable-streams-core>=([\d.]+),<([\d.]+)", wanted).groups()
     here = pyproject("core")["project"]["version"]
 
-    def numbers(version):
+    def numbers(version: Any) -> Any:
         return [int(part) for part in version.split(".")]
 
     assert numbers(low) <= numbers(here) < numbers(below)
 
 
-def test_lock_files_name_no_place_to_download_from():
+def test_lock_files_name_no_place_to_download_from() -> None:
     lock = json.loads((ROOT / "conformance" / "package-lock.json").read_text())
     assert not [name for name, entry in lock["packages"].items() if "resolved" in entry]
     assert [name for name, entry in lock["packages"].items() if name and "integrity" in entry]
     assert "://" not in (ROOT / "constraints.txt").read_text()
 
 
-def test_everything_that_a_package_needs_has_a_locked_version():
+def test_everything_that_a_package_needs_has_a_locked_version() -> None:
     locked = re.findall(r"^([\w.-]+)==", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
     wanted = set()
     for package in PACKAGES:
@@ -73,7 +74,7 @@ def test_everything_that_a_package_needs_has_a_locked_version():
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/installing.md", "docs/getting-started.md"])
-def test_pages_say_where_the_packages_can_be_had(page):
+def test_pages_say_where_the_packages_can_be_had(page: str) -> None:
     """From a clone until the changelog has a dated release, and from PyPI after that."""
     released = re.search(r"— \d{4}-\d\d-\d\d", (ROOT / "CHANGELOG.md").read_text())
     text = (ROOT / page).read_text()
@@ -81,20 +82,20 @@ def test_pages_say_where_the_packages_can_be_had(page):
     assert ("pip install durable-streams-" in text) == (released is not None)
 
 
-def test_only_these_pages_say_how_to_install():
+def test_only_these_pages_say_how_to_install() -> None:
     pages = [*ROOT.glob("packages/*/README.md"), *(ROOT / "docs").glob("*.md")]
     named = {page.name for page in pages if re.search("pip install .*durable", page.read_text())}
     assert named == {"installing.md", "getting-started.md"}
 
 
-def test_ci_runs_the_command_that_the_readme_gives():
+def test_ci_runs_the_command_that_the_readme_gives() -> None:
     command = re.search(
         r"^python3 -m venv .*/nox$", (ROOT / ".ci" / "run").read_text(), re.MULTILINE
     )
     assert command[0] in (ROOT / "README.md").read_text()
 
 
-def test_every_local_link_in_the_readme_leads_somewhere():
+def test_every_local_link_in_the_readme_leads_somewhere() -> None:
     links = re.findall(r"\]\((?!https?:|#)([^)#]+)", (ROOT / "README.md").read_text())
     assert links
     assert [link for link in links if not (ROOT / link).exists()] == []

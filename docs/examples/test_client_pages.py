@@ -4,7 +4,9 @@ import re
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +16,7 @@ SECONDS = 30
 
 
 @pytest.fixture(scope="module")
-def server():
+def server() -> Iterator[Any]:
     with subprocess.Popen(
         [sys.executable, "-m", "durable_streams_server", "--store", "memory:", "--port", "0"],
         stdout=subprocess.PIPE,
@@ -47,7 +49,7 @@ def run(page: str, server: str, tmp_path: Path) -> str:
     return done.stdout.decode()
 
 
-def test_the_tour(server, tmp_path):
+def test_the_tour(server: Any, tmp_path: Path) -> None:
     printed = run("client.md", server, tmp_path).splitlines()
     assert printed[:3] == ["user hello", "agent hi", "agent how are you?"]
     assert printed[3:6] == ["hello", "hi", "how are you?"]
@@ -57,7 +59,7 @@ def test_the_tour(server, tmp_path):
     assert (tmp_path / "chat.offset").exists()
 
 
-def test_the_how_tos(server, tmp_path):
+def test_the_how_tos(server: Any, tmp_path: Path) -> None:
     printed = run("client-howto.md", server, tmp_path)
     assert "tea\nOnce upon a time, a stream …done 1\ndone 2\ndone 3\n" in printed
     assert '[b\'{"too":"late"}\'] are still ours, 0 of them perhaps stored' in printed

@@ -5,8 +5,10 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -18,7 +20,7 @@ ANSWER = ["You", "said", "hello", "and", "I", "am", "thinking", "about", "it"]
 
 
 @contextmanager
-def running(*command):
+def running(*command: Any) -> Iterator[Any]:
     """Start an application and yield its base URL, which it prints."""
     process = subprocess.Popen(
         [sys.executable, *command],
@@ -43,18 +45,18 @@ def running(*command):
 
 
 @pytest.fixture(scope="module")
-def fastapi_app():
+def fastapi_app() -> Iterator[Any]:
     with running("-m", "uvicorn", "fastapi_app:app", "--port", "0") as url:
         yield url
 
 
 @pytest.fixture(scope="module")
-def aiohttp_app():
+def aiohttp_app() -> Iterator[Any]:
     with running("aiohttp_app.py", "0") as url:
         yield url
 
 
-def test_uvicorn_can_say_farewell_to_a_live_reader_before_it_stops():
+def test_uvicorn_can_say_farewell_to_a_live_reader_before_it_stops() -> None:
     with running("uvicorn_server.py", "0") as url:
         stream = url + "/streams/a"
         assert httpx.put(stream, headers={"content-type": "text/plain"}).status_code == 201
@@ -69,14 +71,14 @@ def test_uvicorn_can_say_farewell_to_a_live_reader_before_it_stops():
     assert (reading.returncode, complaint) == (0, b"")
 
 
-def read(reader, *arguments):
+def read(reader: Any, *arguments: Any) -> Any:
     return subprocess.run(
         [*READERS[reader], *arguments], cwd=HERE, check=True, capture_output=True, timeout=SECONDS
     ).stdout.decode()
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_fastapi_writes_a_stream_that_its_clients_follow(fastapi_app, reader):
+def test_fastapi_writes_a_stream_that_its_clients_follow(fastapi_app: Any, reader: Any) -> None:
     chat = f"{fastapi_app}/chats/{reader}"
     answer = httpx.post(chat, params={"prompt": "hello"})
     assert answer.status_code == 202
@@ -88,7 +90,7 @@ def test_fastapi_writes_a_stream_that_its_clients_follow(fastapi_app, reader):
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_aiohttp_streams_the_output_of_a_job(aiohttp_app, reader, tmp_path):
+def test_aiohttp_streams_the_output_of_a_job(aiohttp_app: Any, reader: Any, tmp_path: Path) -> None:
     answer = httpx.post(f"{aiohttp_app}/jobs/{reader}")
     assert answer.status_code == 202
     url = aiohttp_app + answer.json()["stream"]

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,13 @@ def piece(mark: str) -> str:
 
 
 @pytest.fixture
-async def engine():
+async def engine() -> AsyncIterator[Any]:
     async with Engine("memory:") as engine:
         yield engine
 
 
 @pytest.fixture
-async def root(engine):
+async def root(engine: Any) -> AsyncIterator[Any]:
     server = FRONT_ENDS["aiohttp"](
         Mount(engine, Options(), None), "/v1/stream/", Address("127.0.0.1", 0)
     )
@@ -57,10 +58,10 @@ async def signed(engine: Engine) -> tuple[bytes, dict[str, str]]:
     return body, {**headers, "Content-Type": "application/json"}
 
 
-async def test_fastapi_believes_what_is_signed(engine, root):
+async def test_fastapi_believes_what_is_signed(engine: Any, root: Any) -> None:
     worked = []
 
-    async def work_on(*work):
+    async def work_on(*work: Any) -> None:
         worked.append(work)
 
     names = run("from fastapi", root, work_on=work_on)
@@ -75,10 +76,10 @@ async def test_fastapi_believes_what_is_signed(engine, root):
     await names["client"].aclose()
 
 
-async def test_aiohttp_believes_what_is_signed(engine, root):
+async def test_aiohttp_believes_what_is_signed(engine: Any, root: Any) -> None:
     worked = []
 
-    async def work_on(*work):
+    async def work_on(*work: Any) -> None:
         worked.append(work)
 
     names = run("cleanup_ctx", root, work_on=work_on)
@@ -95,7 +96,7 @@ async def test_aiohttp_believes_what_is_signed(engine, root):
     await runner.cleanup()
 
 
-async def test_django_believes_what_is_signed(engine, root):
+async def test_django_believes_what_is_signed(engine: Any, root: Any) -> None:
     pytest.importorskip("django", reason="Django is no dependency of these tests")
     from django.conf import settings
     from django.test import RequestFactory
@@ -106,7 +107,7 @@ async def test_django_believes_what_is_signed(engine, root):
     names = run("django.http", root, work_on=lambda *work: worked.append(work))
     body, headers = await signed(engine)
 
-    def post(data):
+    def post(data: Any) -> Any:
         request = RequestFactory().post(
             "/hook", data=data, content_type="application/json", headers=headers
         )
@@ -119,7 +120,9 @@ async def test_django_believes_what_is_signed(engine, root):
     names["verifier"]._client.close()  # noqa: SLF001 - the page leaves it open
 
 
-async def test_subscriptions_are_made_and_worked_on(engine, root, capsys):
+async def test_subscriptions_are_made_and_worked_on(
+    engine: Any, root: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     await asyncio.to_thread(run, "create_webhook", root)
     assert capsys.readouterr().out == "()\n"
     await engine.subscriptions.delete("mailer")

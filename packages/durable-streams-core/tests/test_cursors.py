@@ -1,3 +1,5 @@
+from typing import Any
+
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -7,17 +9,17 @@ from durable_streams_core.protocol import CURSOR_EPOCH_SECONDS
 EPOCH = CURSOR_EPOCH_SECONDS * 1000
 
 
-def test_a_cursor_counts_intervals_of_twenty_seconds():
+def test_a_cursor_counts_intervals_of_twenty_seconds() -> None:
     assert live_cursor(EPOCH, None, 1) == "0"
     assert live_cursor(EPOCH + 19_999, None, 1) == "0"
     assert live_cursor(EPOCH + 20_000, None, 1) == "1"
 
 
-def test_everybody_gets_the_same_cursor_within_an_interval():
+def test_everybody_gets_the_same_cursor_within_an_interval() -> None:
     assert live_cursor(EPOCH + 100_000, None, 7) == live_cursor(EPOCH + 119_999, "3", 3600) == "5"
 
 
-def test_a_client_that_is_as_far_is_moved_on():
+def test_a_client_that_is_as_far_is_moved_on() -> None:
     assert live_cursor(EPOCH + 100_000, "5", 1) == "6"
     assert live_cursor(EPOCH + 100_000, "5", 3600) == "185"
     assert live_cursor(EPOCH + 100_000, "1000", 40) == "1002"
@@ -27,7 +29,9 @@ def test_a_client_that_is_as_far_is_moved_on():
     st.integers(EPOCH, EPOCH + 10**12),
     st.lists(st.tuples(st.integers(-100_000, 100_000), st.integers(1, MAX_JITTER_SECONDS))),
 )
-def test_cursor_not_monotonic_so_that_two_caches_bounce_a_client_between_them(now, answers):
+def test_cursor_not_monotonic_so_that_two_caches_bounce_a_client_between_them(
+    now: Any, answers: Any
+) -> None:
     """However far the clocks of servers lie apart, what a client echoes is always passed."""
     cursor = live_cursor(now, None, 1)
     for skew, jitter in answers:
@@ -42,7 +46,7 @@ def test_cursor_not_monotonic_so_that_two_caches_bounce_a_client_between_them(no
 @example("\u0665")
 @example("1e3")
 @example("")
-def test_a_cursor_that_is_none_of_ours_is_answered_with_one_that_is(asked):
+def test_a_cursor_that_is_none_of_ours_is_answered_with_one_that_is(asked: Any) -> None:
     answer = live_cursor(EPOCH + 100_000, asked, 20)
     assert answer.isascii()
     assert answer.isdigit()

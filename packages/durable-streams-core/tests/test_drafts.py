@@ -1,5 +1,7 @@
 """Drafts: the guard holds what was used and no more, the delta what changes and no more."""
 
+from typing import Any
+
 import pytest
 
 from durable_streams_core.drafts import Draft
@@ -21,33 +23,33 @@ BORN = timeline_at(1_800_000_000_000)
 """When the runner's clock begins."""
 
 
-def create(incarnation="i1", **more):
+def create(incarnation: Any = "i1", **more: Any) -> Any:
     return Create(incarnation, CreationRequest(TEXT), TEXT, **more)
 
 
-def append(data=b"x", **more):
+def append(data: Any = b"x", **more: Any) -> Any:
     return Append(Body(data), **more)
 
 
 @pytest.fixture
-def stream(runner):
+def stream(runner: Any) -> Any:
     runner.do(create())
     return runner
 
 
-def commit_of(runner, *operations):
+def commit_of(runner: Any, *operations: Any) -> Any:
     draft, _ = runner.draft(*operations)
     return draft.commit(runner.new_id)
 
 
-def test_a_plain_append_is_guarded_by_incarnation_state_and_openness_alone(stream):
+def test_a_plain_append_is_guarded_by_incarnation_state_and_openness_alone(stream: Any) -> None:
     commit = commit_of(stream, append(b"a"), append(b"b"))
     assert commit.guard == Guard("i1", state=LIVE, open=True)
     assert commit.delta == Delta(data=b"ab")
     assert commit.known_tail == 0
 
 
-def test_a_producers_append_is_guarded_by_its_own_entry(stream):
+def test_a_producers_append_is_guarded_by_its_own_entry(stream: Any) -> None:
     stream.do(append(producer=ProducerClaim("p", 0, 0)))
     commit = commit_of(stream, append(producer=ProducerClaim("p", 0, 1), seq=b"1"))
     assert set(commit.guard.fields) == {"pp", "s"}
@@ -55,19 +57,19 @@ def test_a_producers_append_is_guarded_by_its_own_entry(stream):
     assert (commit.guard.tail, commit.guard.deadline, commit.guard.none_of) == (None, None, "")
 
 
-def test_only_who_insists_on_the_tail_is_guarded_by_it(stream):
+def test_only_who_insists_on_the_tail_is_guarded_by_it(stream: Any) -> None:
     stream.do(append(b"12"))
     assert commit_of(stream, append(expected=Offset(BORN, 2))).guard.tail == 2
     assert commit_of(stream, append(), append(expected=Offset(BORN, 3))).guard.tail == 2
 
 
-def test_a_delete_is_guarded_by_the_absence_of_forks(stream):
+def test_a_delete_is_guarded_by_the_absence_of_forks(stream: Any) -> None:
     commit = commit_of(stream, Delete())
     assert commit.guard == Guard("i1", state=LIVE, none_of="f")
     assert commit.delta == Delta(remove=True)
 
 
-def test_an_expiry_is_guarded_by_the_deadline_it_saw(runner):
+def test_an_expiry_is_guarded_by_the_deadline_it_saw(runner: Any) -> None:
     runner.do(create(ttl=1))
     runner.now += 1100
     commit = commit_of(runner, Expire())
@@ -75,20 +77,20 @@ def test_an_expiry_is_guarded_by_the_deadline_it_saw(runner):
     assert commit_of(runner, create("i2")).guard.deadline == runner.now
 
 
-def test_a_creation_is_guarded_by_nothing_being_there(runner):
+def test_a_creation_is_guarded_by_nothing_being_there(runner: Any) -> None:
     commit = commit_of(runner, create(start=9, body=Body(b"12")), append())
     assert commit.guard == Guard(None)
     assert commit.delta.create.tail == commit.known_tail == 9
     assert commit.delta.data == b"12x"
 
 
-def test_what_changes_nothing_is_no_commit(stream):
+def test_what_changes_nothing_is_no_commit(stream: Any) -> None:
     stream.do(append(close=True))
     for operation in (append(), append(b"", close=True), create("i2", closed=True), Touch()):
         assert not stream.draft(operation)[0].changes
 
 
-def test_delete_and_create_in_one_draft_are_one_swap(stream):
+def test_delete_and_create_in_one_draft_are_one_swap(stream: Any) -> None:
     stream.do(append(b"old"))
     draft, answers = stream.draft(append(b"!"), Delete(), create("i2"), append(b"new"))
     assert [type(answer).__name__ for answer in answers] == [
@@ -106,7 +108,7 @@ def test_delete_and_create_in_one_draft_are_one_swap(stream):
     assert stream.data() == b"new"
 
 
-def test_positions_told_before_a_removal_in_the_same_draft_are_right(stream):
+def test_positions_told_before_a_removal_in_the_same_draft_are_right(stream: Any) -> None:
     draft, (appended, _) = stream.draft(append(b"12"), Delete())
     stream.do(append(b"x"))
     assert isinstance(stream.commit(draft), Conflicted)
@@ -114,25 +116,27 @@ def test_positions_told_before_a_removal_in_the_same_draft_are_right(stream):
     assert appended.tail == 3
 
 
-def test_what_was_created_and_deleted_in_one_draft_never_was(runner):
+def test_what_was_created_and_deleted_in_one_draft_never_was(runner: Any) -> None:
     draft, _ = runner.draft(create(), append(), Delete())
     assert not draft.changes
     assert draft.removed is None
 
 
-def test_delete_create_and_delete_again_is_one_removal(stream):
+def test_delete_create_and_delete_again_is_one_removal(stream: Any) -> None:
     draft, _ = stream.draft(Delete(), create("i2"), append(), Delete())
     assert stream.commit(draft) == Applied(0)
     assert stream.head() is None
 
 
-def test_a_swap_on_a_stream_closed_meanwhile_conflicts_if_it_began_with_an_append(stream):
+def test_a_swap_on_a_stream_closed_meanwhile_conflicts_if_it_began_with_an_append(
+    stream: Any,
+) -> None:
     draft, _ = stream.draft(append(), Delete(), create("i2"))
     stream.do(append(b"", close=True))
     assert isinstance(stream.commit(draft), Conflicted)
 
 
-def test_later_operations_see_what_earlier_ones_did(stream):
+def test_later_operations_see_what_earlier_ones_did(stream: Any) -> None:
     one = append(b"1", producer=ProducerClaim("p", 0, 0), seq=b"1")
     answers = stream.do(one, one, append(close=True), append(b"late"))
     assert [getattr(answer, "duplicate", "closed") for answer in answers] == [
@@ -144,7 +148,7 @@ def test_later_operations_see_what_earlier_ones_did(stream):
     assert stream.data() == b"1x"
 
 
-def test_facts_after_are_what_the_store_has_then(stream):
+def test_facts_after_are_what_the_store_has_then(stream: Any) -> None:
     keys = ("pp", "pq", "s")
     for operations in (
         (append(b"1", producer=ProducerClaim("p", 0, 0), seq=b"1"),),
@@ -162,7 +166,7 @@ def test_facts_after_are_what_the_store_has_then(stream):
     assert draft.facts_after(0) is None
 
 
-def test_facts_after_count_what_was_removed():
+def test_facts_after_count_what_was_removed() -> None:
     facts = Facts(Head("i", b""), {"p1": b"", "p2": None}, {"p": 1, "f": 2})
     draft = Draft("path", facts)
     draft.set_field("p1", None)

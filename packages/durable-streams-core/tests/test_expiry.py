@@ -1,4 +1,5 @@
 from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -21,7 +22,7 @@ ttls = st.integers(0, MAX_TTL_SECONDS)
 
 
 @pytest.mark.parametrize("value", ["0", "1", "3600", str(MAX_TTL_SECONDS)])
-def test_a_ttl_is_whole_seconds(value):
+def test_a_ttl_is_whole_seconds(value: Any) -> None:
     assert parse_ttl(value) == int(value)
 
 
@@ -30,7 +31,7 @@ def test_a_ttl_is_whole_seconds(value):
     ["", "+1", "-1", "01", "00", "1.5", "1.0", "1e3", "3.6e3", " 1", "1 ", "1_0", "0x1", "\u0661",
      "one", "1\n", str(MAX_TTL_SECONDS + 1), "9" * 5000],
 )  # fmt: skip
-def test_a_ttl_is_nothing_else(value):
+def test_a_ttl_is_nothing_else(value: Any) -> None:
     with pytest.raises(InvalidRequest) as caught:
         parse_ttl(value)
     assert caught.value.code == "invalid-ttl"
@@ -60,7 +61,7 @@ def test_a_ttl_is_nothing_else(value):
         ("0001-01-01T00:00:00-23:59", -62_135_510_460_000),
     ],
 )
-def test_a_timestamp_is_that_of_rfc_3339(value, wanted):
+def test_a_timestamp_is_that_of_rfc_3339(value: str, wanted: int) -> None:
     assert parse_expires_at(value) == wanted
 
 
@@ -76,7 +77,7 @@ def test_a_timestamp_is_that_of_rfc_3339(value, wanted):
      "2030-01-31T12:00:00Z\n", " 2030-01-31T12:00:00Z", "0000-01-01T00:00:00Z",
      "2030-01-31T12:00:00+0100", "\u0662030-01-31T12:00:00Z", "+2030-01-31T12:00:00Z", "1893456000"],
 )  # fmt: skip
-def test_a_timestamp_is_nothing_else(value):
+def test_a_timestamp_is_nothing_else(value: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         parse_expires_at(value)
     assert caught.value.code == "invalid-expires-at"
@@ -103,35 +104,35 @@ def test_an_accepted_timestamp_can_be_written_again(
 
 
 @given(st.datetimes(min_value=datetime(1, 1, 2), max_value=datetime(9999, 12, 30)))  # noqa: DTZ001
-def test_a_timestamp_formatted_is_parsed_as_the_same(moment):
+def test_a_timestamp_formatted_is_parsed_as_the_same(moment: Any) -> None:
     at = int(moment.replace(tzinfo=UTC, microsecond=0).timestamp()) * 1000
     assert parse_expires_at(format_time(at)) == at
     assert format_time(at).endswith("Z")
 
 
-def test_a_life_without_limits_has_no_deadline():
+def test_a_life_without_limits_has_no_deadline() -> None:
     assert first_deadline(None, None, NOW) == 0
     assert not is_past(0, NOW)
 
 
-def test_a_deadline_has_come_at_its_very_millisecond():
+def test_a_deadline_has_come_at_its_very_millisecond() -> None:
     assert not is_past(NOW, NOW - 1)
     assert is_past(NOW, NOW)
     assert is_past(NOW, NOW + 1)
 
 
 @pytest.mark.parametrize("at", [0, -1, -62_135_683_140_000, 1])
-def test_expiring_before_the_clock_began_is_not_living_for_ever(at):
+def test_expiring_before_the_clock_began_is_not_living_for_ever(at: int) -> None:
     assert is_past(first_deadline(None, at, NOW), NOW)
 
 
-def test_a_ttl_of_zero_is_over_at_once():
+def test_a_ttl_of_zero_is_over_at_once() -> None:
     assert is_past(first_deadline(0, None, NOW), NOW)
 
 
 @given(ttls, st.lists(st.integers(0, MAX_TTL_SECONDS * 1500), max_size=20))
 @example(10, [1000, 1, 10_000])
-def test_a_busy_life_is_never_shortened_and_costs_few_writes(ttl, pauses):
+def test_a_busy_life_is_never_shortened_and_costs_few_writes(ttl: Any, pauses: Any) -> None:
     """Whenever a stream is used it lives on for its whole TTL, and at most a tenth longer."""
     now = NOW
     deadline = stored = first_deadline(ttl, None, now)

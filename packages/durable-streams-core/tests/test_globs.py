@@ -2,6 +2,8 @@
 definition that both must agree with.
 """
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -46,12 +48,12 @@ def means(pattern: list[str], path: list[str]) -> bool:
         ("a*", "a*", True),
     ],
 )
-def test_a_pattern_means_these_streams(pattern, path, expected):
+def test_a_pattern_means_these_streams(pattern: str, path: str, expected: bool) -> None:
     assert glob_matches(parse_glob(pattern), path) is expected
 
 
 @given(PATTERNS, PATHS)
-def test_one_pattern_means_what_the_definition_says(pattern, path):
+def test_one_pattern_means_what_the_definition_says(pattern: Any, path: Any) -> None:
     glob = parse_glob(pattern)
     assert glob_matches(glob, path) == means(pattern.split("/"), path.split("/"))
     if glob_matches(glob, path):
@@ -59,7 +61,7 @@ def test_one_pattern_means_what_the_definition_says(pattern, path):
 
 
 @given(st.lists(PATTERNS, max_size=12), st.lists(PATHS, min_size=1, max_size=4), st.data())
-def test_a_trie_finds_the_patterns_that_mean_a_path(patterns, paths, data):
+def test_a_trie_finds_the_patterns_that_mean_a_path(patterns: Any, paths: Any, data: Any) -> None:
     globs = Globs()
     kept = {}
     for name, pattern in enumerate(patterns):
@@ -75,7 +77,7 @@ def test_a_trie_finds_the_patterns_that_mean_a_path(patterns, paths, data):
     assert globs._root.empty()
 
 
-def test_removing_what_is_not_there_changes_nothing():
+def test_removing_what_is_not_there_changes_nothing() -> None:
     globs = Globs()
     globs.add(("a", "*"), 1)
     for pattern in ("a/**", "a/b/c", "*", "**", "z"):
@@ -84,7 +86,7 @@ def test_removing_what_is_not_there_changes_nothing():
     assert globs.match("a/x") == {1}
 
 
-def test_a_hostile_pattern_is_matched_in_no_time():
+def test_a_hostile_pattern_is_matched_in_no_time() -> None:
     glob = parse_glob("/".join(["**", "a"] * 32))
     assert not glob_matches(glob, "/".join(["a"] * 500 + ["b"]))
     globs = Globs()
@@ -97,5 +99,5 @@ def test_a_hostile_pattern_is_matched_in_no_time():
     "pattern, prefix",
     [("a/b", "a/b"), ("a/*/c", "a/"), ("a/**", "a"), ("**", ""), ("*", ""), ("a/b/*", "a/b/")],
 )
-def test_what_matching_paths_begin_with(pattern, prefix):
+def test_what_matching_paths_begin_with(pattern: str, prefix: str) -> None:
     assert literal_prefix(parse_glob(pattern)) == prefix

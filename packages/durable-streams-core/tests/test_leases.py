@@ -1,5 +1,7 @@
 """The lease and generation machine (§7, §7.3): every step from every phase."""
 
+from typing import Any
+
 import pytest
 
 from durable_streams_core.subscriptions import leases
@@ -19,7 +21,7 @@ NOW, TTL = 1000, 50
 
 
 @pytest.mark.parametrize("kind", ["webhook", "pull-wake"])
-def test_a_wake_begins_only_where_nothing_is_in_flight(kind):
+def test_a_wake_begins_only_where_nothing_is_in_flight(kind: str) -> None:
     for phase in PHASES:
         lease = Lease(phase, 7)
         woken = leases.WOKEN[kind] if phase == "idle" else None
@@ -28,7 +30,7 @@ def test_a_wake_begins_only_where_nothing_is_in_flight(kind):
 
 @pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.parametrize("step", STEPS)
-def test_every_step_does_what_the_table_says_and_keeps_the_rules(phase, step):
+def test_every_step_does_what_the_table_says_and_keeps_the_rules(phase: Any, step: Any) -> None:
     before = Lease(phase, 7, "w_old" if phase != "idle" else "", "holder", 900, 3, "s", "d")
     after = before.after(step, "webhook")
     assert after == NEXT.get((phase, step))
@@ -48,26 +50,26 @@ def test_every_step_does_what_the_table_says_and_keeps_the_rules(phase, step):
         assert (lease.holder, lease.stream, lease.driver, lease.until) == ("", "", "", 0)
 
 
-def test_what_a_step_does_not_bring_stays():
+def test_what_a_step_does_not_bring_stays() -> None:
     lease = Lease("waking", 7, "w", "holder", 900, 0, "s", "d")
     again = lease.stepped("again", "waking", NOW, TTL, NO_CHANGES)
     assert again == Lease("waking", 7, "w", "holder", NOW + TTL, 0, "s", "d")
 
 
-def test_only_what_runs_can_run_out():
+def test_only_what_runs_can_run_out() -> None:
     for phase in PHASES:
         lease = Lease(phase, 1, until=NOW)
         assert lease.expired(NOW) == (phase in ("waking", "held"))
         assert not lease.expired(NOW - 1)
 
 
-def test_a_lease_is_stored_and_read_back():
+def test_a_lease_is_stored_and_read_back() -> None:
     lease = Lease("held", 7, "w", "worker", 5, 1, "a/b", "d")
     assert decode_lease(encode_lease(lease)) == lease
     assert decode_lease(None) == Lease()
 
 
-def test_retries_back_off_from_a_second_to_a_minute_with_a_fifth_of_jitter():
+def test_retries_back_off_from_a_second_to_a_minute_with_a_fifth_of_jitter() -> None:
     assert [retry_delay(n, 0) for n in (0, 1, 2, 3, 6, 7, 8, 1000)] == [
         1000, 1000, 2000, 4000, 32000, 60000, 60000, 60000,
     ]  # fmt: skip

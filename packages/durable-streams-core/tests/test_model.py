@@ -6,7 +6,9 @@ others came first is the commit that would have been decided after them; plain a
 in each other's way.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
@@ -69,7 +71,7 @@ class Ask:
     back: int = 0
 
 
-def asks(verb, **parts):
+def asks(verb: Any, **parts: Any) -> Any:
     return st.builds(Ask, st.just(verb), paths, clocks, **parts)
 
 
@@ -121,7 +123,7 @@ beginnings = st.tuples(
 )
 
 
-def histories(steps):
+def histories(steps: Any) -> Any:
     """Two streams to begin with, and what happens to them."""
     return st.builds(
         lambda begin, rest: [*begin, *rest], beginnings, st.lists(steps, min_size=5, max_size=30)
@@ -153,7 +155,7 @@ class Stream:
     forks: int = 0
     used: int = 0
 
-    def split(self, body, *, creating=False):
+    def split(self, body: Any, *, creating: Any = False) -> Any:
         if not body:
             return []
         if self.content_type == "text/plain":
@@ -166,26 +168,26 @@ class Stream:
             body
         ]
 
-    def size(self):
+    def size(self) -> Any:
         unit = (lambda m: 1) if self.content_type == "text/plain" else (lambda m: len(m) + 2)
         return sum(map(unit, [*self.inherited, *self.messages]))
 
-    def over(self, now):
+    def over(self, now: Any) -> Any:
         """A life is renewed in steps of a tenth, so it is the stored step that counts."""
         if self.ttl is not None:
             return now >= self.used + self.ttl * 1100
         return self.expires is not None and now >= self.expires
 
-    def use(self, now):
+    def use(self, now: Any) -> None:
         if self.ttl is not None and now - self.used > self.ttl * 100:
             self.used = now
 
 
 class Model:
-    def __init__(self):
+    def __init__(self) -> None:
         self.streams = {}
 
-    def served(self, path, now):
+    def served(self, path: Any, now: Any) -> Any:
         stream = self.streams.get(path)
         if stream is None:
             raise No("not-found")
@@ -195,7 +197,9 @@ class Model:
             raise No("not-found")
         return stream
 
-    def create(self, ask, now, asked, inherited=(), source=None):
+    def create(
+        self, ask: Any, now: Any, asked: Any, inherited: Any = (), source: Any = None
+    ) -> Any:
         stream = self.streams.get(ask.path)
         if stream is not None and not stream.deleted and stream.over(now):
             self.drop(ask.path)
@@ -217,7 +221,7 @@ class Model:
         self.streams[ask.path] = new
         return True, new.size(), new.closed
 
-    def append(self, ask, now):
+    def append(self, ask: Any, now: Any) -> Any:
         stream = self.served(ask.path, now)
         claim = ask.producer
         entry = None
@@ -254,7 +258,7 @@ class Model:
         stream.producers[claim.id] = claim.epoch, claim.seq
         return stream.size(), stream.closed, False, claim.epoch, claim.seq
 
-    def fork(self, ask, now):
+    def fork(self, ask: Any, now: Any) -> Any:
         source = self.served(ask.source, now)
         everything = [*source.inherited, *source.messages]
         inherited = everything[: max(0, len(everything) - ask.back)]
@@ -265,7 +269,7 @@ class Model:
             source.forks += 1
         return answer
 
-    def drop(self, path):
+    def drop(self, path: Any) -> None:
         stream = self.streams[path]
         if stream.forks:
             stream.deleted = True
@@ -278,7 +282,7 @@ class Model:
                 (above,) = [path for path, other in self.streams.items() if other is source]
                 self.drop(above)
 
-    def ask(self, ask, now):
+    def ask(self, ask: Any, now: Any) -> Any:
         try:
             if ask.verb == "create":
                 expires = None if ask.expires is None else now + ask.expires
@@ -305,15 +309,15 @@ class Model:
 class Server:
     """What an engine does, as plainly as can be."""
 
-    def __init__(self, runner):
+    def __init__(self, runner: Any) -> None:
         self.runner = runner
         self.made = 0
 
-    def fresh(self):
+    def fresh(self) -> Any:
         self.made += 1
         return f"i{self.made}"
 
-    def creation(self, ask, now):
+    def creation(self, ask: Any, now: Any) -> Any:
         expires = None if ask.expires is None else now + ask.expires
         asked = CreationRequest(ask.content_type, ask.ttl, expires)
         return Create(
@@ -321,20 +325,20 @@ class Server:
         )
 
     @staticmethod
-    def addition(ask, head=None):
+    def addition(ask: Any, head: Any = None) -> Any:
         expected = None
         if ask.expected is not None:
             timeline = NO_TIMELINE if head is None else head.timeline_at(ask.expected)
             expected = Offset(timeline, ask.expected)
         return Append(Body(ask.body), ask.content_type, ask.close, ask.seq, ask.producer, expected)
 
-    def do(self, operation, path):
+    def do(self, operation: Any, path: Any) -> Any:
         answer = self.runner.do(operation, path=path)
         if isinstance(answer, ProtocolError):
             raise answer
         return answer
 
-    def fork(self, ask, now):
+    def fork(self, ask: Any, now: Any) -> Any:
         runner = self.runner
         taken = runner.head(ask.path)
         self.do(Link("probe", "none", ForkLink("none", 0)), ask.source)
@@ -373,7 +377,7 @@ class Server:
         assert self.do(Confirm(incarnation), ask.path)
         return answer
 
-    def everything(self, path, end=None):
+    def everything(self, path: Any, end: Any = None) -> Any:
         """All bytes of a stream, its sources' included."""
         head = self.runner.head(path)
         own = self.runner.data(path)[: None if end is None else end - head.start]
@@ -384,20 +388,20 @@ class Server:
         before = self.everything(origin.path, min(head.start, end or head.start))
         return before + own if end is None or end > head.start else before
 
-    def release(self, origin, path, incarnation):
+    def release(self, origin: Any, path: Any, incarnation: Any) -> None:
         self.do(Unlink(path, incarnation), origin.path)
         self.removed(self.do(Reap(), origin.path), origin.path)
 
-    def removed(self, answer, path):
+    def removed(self, answer: Any, path: Any) -> None:
         if answer.head is not None:
             origin = birth_of(answer.head).origin
             if origin is not None:
                 self.release(origin, path, answer.head.incarnation)
 
-    def sweep(self, path):
+    def sweep(self, path: Any) -> None:
         self.removed(self.do(Expire(), path), path)
 
-    def ask(self, ask, now):
+    def ask(self, ask: Any, now: Any) -> Any:
         try:
             if ask.verb == "create":
                 self.sweep(ask.path)
@@ -422,7 +426,7 @@ class Server:
         )  # fmt: skip
 
 
-def shown(model, stream):
+def shown(model: Any, stream: Any) -> Any:
     messages = [*stream.inherited, *stream.messages]
     if stream.content_type == "text/plain":
         return b"".join(messages)
@@ -431,7 +435,7 @@ def shown(model, stream):
 
 @settings(max_examples=400)
 @given(histories(requests))
-def test_histories_are_those_of_the_model(new_runner, history):
+def test_histories_are_those_of_the_model(new_runner: Any, history: Any) -> None:
     model, server = Model(), Server(new_runner())
     runner = server.runner
     for ask in history:
@@ -469,7 +473,7 @@ first = st.builds(
 )
 
 
-def operations(history, begin):
+def operations(history: Any, begin: Any) -> Iterator[Any]:
     """Each request as the operation that it becomes, with its time."""
     server = Server(None)
     server.made = -1
@@ -488,7 +492,7 @@ def operations(history, begin):
                 yield now, {"delete": Delete(), "touch": Touch(), "expire": Expire()}[verb]
 
 
-def told(answer):
+def told(answer: Any) -> Any:
     if isinstance(answer, Exception):
         return type(answer), getattr(answer, "code", ""), str(answer)
     if isinstance(answer, Created):
@@ -497,7 +501,7 @@ def told(answer):
     return getattr(answer, "head", None) is None if hasattr(answer, "head") else answer
 
 
-def run(runner, steps, together):
+def run(runner: Any, steps: Any, together: Any) -> Any:
     answers = []
     steps = list(steps)
     while steps:
@@ -524,8 +528,8 @@ def run(runner, steps, together):
 @settings(max_examples=400)
 @given(first, st.lists(on_one_path, max_size=14), st.lists(st.integers(1, 6), max_size=8))
 def test_operations_decided_together_do_what_they_do_one_by_one(
-    new_runner, begin, history, together
-):
+    new_runner: Any, begin: Any, history: Any, together: Any
+) -> None:
     one, many = new_runner(), new_runner()
     steps = list(operations([begin, *history], one.now))
     assert run(one, steps, []) == run(many, steps, together)
@@ -538,7 +542,7 @@ def test_operations_decided_together_do_what_they_do_one_by_one(
 # Guards
 
 
-def certain(answer):
+def certain(answer: Any) -> Any:
     """What can only be true together with the commit."""
     if isinstance(answer, Appended):
         return not answer.duplicate
@@ -553,8 +557,8 @@ def certain(answer):
     st.lists(on_one_path, min_size=1, max_size=3),
 )
 def test_a_commit_is_applied_late_only_if_it_would_be_decided_so_then(
-    new_runner, begin, before, mine, theirs
-):
+    new_runner: Any, begin: Any, before: Any, mine: Any, theirs: Any
+) -> None:
     runner, again = new_runner(), new_runner()
     steps = list(operations([begin, *before, *mine, *theirs], runner.now))
     past, mine, theirs = (
@@ -583,7 +587,7 @@ def test_a_commit_is_applied_late_only_if_it_would_be_decided_so_then(
     assert again.head() is None or again.data() == runner.data()
 
 
-def shift(answer, by):
+def shift(answer: Any, by: Any) -> Any:
     values = {name: getattr(answer, name) for name in answer.__struct_fields__}
     values["tail"] += by
     return values.values()
@@ -597,7 +601,9 @@ plain = asks("append", body=st.sampled_from([b"1", b"22"]))
     st.lists(plain | asks("touch"), min_size=1, max_size=5),
     st.sampled_from([None, 10]),
 )
-def test_unrelated_changes_do_not_conflict(new_runner, mine, theirs, ttl):
+def test_unrelated_changes_do_not_conflict(
+    new_runner: Any, mine: Any, theirs: Any, ttl: Any
+) -> None:
     runner = new_runner()
     runner.do(Create("i0", CreationRequest(ttl=ttl), "text/plain", ttl))
     mine_producer = [

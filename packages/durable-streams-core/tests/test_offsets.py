@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,36 +21,40 @@ timelines = st.integers(0, 10**16 - 2).map(timeline_at)
 offsets = st.builds(Offset, timelines, positions)
 
 
-def test_a_token_has_the_shape_that_deployed_clients_know():
+def test_a_token_has_the_shape_that_deployed_clients_know() -> None:
     assert str(BEGINNING) == "0000000000000000_0000000000000000"
     assert str(Offset(NO_TIMELINE, 1234)) == "0000000000000000_0000000000001234"
     assert str(Offset(timeline_at(1_800_000_000_000), 7)) == "0001800000000000_0000000000000007"
 
 
 @given(offsets, offsets)
-def test_the_order_of_tokens_is_that_of_timelines_and_then_of_positions(one, other):
+def test_the_order_of_tokens_is_that_of_timelines_and_then_of_positions(
+    one: Any, other: Any
+) -> None:
     assert (str(one) < str(other)) == (one < other)
     assert (str(one) == str(other)) == (one == other)
 
 
 @given(offsets)
-def test_a_token_leads_back_to_its_offset(offset):
+def test_a_token_leads_back_to_its_offset(offset: Any) -> None:
     assert parse_offset(str(offset)) == offset
 
 
 @given(offsets)
-def test_a_header_carries_the_same_token(offset):
+def test_a_header_carries_the_same_token(offset: Any) -> None:
     assert encode_offset(offset.timeline, offset.position).decode() == str(offset)
 
 
 @given(st.integers(0, 10**16 - 2), timelines)
-def test_a_timeline_is_later_than_the_one_before_also_where_the_clock_went_back(now, before):
+def test_a_timeline_is_later_than_the_one_before_also_where_the_clock_went_back(
+    now: Any, before: Any
+) -> None:
     later = later_timeline(timeline_at(now), before)
     assert later > before
     assert later == timeline_at(max(now, int(before) + 1))
 
 
-def test_sentinels_are_never_minted():
+def test_sentinels_are_never_minted() -> None:
     for sentinel in (START, NOW):
         with pytest.raises(ValueError, match="not an offset"):
             parse_offset(sentinel)
@@ -78,13 +84,13 @@ GOOD = str(Offset(NO_TIMELINE, 5))
         GOOD + "\n",
     ],
 )
-def test_anything_else_is_not_an_offset(token):
+def test_anything_else_is_not_an_offset(token: Any) -> None:
     with pytest.raises(ValueError, match="not an offset"):
         parse_offset(token)
 
 
 @given(st.text())
-def test_what_is_parsed_was_minted(token):
+def test_what_is_parsed_was_minted(token: Any) -> None:
     try:
         offset = parse_offset(token)
     except ValueError:

@@ -58,27 +58,27 @@ NEXT = later_timeline(BORN, BORN)
 JSON = "application/json"
 
 
-def create(incarnation="i1", content_type=TEXT, body=b"", **more):
+def create(incarnation: Any = "i1", content_type: Any = TEXT, body: Any = b"", **more: Any) -> Any:
     asked = {key: more[key] for key in ("ttl", "expires_at") if key in more}
     return Create(
         incarnation, CreationRequest(content_type, **asked), content_type, body=Body(body), **more
     )
 
 
-def append(data=b"x", **more):
+def append(data: Any = b"x", **more: Any) -> Any:
     return Append(Body(data), **more)
 
 
-def produce(epoch, number, /, data=b"x", name="p", **more):
+def produce(epoch: Any, number: Any, /, data: Any = b"x", name: Any = "p", **more: Any) -> Any:
     return append(data, producer=ProducerClaim(name, epoch, number), **more)
 
 
-def at(position):
+def at(position: Any) -> Any:
     """An offset of a stream that was created when the runner's clock began."""
     return Offset(BORN, position)
 
 
-def appended(*parts, timeline=BORN):
+def appended(*parts: Any, timeline: Any = BORN) -> Any:
     """The answer of such a stream."""
     return replace(Appended(*parts), timeline=timeline)
 
@@ -101,13 +101,13 @@ def test_an_existing_only_creation_ensures_and_creates_nothing(runner: Any) -> N
 
 
 @pytest.fixture
-def stream(runner):
+def stream(runner: Any) -> Any:
     """A runner with an open text stream."""
     assert runner.do(create()).new
     return runner
 
 
-def raised(runner, operation, error, code=None):
+def raised(runner: Any, operation: Any, error: Any, code: Any = None) -> Any:
     """The error that an operation ends in, which changes nothing."""
     before = runner.facts(*operation.fields)
     answer = runner.do(operation)
@@ -120,26 +120,26 @@ def raised(runner, operation, error, code=None):
 # Appending (§5.2)
 
 
-def test_an_append_adds_to_the_tail_and_tells_it(stream):
+def test_an_append_adds_to_the_tail_and_tells_it(stream: Any) -> None:
     assert stream.do(append(b"one")) == appended(3, False)
     assert stream.do(append(b"three", content_type="TEXT/plain")) == appended(8, False)
     assert stream.data() == b"onethree"
 
 
-def test_an_append_to_nothing_is_not_found(runner):
+def test_an_append_to_nothing_is_not_found(runner: Any) -> None:
     raised(runner, append(), NotFound, "not-found")
 
 
-def test_an_append_needs_data(stream):
+def test_an_append_needs_data(stream: Any) -> None:
     raised(stream, append(b""), InvalidRequest, "empty-body")
 
 
-def test_an_append_of_another_type_is_refused(stream):
+def test_an_append_of_another_type_is_refused(stream: Any) -> None:
     raised(stream, append(content_type=JSON), Conflict, "content-type-mismatch")
     raised(stream, append(content_type="nonsense"), InvalidRequest, "invalid-content-type")
 
 
-def test_json_is_flattened_one_level(runner):
+def test_json_is_flattened_one_level(runner: Any) -> None:
     runner.do(create(content_type=JSON, body=b"[]"))
     assert runner.do(append(b"[1,[2]]")) == appended(8, False)
     assert runner.data() == b"1,\n[2],\n"
@@ -147,17 +147,17 @@ def test_json_is_flattened_one_level(runner):
     raised(runner, append(b"{"), InvalidRequest, "invalid-json")
 
 
-def test_a_value_is_one_message_even_if_it_is_an_array(runner):
+def test_a_value_is_one_message_even_if_it_is_an_array(runner: Any) -> None:
     runner.do(create(content_type=JSON))
     runner.do(Append(Body(b"[1,2]", value=True)))
     assert runner.data() == b"[1,2],\n"
 
 
-def test_only_json_streams_take_values(stream):
+def test_only_json_streams_take_values(stream: Any) -> None:
     raised(stream, Append(Body(b"1", value=True)), InvalidRequest, "not-a-json-stream")
 
 
-def test_a_body_is_worked_out_once():
+def test_a_body_is_worked_out_once() -> None:
     body = Body(b"[1]")
     assert body.stored(Kind.JSON) is body.stored(Kind.JSON)
     assert body.stored(Kind.TEXT) == b"[1]"
@@ -167,14 +167,14 @@ def test_a_body_is_worked_out_once():
 # Closing (§5.3)
 
 
-def test_closing_is_final_and_idempotent(stream):
+def test_closing_is_final_and_idempotent(stream: Any) -> None:
     stream.do(append(b"data"))
     assert stream.do(CLOSE) == appended(4, True)
     assert stream.do(CLOSE) == appended(4, True)
     assert stream.head().closed
 
 
-def test_a_last_append_closes_in_the_same_commit(stream):
+def test_a_last_append_closes_in_the_same_commit(stream: Any) -> None:
     assert stream.do(append(b"last", close=True)) == appended(4, True)
     assert (stream.head().tail, stream.head().closed) == (4, True)
 
@@ -183,7 +183,7 @@ def test_a_last_append_closes_in_the_same_commit(stream):
     "late", [append(), append(close=True), append(b""), append(content_type=JSON), produce(0, 0),
              append(seq=b"1"), append(expected=at(9)), produce(0, 0, b"", close=True)],
 )  # fmt: skip
-def test_a_closed_stream_says_so_before_anything_else(stream, late):
+def test_a_closed_stream_says_so_before_anything_else(stream: Any, late: Any) -> None:
     stream.do(append(b"data", close=True))
     error = raised(stream, late, StreamClosed, "stream-closed")
     assert error.tail.position == 4
@@ -192,7 +192,7 @@ def test_a_closed_stream_says_so_before_anything_else(stream, late):
 # Stream-Seq (§5.2)
 
 
-def test_stream_seq_must_rise_compared_as_bytes(stream):
+def test_stream_seq_must_rise_compared_as_bytes(stream: Any) -> None:
     stream.do(append(seq=b"09"))
     stream.do(append(seq=b"1"))
     stream.do(append(seq=b"10"))
@@ -205,7 +205,7 @@ def test_stream_seq_must_rise_compared_as_bytes(stream):
 # If-Match, an extension
 
 
-def test_an_append_may_insist_on_the_tail(stream):
+def test_an_append_may_insist_on_the_tail(stream: Any) -> None:
     assert stream.do(append(b"12", expected=at(0))) == appended(2, False)
     assert raised(stream, append(expected=at(0)), TailMoved).offset.endswith("2")
     assert stream.do(append(expected=at(2))) == appended(3, False)
@@ -215,14 +215,14 @@ def test_an_append_may_insist_on_the_tail(stream):
 # Idempotent producers (§5.2.1)
 
 
-def test_a_producer_begins_at_zero_in_any_epoch(stream):
+def test_a_producer_begins_at_zero_in_any_epoch(stream: Any) -> None:
     assert stream.do(produce(7, 0)) == appended(1, False, False, 7, 0)
     assert stream.do(produce(0, 0, name="other")) == appended(2, False, False, 0, 0)
     gap = raised(stream, produce(0, 1, name="third"), SequenceGap)
     assert (gap.expected, gap.received) == (0, 1)
 
 
-def test_a_batch_stored_before_is_answered_so_and_not_stored_again(stream):
+def test_a_batch_stored_before_is_answered_so_and_not_stored_again(stream: Any) -> None:
     stream.do(produce(0, 0, b"a"))
     stream.do(produce(0, 1, b"b"))
     for seq in (0, 1):
@@ -230,20 +230,20 @@ def test_a_batch_stored_before_is_answered_so_and_not_stored_again(stream):
     assert stream.data() == b"ab"
 
 
-def test_a_producer_that_skips_a_number_learns_which(stream):
+def test_a_producer_that_skips_a_number_learns_which(stream: Any) -> None:
     stream.do(produce(0, 0))
     gap = raised(stream, produce(0, 2), SequenceGap)
     assert (gap.expected, gap.received) == (1, 2)
 
 
-def test_a_new_epoch_fences_the_old_one(stream):
+def test_a_new_epoch_fences_the_old_one(stream: Any) -> None:
     stream.do(produce(0, 0))
     raised(stream, produce(1, 1), InvalidRequest, "epoch-starts-at-zero")
     assert stream.do(produce(1, 0)) == appended(2, False, False, 1, 0)
     assert raised(stream, produce(0, 1), Fenced).epoch == 1
 
 
-def test_a_producer_that_closed_learns_again_that_it_did(stream):
+def test_a_producer_that_closed_learns_again_that_it_did(stream: Any) -> None:
     stream.do(produce(0, 0, b"a"))
     closed = stream.do(produce(0, 1, b"b", close=True))
     assert closed == appended(2, True, False, 0, 1)
@@ -260,17 +260,17 @@ def test_a_producer_that_closed_learns_again_that_it_did(stream):
     stream.do(produce(0, 0))
 
 
-def test_an_old_epoch_is_fenced_on_a_closed_stream_too(stream):
+def test_an_old_epoch_is_fenced_on_a_closed_stream_too(stream: Any) -> None:
     stream.do(produce(3, 0, close=True))
     raised(stream, produce(2, 0), Fenced)
 
 
-def test_a_producer_may_close_without_data(stream):
+def test_a_producer_may_close_without_data(stream: Any) -> None:
     assert stream.do(produce(0, 0, b"", close=True)) == appended(0, True, False, 0, 0)
     assert stream.do(produce(0, 0, b"", close=True)) == appended(0, True, True, 0, 0)
 
 
-def test_producer_state_is_written_in_the_same_commit_as_its_data(stream):
+def test_producer_state_is_written_in_the_same_commit_as_its_data(stream: Any) -> None:
     draft, _ = stream.draft(produce(0, 0, b"data", seq=b"5", close=True))
     delta = draft.commit(stream.new_id).delta
     assert delta.data == b"data"
@@ -278,7 +278,7 @@ def test_producer_state_is_written_in_the_same_commit_as_its_data(stream):
     assert set(delta.fields) == {"pp", "s"}
 
 
-def test_a_refused_append_leaves_its_producer_where_it_was(stream):
+def test_a_refused_append_leaves_its_producer_where_it_was(stream: Any) -> None:
     stream.do(produce(0, 0, seq=b"5"))
     for bad in (produce(0, 1, seq=b"5"), produce(0, 1, b""), produce(0, 1, content_type=JSON),
                 produce(0, 1, expected=at(0))):  # fmt: skip
@@ -286,7 +286,7 @@ def test_a_refused_append_leaves_its_producer_where_it_was(stream):
     assert stream.do(produce(0, 1, seq=b"6")) == appended(2, False, False, 0, 1)
 
 
-def test_idle_producers_are_forgotten_unless_they_were_used_since(stream):
+def test_idle_producers_are_forgotten_unless_they_were_used_since(stream: Any) -> None:
     stream.do(produce(0, 0), produce(0, 0, name="q"))
     seen = stream.facts("pp", "pq").fields
     stream.now += 1
@@ -304,7 +304,7 @@ def test_idle_producers_are_forgotten_unless_they_were_used_since(stream):
 # Creating (§5.1)
 
 
-def test_a_new_stream_is_empty_open_and_lives_for_ever(runner):
+def test_a_new_stream_is_empty_open_and_lives_for_ever(runner: Any) -> None:
     created = runner.do(create())
     assert (created.new, created.tail, created.closed) == (True, 0, False)
     assert created.head == runner.head()
@@ -312,19 +312,19 @@ def test_a_new_stream_is_empty_open_and_lives_for_ever(runner):
     assert birth_of(runner.head()) == Birth(TEXT, runner.now, CreationRequest(TEXT))
 
 
-def test_a_stream_may_be_created_with_data_and_closed(runner):
+def test_a_stream_may_be_created_with_data_and_closed(runner: Any) -> None:
     created = runner.do(create(body=b"all", closed=True))
     assert (created.new, created.tail, created.closed) == (True, 3, True)
     assert (runner.data(), runner.head().closed) == (b"all", True)
 
 
-def test_a_creation_with_bad_content_creates_nothing(runner):
+def test_a_creation_with_bad_content_creates_nothing(runner: Any) -> None:
     raised(runner, create(content_type=JSON, body=b"{"), InvalidRequest, "invalid-json")
     raised(runner, create(content_type="nonsense"), InvalidRequest, "invalid-content-type")
     assert runner.head() is None
 
 
-def test_the_same_creation_again_finds_what_is_there(runner):
+def test_the_same_creation_again_finds_what_is_there(runner: Any) -> None:
     runner.do(create(ttl=60, body=b"first"))
     head = runner.head()
     again = runner.do(create("i2", "Text/PLAIN; charset=utf-8", b"ignored", ttl=60))
@@ -332,7 +332,7 @@ def test_the_same_creation_again_finds_what_is_there(runner):
     assert runner.head() == head
 
 
-def test_no_type_asked_is_the_default_one(runner):
+def test_no_type_asked_is_the_default_one(runner: Any) -> None:
     octets = "application/octet-stream"
     runner.do(Create("i1", CreationRequest(), octets))
     assert not runner.do(Create("i2", CreationRequest(octets), octets)).new
@@ -347,19 +347,19 @@ def test_no_type_asked_is_the_default_one(runner):
      Create("i2", CreationRequest(TEXT, 60, fork_offset=0), TEXT, 60),
      Create("i2", CreationRequest(TEXT, 60, fork_sub_offset=1), TEXT, 60)],
 )  # fmt: skip
-def test_another_creation_conflicts(runner, other):
+def test_another_creation_conflicts(runner: Any, other: Any) -> None:
     runner.do(create(ttl=60))
     raised(runner, other, Conflict, "configuration-mismatch")
 
 
-def test_a_creation_compares_closure_with_what_is_so_now(runner):
+def test_a_creation_compares_closure_with_what_is_so_now(runner: Any) -> None:
     runner.do(create())
     runner.do(CLOSE)
     raised(runner, create("i2"), Conflict, "configuration-mismatch")
     assert runner.do(create("i2", closed=True)).closed
 
 
-def test_the_creation_as_it_was_asked_is_what_counts_and_not_what_took_effect(runner):
+def test_the_creation_as_it_was_asked_is_what_counts_and_not_what_took_effect(runner: Any) -> None:
     asked = CreationRequest(None, None, None, "src", 3)
     fork = Create("i1", asked, TEXT, 60, None, False, Body(b""), Origin("src", "s1"), 3)
     runner.do(fork)
@@ -372,7 +372,7 @@ def test_the_creation_as_it_was_asked_is_what_counts_and_not_what_took_effect(ru
 # Lives (§5.1)
 
 
-def test_a_sliding_life_is_renewed_by_writes_and_touches(runner):
+def test_a_sliding_life_is_renewed_by_writes_and_touches(runner: Any) -> None:
     runner.do(create(ttl=10))
     for operation in (append(), Touch(), append(), Touch()):
         runner.now += 9_999
@@ -381,7 +381,7 @@ def test_a_sliding_life_is_renewed_by_writes_and_touches(runner):
     raised(runner, append(), NotFound)
 
 
-def test_a_life_is_renewed_only_when_a_tenth_of_it_has_passed(runner):
+def test_a_life_is_renewed_only_when_a_tenth_of_it_has_passed(runner: Any) -> None:
     runner.do(create(ttl=10))
     runner.now += 1000
     assert not runner.draft(Touch())[0].changes
@@ -389,7 +389,7 @@ def test_a_life_is_renewed_only_when_a_tenth_of_it_has_passed(runner):
     assert runner.draft(Touch())[0].changes
 
 
-def test_reads_of_what_needs_no_renewal_write_nothing(runner):
+def test_reads_of_what_needs_no_renewal_write_nothing(runner: Any) -> None:
     assert not runner.draft(Touch())[0].changes
     runner.do(create())
     assert not runner.draft(Touch())[0].changes
@@ -400,7 +400,7 @@ def test_reads_of_what_needs_no_renewal_write_nothing(runner):
     assert not runner.draft(Touch())[0].changes
 
 
-def test_a_fixed_end_is_not_moved_by_use(runner):
+def test_a_fixed_end_is_not_moved_by_use(runner: Any) -> None:
     runner.do(create(expires_at=runner.now + 5000))
     runner.now += 4999
     runner.do(append())
@@ -409,7 +409,7 @@ def test_a_fixed_end_is_not_moved_by_use(runner):
     raised(runner, Delete(), NotFound)
 
 
-def test_expired_streams_can_be_created_again_and_begin_afresh(runner):
+def test_expired_streams_can_be_created_again_and_begin_afresh(runner: Any) -> None:
     runner.do(create(ttl=10), produce(0, 0, b"old", seq=b"9", close=True))
     runner.now += 11_000
     created = runner.do(create("i2", body=b"new"))
@@ -419,14 +419,14 @@ def test_expired_streams_can_be_created_again_and_begin_afresh(runner):
     assert (facts.head.incarnation, facts.head.closed, runner.data()) == ("i2", False, b"new")
 
 
-def test_an_expired_stream_that_cannot_be_created_again_is_swept_all_the_same(runner):
+def test_an_expired_stream_that_cannot_be_created_again_is_swept_all_the_same(runner: Any) -> None:
     runner.do(create(ttl=10))
     runner.now += 11_000
     assert isinstance(runner.do(create("i2", JSON, b"{")), InvalidRequest)
     assert runner.head() is None
 
 
-def test_only_a_life_that_is_over_expires(runner):
+def test_only_a_life_that_is_over_expires(runner: Any) -> None:
     assert runner.do(Expire()) == Removed(None)
     runner.do(create(ttl=10))
     head = runner.head()
@@ -437,7 +437,7 @@ def test_only_a_life_that_is_over_expires(runner):
     assert runner.head() is None
 
 
-def test_expiry_gives_way_to_a_renewal_that_it_did_not_see(runner):
+def test_expiry_gives_way_to_a_renewal_that_it_did_not_see(runner: Any) -> None:
     runner.do(create(ttl=10))
     runner.now += 10_999
     renew, _ = runner.draft(Touch())
@@ -448,7 +448,7 @@ def test_expiry_gives_way_to_a_renewal_that_it_did_not_see(runner):
     assert runner.do(append()) == appended(1, False)
 
 
-def test_a_renewal_in_the_same_draft_counts(runner):
+def test_a_renewal_in_the_same_draft_counts(runner: Any) -> None:
     runner.do(create(ttl=10))
     runner.now += 10_999
     draft, _ = runner.draft(append(b"kept"))
@@ -458,7 +458,7 @@ def test_a_renewal_in_the_same_draft_counts(runner):
     assert not runner.answer(create("i2", ttl=10), draft).new
 
 
-def test_a_head_alone_tells_whether_a_life_is_over(runner):
+def test_a_head_alone_tells_whether_a_life_is_over(runner: Any) -> None:
     runner.do(create(expires_at=runner.now + 5))
     head = runner.head()
     assert head.live_at(runner.now + 4)
@@ -471,7 +471,7 @@ def test_a_head_alone_tells_whether_a_life_is_over(runner):
 # Deleting (§5.4)
 
 
-def test_a_deleted_stream_is_gone_with_all_it_held(stream):
+def test_a_deleted_stream_is_gone_with_all_it_held(stream: Any) -> None:
     head = stream.head()
     assert stream.do(Delete()) == Removed(head)
     raised(stream, Delete(), NotFound)
@@ -481,18 +481,25 @@ def test_a_deleted_stream_is_gone_with_all_it_held(stream):
 # Forks (§4.2)
 
 
-def fork(path="fork", incarnation="f1", source="path", source_incarnation="i1", start=2, **more):
+def fork(
+    path: Any = "fork",
+    incarnation: Any = "f1",
+    source: Any = "path",
+    source_incarnation: Any = "i1",
+    start: Any = 2,
+    **more: Any,
+) -> Any:
     asked = CreationRequest(forked_from=source, fork_offset=start)
     origin = Origin(source, source_incarnation)
     return Create(incarnation, asked, TEXT, origin=origin, start=start, **more)
 
 
-def link(incarnation="f1", source="i1", path="fork", position=2):
+def link(incarnation: Any = "f1", source: Any = "i1", path: Any = "fork", position: Any = 2) -> Any:
     return Link(path, source, ForkLink(incarnation, position))
 
 
 @pytest.fixture
-def source(stream):
+def source(stream: Any) -> Any:
     """A runner with a stream of four bytes and a pending link of a fork at position 2."""
     stream.do(append(b"data"))
     assert stream.do(link()) is True
@@ -500,7 +507,7 @@ def source(stream):
 
 
 @pytest.fixture
-def forked(source):
+def forked(source: Any) -> Any:
     """A runner with that fork confirmed."""
     source.do(fork(), path="fork")
     assert source.do(Hold("fork", "f1")) is True
@@ -508,18 +515,18 @@ def forked(source):
     return source
 
 
-def test_a_link_names_its_fork_whatever_the_path():
+def test_a_link_names_its_fork_whatever_the_path() -> None:
     assert linked_fork(link_key("a:b/c", "f1")) == "a:b/c"
 
 
-def test_a_fork_begins_where_it_leaves_its_source(forked):
+def test_a_fork_begins_where_it_leaves_its_source(forked: Any) -> None:
     head = forked.head("fork")
     assert (head.start, head.tail, head.state, head.closed) == (2, 2, LIVE, False)
     assert forked.do(append(b"own"), path="fork") == appended(5, False, timeline=NEXT)
     assert forked.data("fork") == b"own"
 
 
-def test_a_link_is_pending_and_then_held(source):
+def test_a_link_is_pending_and_then_held(source: Any) -> None:
     key = link_key("fork", "f1")
     assert decode_link(source.facts(key).fields[key]) == ForkLink("f1", 2, False)
     assert source.do(Hold("fork", "f1"))
@@ -527,13 +534,13 @@ def test_a_link_is_pending_and_then_held(source):
     assert decode_link(source.facts(key).fields[key]) == ForkLink("f1", 2, True)
 
 
-def test_a_link_is_only_for_the_source_that_was_looked_at(stream):
+def test_a_link_is_only_for_the_source_that_was_looked_at(stream: Any) -> None:
     assert stream.do(link(source="i0")) is False
     stream.do(Delete())
     raised(stream, link(), NotFound)
 
 
-def test_an_unconfirmed_fork_is_served_to_nobody(source):
+def test_an_unconfirmed_fork_is_served_to_nobody(source: Any) -> None:
     source.do(fork(), path="fork")
     assert source.head("fork").state == FORKING
     for operation in (append(), CLOSE, Delete(), link(), create(), fork()):
@@ -544,12 +551,12 @@ def test_an_unconfirmed_fork_is_served_to_nobody(source):
     assert type(source.do(create(), path="fork")) is Unconfirmed
 
 
-def test_an_unconfirmed_fork_is_looked_at_again_soon(source):
+def test_an_unconfirmed_fork_is_looked_at_again_soon(source: Any) -> None:
     source.do(fork(), path="fork")
     assert source.head("fork").deadline == source.now + RECHECK_MILLISECONDS
 
 
-def test_a_fork_whose_link_was_dropped_is_undone(source):
+def test_a_fork_whose_link_was_dropped_is_undone(source: Any) -> None:
     source.do(fork(), path="fork")
     assert source.do(Unlink("fork", "f1")) is False
     assert source.do(Hold("fork", "f1")) is False
@@ -560,7 +567,7 @@ def test_a_fork_whose_link_was_dropped_is_undone(source):
     assert source.do(Confirm("f1"), path="fork") is False
 
 
-def test_a_confirmed_fork_can_not_be_undone(forked):
+def test_a_confirmed_fork_can_not_be_undone(forked: Any) -> None:
     assert forked.do(Undo("f1"), path="fork") is False
     assert forked.do(Confirm("f1"), path="fork") is False
 
@@ -569,7 +576,7 @@ def test_a_confirmed_fork_can_not_be_undone(forked):
     "lifetime, wanted",
     [({}, 0), ({"ttl": 10}, 11_000), ({"expires_at": 1_800_000_099_000}, 99_000)],
 )
-def test_a_fork_lives_from_its_confirmation(source, lifetime, wanted):
+def test_a_fork_lives_from_its_confirmation(source: Any, lifetime: Any, wanted: int) -> None:
     source.do(fork(**lifetime), path="fork")
     source.now += RECHECK_MILLISECONDS * 2
     elapsed = RECHECK_MILLISECONDS * 2 if "ttl" in lifetime else 0
@@ -578,13 +585,13 @@ def test_a_fork_lives_from_its_confirmation(source, lifetime, wanted):
     assert deadline == (wanted and 1_800_000_000_000 + elapsed + wanted)
 
 
-def test_a_fork_with_an_end_that_passed_is_never_served(source):
+def test_a_fork_with_an_end_that_passed_is_never_served(source: Any) -> None:
     source.do(fork(expires_at=source.now - 1), path="fork")
     source.do(Confirm("f1"), path="fork")
     assert type(source.do(append(), path="fork")) is NotFound
 
 
-def test_a_source_with_forks_is_deleted_softly(forked):
+def test_a_source_with_forks_is_deleted_softly(forked: Any) -> None:
     assert forked.do(Delete()) == Removed(None)
     head = forked.head()
     assert (head.state, head.deadline) == (DELETED, forked.now + RECHECK_MILLISECONDS)
@@ -595,7 +602,7 @@ def test_a_source_with_forks_is_deleted_softly(forked):
     assert forked.data() == b"data"
 
 
-def test_a_source_that_expires_is_kept_for_its_forks(runner):
+def test_a_source_that_expires_is_kept_for_its_forks(runner: Any) -> None:
     runner.do(create(ttl=10), append(b"data"), link())
     runner.now += 11_000
     assert runner.do(Expire()) == Removed(None)
@@ -605,12 +612,12 @@ def test_a_source_that_expires_is_kept_for_its_forks(runner):
     raised(runner, create("i2"), Conflict, "soft-deleted")
 
 
-def test_a_source_whose_fork_was_linked_in_the_same_draft_is_kept(stream):
+def test_a_source_whose_fork_was_linked_in_the_same_draft_is_kept(stream: Any) -> None:
     assert stream.do(link(), Delete()) == [True, Removed(None)]
     assert stream.head().state == DELETED
 
 
-def test_a_soft_deleted_source_goes_with_its_last_link(forked):
+def test_a_soft_deleted_source_goes_with_its_last_link(forked: Any) -> None:
     forked.do(link("f2", path="fork2"))
     forked.do(Delete())
     assert forked.do(Unlink("fork", "f1")) is True
@@ -624,12 +631,12 @@ def test_a_soft_deleted_source_goes_with_its_last_link(forked):
     assert forked.do(Unlink("fork2", "f2")) is False
 
 
-def test_a_live_source_is_never_reaped(source):
+def test_a_live_source_is_never_reaped(source: Any) -> None:
     assert source.do(Reap()) == Removed(None)
     assert source.head().state == LIVE
 
 
-def test_a_rejected_fork_leaves_no_reference(forked):
+def test_a_rejected_fork_leaves_no_reference(forked: Any) -> None:
     """Two tries at one fork have a link each; who loses drops the loser's."""
     forked.do(link("f2"))
     assert type(forked.do(fork("fork", "f2", start=1), path="fork")) is Conflict
@@ -638,12 +645,12 @@ def test_a_rejected_fork_leaves_no_reference(forked):
     assert list(map(bool, fields.values())) == [True, False]
 
 
-def test_fork_put_is_idempotent_under_retry(forked):
+def test_fork_put_is_idempotent_under_retry(forked: Any) -> None:
     assert not forked.do(fork("fork", "f2"), path="fork").new
     assert forked.head("fork").incarnation == "f1"
 
 
-def test_a_link_that_was_held_since_the_sweeper_looked_is_kept(source):
+def test_a_link_that_was_held_since_the_sweeper_looked_is_kept(source: Any) -> None:
     seen = ForkLink("f1", 2)
     source.do(fork(), path="fork")
     source.do(Hold("fork", "f1"))
@@ -654,7 +661,7 @@ def test_a_link_that_was_held_since_the_sweeper_looked_is_kept(source):
     assert source.facts(key).fields[key] is None
 
 
-def test_a_link_made_while_the_source_is_deleted_conflicts_with_the_removal(stream):
+def test_a_link_made_while_the_source_is_deleted_conflicts_with_the_removal(stream: Any) -> None:
     """Neither a fork without its source's bytes, nor a link in nothing."""
     for first, second in ((link(), Delete()), (Delete(), link())):
         one, _ = stream.draft(first)
@@ -664,7 +671,7 @@ def test_a_link_made_while_the_source_is_deleted_conflicts_with_the_removal(stre
         stream.do(Unlink("fork", "f1"))
 
 
-def test_a_fork_has_no_producers_and_no_stream_seq_of_its_source(stream):
+def test_a_fork_has_no_producers_and_no_stream_seq_of_its_source(stream: Any) -> None:
     stream.do(produce(5, 0, b"data", seq=b"9"), link())
     stream.do(fork(), path="fork")
     stream.do(Confirm("f1"), path="fork")

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,38 +21,38 @@ FIFTH = Offset(timeline_at(9), 5)
 TAG = f"c0ffee:0:{FIFTH}"
 
 
-def test_offsets_that_a_read_may_start_from():
+def test_offsets_that_a_read_may_start_from() -> None:
     assert parse_read_offset("-1") == parse_read_offset(str(BEGINNING)) == BEGINNING
     assert parse_read_offset("now") is None
     assert parse_read_offset(str(FIFTH)) == FIFTH
 
 
 @pytest.mark.parametrize("token", ["", "0", "-2", "NOW", "77", "\n", "../etc", "0" * 33])
-def test_other_offsets_are_refused_with_a_reason(token):
+def test_other_offsets_are_refused_with_a_reason(token: str) -> None:
     with pytest.raises(InvalidRequest, match="Stream-Next-Offset") as caught:
         parse_read_offset(token)
     assert caught.value.code == "invalid-offset"
 
 
-def test_an_offset_past_the_tail_is_refused_with_a_reason():
+def test_an_offset_past_the_tail_is_refused_with_a_reason() -> None:
     check_in_range(5, 5)
     with pytest.raises(InvalidRequest) as caught:
         check_in_range(6, 5)
     assert caught.value.code == "offset-past-tail"
 
 
-def test_an_offset_inside_a_message_gives_a_reason_and_not_500():
+def test_an_offset_inside_a_message_gives_a_reason_and_not_500() -> None:
     error = inside_message()
     assert (error.status, error.code) == (400, "offset-inside-message")
 
 
-def test_a_path_created_again_never_answers_304_for_its_old_bytes():
+def test_a_path_created_again_never_answers_304_for_its_old_bytes() -> None:
     assert etag(HEAD, 0, FIFTH, False) == f'"{TAG}"'
     assert etag(HEAD, 0, FIFTH, False, more=True) == f'"{TAG}:more"'
     assert etag(HEAD, 0, FIFTH, False) != etag(Head("beef", b""), 0, FIFTH, False)
 
 
-def test_a_page_of_bytes_that_replace_lost_ones_has_another_tag():
+def test_a_page_of_bytes_that_replace_lost_ones_has_another_tag() -> None:
     later = Offset(timeline_at(10), 5)
     assert etag(HEAD, 0, FIFTH, False) != etag(HEAD, 0, later, False)
 
@@ -63,7 +65,7 @@ pages = st.tuples(
 
 
 @given(pages, pages)
-def test_different_pages_have_different_tags(one, other):
+def test_different_pages_have_different_tags(one: Any, other: Any) -> None:
     tags = [etag(Head(name, b""), *rest) for name, *rest in (one, other)]
     assert (tags[0] == tags[1]) == (one == other)
 
@@ -84,10 +86,10 @@ def test_different_pages_have_different_tags(one, other):
         (",", False),
     ],
 )
-def test_if_none_match_is_compared_weakly(header, matches):
+def test_if_none_match_is_compared_weakly(header: Any, matches: bool) -> None:
     assert etag_matches(header, etag(HEAD, 0, FIFTH, False)) is matches
 
 
-def test_pages_are_cached_by_all_or_by_the_reader_alone():
+def test_pages_are_cached_by_all_or_by_the_reader_alone() -> None:
     assert page_cache_control(public=True) == "public, max-age=60, stale-while-revalidate=300"
     assert page_cache_control(public=False).startswith("private, ")

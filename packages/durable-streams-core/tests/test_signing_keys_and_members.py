@@ -1,5 +1,7 @@
 """The stored keys (§6.5) and who of several processes drives which subscriptions."""
 
+from typing import Any
+
 from durable_streams_core.subscriptions.keys import (
     KEYS,
     KEYS_PATH,
@@ -18,7 +20,7 @@ from durable_streams_core.subscriptions.members import (
 )
 
 
-def test_the_first_who_needs_keys_makes_them_and_all_others_use_them(new_runner):
+def test_the_first_who_needs_keys_makes_them_and_all_others_use_them(new_runner: Any) -> None:
     runner = new_runner(KEYS_PATH)
     first = runner.do(EnsureKeys("i", b"s1", b"k1"))
     assert first == runner.do(EnsureKeys("j", b"s2", b"k2"))
@@ -28,7 +30,9 @@ def test_the_first_who_needs_keys_makes_them_and_all_others_use_them(new_runner)
     assert decode_keys(None) is None
 
 
-def test_a_new_key_signs_and_old_ones_stay_published_while_they_may_be_needed(new_runner):
+def test_a_new_key_signs_and_old_ones_stay_published_while_they_may_be_needed(
+    new_runner: Any,
+) -> None:
     runner = new_runner(KEYS_PATH)
     runner.do(EnsureKeys("i", b"s", b"k1"))
     begun = runner.now
@@ -49,7 +53,7 @@ def test_a_new_key_signs_and_old_ones_stay_published_while_they_may_be_needed(ne
     assert again.signing[0].retired == runner.now
 
 
-def test_a_member_lives_as_long_as_it_says_so(new_runner):
+def test_a_member_lives_as_long_as_it_says_so(new_runner: Any) -> None:
     runner = new_runner("__ds/members/a")
     runner.do(Join("i", runner.now + 10))
     runner.do(Join("j", runner.now + 20))
@@ -65,7 +69,7 @@ def test_a_member_lives_as_long_as_it_says_so(new_runner):
     assert runner.head() is None
 
 
-def test_shards_are_shared_out_and_only_those_of_who_comes_or_goes_move():
+def test_shards_are_shared_out_and_only_those_of_who_comes_or_goes_move() -> None:
     members = [f"member-{n}" for n in range(4)]
     owners = {shard: owner_of(shard, members) for shard in range(SHARDS)}
     assert set(owners.values()) == set(members)

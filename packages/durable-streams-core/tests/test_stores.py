@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -16,19 +17,19 @@ CREATE = Commit("id", "path", Guard(None), Delta(create=Head("i", b"")))
 
 
 class EntryPoint:
-    def __init__(self, made):
+    def __init__(self, made: Any) -> None:
         self.made = made
         self.value = "somewhere:open_store"
 
-    def load(self):
+    def load(self) -> Any:
         return self.made
 
 
 @pytest.fixture
-def installed(monkeypatch):
+def installed(monkeypatch: pytest.MonkeyPatch) -> Any:
     points = {}
 
-    def entry_points(*, group, name):
+    def entry_points(*, group: Any, name: Any) -> Any:
         assert group == ENTRY_POINT_GROUP
         return [points[name]] if name in points else []
 
@@ -36,10 +37,12 @@ def installed(monkeypatch):
     return points
 
 
-def test_a_store_is_found_by_its_scheme_and_gets_the_whole_url(installed, tiny_store):
+def test_a_store_is_found_by_its_scheme_and_gets_the_whole_url(
+    installed: Any, tiny_store: Any
+) -> None:
     urls = []
 
-    def open_store(url):
+    def open_store(url: Any) -> Any:
         urls.append(url)
         return tiny_store()
 
@@ -50,7 +53,7 @@ def test_a_store_is_found_by_its_scheme_and_gets_the_whole_url(installed, tiny_s
 
 
 @pytest.mark.parametrize("url", ["", "memory", "./data", "/data", ":memory:", ":"])
-def test_what_is_no_url_is_refused_with_examples(installed, url):
+def test_what_is_no_url_is_refused_with_examples(installed: Any, url: str) -> None:
     with pytest.raises(
         StoreError, match=r"not a store URL\. Use memory:, file:PATH or redis://HOST"
     ):
@@ -68,23 +71,25 @@ def test_what_is_no_url_is_refused_with_examples(installed, url):
         ("redis+sentinel://host", "durable-streams-redis"),
     ],
 )
-def test_a_store_that_is_not_installed_is_answered_with_its_package(installed, url, package):
+def test_a_store_that_is_not_installed_is_answered_with_its_package(
+    installed: Any, url: str, package: str
+) -> None:
     with pytest.raises(StoreError, match=f"pip install {package}$"):
         create_store(url)
 
 
-def test_a_scheme_that_nobody_knows(installed):
+def test_a_scheme_that_nobody_knows(installed: Any) -> None:
     with pytest.raises(StoreError, match="No installed package provides a store for nats: URLs"):
         create_store("nats://host")
 
 
-def test_an_entry_point_that_makes_no_store(installed):
+def test_an_entry_point_that_makes_no_store(installed: Any) -> None:
     installed["odd"] = EntryPoint(lambda url: object())
     with pytest.raises(StoreError, match="somewhere:open_store did not make a store"):
         create_store("odd:")
 
 
-def test_a_store_of_another_version_is_refused_in_one_sentence(tiny_store):
+def test_a_store_of_another_version_is_refused_in_one_sentence(tiny_store: Any) -> None:
     store = tiny_store()
     check_api(store)
     store.api = STORE_API + 1
@@ -111,19 +116,19 @@ def test_a_store_that_states_no_version_is_refused(tiny_store: type[Store]) -> N
         check_api(Unversioned())
 
 
-async def test_a_local_store_may_call_back_later(tiny_store):
+async def test_a_local_store_may_call_back_later(tiny_store: Any) -> None:
     class Later(tiny_store):
-        def submit(self, batch, done):
+        def submit(self, batch: Any, done: Any) -> None:
             asyncio.get_running_loop().call_soon(super().submit, batch, done)
 
     assert await Later().commit([CREATE]) == [Applied(0)]
 
 
-async def test_a_caller_that_went_away_does_not_disturb_the_callback(tiny_store):
+async def test_a_caller_that_went_away_does_not_disturb_the_callback(tiny_store: Any) -> None:
     called = []
 
     class Later(tiny_store):
-        def submit(self, batch, done):
+        def submit(self, batch: Any, done: Any) -> None:
             called.append(done)
 
     task = asyncio.ensure_future(Later().commit([CREATE]))

@@ -1,5 +1,7 @@
 """Every change to a subscription: what it answers, what it leaves behind, what it refuses."""
 
+from typing import Any
+
 import pytest
 
 from durable_streams_core.entities import Head
@@ -39,8 +41,8 @@ PULL = parse_config({"type": "pull-wake", "pattern": "e/*", "wake_stream": "w"})
 
 
 @pytest.fixture
-def subscribed(new_runner):
-    def subscribed(config=WEBHOOK, **more):
+def subscribed(new_runner: Any) -> Any:
+    def subscribed(config: Any = WEBHOOK, **more: Any) -> Any:
         runner = new_runner("__ds/subscriptions/s")
         runner.do(Subscribe("i", config, BASE, **more))
         return runner
@@ -48,34 +50,36 @@ def subscribed(new_runner):
     return subscribed
 
 
-def cursor(runner, stream):
+def cursor(runner: Any, stream: Any) -> Any:
     return decode_cursor(runner.facts(CURSOR + stream).fields[CURSOR + stream])
 
 
-def lease(runner):
+def lease(runner: Any) -> Any:
     return decode_lease(runner.facts(LEASE).fields[LEASE])
 
 
-def wake(runner, wake_id="w1"):
+def wake(runner: Any, wake_id: Any = "w1") -> Any:
     return runner.do(Step("i", "wake", changes=Changes(wake_id=wake_id, stream="e/1", driver="d")))
 
 
-def ref(generation=1, wake_id="w1", incarnation="i", token_generation=None):
+def ref(
+    generation: Any = 1, wake_id: Any = "w1", incarnation: Any = "i", token_generation: Any = None
+) -> Any:
     return WakeRef(incarnation, token_generation or generation, generation, wake_id)
 
 
-def acked(stream, position, incarnation, tail):
+def acked(stream: Any, position: Any, incarnation: Any, tail: Any) -> Any:
     return AckedStream(stream, Offset(NO_TIMELINE, position), Head(incarnation, b"", tail=tail))
 
 
-def code(answer):
+def code(answer: Any) -> Any:
     return getattr(answer, "code", answer)
 
 
 # Creating.
 
 
-def test_a_subscription_links_streams_where_they_end(subscribed):
+def test_a_subscription_links_streams_where_they_end(subscribed: Any) -> None:
     runner = subscribed(tails=[Tail("x"), Tail("e/1", "inc", 7)])
     birth = birth_of(runner.head())
     assert (birth.config, birth.hash, birth.created) == (WEBHOOK, WEBHOOK.hash(), runner.now)
@@ -85,7 +89,7 @@ def test_a_subscription_links_streams_where_they_end(subscribed):
     assert runner.head().deadline == 0
 
 
-def test_the_same_wish_confirms_and_another_is_refused(subscribed):
+def test_the_same_wish_confirms_and_another_is_refused(subscribed: Any) -> None:
     runner = subscribed()
     again = runner.do(Subscribe("j", WEBHOOK, BASE, [Tail("e/1", "inc", 7)], confirm=True))
     assert (again.new, again.linking, again.head.incarnation) == (False, False, "i")
@@ -93,20 +97,20 @@ def test_the_same_wish_confirms_and_another_is_refused(subscribed):
     assert code(runner.do(Subscribe("j", PULL, BASE))) == "SUBSCRIPTION_ALREADY_EXISTS"
 
 
-def test_confirming_remembers_where_the_server_is_now(subscribed):
+def test_confirming_remembers_where_the_server_is_now(subscribed: Any) -> None:
     runner = subscribed()
     moved = BaseUrl("https://b.example", "/")
     runner.do(Subscribe("j", WEBHOOK, moved))
     assert decode_base_url(runner.facts(BASE_URL).fields[BASE_URL]) == moved
 
 
-def test_confirming_creates_nothing(new_runner):
+def test_confirming_creates_nothing(new_runner: Any) -> None:
     runner = new_runner("__ds/subscriptions/s")
     assert runner.do(Subscribe("i", WEBHOOK, BASE, confirm=True)) is None
     assert runner.head() is None
 
 
-def test_many_cursors_are_written_before_anybody_knows_of_it(subscribed):
+def test_many_cursors_are_written_before_anybody_knows_of_it(subscribed: Any) -> None:
     runner = subscribed(tails=[Tail("e/1", "a", 1)], linking=True)
     assert runner.head().state == "linking"
     assert runner.head().deadline > runner.now
@@ -126,7 +130,7 @@ def test_many_cursors_are_written_before_anybody_knows_of_it(subscribed):
     assert not runner.do(LinkMore("i", []))
 
 
-def test_deleting_leaves_nothing(subscribed):
+def test_deleting_leaves_nothing(subscribed: Any) -> None:
     runner = subscribed()
     assert runner.do(Unsubscribe()) is True
     assert runner.head() is None
@@ -138,14 +142,14 @@ def test_deleting_leaves_nothing(subscribed):
 # Membership.
 
 
-def test_an_added_stream_counts_from_its_tail(subscribed):
+def test_an_added_stream_counts_from_its_tail(subscribed: Any) -> None:
     runner = subscribed()
     runner.do(AddStreams([Tail("y", "inc", 5), Tail("z")]))
     assert cursor(runner, "y") == Cursor("inc", 5, True)
     assert cursor(runner, "z") == Cursor("", 0, True)
 
 
-def test_an_added_stream_that_is_linked_stays_where_it_stands(subscribed):
+def test_an_added_stream_that_is_linked_stays_where_it_stands(subscribed: Any) -> None:
     runner = subscribed(tails=[Tail("e/1", "inc", 5)])
     runner.do(AddStreams([Tail("e/1", "inc", 9), Tail("e/2", "inc2", 9)]))
     assert cursor(runner, "e/1") == Cursor("inc", 5, True)
@@ -156,12 +160,12 @@ def test_an_added_stream_that_is_linked_stays_where_it_stands(subscribed):
     assert runner.head().tail == tail
 
 
-def test_its_own_wake_stream_cannot_be_added(subscribed):
+def test_its_own_wake_stream_cannot_be_added(subscribed: Any) -> None:
     runner = subscribed(PULL)
     assert code(runner.do(AddStreams([Tail("w", "inc", 1)]))) == "INVALID_REQUEST"
 
 
-def test_removing_drops_the_explicit_link_only(subscribed):
+def test_removing_drops_the_explicit_link_only(subscribed: Any) -> None:
     runner = subscribed()
     runner.do(AddStreams([Tail("y", "inc", 5), Tail("e/1", "inc", 5)]))
     before = runner.head().tail
@@ -175,7 +179,7 @@ def test_removing_drops_the_explicit_link_only(subscribed):
     assert runner.head().tail == before + 2
 
 
-def test_cursors_of_streams_that_are_gone_are_forgotten(subscribed):
+def test_cursors_of_streams_that_are_gone_are_forgotten(subscribed: Any) -> None:
     runner = subscribed(tails=[Tail("e/1", "a", 1), Tail("e/2", "b", 1), Tail("x", "c", 1)])
     gone = [Tail("e/1", "a"), Tail("e/2", "older"), Tail("x", "c"), Tail("e/9", "z")]
     runner.do(ForgetStreams("other", gone))
@@ -189,7 +193,7 @@ def test_cursors_of_streams_that_are_gone_are_forgotten(subscribed):
 # Steps of drivers.
 
 
-def test_a_wake_is_one_generation_and_sets_the_timer(subscribed):
+def test_a_wake_is_one_generation_and_sets_the_timer(subscribed: Any) -> None:
     runner = subscribed()
     woken = wake(runner)
     assert woken == lease(runner)
@@ -198,7 +202,7 @@ def test_a_wake_is_one_generation_and_sets_the_timer(subscribed):
     assert wake(runner, "w2") is None
 
 
-def test_steps_about_another_wake_do_nothing(subscribed):
+def test_steps_about_another_wake_do_nothing(subscribed: Any) -> None:
     runner = subscribed()
     wake(runner)
     assert runner.do(Step("i", "accept", "w0")) is None
@@ -208,7 +212,7 @@ def test_steps_about_another_wake_do_nothing(subscribed):
     assert lease(runner).phase == "waking"
 
 
-def test_a_failed_delivery_is_retried_when_its_time_comes(subscribed):
+def test_a_failed_delivery_is_retried_when_its_time_comes(subscribed: Any) -> None:
     runner = subscribed()
     wake(runner)
     retry = runner.now + 1200
@@ -220,7 +224,7 @@ def test_a_failed_delivery_is_retried_when_its_time_comes(subscribed):
     assert runner.do(Step("i", "accept", "w1")).attempts == 0
 
 
-def test_a_lease_that_is_over_ends(subscribed):
+def test_a_lease_that_is_over_ends(subscribed: Any) -> None:
     runner = subscribed()
     wake(runner)
     runner.now += 30_000
@@ -229,7 +233,7 @@ def test_a_lease_that_is_over_ends(subscribed):
     assert wake(runner, "w2").generation == 2
 
 
-def test_others_are_told_where_the_driver_is_another_process(subscribed):
+def test_others_are_told_where_the_driver_is_another_process(subscribed: Any) -> None:
     runner = subscribed(PULL)
     before = runner.head().tail
     wake(runner)
@@ -245,7 +249,7 @@ def test_others_are_told_where_the_driver_is_another_process(subscribed):
 # Claims.
 
 
-def test_one_worker_claims_a_wake(subscribed):
+def test_one_worker_claims_a_wake(subscribed: Any) -> None:
     runner = subscribed(PULL)
     assert wake(runner).phase == "waiting"
     assert runner.head().deadline == 0
@@ -257,14 +261,14 @@ def test_one_worker_claims_a_wake(subscribed):
     assert refused.details == {"current_holder": "me", "generation": 1}
 
 
-def test_a_claim_before_the_wake_is_one_itself(subscribed):
+def test_a_claim_before_the_wake_is_one_itself(subscribed: Any) -> None:
     runner = subscribed(PULL)
     claimed = runner.do(Claim("me", "w7", "e/1"))
     assert (claimed.generation, claimed.wake_id, claimed.stream) == (1, "w7", "e/1")
     assert wake(runner) is None
 
 
-def test_a_claim_takes_over_what_has_run_out_as_a_new_generation(subscribed):
+def test_a_claim_takes_over_what_has_run_out_as_a_new_generation(subscribed: Any) -> None:
     runner = subscribed(PULL)
     runner.do(Claim("me", "w1"))
     runner.now += 30_000
@@ -273,7 +277,7 @@ def test_a_claim_takes_over_what_has_run_out_as_a_new_generation(subscribed):
     assert code(runner.do(Finish(ref(), "done"))) == "FENCED"
 
 
-def test_only_pull_wakes_are_claimed(subscribed):
+def test_only_pull_wakes_are_claimed(subscribed: Any) -> None:
     assert code(subscribed().do(Claim("me", "w1"))) == "INVALID_REQUEST"
 
 
@@ -281,13 +285,13 @@ def test_only_pull_wakes_are_claimed(subscribed):
 
 
 @pytest.fixture
-def held(subscribed):
+def held(subscribed: Any) -> Any:
     runner = subscribed(PULL, tails=[Tail("e/1", "a", 4)])
     runner.do(Claim("me", "w1"))
     return runner
 
 
-def test_an_ack_moves_its_cursor_and_extends_the_lease(held):
+def test_an_ack_moves_its_cursor_and_extends_the_lease(held: Any) -> None:
     held.now += 20_000
     kept = held.do(Finish(ref(), "ack", [acked("e/1", 6, "a", 9)]))
     assert (kept.phase, kept.until) == ("held", held.now + 30_000)
@@ -297,17 +301,17 @@ def test_an_ack_moves_its_cursor_and_extends_the_lease(held):
     assert cursor(held, "e/1") == Cursor("a", 9)
 
 
-def test_a_stream_without_a_cursor_gets_one_by_its_first_ack(held):
+def test_a_stream_without_a_cursor_gets_one_by_its_first_ack(held: Any) -> None:
     held.do(Finish(ref(), "ack", [acked("e/2", 3, "b", 3)]))
     assert cursor(held, "e/2") == Cursor("b", 3)
 
 
-def test_a_stream_created_again_begins_anew(held):
+def test_a_stream_created_again_begins_anew(held: Any) -> None:
     held.do(Finish(ref(), "ack", [acked("e/1", 2, "b", 3)]))
     assert cursor(held, "e/1") == Cursor("b", 2)
 
 
-def test_a_cursor_in_data_that_the_store_lost_is_no_obstacle(held):
+def test_a_cursor_in_data_that_the_store_lost_is_no_obstacle(held: Any) -> None:
     one, two = timeline_at(1), timeline_at(2)
     before = Head("a", b"", tail=9, timeline=one)
     held.do(Finish(ref(), "ack", [AckedStream("e/1", before.tail_offset, before)]))
@@ -325,7 +329,7 @@ def test_a_cursor_in_data_that_the_store_lost_is_no_obstacle(held):
         acked("other", 1, "b", 9),
     ],
 )
-def test_an_ack_that_cannot_be_moves_nothing(held, ack):
+def test_an_ack_that_cannot_be_moves_nothing(held: Any, ack: Any) -> None:
     acks = [acked("e/2", 1, "b", 9), ack]
     assert code(held.do(Finish(ref(), "done", acks))) == "INVALID_OFFSET"
     assert cursor(held, "e/1") == Cursor("a", 4)
@@ -333,14 +337,14 @@ def test_an_ack_that_cannot_be_moves_nothing(held, ack):
     assert lease(held).phase == "held"
 
 
-def test_acks_of_one_request_count_in_their_order(held):
+def test_acks_of_one_request_count_in_their_order(held: Any) -> None:
     first, second = acked("e/1", 8, "a", 9), acked("e/1", 6, "a", 9)
     assert code(held.do(Finish(ref(), "ack", [first, second]))) == "INVALID_OFFSET"
     held.do(Finish(ref(), "ack", [second, first]))
     assert cursor(held, "e/1") == Cursor("a", 8)
 
 
-def test_what_a_snapshot_was_overtaken_by_is_passed_over(held):
+def test_what_a_snapshot_was_overtaken_by_is_passed_over(held: Any) -> None:
     held.do(AddStreams([Tail("y", "c", 1)]))
     acks = [acked("e/1", 3, "a", 9), acked("gone", 3, "g", 9),
             acked("y", 4, "c", 4)]  # fmt: skip
@@ -360,17 +364,17 @@ def test_what_a_snapshot_was_overtaken_by_is_passed_over(held):
     ],
 )
 @pytest.mark.parametrize("step", ["ack", "done", "release"])
-def test_requests_about_another_wake_are_fenced(held, stale, step):
+def test_requests_about_another_wake_are_fenced(held: Any, stale: Any, step: str) -> None:
     assert code(held.do(Finish(stale, step))) == "FENCED"
     assert lease(held).phase == "held"
 
 
-def test_a_lease_that_is_over_fences_before_anybody_has_noticed(held):
+def test_a_lease_that_is_over_fences_before_anybody_has_noticed(held: Any) -> None:
     held.now += 30_000
     assert code(held.do(Finish(ref(), "ack"))) == "FENCED"
 
 
-def test_a_finished_wake_is_over(held):
+def test_a_finished_wake_is_over(held: Any) -> None:
     assert held.do(Finish(ref(), "release")).phase == "idle"
     for step in ("ack", "done", "release"):
         assert code(held.do(Finish(ref(), step))) == "FENCED"
@@ -378,7 +382,7 @@ def test_a_finished_wake_is_over(held):
     assert code(held.do(Finish(ref(), "done"))) == "SUBSCRIPTION_NOT_FOUND"
 
 
-def test_a_callback_may_come_before_the_answer_or_after_a_failure(subscribed):
+def test_a_callback_may_come_before_the_answer_or_after_a_failure(subscribed: Any) -> None:
     for failed in (False, True):
         runner = subscribed()
         wake(runner)

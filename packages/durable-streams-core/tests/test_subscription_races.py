@@ -5,6 +5,8 @@ engine's commit queue it is then decided again. A crash forgets decisions that w
 model knows only which wake may be acted on until when, and how far each stream is done with.
 """
 
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -44,14 +46,14 @@ ACTIONS = (
 )  # fmt: skip
 
 
-def acked(stream, position, tail):
+def acked(stream: Any, position: Any, tail: Any) -> Any:
     return AckedStream(stream, Offset(NO_TIMELINE, position), Head("s", b"", tail=tail))
 
 
 class World:
     """The stored subscription, the streams it is about, and what the model says of them."""
 
-    def __init__(self, runner, kind, data):
+    def __init__(self, runner: Any, kind: Any, data: Any) -> None:
         self.runner = runner
         self.kind = kind
         self.draw = data.draw
@@ -66,7 +68,7 @@ class World:
         self.delayed = []
         self.subscribe()
 
-    def subscribe(self):
+    def subscribe(self) -> None:
         self.incarnations += 1
         tails = [Tail(path, "s", tail) for path, tail in self.tails.items() if tail]
         self.runner.do(Subscribe(self.incarnation, self.config, BaseUrl("", "/"), tails))
@@ -76,22 +78,22 @@ class World:
         """The wake that may be acted on, and until when (None: no end)."""
 
     @property
-    def incarnation(self):
+    def incarnation(self) -> Any:
         return f"i{self.incarnations}"
 
-    def lease(self):
+    def lease(self) -> Any:
         return decode_lease(self.runner.facts(LEASE).fields[LEASE])
 
-    def pending(self):
+    def pending(self) -> Any:
         return [path for path, tail in self.tails.items() if tail > self.done.get(path, 0)]
 
-    def new_id(self):
+    def new_id(self) -> Any:
         self.wakes += 1
         return f"w{self.wakes}"
 
     # What anybody may try. Each gives an operation.
 
-    def operation(self, action):
+    def operation(self, action: Any) -> Any:
         lease = self.lease()
         if action == "wake":
             return Step(self.incarnation, "wake", changes=Changes(wake_id=self.new_id()))
@@ -103,7 +105,7 @@ class World:
         wake_id = self.draw(st.sampled_from([lease.wake_id, *(s[2] for s in self.seen[-3:])]))
         return Step(self.incarnation, action, wake_id, Changes(until=until))
 
-    def finish(self):
+    def finish(self) -> Any:
         incarnation, generation, wake_id = self.draw(
             st.sampled_from(
                 [*self.seen[-1:] * 4, *self.seen[-3:-1], (self.incarnation, self.generation, "w0")]
@@ -119,14 +121,14 @@ class World:
 
     # Committing, at once or late.
 
-    def land(self, operation, draft, answer):
+    def land(self, operation: Any, draft: Any, answer: Any) -> None:
         """Commit what was decided, deciding again until nothing came between."""
         while draft.changes and self.runner.commit(draft) != Applied(draft.tail):
             draft, (answer,) = self.runner.draft(operation)
         if not isinstance(answer, ProtocolError) and draft.changes:
             self.check(operation, answer)
 
-    def check(self, operation, lease):
+    def check(self, operation: Any, lease: Any) -> None:
         """The model's opinion on a change that was committed."""
         now = self.runner.now
         if isinstance(operation, Finish):
@@ -144,7 +146,7 @@ class World:
         else:
             assert (lease.wake_id, lease.holder) == ("", "")
 
-    def check_finish(self, operation, lease, now):
+    def check_finish(self, operation: Any, lease: Any, now: Any) -> None:
         ref = operation.ref
         assert self.live is not None
         assert (ref.incarnation, ref.generation) == (self.incarnation, self.generation)
@@ -157,7 +159,7 @@ class World:
             if moved:
                 self.done[ack.path] = position
 
-    def act(self, action):
+    def act(self, action: Any) -> None:
         if action == "append":
             self.tails[self.draw(st.sampled_from(STREAMS))] += self.draw(st.integers(1, 3))
         elif action == "tick":
@@ -183,7 +185,7 @@ class World:
             else:
                 self.land(operation, draft, answer)
 
-    def compare(self):
+    def compare(self) -> None:
         lease = self.lease()
         assert self.runner.head().deadline == lease.until
         assert lease.generation == self.generation
@@ -193,7 +195,7 @@ class World:
             cursor = decode_cursor(stored[CURSOR + path]) or Cursor("s")
             assert cursor.position == self.done.get(path, 0) <= self.tails[path]
 
-    def come_to_rest(self):
+    def come_to_rest(self) -> None:
         """A driver and a worker that do their duty leave nothing pending."""
         for _ in range(10):
             lease = self.lease()
@@ -214,7 +216,7 @@ class World:
                 self.act_as_driver(Finish(ref, "done", acks))
         pytest.fail("it never came to rest")
 
-    def act_as_driver(self, operation):
+    def act_as_driver(self, operation: Any) -> None:
         draft, (answer,) = self.runner.draft(operation)
         self.land(operation, draft, answer)
 
@@ -222,7 +224,9 @@ class World:
 @pytest.mark.parametrize("kind", sorted(WISHES))
 @settings(max_examples=100)
 @given(actions=st.lists(st.sampled_from(ACTIONS), min_size=10, max_size=50), data=st.data())
-def test_no_race_and_no_crash_breaks_fencing_or_loses_work(new_runner, kind, actions, data):
+def test_no_race_and_no_crash_breaks_fencing_or_loses_work(
+    new_runner: Any, kind: Any, actions: Any, data: Any
+) -> None:
     world = World(new_runner("__ds/subscriptions/s"), kind, data)
     for action in actions:
         world.act(action)

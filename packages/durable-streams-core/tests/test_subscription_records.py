@@ -1,5 +1,7 @@
 """What a subscription is asked for, normalised or refused with the protocol's own code (§6.2)."""
 
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -27,7 +29,7 @@ WEBHOOK = {"type": "webhook", "pattern": "events/*", "webhook": HOOK}
 PULL = {"type": "pull-wake", "streams": ["a"], "wake_stream": "wake/pool"}
 
 
-def test_the_same_wish_is_the_same_however_it_is_written():
+def test_the_same_wish_is_the_same_however_it_is_written() -> None:
     first = parse_config({**WEBHOOK, "streams": ["b", "/a/", "a"]})
     second = parse_config(
         {**WEBHOOK, "pattern": "/events/*/", "streams": ["a", "b"], "lease_ttl_ms": 30000.0,
@@ -49,7 +51,7 @@ def test_the_same_wish_is_the_same_however_it_is_written():
         {"type": "pull-wake", "wake_stream": "w"},
     ],
 )
-def test_every_part_of_a_wish_counts(change):
+def test_every_part_of_a_wish_counts(change: Any) -> None:
     assert parse_config({**WEBHOOK, **change}).hash() != parse_config(WEBHOOK).hash()
 
 
@@ -94,18 +96,18 @@ def test_every_part_of_a_wish_counts(change):
         {**PULL, "wake_stream": "__ds/a"},
     ],
 )
-def test_a_wish_that_cannot_be_is_an_invalid_request(body):
+def test_a_wish_that_cannot_be_is_an_invalid_request(body: Any) -> None:
     with pytest.raises(SubscriptionError) as raised:
         parse_config(body)
     assert (raised.value.code, raised.value.status) == ("INVALID_REQUEST", 400)
 
 
-def test_leases_last_from_a_second_to_ten_minutes():
+def test_leases_last_from_a_second_to_ten_minutes() -> None:
     for lease in (1000, 600_000):
         assert parse_config({**PULL, "lease_ttl_ms": lease}).lease_ttl_ms == lease
 
 
-def test_a_pattern_never_means_its_own_wake_stream_nor_what_is_reserved():
+def test_a_pattern_never_means_its_own_wake_stream_nor_what_is_reserved() -> None:
     config = parse_config({"type": "pull-wake", "pattern": "**", "wake_stream": "wake/pool"})
     assert config.means("wake/other")
     assert not config.means("wake/pool")
@@ -113,7 +115,7 @@ def test_a_pattern_never_means_its_own_wake_stream_nor_what_is_reserved():
     assert config.prefix == ""
 
 
-def test_a_pull_wake_pattern_means_no_wake_stream_of_others_and_a_webhooks_does():
+def test_a_pull_wake_pattern_means_no_wake_stream_of_others_and_a_webhooks_does() -> None:
     """Those of two that cover each other's would wake each other for ever; a webhook wakes none."""
     wake_streams = {"wake/pool", "wake/other"}
     pulling = parse_config({"type": "pull-wake", "pattern": "**", "wake_stream": "wake/pool"})
@@ -123,7 +125,7 @@ def test_a_pull_wake_pattern_means_no_wake_stream_of_others_and_a_webhooks_does(
     assert told.means("wake/other", wake_streams)
 
 
-def test_a_subscription_without_a_pattern_means_nothing():
+def test_a_subscription_without_a_pattern_means_nothing() -> None:
     explicit = parse_config(PULL)
     assert explicit.glob is None
     assert not explicit.means("a")
@@ -131,31 +133,31 @@ def test_a_subscription_without_a_pattern_means_nothing():
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\\b", "a\nb", "é" * 200])
-def test_ids_that_no_subscription_has(name):
+def test_ids_that_no_subscription_has(name: str) -> None:
     with pytest.raises(SubscriptionError):
         subscription_path(name)
 
 
-def test_ids_are_names_of_one_segment():
+def test_ids_are_names_of_one_segment() -> None:
     assert subscription_path("sub 1 ü") == "__ds/subscriptions/sub 1 ü"
 
 
 @pytest.mark.parametrize("offset", ["-1", "now", "", "1", None, 5, "0000000000000001_00"])
-def test_an_ack_names_an_offset_that_was_given_out(offset):
+def test_an_ack_names_an_offset_that_was_given_out(offset: int | str | None) -> None:
     with pytest.raises(SubscriptionError) as raised:
         parse_ack_offset(offset)
     assert (raised.value.code, raised.value.status) == ("INVALID_OFFSET", 409)
     assert parse_ack_offset("0000000000000000_0000000000000007") == Offset(NO_TIMELINE, 7)
 
 
-def test_more_streams_are_named_in_an_array():
+def test_more_streams_are_named_in_an_array() -> None:
     assert parse_streams({"streams": ["b", "a", "b"]}) == ("a", "b")
     for bad in ({}, {"streams": []}, {"streams": {}}):
         with pytest.raises(SubscriptionError):
             parse_streams(parse_object(bad))
 
 
-def test_how_a_stream_stands():
+def test_how_a_stream_stands() -> None:
     head = Head("i", b"", tail=9)
     four = Offset(NO_TIMELINE, 4)
     for cursor, acked in [(None, None), (Cursor("i", 4), four), (Cursor("old", 9), None)]:
@@ -182,7 +184,7 @@ def test_how_a_stream_stands():
     assert "tail_offset" not in LinkedStream("a", None, None).described(tail=False)
 
 
-def test_a_cursor_in_data_that_the_store_lost_counts_from_the_start():
+def test_a_cursor_in_data_that_the_store_lost_counts_from_the_start() -> None:
     one, two = timeline_at(1), timeline_at(2)
     head = Head("i", b"", tail=5, timeline=one).moved_on(two)
     lost = LinkedStream("a", Cursor("i", 9, timeline=one), head)
@@ -191,17 +193,17 @@ def test_a_cursor_in_data_that_the_store_lost_counts_from_the_start():
     assert (kept.acked, kept.pending) == (Offset(one, 5), False)
 
 
-def test_a_cursor_newer_than_the_head_that_was_seen_stands():
+def test_a_cursor_newer_than_the_head_that_was_seen_stands() -> None:
     older = Head("i", b"", tail=5, timeline=timeline_at(1))
     newer = LinkedStream("a", Cursor("i", 9, timeline=timeline_at(2)), older)
     assert (newer.acked, newer.pending) == (Offset(timeline_at(2), 9), False)
 
 
-def test_a_cursor_written_before_there_were_timelines_is_read():
+def test_a_cursor_written_before_there_were_timelines_is_read() -> None:
     assert decode_cursor(msgspec.msgpack.encode(["i", 7, True])) == Cursor("i", 7, True)
 
 
-def test_records_are_stored_and_read_back():
+def test_records_are_stored_and_read_back() -> None:
     cursor, base_url = Cursor("i", 7, True), BaseUrl("https://a.example", "/v1/stream/")
     assert decode_cursor(encode(cursor)) == cursor
     assert decode_base_url(encode(base_url)) == base_url

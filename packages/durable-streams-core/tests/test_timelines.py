@@ -1,5 +1,7 @@
 """Timelines: whose bytes an offset counts, across losses of a store and deleted streams."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,17 +17,19 @@ ONE, TWO, THREE = (timeline_at(n) for n in (1, 2, 3))
 TEXT = "text/plain"
 
 
-def create(incarnation="i1", **more):
+def create(incarnation: Any = "i1", **more: Any) -> Any:
     return Create(incarnation, CreationRequest(TEXT), TEXT, **more)
 
 
-def test_a_new_stream_begins_a_timeline_at_its_birth(runner):
+def test_a_new_stream_begins_a_timeline_at_its_birth(runner: Any) -> None:
     runner.do(create())
     assert runner.head().timeline == timeline_at(runner.now)
     assert runner.head().tail_offset == Offset(timeline_at(runner.now), 0)
 
 
-def test_a_stream_created_again_within_the_same_millisecond_has_a_later_timeline(runner):
+def test_a_stream_created_again_within_the_same_millisecond_has_a_later_timeline(
+    runner: Any,
+) -> None:
     seen = []
     for number in range(5):
         runner.do(create(f"i{number}"))
@@ -34,7 +38,7 @@ def test_a_stream_created_again_within_the_same_millisecond_has_a_later_timeline
     assert seen == sorted(set(seen))
 
 
-def test_a_stream_created_again_after_the_clock_went_back_has_a_later_timeline(runner):
+def test_a_stream_created_again_after_the_clock_went_back_has_a_later_timeline(runner: Any) -> None:
     runner.do(create())
     before = runner.head().timeline
     runner.do(Delete())
@@ -43,7 +47,9 @@ def test_a_stream_created_again_after_the_clock_went_back_has_a_later_timeline(r
     assert runner.head().timeline > before
 
 
-def test_a_stream_that_replaces_an_expired_one_in_one_commit_has_a_later_timeline(runner):
+def test_a_stream_that_replaces_an_expired_one_in_one_commit_has_a_later_timeline(
+    runner: Any,
+) -> None:
     runner.do(create(ttl=1))
     before = runner.head().timeline
     runner.now += 1100
@@ -51,7 +57,9 @@ def test_a_stream_that_replaces_an_expired_one_in_one_commit_has_a_later_timelin
     assert runner.head().timeline > before
 
 
-def test_a_fork_keeps_its_sources_offset_at_its_start_and_goes_on_with_a_later_timeline(runner):
+def test_a_fork_keeps_its_sources_offset_at_its_start_and_goes_on_with_a_later_timeline(
+    runner: Any,
+) -> None:
     source = timeline_at(runner.now + 5)
     runner.do(create(origin=Origin("source", "i0"), start=4, timeline=source))
     head = runner.head()
@@ -60,7 +68,7 @@ def test_a_fork_keeps_its_sources_offset_at_its_start_and_goes_on_with_a_later_t
     assert head.timeline_at(5) == head.timeline
 
 
-def test_what_is_appended_after_a_loss_lies_on_another_timeline():
+def test_what_is_appended_after_a_loss_lies_on_another_timeline() -> None:
     head = Head("i", b"", tail=10, timeline=ONE).moved_on(TWO)
     assert head.tail_offset == Offset(ONE, 10)
     grown = head.apply(Delta(data=b"12345"))
@@ -69,7 +77,7 @@ def test_what_is_appended_after_a_loss_lies_on_another_timeline():
     assert grown.timeline_at(11) == TWO
 
 
-def test_offsets_that_survived_a_loss_stay_valid_and_those_beyond_are_gone():
+def test_offsets_that_survived_a_loss_stay_valid_and_those_beyond_are_gone() -> None:
     head = Head("i", b"", tail=10, timeline=ONE).moved_on(TWO).apply(Delta(data=b"12345"))
     for offset in (BEGINNING, Offset(ONE, 0), Offset(ONE, 10), Offset(TWO, 11), Offset(TWO, 15)):
         check_offset(head, offset)
@@ -81,7 +89,7 @@ def test_offsets_that_survived_a_loss_stay_valid_and_those_beyond_are_gone():
             check_offset(head, offset)
 
 
-def test_two_losses_without_an_append_between_leave_one_entry():
+def test_two_losses_without_an_append_between_leave_one_entry() -> None:
     head = Head("i", b"", tail=10, timeline=ONE).moved_on(TWO).moved_on(THREE)
     assert head.past == ((ONE, 10),)
     assert head.timeline == THREE
@@ -89,7 +97,7 @@ def test_two_losses_without_an_append_between_leave_one_entry():
 
 
 @st.composite
-def lives(draw):
+def lives(draw: Any) -> Any:
     """A head after appends and losses, with the offset of each tail that was told and survived."""
     head = Head("i", b"", timeline=timeline_at(0))
     told = {head.tail_offset: True}
@@ -109,7 +117,7 @@ def lives(draw):
 
 
 @given(lives())
-def test_whatever_was_lost_an_offset_is_accepted_exactly_if_its_bytes_are_there(life):
+def test_whatever_was_lost_an_offset_is_accepted_exactly_if_its_bytes_are_there(life: Any) -> None:
     head, told = life
     for offset, there in told.items():
         if there:
@@ -120,14 +128,16 @@ def test_whatever_was_lost_an_offset_is_accepted_exactly_if_its_bytes_are_there(
 
 
 @given(lives())
-def test_offsets_of_one_stream_sort_as_its_positions_do(life):
+def test_offsets_of_one_stream_sort_as_its_positions_do(life: Any) -> None:
     _, told = life
     there = sorted((o for o, survived in told.items() if survived), key=lambda o: o.position)
     assert there == sorted(there)
     assert len({offset.position for offset in there}) == len(there)
 
 
-def test_a_condition_on_the_tail_of_a_stream_that_was_replaced_is_gone_and_not_moved(runner):
+def test_a_condition_on_the_tail_of_a_stream_that_was_replaced_is_gone_and_not_moved(
+    runner: Any,
+) -> None:
     runner.do(create())
     old = runner.do(Append(Body(b"12")))
     runner.do(Delete())
@@ -140,7 +150,7 @@ def test_a_condition_on_the_tail_of_a_stream_that_was_replaced_is_gone_and_not_m
     assert isinstance(runner.do(late), TailMoved)
 
 
-def test_an_offset_that_is_gone_is_an_answer_of_its_own():
+def test_an_offset_that_is_gone_is_an_answer_of_its_own() -> None:
     error = OffsetGone()
     assert isinstance(error, Gone)
     assert (error.status, error.code) == (410, "offset-gone")

@@ -1,11 +1,15 @@
 """Who watches a store."""
 
+from typing import Any
+
+import pytest
+
 from durable_streams_core import Change, Watchers
 
 CHANGE = Change("a", "i", 1)
 
 
-def test_each_hears_until_it_stops():
+def test_each_hears_until_it_stops() -> None:
     watchers = Watchers()
     assert not watchers
     one, two = [], []
@@ -19,8 +23,8 @@ def test_each_hears_until_it_stops():
     assert (one, two) == ([[CHANGE]], [[CHANGE], None])
 
 
-def test_one_that_fails_keeps_no_other_from_hearing(caplog):
-    def fail(_):
+def test_one_that_fails_keeps_no_other_from_hearing(caplog: pytest.LogCaptureFixture) -> None:
+    def fail(_: Any) -> None:
         raise ValueError("no")
 
     watchers = Watchers()
@@ -32,7 +36,7 @@ def test_one_that_fails_keeps_no_other_from_hearing(caplog):
     assert "a watcher failed" in caplog.text
 
 
-def test_one_may_stop_another():
+def test_one_may_stop_another() -> None:
     watchers = Watchers()
     heard = []
     stops = []
@@ -43,7 +47,7 @@ def test_one_may_stop_another():
     assert heard == [[CHANGE]]
 
 
-def test_who_watches_twice_stops_once_for_each():
+def test_who_watches_twice_stops_once_for_each() -> None:
     watchers = Watchers()
     heard = []
     stop = watchers.add(heard.append)
