@@ -7,6 +7,7 @@ from remote import RemoteStore
 
 from durable_streams_core.entities import Refused
 from durable_streams_server import Engine, NotFound
+from durable_streams_server.engine.upkeep import LogPace
 
 
 async def test_an_idle_stream_ends(streams, clock):
@@ -213,3 +214,11 @@ async def test_a_sweep_that_fails_is_tried_again(memory, monkeypatch, caplog):
     async with Engine(store):
         await again.wait()
     assert "upkeep failed" in caplog.text
+
+
+def test_a_sweep_that_fails_every_second_is_logged_at_growing_intervals() -> None:
+    pace = LogPace()
+    assert [second for second in range(300) if pace.is_due(second)] == [0, 5, 20, 65, 200]
+    # After a quiet minute it is news again.
+    assert pace.is_due(361)
+    assert not pace.is_due(362)

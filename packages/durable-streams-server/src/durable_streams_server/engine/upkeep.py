@@ -57,6 +57,7 @@ class Upkeep:
         self._releases: dict[str, asyncio.Task[None]] = {}
         self._trimming: set[str] = set()
         self._sweeper: asyncio.Task[None] | None = None
+        self._pace = LogPace()
 
     # Tasks.
 
@@ -95,7 +96,7 @@ class Upkeep:
         return task
 
     def _spawn_logged(self, work: Awaitable[Any]) -> asyncio.Task[None]:
-        return self.spawn(_logged(work))
+        return self.spawn(self._logged(work))
 
     # After a commit.
 
@@ -170,7 +171,7 @@ class Upkeep:
     async def _sweep_for_ever(self) -> None:
         while True:
             await asyncio.sleep(SWEEP_SECONDS * random.uniform(0.8, 1.2))
-            await _logged(self.sweep())
+            await self._logged(self.sweep())
 
     async def sweep(self) -> None:
         """End every life that is over and tidy up after forks that were interrupted."""
@@ -178,7 +179,7 @@ class Upkeep:
             paths = await self._store.due(self._store.now(), _SWEEP_PAGE)
             streams = [path for path in paths if not path.startswith(_RESERVED)]
             for path in streams:
-                await _logged(self._sweep_one(path))
+                await self._logged(self._sweep_one(path))
             for path in paths:
                 if path.startswith(_RESERVED):
                     self._control_due(path)
@@ -196,12 +197,42 @@ class Upkeep:
         else:
             await self._forks.examine(path)
 
+    async def _logged(self, work: Awaitable[Any]) -> None:
+        """Await work and log its failure."""
+        try:
+            await work
+        except ProtocolError as error:
+            # A store that is away for an hour would fail thousands of times.
+            if self._pace.is_due(asyncio.get_running_loop().time()):
+                log.warning("upkeep is left to the next sweep: %s", error)
+        except Exception:
+            log.exception("upkeep failed")
 
-async def _logged(work: Awaitable[Any]) -> None:
-    """Await work and log its failure."""
-    try:
-        await work
-    except ProtocolError as error:
-        log.warning("upkeep is left to the next sweep: %s", error)
-    except Exception:
-        log.exception("upkeep failed")
+
+class LogPace:
+    """Says when to log a failure that repeats: at once, then at intervals that grow to an hour.
+
+    It begins again after a minute without a failure.
+    """
+
+    FIRST_SECONDS: Final = 5.0
+    GROWTH: Final = 3
+    MOST_SECONDS: Final = 3600.0
+    QUIET_SECONDS: Final = 60.0
+
+    __slots__ = ("_failed_at", "_interval", "_next")
+
+    def __init__(self) -> None:
+        self._failed_at = self._next = float("-inf")
+        self._interval = self.FIRST_SECONDS
+
+    def is_due(self, now: float) -> bool:
+        """Whether to log a failure at this moment, in seconds of any steady clock."""
+        if now - self._failed_at > self.QUIET_SECONDS:
+            self._next, self._interval = now, self.FIRST_SECONDS
+        self._failed_at = now
+        if now < self._next:
+            return False
+        self._next = now + self._interval
+        self._interval = min(self._interval * self.GROWTH, self.MOST_SECONDS)
+        return True
