@@ -8,13 +8,13 @@ or stopped tells old news when it comes back.
 import asyncio
 from asyncio import Task
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from redis.exceptions import AskError, MovedError
 
 from durable_streams_redis.deployments import Deployment
 from durable_streams_redis.scripts import pack
-from durable_streams_redis.servers import Server, Unreachable, parse_info
+from durable_streams_redis.servers import MALFORMED, Server, Unreachable, parse_info
 from durable_streams_redis.settings import Address
 
 _ASKED_AT_ONCE: Final = 8
@@ -110,24 +110,25 @@ class Cluster(Deployment):
         for reply in (slots, info):
             if isinstance(reply, Exception):
                 return f"{node.name}: {reply}"
-        epoch = int(parse_info(info).get("cluster_current_epoch", "0"))
-        if not slots:
+        try:
+            epoch = int(parse_info(info).get("cluster_current_epoch", "0"))
+            ranges = _ranges_in(slots, node.address.host)
+        except MALFORMED:
+            return f"{node.name} does not answer as a node of a Cluster does"
+        if not ranges:
             return f"{node.name} serves no slots"
         if epoch < self._epoch:
-            return f"{node.name} tells old news"
-        await self._use(slots, node.address.host, epoch)
+            return f"{node.name} has an older configuration than others"
+        await self._use(ranges, epoch)
         return ""
 
-    async def _use(self, slots: Sequence[Any], asked: str, epoch: int) -> None:
+    async def _use(self, ranges: Sequence["SlotRange"], epoch: int) -> None:
         before = {server for _, _, server in self._ranges}
         self._epoch = epoch
-        self._ranges = [
-            (first, final, self._pool_at(*_place(master, asked)))
-            for first, final, master, *_ in slots
-        ]
+        self._ranges = [(each.first, each.last, self._pool_at(*each.nodes[0])) for each in ranges]
         self._found.clear()
         replaced = before.difference(server for _, _, server in self._ranges)
-        known = {_place(node, asked) for _, _, *nodes in slots for node in nodes}
+        known = {node for each in ranges for node in each.nodes}
         known.update(self._seeds)
         gone = [place for place in self._nodes if place not in known]
         for place in known.difference(self._nodes):
@@ -148,6 +149,20 @@ class Cluster(Deployment):
             await server.close()
 
 
-def _place(node: Sequence[Any], asked: str) -> Place:
-    """Where a node of CLUSTER SLOTS is; one that does not know its host is where it was asked."""
-    return (node[0] or b"").decode() or asked, int(node[1])
+class SlotRange(NamedTuple):
+    """Consecutive slots, and the nodes that hold them, the master first."""
+
+    first: int
+    last: int
+    nodes: Sequence[Place]
+
+
+def _ranges_in(slots: Sequence[Any], asked: str) -> list[SlotRange]:
+    """From the reply to CLUSTER SLOTS; a node that does not know its host is the one asked."""
+    ranges = []
+    for first, last, *nodes in slots:
+        places = [((host or b"").decode() or asked, int(port)) for host, port, *_ in nodes]
+        if not places:
+            raise ValueError("slots without a node")
+        ranges.append(SlotRange(int(first), int(last), places))
+    return ranges

@@ -22,6 +22,7 @@ from redis.exceptions import RedisError
 from durable_streams_redis.deployments import Deployment
 from durable_streams_redis.scripts import pack
 from durable_streams_redis.servers import (
+    MALFORMED,
     Server,
     Unreachable,
     discard,
@@ -134,18 +135,34 @@ class Monitored(Deployment):
         if any(view.doubt and view.age >= newest for view in views):
             await self._begin_doubt("a failover is under way")
             return
+        master = await self._master_among(views, newest)
+        if master is None:
+            await self._begin_doubt("the server that Sentinels name is not a master")
+        elif doubts == self._doubts:
+            await self._use(master)
+
+    async def _master_among(
+        self, views: Sequence[View], newest: tuple[int, bool]
+    ) -> Address | None:
+        """The server to use: of those that the newest configuration names, one that says that it
+        is a master, or one that says nothing.
+        """
         named = {view.address.name: view.address for view in views}
-        for name in {view.address.name for view in views if view.age == newest}:
-            role, leader = await self._role(named[name])
-            if role not in ("master", ""):
-                # Old news, if another Sentinel names the master that this one follows.
-                if leader not in named or (await self._role(named[leader]))[0] != "master":
-                    continue
-                name = leader  # noqa: PLW2901 - the same search, one step further
-            if doubts == self._doubts:
-                await self._use(named[name])
-            return
-        await self._begin_doubt("the server that Sentinels name is not a master")
+        for name in self._servers.keys() - named.keys():
+            await self._servers.pop(name).close()
+        silent: Address | None = None
+        for address in {
+            view.address.name: view.address for view in views if view.age == newest
+        }.values():
+            role, leader = await self._role(address)
+            if role == "master":
+                return address
+            if role == "":
+                silent = address
+            elif leader in named and (await self._role(named[leader]))[0] == "master":
+                # Old news: another Sentinel names the master that this one follows.
+                return named[leader]
+        return silent
 
     async def _ask_all(self) -> tuple[list[View], str]:
         """The views of all Sentinels that answer in time, and what the last other one said."""
@@ -195,21 +212,29 @@ class Monitored(Deployment):
             return str(error)
         if isinstance(place, Exception):
             return f"{sentinel.name}: {place}"
-        if not isinstance(place, list) or len(place) != 2:
+        if place is None:
             return f"{sentinel.name} knows no master of {self._service!r}"
-        if isinstance(others, list):
-            for other in map(_fields, others):
-                self._add_sentinel(self._seed.at(other["ip"], int(other["port"])))
-        address = self._address.at(place[0].decode(), int(place[1]))
+        try:
+            if isinstance(others, list):
+                for other in map(_fields, others):
+                    self._add_sentinel(self._seed.at(other["ip"], int(other["port"])))
+            return self._read_view(place, master)
+        except MALFORMED:
+            return f"{sentinel.name} does not answer as a Sentinel does"
+
+    def _read_view(self, place: Sequence[bytes], master: object) -> View:
+        """From the replies to GET-MASTER-ADDR-BY-NAME and MASTER. Raises :data:`MALFORMED`."""
+        host, port = place
+        address = self._address.at(host.decode(), int(port))
         if not isinstance(master, list):
             return View(address)
-        told = _fields(master)
-        flags = told.get("flags", "").split(",")
+        fields = _fields(master)
+        flags = fields.get("flags", "").split(",")
         promoted = "failover_in_progress" in flags and (
-            (told.get("ip"), told.get("port")) != (address.host, str(address.port))
+            (fields.get("ip"), fields.get("port")) != (address.host, str(address.port))
         )
         doubt = not promoted and ("failover_in_progress" in flags or "o_down" in flags)
-        return View(address, int(told.get("config-epoch", "0")), promoted, doubt)
+        return View(address, int(fields.get("config-epoch", "0")), promoted, doubt)
 
     async def _role(self, address: Address) -> tuple[str, str]:
         """The role of a server by its own account, empty where it does not answer in time, and the
@@ -281,8 +306,9 @@ class Monitored(Deployment):
                     await connection.send_packed_command([pack(b"PING")], check_health=False)
                     continue
                 waits = False
-                if isinstance(event, list) and event[0] == b"pmessage":
-                    await self._hear(event[2], event[3])
+                match event:
+                    case [b"pmessage", _, bytes(channel), bytes(message)]:
+                        await self._hear(channel, message)
         finally:
             await discard(connection)
 

@@ -49,6 +49,9 @@ class Lost(Exception):
     """No reply: it may have been done or not."""
 
 
+MALFORMED = (ValueError, TypeError, LookupError, AttributeError)
+"""What reading a reply raises that does not have the shape that the command promises."""
+
 Reply = Any
 """A reply, or one of the errors above as a value."""
 
@@ -113,7 +116,7 @@ class Server:
                     await self._admit(self, parse_info(info))
         except BaseException as error:
             await discard(connection)
-            if isinstance(error, (RedisError, OSError, TimeoutError)):
+            if isinstance(error, Exception) and not isinstance(error, Unreachable):
                 raise Unreachable(f"{self.name}: {_sentence(error)}") from error
             raise
         return connection
@@ -137,7 +140,8 @@ class Server:
                             replies.append(await connection.read_response(disable_decoding=True))
                         except ResponseError as error:
                             replies.append(error)
-            except (RedisError, OSError, TimeoutError) as error:
+            except Exception as error:
+                # Of redis-py, or of its parser where what answers is not Redis.
                 await discard(connection)
                 if isinstance(error, _ANSWERS):
                     replies.append(error)
@@ -157,11 +161,17 @@ class Server:
     async def _take(self, timeout: float | None) -> AbstractConnection:
         while self._idle:
             connection = self._idle.pop()
-            with suppress(RedisError, OSError):
+            usable = False
+            try:
                 # True means that the server closed it, or said something unasked.
-                if not await connection.can_read():
-                    return connection
-            await discard(connection)
+                usable = not await connection.can_read()
+            except (RedisError, OSError):
+                pass
+            finally:
+                if not usable:
+                    await discard(connection)
+            if usable:
+                return connection
         if self._closed:
             raise Unreachable(f"{self.name}: no longer in use")
         return await self.connect(timeout)
@@ -193,6 +203,10 @@ class Server:
             )
         except Unreachable as error:
             replies = [error] * len(calls)
+        except BaseException:
+            for _, future in calls:
+                future.cancel()
+            raise
         for (_, future), reply in zip(calls, replies, strict=True):
             if not future.done():
                 future.set_result(reply)
