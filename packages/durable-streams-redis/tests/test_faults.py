@@ -2,25 +2,32 @@
 
 import asyncio
 import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from proxies import AFTER, BEFORE, Proxy
 from servers import BINARIES, RedisServer, eventually
 
 from durable_streams_core.entities import (
     Applied,
+    Change,
     Commit,
     Conflicted,
     Delta,
     Guard,
     Head,
+    Outcome,
     Refused,
     Unknown,
 )
-from durable_streams_core.errors import ProtocolError, Unavailable
+from durable_streams_core.errors import ProtocolError, StoreError, Unavailable
 from durable_streams_core.protocol import START
 from durable_streams_redis import RedisStore
 from durable_streams_redis.schema import Schema
+from durable_streams_redis.scripts import BEGIN
 from durable_streams_server import Engine
 
 KINDS = pytest.mark.parametrize("kind", list(BINARIES))
@@ -28,7 +35,7 @@ AOF = ("--appendonly", "yes", "--appendfsync", "always")
 
 
 @asynccontextmanager
-async def opened(source, prefix, **options):
+async def opened(source: object, prefix: str, **options: Any) -> AsyncIterator[RedisStore]:
     store = RedisStore(source, prefix=prefix, **options)
     await store.open()
     try:
@@ -37,28 +44,34 @@ async def opened(source, prefix, **options):
         await store.close()
 
 
-def creation(path="p", **delta):
+def creation(path: str = "p", **delta: Any) -> Commit:
     head = Head("one", b"birth")
     return Commit(f"create {path}", path, Guard(None), Delta(create=head, **delta))
 
 
-def append(data, commit_id, base=0, path="p"):
+def append(data: bytes, commit_id: str, base: int = 0, path: str = "p") -> Commit:
     return Commit(commit_id, path, Guard("one", open=True), Delta(data=data), base)
+
+
+def timeline_of(server: RedisServer, feed: bytes) -> int:
+    """The timeline that a shard has now: the first half of the ids in its feed."""
+    (entry,) = server.do("XREVRANGE", feed, "+", "-", "COUNT", 1)
+    return int(entry[0].partition(b"-")[0])
 
 
 class Told:
     """A watcher that keeps what it hears, None for a resync."""
 
-    def __init__(self, store):
+    def __init__(self, store: RedisStore) -> None:
         self.heard = []
         self._news = asyncio.Event()
         store.watch(self)
 
-    def __call__(self, changes):
+    def __call__(self, changes: Sequence[Change] | None) -> None:
         self.heard += [None] if changes is None else changes
         self._news.set()
 
-    async def until(self, enough):
+    async def until(self, enough: Callable[[list[Change | None]], object]) -> None:
         while not enough(self.heard):
             self._news.clear()
             await self._news.wait()
@@ -68,7 +81,7 @@ class Told:
 
 
 @KINDS
-async def test_a_restart_under_load(kind, prefix):
+async def test_a_restart_under_load(kind: str, prefix: str) -> None:
     """What was acknowledged is there once and in order, what was refused is not there, everybody
     goes on, and who waits is woken.
     """
@@ -76,7 +89,7 @@ async def test_a_restart_under_load(kind, prefix):
     outcomes = {}
     acknowledged = asyncio.Event()
 
-    async def write(engine, writer):
+    async def write(engine: Engine, writer: asyncio.StreamWriter) -> None:
         for n in range(60):
             item = f"{writer}:{n};"
             try:
@@ -92,7 +105,7 @@ async def test_a_restart_under_load(kind, prefix):
             if len(outcomes) == 200:
                 acknowledged.set()
 
-    async def follow(engine, path):
+    async def follow(engine: Engine, path: str) -> bytes:
         found, offset = b"", START
         while True:
             try:
@@ -133,7 +146,7 @@ async def test_a_restart_under_load(kind, prefix):
 
 
 @KINDS
-async def test_an_append_after_a_restart_wakes_who_waited_before(kind, prefix):
+async def test_an_append_after_a_restart_wakes_who_waited_before(kind: str, prefix: str) -> None:
     server = RedisServer(*AOF, binary=BINARIES[kind])
     with server:
         async with (
@@ -160,7 +173,7 @@ async def test_an_append_after_a_restart_wakes_who_waited_before(kind, prefix):
             await follower.aclose()
 
 
-async def test_a_restart_that_loses_everything_is_a_resync(prefix):
+async def test_a_restart_that_loses_everything_is_a_resync(prefix: str) -> None:
     with RedisServer() as server:
         async with opened(server.url, prefix) as store:
             told = Told(store)
@@ -176,7 +189,7 @@ async def test_a_restart_that_loses_everything_is_a_resync(prefix):
         eventually(lambda: server.do("GET", f"{prefix}:schema"))
 
 
-async def test_flushing_the_database_is_a_resync(server, prefix):
+async def test_flushing_the_database_is_a_resync(server: RedisServer, prefix: str) -> None:
     with RedisServer(binary=server.binary) as own:
         async with opened(own.url, prefix) as store:
             told = Told(store)
@@ -186,7 +199,7 @@ async def test_flushing_the_database_is_a_resync(server, prefix):
             await told.until(lambda heard: None in heard)
 
 
-async def test_after_a_restart_the_first_append_sends_readers_to_the_store(prefix):
+async def test_after_a_restart_the_first_append_sends_readers_to_the_store(prefix: str) -> None:
     """They learn the new timeline there; what follows reaches them with its data."""
     with RedisServer(*AOF) as server:
         async with opened(server.url, prefix) as store:
@@ -210,7 +223,7 @@ async def test_after_a_restart_the_first_append_sends_readers_to_the_store(prefi
             ]
 
 
-async def test_a_server_that_hangs_is_outcome_unknown(prefix):
+async def test_a_server_that_hangs_is_outcome_unknown(prefix: str) -> None:
     with RedisServer() as server:
         async with opened(server.url, prefix, timeout=0.3) as store:
             await store.commit([creation()])
@@ -227,7 +240,7 @@ async def test_a_server_that_hangs_is_outcome_unknown(prefix):
             assert outcome == Applied(1)
 
 
-async def test_scripts_survive_being_flushed(server, prefix):
+async def test_scripts_survive_being_flushed(server: RedisServer, prefix: str) -> None:
     async with opened(server.url, prefix) as store:
         await store.commit([creation()])
         for n in range(3):
@@ -242,7 +255,7 @@ async def test_scripts_survive_being_flushed(server, prefix):
 
 
 @KINDS
-async def test_a_full_server_refuses_and_nothing_is_half_written(kind, prefix):
+async def test_a_full_server_refuses_and_nothing_is_half_written(kind: str, prefix: str) -> None:
     with RedisServer(binary=BINARIES[kind]) as server:
         store = RedisStore(server.url, prefix=prefix)
         async with Engine(store) as engine:
@@ -268,7 +281,13 @@ async def test_a_full_server_refuses_and_nothing_is_half_written(kind, prefix):
             with pytest.raises(ProtocolError) as caught:
                 await engine.create("more", content_type="text/plain")
             assert caught.value.status == 507
-            # Reading, closing and deleting go on, and make room.
+            # Reading, renewing, closing and deleting go on, and make room.
+            other = await store.load("other")
+            assert other is not None
+            renewal = Commit(
+                "renew", "other", Guard(other.head.incarnation), Delta(deadline=store.now() + 10**6)
+            )
+            assert isinstance((await store.commit([renewal]))[0], Applied)
             await engine.close_stream("other")
             assert (await engine.read("p")).data
             await engine.delete("p")
@@ -283,31 +302,36 @@ async def test_a_full_server_refuses_and_nothing_is_half_written(kind, prefix):
             client.close()
 
 
-async def test_a_commit_in_doubt_is_looked_for_when_there_is_no_room(prefix):
+async def test_a_commit_in_doubt_is_looked_for_when_there_is_no_room(prefix: str) -> None:
     with RedisServer() as server:
-        async with opened(server.url, prefix) as store:
-            await store.commit([creation(), append(b"done", "done")])
-            for commit_id in ("done", "not done"):
-                store._in_doubt[commit_id] = None
+        async with Proxy(server.port) as proxy, opened(proxy.url, prefix) as store:
+            await store.commit([creation()])
+            for commit_id, cut in (("done", AFTER), ("not done", BEFORE)):
+                proxy.cut = cut
+                (outcome,) = await store.commit([append(commit_id.encode(), commit_id)])
+                assert isinstance(outcome, Unknown)
             server.do("CONFIG", "SET", "maxmemory", 1)
             outcomes = await store.commit(
-                [append(b"done", "done"), append(b"not", "not done"), append(b"new", "new")]
+                [append(b"done", "done"), append(b"not done", "not done"), append(b"new", "new")]
             )
             # The second may still be on its way in a connection that was given up.
             assert outcomes[0] == Applied(4)
             assert isinstance(outcomes[1], Unknown)
             assert isinstance(outcomes[2], Refused)
             server.do("CONFIG", "SET", "maxmemory", 0)
-            assert (await store.commit([append(b"not", "not done")]))[0] == Applied(7)
+            assert (await store.commit([append(b"not done", "not done")]))[0] == Applied(12)
 
 
-async def test_a_foreign_value_met_later_is_refused_and_nothing_is_half_written(server, prefix):
+async def test_a_foreign_value_met_later_is_refused_and_nothing_is_half_written(
+    server: RedisServer, prefix: str
+) -> None:
     async with opened(server.url, prefix, shards=1) as store:
         await store.commit([creation()])
         shard = Schema(prefix, 1).shards[0]
         server.do("SET", shard.entity("q"), "foreign")
-        with pytest.raises(Unavailable, match="another program"):
+        with pytest.raises(Unavailable, match="another program") as caught:
             await store.load("q")
+        assert (caught.value.status, caught.value.code) == (500, "foreign-value")
         (outcome,) = await store.commit([creation("q")])
         assert isinstance(outcome, Refused)
         assert "another program" in outcome.message
@@ -327,7 +351,9 @@ async def test_a_foreign_value_met_later_is_refused_and_nothing_is_half_written(
 # Feeds.
 
 
-async def test_a_feed_trimmed_past_a_slow_process_is_a_resync(server, prefix):
+async def test_a_feed_trimmed_past_a_slow_process_is_a_resync(
+    server: RedisServer, prefix: str
+) -> None:
     async with (
         opened(server.url, prefix, shards=1) as slow,
         opened(server.url, prefix, feed_length=4) as fast,
@@ -338,7 +364,7 @@ async def test_a_feed_trimmed_past_a_slow_process_is_a_resync(server, prefix):
         # It reads nothing while this holds its loop; far more than one node of a stream.
         with server.client() as client:
             feed = Schema(prefix, 1).shards[0].feed
-            timeline = client.xrevrange(feed, count=1)[0][0].decode().partition("-")[0]
+            timeline = timeline_of(server, feed)
             with client.pipeline(transaction=False) as pipe:
                 for n in range(500):
                     pipe.execute_command(
@@ -351,18 +377,22 @@ async def test_a_feed_trimmed_past_a_slow_process_is_a_resync(server, prefix):
         await told.until(lambda heard: heard[-1] is not None and heard[-1].data == b"x")
 
 
-async def test_a_feed_goes_on_after_an_entry_of_another_program(server, prefix):
+async def test_a_feed_goes_on_after_an_entry_of_another_program(
+    server: RedisServer, prefix: str
+) -> None:
     async with opened(server.url, prefix, shards=1) as store:
         told = Told(store)
-        shard = store._schema.shards[0]
+        feed = Schema(prefix, 1).shards[0].feed
         for field in (b"", b"4", b"4" * 40, b"\xff" * 60 + b":"):
-            server.do("XADD", shard.feed, f"{shard.timeline}-*", field, b"foreign")
+            server.do("XADD", feed, f"{timeline_of(server, feed)}-*", field, b"foreign")
         await store.commit([creation()])
         await told.until(lambda heard: heard and heard[-1] is not None)
         assert None in told.heard
 
 
-async def test_a_feed_is_trimmed_by_length_and_by_age(server, prefix, monkeypatch):
+async def test_a_feed_is_trimmed_by_length_and_by_age(
+    server: RedisServer, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("durable_streams_redis.feeds._UPKEEP_SECONDS", 0.01)
     shard = Schema(prefix, 1).shards[0]
     async with opened(server.url, prefix, shards=1, feed_length=200, feed_seconds=3600) as store:
@@ -388,7 +418,7 @@ async def test_a_feed_is_trimmed_by_length_and_by_age(server, prefix, monkeypatc
 # Confirmations.
 
 
-async def test_wait_does_not_confirm_without_replicas(server, prefix):
+async def test_wait_does_not_confirm_without_replicas(server: RedisServer, prefix: str) -> None:
     async with opened(server.url, prefix, durability="wait:1", timeout=0.2) as store:
         assert isinstance((await store.commit([creation()]))[0], Unknown)
         # And a resend is no confirmation either.
@@ -397,7 +427,7 @@ async def test_wait_does_not_confirm_without_replicas(server, prefix):
 
 
 @KINDS
-async def test_a_resend_waits_for_replicas_too(kind, prefix):
+async def test_a_resend_waits_for_replicas_too(kind: str, prefix: str) -> None:
     binary = BINARIES[kind]
     with (
         RedisServer("--repl-diskless-sync-delay", "0", binary=binary) as master,
@@ -424,7 +454,7 @@ async def test_a_resend_waits_for_replicas_too(kind, prefix):
             assert replica.do("HGET", key, "t") == b"%016d" % 1
 
 
-async def test_waitaof_confirms_what_is_on_disk(prefix):
+async def test_waitaof_confirms_what_is_on_disk(prefix: str) -> None:
     with RedisServer("--appendonly", "yes") as server:
         async with opened(server.url, prefix, durability="waitaof:1,0") as store:
             assert await store.commit([creation(), append(b"x", "x")]) == [Applied(0), Applied(1)]
@@ -435,7 +465,23 @@ async def test_waitaof_confirms_what_is_on_disk(prefix):
             assert isinstance((await store.commit([append(b"y", "y")]))[0], Unknown)
 
 
-async def test_a_master_that_is_made_a_replica_refuses(prefix):
+async def test_everysec_keeps_what_was_appended_before_the_last_sync(prefix: str) -> None:
+    with RedisServer("--appendonly", "yes", "--appendfsync", "everysec") as server:
+        async with opened(server.url, prefix, durability="everysec") as store:
+            await store.commit([creation(), append(b"x", "x")])
+            with server.client() as client:
+                client.set(f"{prefix}:after", "")
+                # Returns when the server has synced, which it does each second.
+                assert client.execute_command("WAITAOF", 1, 0, 0)[0] == 1
+            await asyncio.to_thread(server.kill)
+            await asyncio.to_thread(server.start)
+        async with opened(server.url, prefix, durability="everysec") as store:
+            found = await store.load("p")
+            assert found is not None
+            assert found.head.tail == 1
+
+
+async def test_a_master_that_is_made_a_replica_refuses(prefix: str) -> None:
     with RedisServer() as server, RedisServer() as other:
         async with opened(server.url, prefix) as store:
             await store.commit([creation()])
@@ -447,13 +493,14 @@ async def test_a_master_that_is_made_a_replica_refuses(prefix):
                 await store.load("p")
 
 
-async def test_its_clock_is_the_server_s(server, prefix):
+async def test_its_clock_is_the_server_s(
+    server: RedisServer, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = SimpleNamespace(time=lambda: time.time() + 1000, monotonic=time.monotonic)
+    monkeypatch.setattr("durable_streams_redis.store.time", wrong)
     async with opened(server.url, prefix) as store:
-        store._offset += 1000
-        seconds, micros = server.do("TIME")
-        assert store.now() - (seconds * 1000 + micros // 1000) > 900_000
-        store._measure([b"%d" % seconds, b"%d" % micros], time.monotonic())
-        assert abs(store.now() - (seconds * 1000 + micros // 1000)) < 500
+        seconds, _ = server.do("TIME")
+        assert abs(store.now() - seconds * 1000) < 100_000
 
 
 async def test_a_flush_under_load_is_noticed_by_writers_readers_and_those_who_start(
@@ -521,11 +568,98 @@ async def test_what_a_shard_holds_from_before_a_flush_is_not_appended_to(
         opened(server.url, prefix, shards=1) as one,
         opened(server.url, prefix, shards=1) as two,
     ):
-        before = one._schema.shards[0].timeline
-        assert two._schema.shards[0].timeline == before
+        feed = Schema(prefix, 1).shards[0].feed
+        before = timeline_of(server, feed)
         for key in server.do("KEYS", f"{prefix}:*"):
             server.do("DEL", key)
         assert await one.commit([creation()]) == [Applied(0)]
         assert await two.commit([append(b"x", "x")]) == [Applied(1)]
-        after = one._schema.shards[0].timeline
-        assert two._schema.shards[0].timeline == after > before
+        assert timeline_of(server, feed) > before
+
+
+# Loops that must not end, and replies that must come.
+
+
+@pytest.mark.parametrize("restart", [False, True], ids=["flush", "restart"])
+async def test_no_room_for_the_record_after_a_loss_ends_no_feed_and_no_question(
+    prefix: str, restart: bool
+) -> None:
+    """The record of the schema cannot be restored until there is room: then everything goes on."""
+    with RedisServer() as server:
+        async with opened(server.url, prefix, shards=1) as store:
+            told = Told(store)
+            await store.commit([creation()])
+            await told.until(len)
+            if restart:
+                await asyncio.to_thread(server.kill)
+                await asyncio.to_thread(server.start, "--maxmemory", "1")
+                with pytest.raises(Unavailable, match="no memory left"):
+                    await store.load("p")
+            else:
+                server.do("CONFIG", "SET", "maxmemory", 1)
+                server.do("FLUSHALL")
+            # It needs no room, and finds out what has happened.
+            (outcome,) = await store.commit([Commit("x", "p", Guard(None), Delta(remove=True))])
+            assert isinstance(outcome, Refused)
+            assert "no memory left" in outcome.message
+            server.do("CONFIG", "SET", "maxmemory", 0)
+            assert await store.commit([creation("q")]) == [Applied(0)]
+            await told.until(lambda heard: heard[-1] is not None and heard[-1].path == "q")
+            assert None in told.heard
+
+
+async def test_a_flush_while_a_timeline_is_begun_takes_no_record_away(prefix: str) -> None:
+    """Whenever a timeline is in use, the record of the schema is there."""
+    with RedisServer() as server:
+        flushes = []
+
+        def flushed_first(data: bytes) -> bool:
+            if flushes and BEGIN.sha in data:
+                flushes.pop()
+                server.do("FLUSHALL")
+            return False
+
+        async with (
+            Proxy(server.port, flushed_first) as proxy,
+            opened(proxy.url, prefix, shards=4) as store,
+        ):
+            flushes.append("armed")
+            server.do("FLUSHALL")
+            assert await store.commit([creation()]) == [Applied(0)]
+            assert not flushes
+            assert server.do("GET", f"{prefix}:schema").endswith(b"shards=4")
+
+
+async def test_a_server_that_comes_back_with_a_weaker_setting_accepts_nothing(prefix: str) -> None:
+    """As when a replica takes over that is configured in another way."""
+    with RedisServer("--appendonly", "yes", "--appendfsync", "always") as server:
+        async with opened(server.url, prefix, durability="always") as store:
+            await store.commit([creation()])
+            await asyncio.to_thread(server.kill)
+            await asyncio.to_thread(server.start, "--appendfsync", "everysec")
+            outcome: Outcome = Unknown("not sent")
+            while isinstance(outcome, Unknown):
+                (outcome,) = await store.commit([append(b"x", "x")])
+            assert isinstance(outcome, Refused)
+            assert "appendfsync everysec" in outcome.message
+            server.do("CONFIG", "SET", "appendfsync", "always")
+            assert [outcome.tail for outcome in await store.commit([append(b"y", "y")])] == [1]
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [b":many\r\n", b"$5\r\nab", b"*-7\r\n", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\xff\r\n"],
+)
+async def test_whoever_answers_in_place_of_redis_is_reported_and_nobody_waits(
+    prefix: str, reply: bytes
+) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(65536):
+            writer.write(reply)
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as impostor:
+        port = impostor.sockets[0].getsockname()[1]
+        for source in (f"redis://127.0.0.1:{port}", f"redis+cluster://127.0.0.1:{port}"):
+            with pytest.raises(StoreError):
+                await RedisStore(source, prefix=prefix, timeout=0.3).open()

@@ -10,12 +10,17 @@ from pathlib import Path
 
 import pytest
 from processes import Client, serving
-from servers import BINARIES, RedisServer
+from servers import BINARIES, RedisServer, eventually
 
+from durable_streams_core.entities import Applied, Commit, Delta, Guard
 from durable_streams_core.errors import OffsetGone, Unavailable
+from durable_streams_core.offsets import format_offset
 from durable_streams_core.protocol import START
 from durable_streams_redis import RedisStore
 from durable_streams_server import Engine
+
+TIMELINES = 32
+"""How many earlier timelines a stream remembers."""
 
 TEXT = {"Content_Type": "text/plain"}
 
@@ -175,3 +180,103 @@ async def test_a_producer_s_resend_after_a_loss_stores_each_message_once(prefix:
             for seq in ("1", "2", "2"):
                 await client("POST", "p", f"{seq};", **claim, Producer_Seq=seq)
             assert (await client("GET", "p"))[2] == b"0;1;2;"
+
+
+async def heard_resync(engine: Engine) -> None:
+    """Return once the store says that changes may have been missed."""
+    resync = asyncio.Event()
+    stop = engine.store.watch(lambda changes: resync.set() if changes is None else None)
+    try:
+        await resync.wait()
+    finally:
+        stop()
+
+
+async def test_data_that_goes_back_within_one_server_process_is_a_loss_too(prefix: str) -> None:
+    """Nothing but the feed tells of it: the process and its connections are what they were."""
+    with RedisServer() as server:
+        async with two_processes(server, prefix) as (one, other):
+            await one.create("p", content_type="text/plain")
+            await appended(one, "p", "A;")
+            dump(server)
+            lost = await appended(one, "p", "B;")
+            # Both have to have seen it, or there is nothing that they could miss.
+            for engine in (one, other):
+                assert (await engine.read("p")).data == b"A;B;"
+            resyncs = [asyncio.ensure_future(heard_resync(engine)) for engine in (one, other)]
+            await asyncio.sleep(0)
+            server.do("DEBUG", "RELOAD", "NOSAVE")
+            await asyncio.gather(*resyncs)
+            await appended(one, "p", "C;")
+            for engine in (one, other):
+                with pytest.raises(OffsetGone):
+                    await read_on(engine, "p", lost)
+
+
+async def test_a_master_that_followed_another_one_meanwhile_may_have_lost_data(
+    prefix: str,
+) -> None:
+    """It is the same process as before, and the last one that the shard was written on."""
+    fast = ("--repl-diskless-sync-delay", "0", "--repl-diskless-load", "swapdb")
+    with RedisServer(*fast) as server, RedisServer(*fast) as older:
+        async with Engine(RedisStore(server.url, prefix=prefix)) as engine:
+            await engine.create("p", content_type="text/plain")
+            survived = await appended(engine, "p", "A;")
+            await asyncio.to_thread(follow, older, server)
+            older.do("REPLICAOF", "NO", "ONE")
+            lost = await appended(engine, "p", "B;")
+            await asyncio.to_thread(follow, server, older)
+            server.do("REPLICAOF", "NO", "ONE")
+            await appended(engine, "p", "C;")
+            assert await read_on(engine, "p", survived) == b"C;"
+            with pytest.raises(OffsetGone):
+                await read_on(engine, "p", lost)
+
+
+def follow(replica: RedisServer, master: RedisServer) -> None:
+    """Make a server a replica that holds what its master holds."""
+    replica.do("REPLICAOF", "127.0.0.1", master.port)
+
+    def in_sync() -> bool:
+        with replica.client() as client:
+            return client.info("replication")["master_link_status"] == "up"
+
+    eventually(in_sync)
+
+
+async def test_bytes_that_another_program_removed_are_reported_and_not_skipped(
+    server: RedisServer, prefix: str
+) -> None:
+    async with Engine(RedisStore(server.url, prefix=prefix)) as engine:
+        await engine.create("p", content_type="text/plain", data="A;")
+        (key,) = server.do("KEYS", f"{prefix}:*:b:*:p")
+        server.do("DEL", key)
+        with pytest.raises(Unavailable) as caught:
+            await engine.read("p")
+        assert (caught.value.status, caught.value.code) == (500, "stream-damaged")
+
+
+async def test_an_offset_from_more_timelines_ago_than_a_stream_remembers_is_refused(
+    valkey: RedisServer, prefix: str
+) -> None:
+    """For all that is known, what it counted may have been lost."""
+    source = f"{valkey.url}?prefix={prefix}&shards=1"
+    async with Engine(source) as engine:
+        await engine.create("p", content_type="text/plain")
+        offsets = [(await engine.append("p", "0")).offset]
+        found = await engine.store.load("p")
+        assert found is not None
+    for turn in range(1, TIMELINES + 2):
+        # As if another server process had written last.
+        valkey.do("SET", f"{prefix}:{{0}}:run", "another")
+        store = RedisStore(valkey.url, prefix=prefix)
+        await store.open()
+        guard = Guard(found.head.incarnation, open=True)
+        (outcome,) = await store.commit([Commit(f"{turn}", "p", guard, Delta(data=b"x"), turn)])
+        await store.close()
+        assert isinstance(outcome, Applied)
+        offsets.append(format_offset(outcome.timeline, outcome.tail))
+    async with Engine(source) as engine:
+        with pytest.raises(OffsetGone):
+            await engine.read("p", offsets[0])
+        assert len((await engine.read("p", offsets[1])).data) == TIMELINES

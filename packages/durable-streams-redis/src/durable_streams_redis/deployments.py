@@ -9,6 +9,7 @@ commits nor feeds wait for that.
 """
 
 import asyncio
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
@@ -26,6 +27,8 @@ from redis.exceptions import (
 from durable_streams_redis.scripts import LOAD, pack
 from durable_streams_redis.servers import NotMaster, Reply, Server, Unreachable
 from durable_streams_redis.settings import Address
+
+logger = logging.getLogger(__name__)
 
 LOOK_SECONDS: Final = 1.0
 """How often a deployment looks which server is where."""
@@ -88,7 +91,8 @@ class Deployment(ABC):
                 f"{server.name} is a read-only replica of "
                 f"{info.get('master_host', '?')}:{info.get('master_port', '?')}"
             )
-        run = info.get("run_id", "?")
+        # A process that followed another master meanwhile has a new replication id, and other data.
+        run = f"{info.get('run_id', '?')} {info.get('master_replid', '?')}"
         if server.run != run:
             async with self._admitting:
                 if server.run != run:
@@ -121,9 +125,14 @@ class Deployment(ABC):
         """Learn which server is where; callers at the same time share one look. Raises
         :class:`Unreachable`.
         """
-        if self._looking is None or self._looking.done():
-            self._looking = asyncio.create_task(self._look())
-        await asyncio.shield(self._looking)
+        looking = self._looking
+        if looking is None or looking.done():
+            looking = self._looking = asyncio.create_task(self._look())
+        # One that is cancelled does not cancel it for the others.
+        await asyncio.wait([looking])
+        if looking.cancelled():
+            raise Unreachable("the store is being closed")
+        looking.result()
 
     def look_soon(self) -> None:
         """Have the watching task look now. Does not wait."""
@@ -140,8 +149,12 @@ class Deployment(ABC):
                 async with asyncio.timeout(self._look_seconds()):
                     await self._look_now.wait()
             self._look_now.clear()
-            with suppress(Unreachable):
+            try:
                 await self.look()
+            except Unreachable:
+                pass
+            except Exception:
+                logger.exception("Looking which server is where failed")
             # An error that repeats must not make it look without a pause.
             await asyncio.sleep(_PAUSE)
 

@@ -37,9 +37,11 @@ class Durability:
         """Whether enough servers have said that they have it."""
         if not self.last:
             return True
-        got = [reply] if isinstance(reply, int) else reply
-        return isinstance(got, list) and all(
-            have >= want for have, want in zip(got, self.wanted, strict=True)
+        counts = [reply] if isinstance(reply, int) else reply
+        return (
+            isinstance(counts, list)
+            and len(counts) == len(self.wanted)
+            and all(have >= want for have, want in zip(counts, self.wanted, strict=True))
         )
 
 

@@ -13,8 +13,8 @@ import asyncio
 import logging
 from asyncio import Task
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol
 
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError, ResponseError
@@ -38,6 +38,12 @@ _RETRY: Final = (0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
 
 Deliver = Callable[[Sequence[Change] | None], None]
 Clock = Callable[[Sequence[Any], float], None]
+
+
+class Renew(Protocol):
+    """Sees which timeline a shard has, or begins one where its data was ``lost``."""
+
+    async def __call__(self, shard: Shard, *, lost: bool = False) -> None: ...
 
 
 class Position:
@@ -87,7 +93,7 @@ class Feed:
         shards: Sequence[Shard],
         *,
         deliver: Deliver,
-        renew: Callable[[Shard], Awaitable[None]],
+        renew: Renew,
         measured: Clock,
         timeout: float,
         keep_seconds: float,
@@ -148,9 +154,12 @@ class Feed:
                 while server is await self._deployment.server_of(self._slot):
                     await self._step(server, connection)
                     self._tried = 0
-            except (RedisError, OSError, TimeoutError, Unreachable) as error:
+            except Exception as error:
+                # Whatever the reason, readers wait for this task.
                 self._outage.note(f"{server.name}: {str(error) or type(error).__name__}")
                 await self._disconnect()
+                # Perhaps it is another process now, or was a replica meanwhile.
+                await server.disconnect()
                 self._deployment.look_soon()
                 await asyncio.sleep(_RETRY[min(self._tried, len(_RETRY) - 1)])
                 self._tried += 1
@@ -235,7 +244,9 @@ class Feed:
             position for position, at in zip(seen, found, strict=True) if at != [position.last]
         ]
         for position in changed:
-            await self._renew(position.shard)
+            shard = position.shard
+            # Where a later timeline has begun already, the loss is known.
+            await self._renew(shard, lost=position.timeline == shard.timeline)
             position.move(await self._newest(server, connection, position))
             position.ages.clear()
         if changed:

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Callable
 from typing import Final
 
 _FIRST_SECONDS: Final = 5.0
@@ -12,15 +13,18 @@ _MOST_SECONDS: Final = 3600.0
 class Outage:
     """The outage of one server, as its log sees it."""
 
-    def __init__(self, logger: logging.Logger) -> None:
+    def __init__(
+        self, logger: logging.Logger, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._logger = logger
+        self._clock = clock
         self._since: float | None = None
         self._next = 0.0
         self._interval = _FIRST_SECONDS
 
     def note(self, reason: str) -> None:
         """Say that the server cannot be reached, but not again within the interval."""
-        now = time.monotonic()
+        now = self._clock()
         if self._since is None:
             self._since, self._interval = now, _FIRST_SECONDS
             self._logger.warning("Redis cannot be reached (%s): trying again.", reason)
@@ -37,6 +41,6 @@ class Outage:
         """Say that the server is back, if it was away."""
         if self._since is not None:
             self._logger.warning(
-                "Redis is reached again after %.1f s.", time.monotonic() - self._since
+                "Redis is reached again after %.1f s.", self._clock() - self._since
             )
             self._since = None

@@ -7,7 +7,7 @@ because a batch then goes out as one write.
 from collections.abc import Iterable, Sequence
 from hashlib import sha1
 from importlib.resources import files
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -193,35 +193,46 @@ def _more_than_data(guard: Guard, delta: Delta, shard: Shard) -> list[Argument]:
     return arguments
 
 
-def begin_call(shard: Shard, run: str, earliest: int) -> bytes:
+def begin_call(shard: Shard, run: str, *, earliest: int, lost: bool = False) -> bytes:
     """A call of the script that begins a new timeline where one is due.
 
-    ``run`` is the run id of the server, ``earliest`` the earliest time that a new one may have.
+    ``run`` says which server process this is, ``earliest`` is the earliest time that a new timeline
+    may have, ``lost`` says that the shard has lost data in the timeline that is known.
     """
-    return BEGIN.call(
-        [shard.feed, shard.run], [run.encode(), b"%d" % shard.timeline, b"%d" % earliest]
-    )
+    known = shard.timeline + lost
+    return BEGIN.call([shard.feed, shard.run], [run.encode(), b"%d" % known, b"%d" % earliest])
+
+
+class CommitStatus:
+    """What the first element of a reply of the commit script says."""
+
+    CONFLICTED: Final = 0
+    APPLIED: Final = 1
+    REFUSED: Final = 2
+    UNKNOWN: Final = 3
+    OTHER_TIMELINE: Final = 4
 
 
 def is_of_another_timeline(reply: object) -> bool:
     """Whether a commit was not looked at because the shard has another timeline."""
-    return isinstance(reply, list) and reply[0] == 4
+    return isinstance(reply, list) and reply[0] == CommitStatus.OTHER_TIMELINE
 
 
 def commit_outcome(commit: Commit, shard: Shard, reply: list[Any]) -> Outcome:
     """The outcome that a reply of the commit script stands for."""
-    kind = reply[0]
-    if kind == 1:
-        return Applied(int(reply[1]), reply[2])
-    if kind == 0:
-        if len(reply) == 1:
+    match reply:
+        case [CommitStatus.APPLIED, tail, timeline]:
+            return Applied(int(tail), timeline)
+        case [CommitStatus.CONFLICTED]:
             return Conflicted(None)
-        names = [*commit.guard.fields, *commit.delta.fields]
-        return Conflicted(_facts(shard, reply[1:12], names, reply[12:]))
-    if kind == 2:
-        return Refused(reply[1].decode(), reply[2].decode())
-    if kind == 4:
-        return Refused("unavailable", "The data of Redis changed under this commit.")
+        case [CommitStatus.CONFLICTED, *found]:
+            names = [*commit.guard.fields, *commit.delta.fields]
+            head, values = HeadReply(*found[:_HEAD_LENGTH]), found[_HEAD_LENGTH:]
+            return Conflicted(_facts(shard, head, names, values))
+        case [CommitStatus.REFUSED, code, message]:
+            return Refused(code.decode(), message.decode())
+        case [CommitStatus.OTHER_TIMELINE]:
+            return Refused("unavailable", "The data of Redis changed under this commit.")
     return Unknown("The server does not remember this commit.")
 
 
@@ -237,45 +248,75 @@ def read_call(
     )
 
 
-def facts_of(shard: Shard, reply: list[Any], fields: Sequence[str]) -> Facts:
-    """The facts in a reply of the read script."""
-    return _facts(shard, reply[:11], fields, reply[12:])
+class HeadReply(NamedTuple):
+    """The fields of an entity's hash that make its head, as the scripts reply them."""
+
+    incarnation: bytes
+    birth: bytes
+    start: bytes
+    tail: bytes
+    closed: bytes
+    state: bytes
+    deadline: bytes
+    timeline: bytes | None
+    past: bytes | None
+    shard_timeline: bytes | None
+    """The timeline of the shard when the entity was last appended to."""
+    counts: bytes | None = None
 
 
-def bytes_of(reply: list[Any]) -> bytes:
-    """The bytes in what the read script replied."""
-    data: bytes = reply[11]
-    return data
+HEAD_FIELDS: Final = (b"i", b"b", b"s", b"t", b"c", b"x", b"d", b"l", b"p", b"e")
+"""Where these are in the hash, without the counts."""
+_HEAD_LENGTH: Final = len(HeadReply._fields)
 
 
-def _facts(shard: Shard, head: list[Any], names: Sequence[str], values: list[Any]) -> Facts:
-    counts = head[10]
+class ReadReply(NamedTuple):
+    """What the read script replies about an entity."""
+
+    head: HeadReply
+    data: bytes
+    values: list[bytes | None]
+    """Of the fields that were asked for, in their order."""
+
+    @classmethod
+    def of(cls, reply: list[Any]) -> "ReadReply":
+        """From the reply, in which the fields of the head come first."""
+        return cls(HeadReply(*reply[:_HEAD_LENGTH]), reply[_HEAD_LENGTH], reply[_HEAD_LENGTH + 1 :])
+
+
+def facts_of(shard: Shard, reply: ReadReply, names: Sequence[str]) -> Facts:
+    """The facts in a reply of the read script that was asked for the fields of these names."""
+    return _facts(shard, reply.head, names, reply.values)
+
+
+def _facts(
+    shard: Shard, head: HeadReply, names: Sequence[str], values: Sequence[bytes | None]
+) -> Facts:
     return Facts(
         head_of(shard, head),
         dict(zip(names, values, strict=True)) if names else NO_FIELDS,
-        NO_COUNTS if counts is None else _COUNTS.decode(counts),
+        NO_COUNTS if head.counts is None else _COUNTS.decode(head.counts),
     )
 
 
-def head_of(shard: Shard, values: list[Any]) -> Head:
-    """From the fields :data:`HEAD_FIELDS` of an entity.
+def head_of(shard: Shard, reply: HeadReply) -> Head:
+    """The head that a reply stands for.
 
     An entity that was last written in an earlier timeline of its shard has moved on since, which
     the next commit with data writes down.
     """
-    incarnation, birth, start, tail, closed, state, deadline, timeline, past, written = values[:10]
     head = Head(
-        incarnation.decode(),
-        birth,
-        int(start),
-        int(tail),
-        closed == b"1",
-        state.decode(),
-        int(deadline),
-        timeline or NO_TIMELINE,
-        _past(past) if past else (),
+        reply.incarnation.decode(),
+        reply.birth,
+        int(reply.start),
+        int(reply.tail),
+        reply.closed == b"1",
+        reply.state.decode(),
+        int(reply.deadline),
+        reply.timeline or NO_TIMELINE,
+        _past(reply.past) if reply.past else (),
     )
-    if int(written or 0) < shard.timeline:
+    if int(reply.shard_timeline or 0) < shard.timeline:
         return head.moved_on(later_timeline(timeline_at(shard.timeline), head.timeline))
     return head
 
@@ -285,6 +326,3 @@ def _past(packed: bytes) -> tuple[tuple[bytes, int], ...]:
     return tuple(
         (packed[at : at + 16], int(packed[at + 16 : at + 32])) for at in range(0, len(packed), 32)
     )
-
-
-HEAD_FIELDS: Final = (b"i", b"b", b"s", b"t", b"c", b"x", b"d", b"l", b"p", b"e")

@@ -35,15 +35,24 @@ LARGE_NODE_BYTES = 1024
 async def check_servers(deployment: Deployment, durability: Durability) -> None:
     """Check version, eviction and persistence of every master, and load the scripts."""
     for server in await deployment.masters():
-        info, *loaded = await server.send([pack(b"INFO"), *LOAD])
-        raise_error(server, info)
-        told = parse_info(info)
-        _check_version(server, told)
-        await _check_eviction(server, told)
-        await _check_durability(server, told, durability)
-        for reply in loaded:
+        info = await check_server(server, durability)
+        for reply in await server.send(LOAD):
             raise_error(server, reply)
-        await _warn_of_weak_settings(server, told, durability)
+        await _warn_of_weak_settings(server, info, durability)
+
+
+async def check_server(server: Server, durability: Durability) -> dict[str, str]:
+    """Check version, eviction and persistence of one server; returns its INFO.
+
+    Raises :class:`StoreError` and :class:`Unreachable`.
+    """
+    (reply,) = await server.send([pack(b"INFO")])
+    raise_error(server, reply)
+    info = parse_info(reply)
+    _check_version(server, info)
+    await _check_eviction(server, info)
+    await _check_durability(server, info, durability)
+    return info
 
 
 async def check_keys(deployment: Deployment, schema: Schema) -> None:

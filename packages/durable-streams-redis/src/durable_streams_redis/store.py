@@ -30,7 +30,8 @@ from durable_streams_redis.feeds import Feed
 from durable_streams_redis.schema import Schema, Shard, check_prefix, check_shards
 from durable_streams_redis.scripts import (
     HEAD_FIELDS,
-    bytes_of,
+    HeadReply,
+    ReadReply,
     commit_call,
     commit_outcome,
     facts_of,
@@ -41,7 +42,7 @@ from durable_streams_redis.scripts import (
 )
 from durable_streams_redis.servers import Lost, Reply, Server, Unreachable
 from durable_streams_redis.settings import settings_of, split_options
-from durable_streams_redis.startup import check_keys, check_servers, unreachable
+from durable_streams_redis.startup import check_keys, check_server, check_servers, unreachable
 from durable_streams_redis.timelines import Timelines, agree_on_shards
 
 _DOUBTED: Final = 100_000
@@ -136,8 +137,8 @@ class RedisStore(Store):
         shards = await agree_on_shards(deployment, self._prefix, self._wanted_shards)
         schema = self._schema = Schema(self._prefix, shards)
         await check_keys(deployment, schema)
-        timelines = self._timelines = Timelines(deployment, self._prefix, schema, self.now)
-        deployment.on_new_run = timelines.begin
+        self._timelines = Timelines(deployment, self._prefix, schema, self.now)
+        deployment.on_new_run = self._meet
         await deployment.admit_again()
         asked = time.monotonic()
         self._measure(await deployment.send(schema.shards[0].slot, pack(b"TIME")), asked)
@@ -145,6 +146,24 @@ class RedisStore(Store):
         self._feeds = [self._feed(deployment, group) for group in groups]
         for feed in self._feeds:
             await feed.open()
+
+    async def _meet(self, server: Server, run: str) -> None:
+        """Before commands are sent to a server process that is new to this store.
+
+        It may be configured in another way than the one before: a replica that took over, or a
+        restart with another file. Raises :class:`Unreachable`.
+        """
+        deployment, timelines = self._deployment, self._timelines
+        assert deployment is not None
+        assert timelines is not None
+        aside = deployment.aside(server.address)
+        try:
+            await check_server(aside, self._durability)
+        except StoreError as error:
+            raise Unreachable(str(error)) from None
+        finally:
+            await aside.close()
+        await timelines.begin(server, run)
 
     def _feed(self, deployment: Deployment, shards: Sequence[Shard]) -> Feed:
         return Feed(
@@ -178,10 +197,14 @@ class RedisStore(Store):
             seconds = int(reply[0]) + int(reply[1]) / 1_000_000
             self._offset = seconds - (asked + time.monotonic()) / 2
 
-    async def _renew(self, shard: Shard) -> None:
+    async def _renew(self, shard: Shard, *, lost: bool = False) -> None:
         """See which timeline a shard has now. Raises :class:`Unreachable`."""
         assert self._timelines is not None
-        await self._timelines.renew(shard)
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._timelines.renew(shard, lost=lost)
+        except TimeoutError:
+            raise Unreachable("the timeline of a shard was not told in time") from None
 
     # Looking.
 
@@ -209,7 +232,7 @@ class RedisStore(Store):
     async def load(self, path: str, fields: Sequence[str] = ()) -> Facts | None:
         shard = self._schema.shard(path)
         reply = await self._query(shard.slot, read_call(shard, path, "", 0, 0, *fields))
-        return None if reply is None else facts_of(shard, reply, fields)
+        return None if reply is None else facts_of(shard, ReadReply.of(reply), fields)
 
     async def read(self, path: str, incarnation: str, start: int, limit: int) -> Slice | None:
         shard = self._schema.shard(path)
@@ -223,15 +246,15 @@ class RedisStore(Store):
             )
             if reply is None:
                 return None
+            page = ReadReply.of(reply)
             if head is None:
                 # Bytes never change, so later pages belong to this first snapshot too.
-                head = head_of(shard, reply)
+                head = head_of(shard, page.head)
                 limit = min(limit, max(0, head.tail - start))
-            got = bytes_of(reply)
-            parts.append(got)
-            size += len(got)
-            if size >= limit or not got:
-                data = got if len(parts) == 1 else b"".join(parts)
+            parts.append(page.data)
+            size += len(page.data)
+            if size >= limit or not page.data:
+                data = page.data if len(parts) == 1 else b"".join(parts)
                 return Slice(head, data[:limit])
 
     async def scan(
@@ -287,7 +310,7 @@ class RedisStore(Store):
                 ]
             )
             found += [
-                (path, head_of(self._schema.shard(path), values))
+                (path, head_of(self._schema.shard(path), HeadReply(*values)))
                 for path, values in zip(paths, heads, strict=True)
                 if values[0] is not None
             ]
@@ -358,11 +381,17 @@ class RedisStore(Store):
             task = asyncio.create_task(self._commit_part(part))
             self._under_way.update(dict.fromkeys([commit.id for commit in part], task))
         tasks = [self._under_way[commit.id] for commit in batch]
-        _, late = await asyncio.wait(
-            set(tasks), timeout=_SLOW_SECONDS, return_when=asyncio.FIRST_COMPLETED
-        )
-        if late and len(late) < len(set(tasks)):
-            await asyncio.wait(late, timeout=_STRAGGLER_SECONDS)
+        try:
+            _, late = await asyncio.wait(
+                set(tasks), timeout=_SLOW_SECONDS, return_when=asyncio.FIRST_COMPLETED
+            )
+            if late and len(late) < len(set(tasks)):
+                await asyncio.wait(late, timeout=_STRAGGLER_SECONDS)
+        except asyncio.CancelledError:
+            # They go on, and nobody here hears how they end.
+            for commit in batch:
+                self._doubt(commit)
+            raise
         outcomes: list[Outcome] = []
         for commit, task in zip(batch, tasks, strict=True):
             if task.done():
@@ -521,6 +550,13 @@ def _unavailable(reply: Exception) -> Unavailable:
         return Unavailable(
             "A key of this stream holds a value of another program: remove it.",
             code="foreign-value",
+            status=500,
+            retry_after=None,
+        )
+    if text.startswith("HOLE"):
+        return Unavailable(
+            "Redis has lost bytes of this stream: restore its data, or delete the stream.",
+            code="stream-damaged",
             status=500,
             retry_after=None,
         )

@@ -57,39 +57,46 @@ class Timelines:
         self.trouble: StoreError | None = None
         """Why this process must not go on: the servers were set up anew in another way."""
 
-    async def begin(self, server: Server, run: str) -> None:
+    async def begin(self, server: Server, run: str, *, lost: Shard | None = None) -> None:
         """Begin new timelines on a server process where they are due. Raises :class:`Unreachable`.
 
-        The record of the schema is restored first: where another process has written another one
-        meanwhile, nothing of this one may be accepted.
+        ``lost`` is a shard that does not hold what it held before.
+
+        The record of the schema is restored after that and before any of them is used: a flush that
+        comes later takes the timelines away as well, and is noticed.
         """
         if self.trouble is not None:
             raise Unreachable(str(self.trouble))
-        try:
-            await agree_on_shards(self._deployment, self._prefix, len(self._schema.shards))
-        except Disagreement as error:
-            self.trouble = error
-            raise Unreachable(str(error)) from None
         shards = self._schema.shards
-        calls = [begin_call(shard, run, self._now()) for shard in shards]
+        calls = [
+            begin_call(shard, run, earliest=self._now(), lost=shard is lost) for shard in shards
+        ]
         replies = await self._deployment.send_once(
             server.address, [pack(b"SCRIPT", b"LOAD", BEGIN.text), *calls]
         )
+        try:
+            await agree_on_shards(self._deployment, self._prefix, len(shards))
+        except Disagreement as error:
+            self.trouble = error
+            raise Unreachable(str(error)) from None
+        except StoreError as error:
+            # For example, there is no memory left for the record.
+            raise Unreachable(str(error)) from None
         for shard, reply in zip(shards, replies[1:], strict=True):
             if isinstance(reply, int):
                 shard.timeline = max(shard.timeline, reply)
             elif not isinstance(reply, _ELSEWHERE):
                 raise Unreachable(f"{server.name}: {reply}")
 
-    async def renew(self, shard: Shard) -> None:
-        """See which timeline a shard has now; begins a new one if it was flushed. Raises
-        :class:`Unreachable`.
+    async def renew(self, shard: Shard, *, lost: bool = False) -> None:
+        """See which timeline a shard has now. Begins a new one if the shard was flushed, or if it
+        ``lost`` what it held in the timeline that is known. Raises :class:`Unreachable`.
         """
         known = shard.timeline
         async with self._lock:
             if shard.timeline == known:
                 server = await self._deployment.server_of(shard.slot)
-                await self.begin(server, server.run)
+                await self.begin(server, server.run, lost=shard if lost else None)
 
 
 async def agree_on_shards(deployment: Deployment, prefix: str, wanted: int | None) -> int:

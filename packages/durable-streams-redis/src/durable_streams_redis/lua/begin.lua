@@ -1,13 +1,13 @@
 -- Begins a new timeline of a shard when its data may have gone back: the server process is not the
--- one that the shard was last written on (a restart, a failover), or the feed is older than what
--- the caller has seen (a flush).
+-- one that the shard was last written on (a restart, a failover), or the feed has no timeline as
+-- late as the caller asks for (a flush, or data that went back under its eyes).
 --
 -- A timeline is the first half of the ids in the feed, in milliseconds since 1970. Commits name the
 -- timeline that they belong to, so none is applied by a process that has not noticed the change.
 --
 -- KEYS  1 feed  2 run
--- ARGV  1 run id of this server  2 the latest timeline that the caller knows  3 the earliest time,
---       in milliseconds since 1970, that a new timeline may have
+-- ARGV  1 which server process this is  2 the earliest timeline that the caller accepts  3 the
+--       earliest time, in milliseconds since 1970, that a new timeline may have
 -- Returns the timeline.
 
 local feed, run = KEYS[1], KEYS[2]

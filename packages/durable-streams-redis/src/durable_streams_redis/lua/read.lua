@@ -33,6 +33,7 @@ if wanted > 0 and start < tonumber(head[4]) then
       got = got + #data
       if got >= wanted then break end
     end
+    if got == 0 then return redis.error_reply('HOLE bytes are missing') end
     looked = looked + #page
     if #page < count then break end
     from = '(' .. page[#page][1]
