@@ -1,4 +1,5 @@
 import sys
+from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
@@ -13,26 +14,26 @@ _prefixes = count()
 
 
 @pytest.fixture(scope="session", params=list(BINARIES))
-def server(request):
+def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
     """One server for all tests that do it no harm, of each kind there is."""
     with RedisServer(binary=BINARIES[request.param]) as started:
         yield started
 
 
 @pytest.fixture(scope="session")
-def valkey():
+def valkey() -> Iterator[RedisServer]:
     with RedisServer() as started:
         yield started
 
 
 @pytest.fixture(scope="session")
-def nodes():
+def nodes() -> Iterator[list[RedisServer]]:
     """A Cluster of three."""
     with cluster() as started:
         yield started
 
 
 @pytest.fixture
-def prefix():
+def prefix() -> str:
     """Keys that no other test uses."""
     return f"test{next(_prefixes)}"

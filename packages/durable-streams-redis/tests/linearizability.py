@@ -6,6 +6,7 @@ A search after Wing and Gong, with the states that led nowhere remembered (Lowe)
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 ABSENT = None
 
@@ -21,7 +22,7 @@ class Event:
     ended: float
 
 
-def step(state, event):
+def step(state: Any, event: Event) -> Any:
     """The state after an operation, or False if it would have been answered otherwise.
 
     A state is None, or the items and whether the stream is closed.
@@ -50,7 +51,7 @@ def is_linearizable(history: Sequence[Event]) -> bool:
     everything = (1 << len(events)) - 1
     dead = set()
 
-    def possible(done, state):
+    def possible(done: int, state: Any) -> bool:
         stack = [(done, state)]
         while stack:
             done, state = stack.pop()

@@ -5,10 +5,12 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import Self
 
 import aiohttp
+from multidict import CIMultiDictProxy
 
 STREAMS = "/v1/stream/"
 
@@ -83,15 +85,24 @@ class Client:
         self.urls = urls
         self._random = random.Random(seed)
 
-    async def __aenter__(self):
+    async def __aenter__(self) -> Self:
         connector = aiohttp.TCPConnector(limit=0)
         self._session = aiohttp.ClientSession(connector=connector)
         return self
 
-    async def __aexit__(self, *exc):
+    async def __aexit__(self, *exc: object) -> None:
         await self._session.close()
 
-    async def __call__(self, method, path, data=None, *, at=None, params=None, **headers):
+    async def __call__(
+        self,
+        method: str,
+        path: str,
+        data: str | bytes | None = None,
+        *,
+        at: int | None = None,
+        params: Mapping[str, str] | None = None,
+        **headers: str,
+    ) -> tuple[int, CIMultiDictProxy[str], bytes]:
         """``(status, headers, body)``; an underscore in a header's name is a hyphen."""
         url = self._random.choice(self.urls) if at is None else self.urls[at]
         named = {name.replace("_", "-"): value for name, value in headers.items()}

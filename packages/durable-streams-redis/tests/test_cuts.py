@@ -3,14 +3,26 @@ found out by sending the commit again, and never guessed.
 """
 
 import asyncio
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 import redis
 import redis.asyncio
 from proxies import AFTER, BEFORE, DURING, INSIDE, Proxy
+from servers import RedisServer
 
-from durable_streams_core.entities import Applied, Commit, Delta, Guard, Head, Refused, Unknown
+from durable_streams_core.entities import (
+    Applied,
+    Commit,
+    Delta,
+    Guard,
+    Head,
+    Outcome,
+    Refused,
+    Unknown,
+)
 from durable_streams_redis import RedisStore
 from durable_streams_server import Engine
 
@@ -18,13 +30,13 @@ CUTS = pytest.mark.parametrize("cut", [BEFORE, INSIDE, DURING, AFTER])
 
 
 @pytest.fixture
-async def proxy(server):
+async def proxy(server: RedisServer) -> AsyncIterator[Proxy]:
     async with Proxy(server.port) as started:
         yield started
 
 
 @asynccontextmanager
-async def opened(source, prefix, **options):
+async def opened(source: object, prefix: str, **options: Any) -> AsyncIterator[RedisStore]:
     store = RedisStore(source, prefix=prefix, **options)
     await store.open()
     try:
@@ -33,29 +45,29 @@ async def opened(source, prefix, **options):
         await store.close()
 
 
-def creation(path="p", incarnation="one"):
+def creation(path: str = "p", incarnation: str = "one") -> Commit:
     head = Head(incarnation, b"birth")
     return Commit(f"create {path} {incarnation}", path, Guard(None), Delta(create=head))
 
 
-def append(data, commit_id="append", base=0, **delta):
+def append(data: bytes, commit_id: str = "append", base: int = 0, **delta: Any) -> Commit:
     guard = Guard("one", open=True)
     return Commit(commit_id, "p", guard, Delta(data=data, **delta), base)
 
 
-async def find_out(store, commit):
+async def find_out(store: RedisStore, commit: Commit) -> Outcome:
     outcome = Unknown("not sent")
     while isinstance(outcome, Unknown):
         (outcome,) = await store.commit([commit])
     return outcome
 
 
-async def content(store):
+async def content(store: RedisStore) -> bytes:
     return (await store.read("p", "one", 0, 1 << 20)).data
 
 
 @CUTS
-async def test_an_append_is_neither_doubled_nor_lost(proxy, prefix, cut):
+async def test_an_append_is_neither_doubled_nor_lost(proxy: Proxy, prefix: str, cut: str) -> None:
     async with opened(proxy.url, prefix) as store:
         await store.commit([creation()])
         proxy.cut = cut
@@ -67,7 +79,9 @@ async def test_an_append_is_neither_doubled_nor_lost(proxy, prefix, cut):
 
 
 @CUTS
-async def test_others_may_append_before_the_outcome_is_known(proxy, prefix, server, cut):
+async def test_others_may_append_before_the_outcome_is_known(
+    proxy: Proxy, prefix: str, server: RedisServer, cut: str
+) -> None:
     async with opened(proxy.url, prefix) as store, opened(server.url, prefix) as other:
         await store.commit([creation()])
         proxy.cut = cut
@@ -94,7 +108,9 @@ async def test_others_may_append_before_the_outcome_is_known(proxy, prefix, serv
     ],
     ids=["close", "deadline", "field", "state", "remove", "replace"],
 )
-async def test_a_change_without_data_is_done_once(proxy, prefix, cut, change):
+async def test_a_change_without_data_is_done_once(
+    proxy: Proxy, prefix: str, cut: str, change: Delta
+) -> None:
     async with opened(proxy.url, prefix) as store:
         await store.commit([creation(), append(b"data")])
         commit = Commit("the change", "p", Guard("one"), change, 4)
@@ -106,7 +122,9 @@ async def test_a_change_without_data_is_done_once(proxy, prefix, cut, change):
 
 
 @CUTS
-async def test_a_creation_is_done_once_though_it_is_deleted_meanwhile(proxy, prefix, server, cut):
+async def test_a_creation_is_done_once_though_it_is_deleted_meanwhile(
+    proxy: Proxy, prefix: str, server: RedisServer, cut: str
+) -> None:
     async with opened(proxy.url, prefix) as store, opened(server.url, prefix) as other:
         proxy.cut = cut
         assert isinstance((await store.commit([creation()]))[0], Unknown)
@@ -122,8 +140,8 @@ async def test_a_creation_is_done_once_though_it_is_deleted_meanwhile(proxy, pre
 
 @pytest.mark.parametrize("cut", [DURING, AFTER])
 async def test_an_append_is_known_though_the_stream_is_deleted_meanwhile(
-    proxy, prefix, server, cut
-):
+    proxy: Proxy, prefix: str, server: RedisServer, cut: str
+) -> None:
     async with opened(proxy.url, prefix) as store, opened(server.url, prefix) as other:
         await store.commit([creation()])
         proxy.cut = cut
@@ -135,7 +153,7 @@ async def test_an_append_is_known_though_the_stream_is_deleted_meanwhile(
         assert await find_out(store, append(b"seen")) == Applied(4)
 
 
-async def test_what_was_answered_before_the_cut_is_known(proxy, prefix):
+async def test_what_was_answered_before_the_cut_is_known(proxy: Proxy, prefix: str) -> None:
     async with opened(proxy.url, prefix) as store:
         batch = [creation(f"p{n}") for n in range(50)]
         proxy.cut = INSIDE
@@ -146,7 +164,7 @@ async def test_what_was_answered_before_the_cut_is_known(proxy, prefix):
         assert len(await store.list("", "", 100)) == 50
 
 
-async def test_where_nothing_was_sent_it_says_so(proxy, prefix):
+async def test_where_nothing_was_sent_it_says_so(proxy: Proxy, prefix: str) -> None:
     async with opened(proxy.url, prefix) as store:
         await store.commit([creation()])
         proxy.refusing = True
@@ -158,7 +176,7 @@ async def test_where_nothing_was_sent_it_says_so(proxy, prefix):
         assert outcomes[-1].code == "unavailable"
 
 
-async def test_a_commit_in_doubt_is_never_called_refused(proxy, prefix):
+async def test_a_commit_in_doubt_is_never_called_refused(proxy: Proxy, prefix: str) -> None:
     async with opened(proxy.url, prefix) as store:
         await store.commit([creation()])
         proxy.cut = AFTER
@@ -172,7 +190,9 @@ async def test_a_commit_in_doubt_is_never_called_refused(proxy, prefix):
 
 
 @pytest.mark.parametrize("kind", [redis.Redis, redis.asyncio.Redis], ids=["sync", "async"])
-async def test_a_client_that_retries_is_not_let_to(proxy, prefix, kind):
+async def test_a_client_that_retries_is_not_let_to(
+    proxy: Proxy, prefix: str, kind: type[redis.Redis | redis.asyncio.Redis]
+) -> None:
     retries = redis.retry.Retry(redis.backoff.NoBackoff(), 5)
     client = kind(port=proxy.port, retry=retries, decode_responses=True, protocol=3)
     async with opened(client, prefix) as store:
@@ -192,7 +212,9 @@ async def test_a_client_that_retries_is_not_let_to(proxy, prefix, kind):
 
 
 @CUTS
-async def test_the_engine_finds_out_and_its_caller_never_knows(proxy, prefix, cut):
+async def test_the_engine_finds_out_and_its_caller_never_knows(
+    proxy: Proxy, prefix: str, cut: str
+) -> None:
     store = RedisStore(proxy.url, prefix=prefix)
     async with Engine(store) as engine:
         await engine.create("p", content_type="text/plain")
@@ -203,7 +225,7 @@ async def test_the_engine_finds_out_and_its_caller_never_knows(proxy, prefix, cu
         assert proxy.cuts == 5
 
 
-async def test_a_cancelled_commit_does_not_poison_a_connection(proxy, prefix):
+async def test_a_cancelled_commit_does_not_poison_a_connection(proxy: Proxy, prefix: str) -> None:
     async with opened(proxy.url, prefix, connections=1) as store:
         await store.commit([creation()])
         for n in range(20):

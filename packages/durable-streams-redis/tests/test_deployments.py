@@ -2,14 +2,26 @@
 
 import asyncio
 import time
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Any, Self
 
 import pytest
 import redis
 import redis.asyncio
 from servers import BINARIES, VALKEY, RedisServer, cluster, eventually, sentinels
 
-from durable_streams_core.entities import Applied, Commit, Delta, Guard, Head, Refused, Unknown
+from durable_streams_core.entities import (
+    Applied,
+    Change,
+    Commit,
+    Delta,
+    Guard,
+    Head,
+    Outcome,
+    Refused,
+    Unknown,
+)
 from durable_streams_core.errors import NotFound, ProtocolError, StoreError
 from durable_streams_core.protocol import START
 from durable_streams_redis import RedisStore
@@ -18,7 +30,7 @@ from durable_streams_server import Engine
 
 
 @asynccontextmanager
-async def opened(source, prefix, **options):
+async def opened(source: object, prefix: str, **options: Any) -> AsyncIterator[RedisStore]:
     store = RedisStore(source, prefix=prefix, **options)
     await store.open()
     try:
@@ -27,15 +39,15 @@ async def opened(source, prefix, **options):
         await store.close()
 
 
-def creation(path):
+def creation(path: str) -> Commit:
     return Commit(f"create {path}", path, Guard(None), Delta(create=Head("one", b"birth")))
 
 
-def append(path, data, commit_id):
+def append(path: str, data: bytes, commit_id: str) -> Commit:
     return Commit(commit_id, path, Guard("one", open=True), Delta(data=data))
 
 
-async def settled(store, commit):
+async def settled(store: RedisStore, commit: Commit) -> Outcome:
     """The outcome of a commit that is sent until it is known and not refused."""
     while True:
         (outcome,) = await store.commit([commit])
@@ -44,14 +56,14 @@ async def settled(store, commit):
         await asyncio.sleep(0.05)
 
 
-def url(nodes):
+def url(nodes: list[RedisServer]) -> str:
     return f"redis+cluster://127.0.0.1:{nodes[0].port}"
 
 
 class Load:
     """Writers that note what they were told, and a follower for each stream, over an engine."""
 
-    def __init__(self, engine, streams=8):
+    def __init__(self, engine: Engine, streams: int = 8) -> None:
         self.engine = engine
         self.paths = [f"s{n}" for n in range(streams)]
         self.stored = {path: [] for path in self.paths}
@@ -60,14 +72,14 @@ class Load:
         self.progress = asyncio.Event()
         self._stop = False
 
-    async def __aenter__(self):
+    async def __aenter__(self) -> Self:
         for path in self.paths:
             await self.engine.create(path, content_type="text/plain")
         self._readers = [asyncio.ensure_future(self._read(path)) for path in self.paths]
         self._writers = [asyncio.ensure_future(self._write(path)) for path in self.paths]
         return self
 
-    async def __aexit__(self, kind, *rest):
+    async def __aexit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         self._stop = True
         await asyncio.gather(*self._writers)
         if kind is None:
@@ -77,7 +89,7 @@ class Load:
         for reader in self._readers:
             reader.cancel()
 
-    async def _write(self, path):
+    async def _write(self, path: str) -> None:
         n = 0
         while not self._stop:
             n += 1
@@ -90,7 +102,7 @@ class Load:
                 self.stored[path].append(n)
                 self.progress.set()
 
-    async def _read(self, path):
+    async def _read(self, path: str) -> None:
         offset = START
         while True:
             try:
@@ -105,14 +117,14 @@ class Load:
                 assert error.status == 503
                 await asyncio.sleep(0.02)
 
-    async def more(self):
+    async def more(self) -> None:
         """Return once every stream has taken more."""
         before = {path: len(stored) for path, stored in self.stored.items()}
         while any(len(self.stored[path]) <= before[path] for path in self.paths):
             self.progress.clear()
             await self.progress.wait()
 
-    def check(self):
+    def check(self) -> None:
         """Each stored item was seen once and in order, and nothing that was refused with 503."""
         for path in self.paths:
             seen = [int(item) for item in self.seen[path].decode().split(";")[:-1]]
@@ -122,15 +134,15 @@ class Load:
             assert not refused & set(seen)
 
 
-def until_master(node):
-    def is_master():
+def until_master(node: RedisServer) -> None:
+    def is_master() -> bool:
         with node.client() as client:
             return client.info("replication")["role"] == "master"
 
     eventually(is_master)
 
 
-async def test_all_nodes_are_used(nodes, prefix):
+async def test_all_nodes_are_used(nodes: list[RedisServer], prefix: str) -> None:
     async with opened(url(nodes), prefix) as store:
         outcomes = await store.commit([creation(f"p{n}") for n in range(100)])
         assert outcomes == [Applied(0)] * 100
@@ -140,13 +152,17 @@ async def test_all_nodes_are_used(nodes, prefix):
         assert slots == set(range(16))
 
 
-def test_shards_lie_evenly_over_the_slots():
+def test_shards_lie_evenly_over_the_slots() -> None:
     for count in (1, 3, 16, 100):
         assert len(set(shard_tags(count))) == count
 
 
 @pytest.mark.parametrize("kind", [redis.RedisCluster, redis.asyncio.RedisCluster])
-async def test_a_cluster_client_is_read_for_its_settings(nodes, prefix, kind):
+async def test_a_cluster_client_is_read_for_its_settings(
+    nodes: list[RedisServer],
+    prefix: str,
+    kind: type[redis.RedisCluster | redis.asyncio.RedisCluster],
+) -> None:
     client = kind(host="127.0.0.1", port=nodes[1].port, decode_responses=True)
     if kind is redis.asyncio.RedisCluster:
         await client.initialize()
@@ -159,19 +175,19 @@ async def test_a_cluster_client_is_read_for_its_settings(nodes, prefix, kind):
         await client.aclose()
 
 
-async def test_a_whole_cluster_that_is_down(prefix):
+async def test_a_whole_cluster_that_is_down(prefix: str) -> None:
     with pytest.raises(StoreError, match="cannot be reached"):
         await RedisStore("redis+cluster://127.0.0.1:1,127.0.0.1:2", prefix=prefix).open()
 
 
-async def test_a_server_that_is_no_cluster(valkey, prefix):
+async def test_a_server_that_is_no_cluster(valkey: RedisServer, prefix: str) -> None:
     source = f"redis+cluster://127.0.0.1:{valkey.port}"
     with pytest.raises(StoreError, match="cluster support disabled"):
         await RedisStore(source, prefix=prefix).open()
 
 
 @pytest.mark.parametrize("kind", list(BINARIES))
-async def test_cluster_failover_under_load(kind, prefix):
+async def test_cluster_failover_under_load(kind: str, prefix: str) -> None:
     """With WAIT 1, nothing acknowledged is lost when a master dies and its replica takes over."""
     options = ("--appendonly", "no", "--repl-diskless-sync-delay", "0")
     with cluster(3, 3, binary=BINARIES[kind], options=options) as started:
@@ -187,7 +203,7 @@ async def test_cluster_failover_under_load(kind, prefix):
         load.check()
 
 
-async def test_a_manual_failover_loses_nothing_even_in_memory(prefix):
+async def test_a_manual_failover_loses_nothing_even_in_memory(prefix: str) -> None:
     with cluster(3, 3, options=("--repl-diskless-sync-delay", "0")) as started:
         async with Engine(RedisStore(url(started), prefix=prefix)) as engine, Load(engine) as load:
             await load.more()
@@ -197,13 +213,13 @@ async def test_a_manual_failover_loses_nothing_even_in_memory(prefix):
         load.check()
 
 
-async def test_a_failover_that_lost_changes_is_a_resync(prefix):
+async def test_a_failover_that_lost_changes_is_a_resync(prefix: str) -> None:
     with cluster(3, 3, options=("--repl-diskless-sync-delay", "0")) as started:
         async with opened(url(started), prefix, shards=3, timeout=1.0) as store:
             heard = []
             news = asyncio.Event()
 
-            def watcher(changes):
+            def watcher(changes: Sequence[Change] | None) -> None:
                 heard.append(changes)
                 news.set()
 
@@ -236,7 +252,7 @@ async def test_a_failover_that_lost_changes_is_a_resync(prefix):
             replica.close()
 
 
-def move_slot(source, target, slot):
+def move_slot(source: object, target: RedisServer, slot: int) -> None:
     """The classic way, key by key, as `redis-cli --cluster reshard` does it."""
     ids = {node.port: node.do("CLUSTER", "MYID").decode() for node in (source, target)}
     target.do("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[source.port])
@@ -251,7 +267,7 @@ def move_slot(source, target, slot):
 
 
 @pytest.mark.parametrize("kind", list(BINARIES))
-async def test_slots_migrate_under_load(kind, prefix):
+async def test_slots_migrate_under_load(kind: str, prefix: str) -> None:
     with cluster(3, binary=BINARIES[kind]) as started:
         async with Engine(RedisStore(url(started), prefix=prefix)) as engine, Load(engine) as load:
             await load.more()
@@ -266,7 +282,7 @@ async def test_slots_migrate_under_load(kind, prefix):
         load.check()
 
 
-def moved(owner):
+def moved(owner: RedisServer) -> set[int]:
     """Slots in the range of a node that it serves no more."""
     found = set()
     for line in owner.do("CLUSTER", "NODES").decode().splitlines():
@@ -281,7 +297,7 @@ def moved(owner):
     return found
 
 
-async def test_atomic_slot_migration_under_load(prefix):
+async def test_atomic_slot_migration_under_load(prefix: str) -> None:
     """Valkey 9 moves a slot as a whole: nobody is refused for longer than a moment."""
     with cluster(3, binary=VALKEY) as started:
         async with Engine(RedisStore(url(started), prefix=prefix)) as engine, Load(engine) as load:
@@ -297,7 +313,7 @@ async def test_atomic_slot_migration_under_load(prefix):
         assert not [refusal for refusal in load.refused if refusal[2] != 503]
 
 
-async def test_a_sentinel_s_master(prefix):
+async def test_a_sentinel_s_master(prefix: str) -> None:
     options = ("--repl-diskless-sync-delay", "0")
     with (
         RedisServer(*options) as master,
@@ -318,7 +334,7 @@ async def test_a_sentinel_s_master(prefix):
             load.check()
 
 
-async def test_a_sentinel_that_does_not_know_the_service(valkey, prefix):
+async def test_a_sentinel_that_does_not_know_the_service(valkey: RedisServer, prefix: str) -> None:
     with sentinels(valkey, 1) as watching:
         port = watching[0].port
         with pytest.raises(StoreError, match="knows no master of 'other'"):

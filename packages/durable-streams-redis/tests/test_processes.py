@@ -4,7 +4,9 @@ import asyncio
 import random
 import resource
 import time
+from collections.abc import Iterator
 from contextlib import AsyncExitStack
+from typing import Any
 
 import pytest
 from linearizability import Event, is_linearizable
@@ -18,24 +20,24 @@ TEXT = {"Content_Type": "text/plain"}
 
 
 @pytest.fixture(scope="module")
-def four(valkey):
+def four(valkey: RedisServer) -> Iterator[list[str]]:
     with serving_together(4, f"{valkey.url}?prefix=four", "--long-poll-timeout", "2") as urls:
         yield urls
 
 
 @pytest.fixture(scope="module")
-def four_on_a_cluster(nodes):
+def four_on_a_cluster(nodes: list[RedisServer]) -> Iterator[list[str]]:
     source = f"redis+cluster://127.0.0.1:{nodes[0].port}?prefix=four"
     with serving_together(4, source, "--long-poll-timeout", "2") as urls:
         yield urls
 
 
 @pytest.fixture(params=["four", "four_on_a_cluster"], ids=["server", "cluster"])
-def urls(request):
+def urls(request: pytest.FixtureRequest) -> list[str]:
     return request.getfixturevalue(request.param)
 
 
-async def follow(client, path):
+async def follow(client: Client, path: str) -> bytes:
     """Everything until the stream is closed, by long-polls to any process."""
     found, offset = [], "-1"
     while True:
@@ -49,14 +51,14 @@ async def follow(client, path):
             return b"".join(found)
 
 
-async def test_eight_writers_through_four_processes(urls, prefix):
+async def test_eight_writers_through_four_processes(urls: list[str], prefix: str) -> None:
     path = f"{prefix}/contended"
     async with Client(urls) as client:
         assert (await client("PUT", path, **TEXT))[0] == 201
         readers = [asyncio.ensure_future(follow(client, path)) for _ in range(4)]
         offsets = {}
 
-        async def write(writer):
+        async def write(writer: asyncio.StreamWriter) -> None:
             for n in range(500):
                 item = f"{writer}:{n};"
                 status, headers, body = await client("POST", path, item, **TEXT)
@@ -78,10 +80,12 @@ async def test_eight_writers_through_four_processes(urls, prefix):
             assert int(offsets[item][17:]) == position
 
 
-async def test_a_producer_is_fenced_whichever_process_it_meets(urls, prefix):
+async def test_a_producer_is_fenced_whichever_process_it_meets(
+    urls: list[str], prefix: str
+) -> None:
     path = f"{prefix}/fenced"
 
-    def claim(epoch, seq):
+    def claim(epoch: int, seq: int) -> dict[str, str]:
         return {"Producer_Id": "me", "Producer_Epoch": str(epoch), "Producer_Seq": str(seq)} | TEXT
 
     async with Client(urls) as client:
@@ -108,7 +112,7 @@ async def test_a_producer_is_fenced_whichever_process_it_meets(urls, prefix):
         assert (await client("GET", path))[2].decode() == wanted
 
 
-async def test_two_claims_of_an_epoch_at_once_store_one_batch(urls, prefix):
+async def test_two_claims_of_an_epoch_at_once_store_one_batch(urls: list[str], prefix: str) -> None:
     path = f"{prefix}/claimed"
     headers = {"Producer_Id": "me", "Producer_Epoch": "1", "Producer_Seq": "0"} | TEXT
     async with Client(urls) as client:
@@ -121,12 +125,12 @@ async def test_two_claims_of_an_epoch_at_once_store_one_batch(urls, prefix):
 
 
 @pytest.mark.parametrize("seed", range(12))
-async def test_random_histories_are_linearizable(urls, prefix, seed):
+async def test_random_histories_are_linearizable(urls: list[str], prefix: str, seed: int) -> None:
     path = f"{prefix}/history"
     choice = random.Random(seed)
     history = []
 
-    async def one(client, name, item):
+    async def one(client: Client, name: str, item: str) -> tuple[object, ...]:
         if name == "create":
             return (await client("PUT", path, **TEXT))[:1]
         if name == "append":
@@ -141,7 +145,7 @@ async def test_random_histories_are_linearizable(urls, prefix, seed):
         items = tuple(body.decode().split(";")[:-1])
         return 200, items, headers.get("Stream-Closed") == "true"
 
-    async def act(client, actor):
+    async def act(client: Client, actor: int) -> None:
         for n in range(25):
             (name,) = choice.choices(
                 ["create", "append", "close", "read", "delete"], [3, 8, 1, 6, 2]
@@ -156,8 +160,8 @@ async def test_random_histories_are_linearizable(urls, prefix, seed):
     assert is_linearizable(history)
 
 
-def test_the_checker_finds_what_is_wrong():
-    def history(*events):
+def test_the_checker_finds_what_is_wrong() -> None:
+    def history(*events: tuple[Any, ...]) -> list[Event]:
         return [Event(*event) for event in events]
 
     created = ("create", "", (201,), 0, 1)
@@ -175,7 +179,7 @@ def test_the_checker_finds_what_is_wrong():
     assert is_linearizable(history(created, closed, ("append", "a", (204,), 2.5, 5)))
 
 
-async def test_ten_thousand_idle_readers(prefix):
+async def test_ten_thousand_idle_readers(prefix: str) -> None:
     """Half long-polls and half SSE, over HTTP, in one process: Redis has a handful of connections,
     and an append through another process wakes them all.
     """
@@ -215,13 +219,13 @@ async def test_ten_thousand_idle_readers(prefix):
                 writer.transport.abort()
 
 
-def commands(server):
+def commands(server: RedisServer) -> dict[str, int]:
     with server.client() as client:
         stats = client.info("commandstats")
         return {name: stat["calls"] for name, stat in stats.items()}
 
 
-async def test_a_plain_append_costs_the_server_four_commands(prefix):
+async def test_a_plain_append_costs_the_server_four_commands(prefix: str) -> None:
     """Spread over many streams each is a call of the script, so that one more would be felt."""
     with RedisServer() as server:
         async with Engine(RedisStore(server.url, prefix=prefix)) as engine:
@@ -236,14 +240,14 @@ async def test_a_plain_append_costs_the_server_four_commands(prefix):
         assert found == [10, 10, 0, 20, 10, 0, 0, 0]
 
 
-def keys(server, prefix):
+def keys(server: RedisServer, prefix: str) -> set[str]:
     """Those of entities, without what a shard keeps for all of them."""
     found = {key.decode() for key in server.do("KEYS", f"{prefix}:*")}
     fixed = ("schema", "feed", "run", "removed", "removed-before", "timeline")
     return {key for key in found if key.rpartition(":")[2] not in fixed}
 
 
-async def test_a_sliding_life_is_renewed_by_any_process_with_few_writes(prefix):
+async def test_a_sliding_life_is_renewed_by_any_process_with_few_writes(prefix: str) -> None:
     with RedisServer() as server, serving_together(4, f"{server.url}?prefix={prefix}") as urls:
         async with Client(urls) as client:
             await client("PUT", "kept", Stream_TTL="2", **TEXT)
@@ -264,7 +268,7 @@ async def test_a_sliding_life_is_renewed_by_any_process_with_few_writes(prefix):
             assert (await client("GET", "kept"))[0] == 404
 
 
-async def test_no_key_is_left_behind(server, prefix):
+async def test_no_key_is_left_behind(server: RedisServer, prefix: str) -> None:
     store = RedisStore(server.url, prefix=prefix)
     async with Engine(store) as engine:
         for n in range(50):
@@ -285,7 +289,7 @@ async def test_no_key_is_left_behind(server, prefix):
             assert 0 < server.do("PTTL", key) <= 600_000
 
 
-async def test_soft_deleted_sources_are_cleaned_up(server, prefix):
+async def test_soft_deleted_sources_are_cleaned_up(server: RedisServer, prefix: str) -> None:
     async with AsyncExitStack() as stack:
         one, two = [
             await stack.enter_async_context(Engine(RedisStore(server.url, prefix=prefix)))
@@ -302,7 +306,7 @@ async def test_soft_deleted_sources_are_cleaned_up(server, prefix):
         await asyncio.to_thread(eventually, lambda: not keys(server, prefix))
 
 
-async def test_news_of_what_was_before_ends_no_reader(valkey, prefix):
+async def test_news_of_what_was_before_ends_no_reader(valkey: RedisServer, prefix: str) -> None:
     """The feed tells of a commit some time after its answer: a reader that came in between hears
     of the creation, the data and the close while it is still looking.
     """
@@ -319,7 +323,9 @@ async def test_news_of_what_was_before_ends_no_reader(valkey, prefix):
                 assert b'"streamClosed":true' in body
 
 
-async def test_a_path_created_again_elsewhere_shows_nothing_old(urls, prefix):
+async def test_a_path_created_again_elsewhere_shows_nothing_old(
+    urls: list[str], prefix: str
+) -> None:
     async with Client(urls) as client:
         for turn in range(20):
             path = f"{prefix}/again"
@@ -333,7 +339,7 @@ async def test_a_path_created_again_elsewhere_shows_nothing_old(urls, prefix):
             assert (await client("GET", path, at=turn % 4, If_None_Match=tag))[0] == 404
 
 
-async def test_redis_restarted_under_http(prefix):
+async def test_redis_restarted_under_http(prefix: str) -> None:
     with (
         RedisServer("--appendonly", "yes", "--appendfsync", "always") as server,
         serving(f"{server.url}?prefix={prefix}&durability=always&timeout=2") as url,

@@ -2,15 +2,17 @@
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from itertools import count
+from typing import Any, Self
 
 import pytest
 from aiohttp import web
-from processes import Client, running
+from processes import Client, Running, running
 from servers import RedisServer
 
-from durable_streams_core.subscriptions.leases import IDLE, decode_lease
+from durable_streams_core.subscriptions.leases import IDLE, Lease, decode_lease
 from durable_streams_core.subscriptions.members import MEMBERS, owner_of, shard_of
 from durable_streams_core.subscriptions.records import LEASE, PREFIX
 from durable_streams_redis import RedisStore
@@ -22,11 +24,11 @@ PATIENCE = 60
 class Receiver:
     """Takes webhooks, and answers each when told to."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.told = asyncio.Queue()
         self.answers = asyncio.Event()
 
-    async def __aenter__(self):
+    async def __aenter__(self) -> Self:
         app = web.Application()
         app.router.add_post("/hook", self._handle)
         self._runner = web.AppRunner(app, shutdown_timeout=0)
@@ -35,15 +37,15 @@ class Receiver:
         self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}/hook"
         return self
 
-    async def __aexit__(self, *exc):
+    async def __aexit__(self, *exc: object) -> None:
         await self._runner.cleanup()
 
-    async def _handle(self, request):
+    async def _handle(self, request: web.Request) -> web.Response:
         self.told.put_nowait(await request.json())
         await self.answers.wait()
         return web.json_response({"done": True})
 
-    async def until(self, path):
+    async def until(self, path: str) -> Any:
         """The first wake that tells of a stream."""
         async with asyncio.timeout(PATIENCE):
             while True:
@@ -55,12 +57,12 @@ class Receiver:
 class Group:
     """Two processes on one deployment, and a look at what they agree on there."""
 
-    def __init__(self, store, processes):
+    def __init__(self, store: RedisStore, processes: list[Running]) -> None:
         self._store = store
         self.processes = processes
         self.names = []
 
-    async def join(self):
+    async def join(self) -> None:
         """Wait for the process that was started last to be a member; its name is the new one."""
         async with asyncio.timeout(PATIENCE):
             while not (new := await self._members() - set(self.names)):
@@ -68,15 +70,15 @@ class Group:
         (name,) = new
         self.names.append(name)
 
-    async def _members(self):
+    async def _members(self) -> set[str]:
         rows = await self._store.list(MEMBERS, "", 10)
         return {path.removeprefix(MEMBERS) for path, _ in rows}
 
-    async def lease(self):
+    async def lease(self) -> Lease:
         facts = await self._store.load(f"{PREFIX}s", [LEASE])
         return decode_lease(facts.fields[LEASE])
 
-    async def settled(self, receiver):
+    async def settled(self, receiver: Receiver) -> None:
         """Let the receiver answer, and wait until the wake is over."""
         receiver.answers.set()
         async with asyncio.timeout(PATIENCE):
@@ -84,19 +86,19 @@ class Group:
                 await asyncio.sleep(0.02)
 
     @property
-    def owner(self):
+    def owner(self) -> int:
         """Whose the subscription is, once all have seen each other: a place among the processes."""
         return self.names.index(owner_of(shard_of("s"), self.names))
 
 
 @pytest.fixture
-async def receiver():
+async def receiver() -> AsyncIterator[Any]:
     async with Receiver() as started:
         yield started
 
 
 @pytest.fixture
-async def group(receiver, prefix):
+async def group(receiver: Receiver, prefix: str) -> AsyncIterator[Group]:
     """The subscription ``s`` on ``events/*``, made through the first process, driven by either."""
     async with AsyncExitStack() as stack:
         server = stack.enter_context(RedisServer())
@@ -117,11 +119,13 @@ async def group(receiver, prefix):
 
 
 @pytest.mark.parametrize("when", ["between wakes", "in the middle of one"])
-async def test_what_a_killed_process_drove_another_one_delivers(group, receiver, when):
+async def test_what_a_killed_process_drove_another_one_delivers(
+    group: Group, receiver: Receiver, when: str
+) -> None:
     owner, other = group.owner, 1 - group.owner
     async with Client([process.url for process in group.processes]) as client:
 
-        async def write(path):
+        async def write(path: str) -> None:
             status, *_ = await client("PUT", path, "data", at=other, Content_Type="text/plain")
             assert status == 201
 

@@ -5,6 +5,8 @@ The Valkey that tests run on is built without TLS, so a proxy speaks it in front
 
 import asyncio
 import ssl
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import redis
@@ -20,18 +22,18 @@ PASSWORD = "sesame-7"
 
 
 @pytest.fixture(scope="module")
-def guarded():
+def guarded() -> Iterator[RedisServer]:
     with RedisServer("--requirepass", PASSWORD) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
-def authority():
+def authority() -> trustme.CA:
     return trustme.CA()
 
 
 @pytest.fixture(scope="module")
-def ca(authority, tmp_path_factory):
+def ca(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The file of the authority that issued the server's certificate."""
     path = tmp_path_factory.mktemp("tls") / "ca.pem"
     authority.cert_pem.write_to_path(path)
@@ -39,26 +41,26 @@ def ca(authority, tmp_path_factory):
 
 
 @pytest.fixture
-def stranger(tmp_path):
+def stranger(tmp_path: Path) -> Path:
     """The file of an authority that did not."""
     path = tmp_path / "stranger.pem"
     trustme.CA().cert_pem.write_to_path(path)
     return path
 
 
-def over_tls(server, authority, host="127.0.0.1"):
+def over_tls(server: RedisServer, authority: trustme.CA, host: str = "127.0.0.1") -> Proxy:
     """A way to the server on which it has a certificate for ``host``."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert(host).configure_cert(context)
     return Proxy(server.port, tls=context)
 
 
-def url(port, ca=None, scheme="rediss", host="127.0.0.1"):
+def url(port: int, ca: Path | None = None, scheme: str = "rediss", host: str = "127.0.0.1") -> str:
     query = "" if ca is None else f"?ssl_ca_certs={ca}"
     return f"{scheme}://:{PASSWORD}@{host}:{port}{query}"
 
 
-async def refusal(source):
+async def refusal(source: object) -> str:
     store = RedisStore(source)
     with pytest.raises(StoreError) as caught:
         await store.open()
@@ -70,7 +72,9 @@ async def refusal(source):
     return message
 
 
-async def test_streams_are_written_and_read(guarded, authority, ca, prefix):
+async def test_streams_are_written_and_read(
+    guarded: RedisServer, authority: trustme.CA, ca: Path, prefix: str
+) -> None:
     async with over_tls(guarded, authority) as proxy:
         async with Engine(RedisStore(url(proxy.port, ca), prefix=prefix)) as engine:
             await engine.create("p", content_type="text/plain", data="over ")
@@ -82,7 +86,9 @@ async def test_streams_are_written_and_read(guarded, authority, ca, prefix):
         assert proxy.requests
 
 
-async def test_a_client_is_asked_for_what_it_knows_of_tls(guarded, authority, ca, prefix):
+async def test_a_client_is_asked_for_what_it_knows_of_tls(
+    guarded: RedisServer, authority: trustme.CA, ca: Path, prefix: str
+) -> None:
     async with over_tls(guarded, authority) as proxy:
         with redis.Redis.from_url(url(proxy.port, ca)) as client:
             async with Engine(RedisStore(client, prefix=prefix)) as engine:
@@ -91,7 +97,9 @@ async def test_a_client_is_asked_for_what_it_knows_of_tls(guarded, authority, ca
 
 
 @pytest.mark.parametrize("trusted", ["nobody in particular", "a stranger"])
-async def test_a_certificate_of_an_unknown_authority(guarded, authority, stranger, trusted):
+async def test_a_certificate_of_an_unknown_authority(
+    guarded: RedisServer, authority: trustme.CA, stranger: Path, trusted: str
+) -> None:
     async with over_tls(guarded, authority) as proxy:
         said = await refusal(url(proxy.port, stranger if trusted == "a stranger" else None))
         assert "cannot be trusted" in said
@@ -100,20 +108,26 @@ async def test_a_certificate_of_an_unknown_authority(guarded, authority, strange
         assert not proxy.connections
 
 
-async def test_a_certificate_of_another_host(guarded, authority, ca):
+async def test_a_certificate_of_another_host(
+    guarded: RedisServer, authority: trustme.CA, ca: Path
+) -> None:
     async with over_tls(guarded, authority, "elsewhere.example") as proxy:
         said = await refusal(url(proxy.port, ca))
         assert "use the host that it was issued for" in said
 
 
-async def test_only_one_side_speaks_tls(guarded, authority, ca):
+async def test_only_one_side_speaks_tls(
+    guarded: RedisServer, authority: trustme.CA, ca: Path
+) -> None:
     """Neither hears a word of the other, so it is one of several things to check."""
     async with over_tls(guarded, authority) as proxy:
         for source in (f"{url(guarded.port, ca)}&timeout=0.2", url(proxy.port, scheme="redis")):
             assert "whether it speaks TLS" in await refusal(source)
 
 
-async def test_a_server_that_asks_for_a_certificate(guarded, authority, ca, tmp_path, prefix):
+async def test_a_server_that_asks_for_a_certificate(
+    guarded: RedisServer, authority: trustme.CA, ca: Path, tmp_path: Path, prefix: str
+) -> None:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("127.0.0.1").configure_cert(context)
     authority.configure_trust(context)
@@ -130,7 +144,9 @@ async def test_a_server_that_asks_for_a_certificate(guarded, authority, ca, tmp_
         await store.close()
 
 
-async def test_a_follower_stays_when_its_connections_do_not(guarded, authority, ca, prefix):
+async def test_a_follower_stays_when_its_connections_do_not(
+    guarded: RedisServer, authority: trustme.CA, ca: Path, prefix: str
+) -> None:
     writing = RedisStore(url(guarded.port, scheme="redis"), prefix=prefix)
     async with (
         over_tls(guarded, authority) as proxy,
