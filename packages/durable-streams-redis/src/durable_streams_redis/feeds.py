@@ -116,7 +116,7 @@ class Feed:
         """How often a connection was made."""
 
     async def open(self) -> None:
-        """From the return of this on, every commit will be told. Raises :class:`Unreachable`."""
+        """From the return of this on, every commit is delivered. Raises :class:`Unreachable`."""
         server = await self._deployment.server_of(self._slot)
         connection = await server.connect()
         try:
@@ -297,16 +297,16 @@ def _change(field: Sequence[bytes]) -> Change:
     colon, the incarnation, the path. Several fields would cost the server more, for each commit and
     for each who follows.
     """
-    news, data = field
-    told = int(news[:1])
-    colon = news.index(b":", _TIMELINE_END)
-    path = colon + 1 + int(news[_TIMELINE_END:colon])
+    name, data = field
+    bits = int(name[:1])
+    colon = name.index(b":", _TIMELINE_END)
+    path = colon + 1 + int(name[_TIMELINE_END:colon])
     return Change(
-        news[path:].decode(),
-        news[colon + 1 : path].decode(),
-        int(news[1:_TAIL_END]),
-        bool(told & 1),
-        bool(told & 2),
-        data if told & 4 else None,
-        news[_TAIL_END:_TIMELINE_END],
+        name[path:].decode(),
+        name[colon + 1 : path].decode(),
+        int(name[1:_TAIL_END]),
+        bool(bits & 1),
+        bool(bits & 2),
+        data if bits & 4 else None,
+        name[_TAIL_END:_TIMELINE_END],
     )

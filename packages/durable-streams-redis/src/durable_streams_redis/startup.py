@@ -116,8 +116,8 @@ def raise_error(server: Server, reply: Reply) -> None:
     raise StoreError(f"{server.name} {sentence}.")
 
 
-def _check_version(server: Server, told: dict[str, str]) -> None:
-    version = told.get("redis_version", "")
+def _check_version(server: Server, info: dict[str, str]) -> None:
+    version = info.get("redis_version", "")
     numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdecimal())
     if numbers < OLDEST:
         raise StoreError(
@@ -125,8 +125,8 @@ def _check_version(server: Server, told: dict[str, str]) -> None:
         )
 
 
-async def _check_eviction(server: Server, told: dict[str, str]) -> None:
-    policy = told.get("maxmemory_policy")
+async def _check_eviction(server: Server, info: dict[str, str]) -> None:
+    policy = info.get("maxmemory_policy")
     if policy is None:
         policy = await _config(server, b"maxmemory-policy")
     if policy != "noeviction":
@@ -136,8 +136,8 @@ async def _check_eviction(server: Server, told: dict[str, str]) -> None:
         )
 
 
-async def _check_durability(server: Server, told: dict[str, str], durability: Durability) -> None:
-    aof = told.get("aof_enabled") == "1"
+async def _check_durability(server: Server, info: dict[str, str], durability: Durability) -> None:
+    aof = info.get("aof_enabled") == "1"
     needs_aof = durability.name in ("everysec", "always") or durability.name.startswith("waitaof:1")
     if needs_aof and not aof:
         raise StoreError(
@@ -167,7 +167,7 @@ async def _config(server: Server, name: bytes) -> str:
 
 
 async def _warn_of_weak_settings(
-    server: Server, told: dict[str, str], durability: Durability
+    server: Server, info: dict[str, str], durability: Durability
 ) -> None:
     """Log settings with which the store works, but not as well as most expect."""
     node_bytes = await _config(server, b"stream-node-max-bytes")
@@ -178,7 +178,7 @@ async def _warn_of_weak_settings(
             server.name,
             node_bytes,
         )
-    replicas = int(told.get("connected_slaves", "0"))
+    replicas = int(info.get("connected_slaves", "0"))
     if durability.name.startswith("wait:") and durability.wanted[0] < replicas:
         logger.warning(
             "%s has %d replicas and durability %s waits for fewer: a failover to one of the others "

@@ -68,6 +68,9 @@ class RedisStore(Store):
     the pool, beside the one connection that follows the feeds (in Cluster, one for each shard).
     ``timeout`` is how many seconds a server may take to answer, ``feed_length`` and
     ``feed_seconds`` how much of each feed is kept for a process that is slow.
+
+    Long because it implements every verb of the interface over one set of connections, and a
+    commit's doubts are settled in the same place as they begin.
     """
 
     api = 1
