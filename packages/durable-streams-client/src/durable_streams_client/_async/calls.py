@@ -45,6 +45,14 @@ class AsyncCalls:
         headers = [pair for pair in self._headers if pair[0].lower() != name]
         return AsyncCalls(self.transport, self.options, headers, self._params)
 
+    def scope(self) -> runtime.Scope:
+        """A block of waits that closing the client ends."""
+        return runtime.Scope(self.transport.scopes)
+
+    def worker(self, work: runtime.Work, name: str) -> runtime.Worker:
+        """Start ``work`` beside the caller; closing the client ends its waits."""
+        return runtime.Worker(work, name, self.transport.scopes)
+
     def backoff(self, attempts: int | None) -> Backoff:
         return Backoff(self.options.retry, attempts, self.options.random)
 
@@ -95,7 +103,7 @@ class AsyncCalls:
         try:
             async with (
                 runtime.Limit(total, f"The call took longer than {total} seconds."),
-                runtime.Scope(self.transport.scopes) as scope,
+                self.scope() as scope,
             ):
                 backoff = self.backoff(self.options.retry.attempts)
                 uncertain = False

@@ -1,46 +1,35 @@
-"""The producer: runs a ``ProducerMachine`` over the network."""
+"""The producer: many small appends, gathered into batches and stored exactly once (§5.2.1)."""
 
 import logging
 import secrets
 import time
 import warnings
 from collections.abc import Awaitable, Callable
-from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
-from durable_streams_client import forking, messages
+from durable_streams_client import forking
 from durable_streams_client._async import runtime
-from durable_streams_client._async.calls import retry_after
 from durable_streams_client._async.context import AsyncContext
-from durable_streams_client.encoding import encoder_for, join, kind_of
+from durable_streams_client._async.sending import AsyncSender
+from durable_streams_client.encoding import encoder_for, kind_of
 from durable_streams_client.errors import (
     Cancelled,
     ClientError,
-    Fenced,
     InvalidArgument,
     NotUsableHere,
-    SequenceGap,
     StreamClosed,
-    TooLarge,
-    is_retryable,
-    is_unapplied,
     public_url,
 )
-from durable_streams_client.messages import Producing, error_of
 from durable_streams_client.options import Extra
-from durable_streams_client.parsing import parse_number
 from durable_streams_client.producing import (
     FULL,
     QUIETLY,
-    Outgoing,
     ProducerLimits,
     ProducerMachine,
     check_producer,
 )
 from durable_streams_client.unfinished import unwatch, watch
-from durable_streams_core import protocol
-from durable_streams_core.content import Kind
 
 logger = logging.getLogger("durable_streams_client")
 
@@ -57,8 +46,6 @@ class AsyncProducer:
     ``append`` returns before the data is stored, and waits only while the queue is full. The
     producer gives up when a batch is refused or its attempts are used up: the next call then raises
     ``NotStored``, which holds everything that was not stored, and so does every later call.
-
-    Long because one lock guards one machine, and everything that takes the lock is here.
     """
 
     def __init__(
@@ -73,20 +60,14 @@ class AsyncProducer:
     ) -> None:
         self.id = producer_id
         self._url = url
-        self._calls = context.calls
-        self._extra = extra
-        self._machine = machine
-        self._mutex = runtime.Mutex()
-        self._changed = runtime.Notifier()
-        self._workers: list[runtime.Worker] = []
-        self._idle_workers = 0
         self._ask_content_type = ask_content_type
-        self._content_type = ""
-        self._kind = Kind.BINARY
+        self._machine = machine
+        self._sender = AsyncSender(
+            context.calls, url, extra, machine=machine, producer_id=producer_id
+        )
+        self._mutex = self._sender.mutex
         self._encode: Callable[[Any], bytes] | None = None
-        self._stopped = False
         self._inherited = False
-        self._owner: object = None
         self._loss_is_known = False
         """Whether the caller knows of what was not stored, or has discarded it."""
         forking.register(self, AsyncProducer._after_fork)
@@ -94,11 +75,9 @@ class AsyncProducer:
 
     def _after_fork(self) -> None:
         """Be unusable in the child: the parent owns the sequence numbers and the queue."""
-        forking.keep((self._mutex, self._changed, self._workers))
-        self._mutex = runtime.Mutex()
-        self._changed = runtime.Notifier()
-        self._workers = []
-        self._stopped = self._inherited = self._loss_is_known = True
+        self._sender.leave_to_parent()
+        self._mutex = self._sender.mutex
+        self._inherited = self._loss_is_known = True
 
     # -- state ---------------------------------------------------------------------------
 
@@ -152,8 +131,10 @@ class AsyncProducer:
         if encode is None:
             encode = await self._prepare()
         part = encode(data)
+        machine = self._machine
         with self._mutex:
-            added = self._machine.add(part) if self._accepts() else FULL
+            usable = not (machine.failing or machine.closing or self._sender.stopped)
+            added = machine.add(part) if usable else FULL
         if added is not QUIETLY:
             await self._added(part, full=added is FULL)
 
@@ -162,23 +143,19 @@ class AsyncProducer:
         for data in items:
             await self.append(data)
 
-    def _accepts(self) -> bool:
-        machine = self._machine
-        return not (machine.failing or machine.closing or self._stopped)
-
     async def _added(self, part: bytes, *, full: bool) -> None:
         """Finish an append that wakes a sender or has to wait for room in the queue."""
         self._check_owner()
         while full:
-            version = self._changed.version
+            version = self._sender.changed.version
             with self._mutex:
                 await_failure = self._machine.failing and self._machine.failure is None
                 if not await_failure:
                     self._check_usable()
                     full = self._machine.add(part) is FULL
             if full:
-                await self._changed.wait(version)
-        self._wake()
+                await self._sender.changed.wait(version)
+        self._sender.wake(self)
 
     def _check_owner(self) -> None:
         if self._inherited:
@@ -187,12 +164,7 @@ class AsyncProducer:
                 url=self._url,
                 advice="Make a producer in the child.",
             )
-        if self._workers and self._owner is not runtime.owner():
-            raise NotUsableHere(
-                "The producer was used in another event loop, where its senders run.",
-                url=self._url,
-                advice="Make a producer in each event loop.",
-            )
+        self._sender.check_owner()
 
     def _check_failure(self) -> None:
         if self._machine.failure is not None:
@@ -202,28 +174,17 @@ class AsyncProducer:
     def _check_usable(self) -> None:
         self._check_owner()
         self._check_failure()
-        if self._stopped:
+        if self._sender.stopped:
             raise InvalidArgument("the producer is closed", url=self._url)
         if self._machine.closing:
             raise StreamClosed("This producer has closed the stream.", method="POST", url=self._url)
 
     async def _prepare(self) -> Callable[[Any], bytes]:
+        """Learn the stream's content type, and how to encode for it."""
         self._check_owner()
-        self._content_type = await self._ask_content_type()
-        self._kind = kind_of(self._content_type)
-        self._encode = encoder_for(self._kind)
+        content_type = self._sender.content_type = await self._ask_content_type()
+        self._encode = encoder_for(kind_of(content_type))
         return self._encode
-
-    def _wake(self) -> None:
-        with self._mutex:
-            spawn = not self._idle_workers and len(self._workers) < self._machine.limits.in_flight
-            if spawn:
-                self._owner = runtime.owner()
-                self._workers.append(
-                    runtime.Worker(self._work, f"producer {self.id}", self._calls.transport.scopes)
-                )
-        if not spawn:
-            self._changed.notify()
 
     # -- waiting -----------------------------------------------------------------------------------
 
@@ -238,7 +199,7 @@ class AsyncProducer:
             self._check_failure()
             target = self._machine.flush()
         if self._machine.acknowledged < target:
-            self._wake()
+            self._sender.wake(self)
         await self._wait(lambda: self._machine.acknowledged >= target)
 
     async def close_stream(self, data: Any = None) -> str:
@@ -255,20 +216,20 @@ class AsyncProducer:
             if not self._machine.closing:
                 self._check_usable()
                 self._machine.close(parts)
-        self._wake()
+        self._sender.wake(self)
         await self._wait(lambda: self._machine.closed)
         return self._machine.offset
 
     async def _wait(self, is_reached: Callable[[], bool]) -> None:
         while True:
-            version = self._changed.version
+            version = self._sender.changed.version
             with self._mutex:
                 self._check_failure()
                 if is_reached():
                     return
-                if self._stopped:
+                if self._sender.stopped:
                     raise Cancelled("The producer was closed.", url=self._url)
-            await self._changed.wait(version)
+            await self._sender.changed.wait(version)
 
     async def aclose(self, *, flush: bool = True) -> None:
         """Flush and stop. The stream stays open; see ``close_stream``.
@@ -279,19 +240,12 @@ class AsyncProducer:
         if self._inherited:
             return
         try:
-            if flush and not self._stopped:
+            if flush and not self._sender.stopped:
                 await self.flush()
         finally:
             unwatch(self)
-            with self._mutex:
-                self._stopped = True
-                self._loss_is_known = self._loss_is_known or not flush
-                if not self._machine.idle:
-                    self._machine.abandon(Cancelled("The producer was closed.", url=self._url))
-                workers, self._workers = self._workers, []
-            self._changed.notify()
-            for worker in workers:
-                await worker.stop()
+            self._loss_is_known = self._loss_is_known or not flush
+            await self._sender.stop()
 
     async def __aenter__(self) -> Self:
         return self
@@ -321,13 +275,13 @@ class AsyncProducer:
         """Send what is pending if this flavour can still wait, and warn about the rest."""
         with self._mutex:
             target = self._machine.flush()
-        self._changed.notify()
+        self._sender.changed.notify()
 
         def unacknowledged() -> int:
             machine = self._machine
             return 0 if machine.failure is not None else target - machine.acknowledged
 
-        runtime.wait_at_exit(self._changed, unacknowledged, EXIT_PATIENCE)
+        runtime.wait_at_exit(self._sender.changed, unacknowledged, EXIT_PATIENCE)
         self._warn("was not closed before the program ended")
 
     def _warn(self, what: str) -> None:
@@ -353,116 +307,6 @@ class AsyncProducer:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.id!r} of {public_url(self._url)}>"
-
-    # -- sending -----------------------------------------------------------------------------------
-
-    async def _work(self) -> None:
-        """Run one sender. There are at most ``ProducerLimits.in_flight``."""
-        while True:
-            version = self._changed.version
-            with self._mutex:
-                if self._stopped or self._machine.failing:
-                    return
-                step = self._machine.next()
-                epoch = self._machine.epoch
-                if not isinstance(step, Outgoing):
-                    self._idle_workers += 1
-            if isinstance(step, Outgoing):
-                await self._send(step, epoch)
-                continue
-            try:
-                await self._changed.wait(version, step)
-            finally:
-                with self._mutex:
-                    self._idle_workers -= 1
-
-    async def _send(self, batch: Outgoing, epoch: int) -> None:
-        """Send one batch until it is stored or has failed, within the total time limit."""
-        total = self._calls.options.timeouts.total
-        finished = False
-        try:
-            async with (
-                runtime.Limit(total, f"A batch was not stored within {total} seconds."),
-                runtime.Scope(self._calls.transport.scopes),
-            ):
-                stored = await self._deliver(batch, epoch)
-            finished = True
-            with self._mutex:
-                stored()
-            self._changed.notify()
-        except Exception as error:
-            # Any error: a sender that ended here would leave `flush` waiting for ever.
-            finished = True
-            failure = error
-            if not isinstance(failure, ClientError):
-                failure = ClientError(f"Sending failed: {error!r}", method="POST", url=self._url)
-                failure.__cause__ = error
-            if not is_unapplied(failure):
-                batch.uncertain = True
-            self._outcome(batch, failure)
-        finally:
-            if not finished:
-                with self._mutex:
-                    self._machine.release(
-                        batch, Cancelled("The producer was stopped.", url=self._url)
-                    )
-                self._changed.notify()
-
-    async def _deliver(self, batch: Outgoing, epoch: int) -> Callable[[], None]:
-        """Send one batch until it is stored; return the machine's step that records this."""
-        request = messages.append_request(
-            self._url,
-            join(self._kind, batch.parts) if batch.parts else b"",
-            content_type=self._content_type,
-            close=batch.close,
-            producing=Producing(self.id, epoch, batch.seq),
-        )
-        backoff = self._calls.backoff(self._calls.options.retry.attempts)
-        while True:
-            try:
-                head, body = await self._calls.exchange(request, extra=self._extra)
-                if head.status >= 300:
-                    raise error_of(request, head, body)
-                appended = messages.appended_of(self._url, head, producing=True)
-            except ClientError as error:
-                if not is_unapplied(error):
-                    batch.uncertain = True
-                delay = backoff.failed(retry_after(error)) if is_retryable(error) else None
-                if delay is None or self._machine.failing:
-                    raise
-                self._calls.note(error, backoff.failures, delay)
-                await self._pause(delay)
-            else:
-                return partial(
-                    self._machine.stored,
-                    batch,
-                    # Closing without data gets a 204 the first time too (§5.3).
-                    duplicate=appended.duplicate and bool(batch.parts),
-                    seq=parse_number(head.get(protocol.PRODUCER_SEQ)),
-                    epoch=parse_number(head.get(protocol.PRODUCER_EPOCH)),
-                    offset=appended.offset,
-                )
-
-    def _outcome(self, batch: Outgoing, error: ClientError) -> None:
-        with self._mutex:
-            if isinstance(error, SequenceGap):
-                self._machine.gap(batch, error.expected, error)
-            elif isinstance(error, Fenced):
-                self._machine.fenced(batch, error)
-            elif isinstance(error, TooLarge):
-                self._machine.too_large(batch, error)
-            else:
-                self._machine.refused(error)
-        self._changed.notify()
-
-    async def _pause(self, seconds: float) -> None:
-        """Wait before the next attempt, unless the producer ends first."""
-        until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0:
-            version = self._changed.version
-            if self._machine.failing or self._stopped:
-                return
-            await self._changed.wait(version, left)
 
 
 def new_producer(

@@ -9,13 +9,16 @@ import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
 from durable_streams_client import forking
 from durable_streams_client.errors import ENDED, Cancelled, ClientClosed, ClientError, TimedOut
 
 T = TypeVar("T")
+
+Work: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
+"""The function that a :class:`Worker` runs."""
 
 
 async def settle(value: Awaitable[T] | T) -> T:
@@ -216,9 +219,7 @@ class Scope:
 class Worker:
     """A piece of work that runs beside the caller."""
 
-    def __init__(
-        self, work: Callable[[], Coroutine[Any, Any, None]], name: str, group: set[Scope]
-    ) -> None:
+    def __init__(self, work: Work, name: str, group: set[Scope]) -> None:
         self._task = asyncio.create_task(work(), name=name)
 
     async def join(self, seconds: float | None = None) -> None:

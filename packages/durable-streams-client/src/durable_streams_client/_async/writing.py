@@ -58,7 +58,7 @@ class AsyncAppends:
         total = self._calls.options.timeouts.total
         async with (
             runtime.Limit(total, f"Earlier appends took longer than {total} seconds."),
-            runtime.Scope(self._calls.transport.scopes),
+            self._calls.scope(),
         ):
             identity = await self._take(identities, url)
         try:

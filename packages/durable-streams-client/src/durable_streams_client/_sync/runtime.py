@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeAlias, TypeVar
 
 from durable_streams_client import forking
 from durable_streams_client.errors import (
@@ -23,6 +23,9 @@ from durable_streams_client.errors import (
 )
 
 T = TypeVar("T")
+
+Work: TypeAlias = Callable[[], None]
+"""The function that a :class:`Worker` runs."""
 
 _current = threading.local()
 
@@ -272,7 +275,7 @@ def _check_limit() -> None:
 class Worker:
     """Work that runs beside the caller, in a thread that does not keep a program alive."""
 
-    def __init__(self, work: Callable[[], None], name: str, group: set[Scope]) -> None:
+    def __init__(self, work: Work, name: str, group: set[Scope]) -> None:
         self._scope = Scope(group)
         self._work = work
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)

@@ -59,7 +59,7 @@ class Appends:
         total = self._calls.options.timeouts.total
         with (
             runtime.Limit(total, f"Earlier appends took longer than {total} seconds."),
-            runtime.Scope(self._calls.transport.scopes),
+            self._calls.scope(),
         ):
             identity = self._take(identities, url)
         try:
