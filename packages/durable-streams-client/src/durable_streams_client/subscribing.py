@@ -130,7 +130,9 @@ def paths_of(streams: Sequence[str]) -> list[str]:
     return list(streams)
 
 
-def request(method: str, url: str, body: object = None, token: str | None = None) -> Request:
+def control_request(
+    method: str, url: str, body: object = None, token: str | None = None
+) -> Request:
     """A request with a JSON body, or a token instead of the client's credentials."""
     headers = {} if body is None else {"content-type": "application/json"}
     if token is not None:

@@ -160,7 +160,7 @@ async def _resolved(pairs: list[tuple[str, Any]]) -> list[tuple[str, str]]:
     resolved = []
     for name, value in pairs:
         if callable(value):
-            value = await runtime.settle(value())  # noqa: PLW2901 - the value it stands for
+            value = await runtime.resolve(value())  # noqa: PLW2901 - the value it stands for
         if value is not None:
             resolved.append((name, str(value)))
     return resolved

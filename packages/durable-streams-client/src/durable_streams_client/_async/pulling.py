@@ -257,7 +257,7 @@ class _Lease:
             self._transport.scopes,
         )
         try:
-            await runtime.settle(handler(path, batch))
+            await runtime.resolve(handler(path, batch))
         finally:
             self._over = True
             self._changed.notify()

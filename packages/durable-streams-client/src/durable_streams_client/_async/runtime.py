@@ -21,7 +21,7 @@ Work: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 """The function that a :class:`Worker` runs."""
 
 
-async def settle(value: Awaitable[T] | T) -> T:
+async def resolve(value: Awaitable[T] | T) -> T:
     """The value itself, awaited if it has to be."""
     if inspect.isawaitable(value):
         return await value
@@ -32,7 +32,7 @@ async def blocking(function: Callable[..., Any], *args: Any) -> Any:
     """The result of a function that may touch the disk, or of a coroutine function."""
     if inspect.iscoroutinefunction(function):
         return await function(*args)
-    return await settle(await asyncio.to_thread(function, *args))
+    return await resolve(await asyncio.to_thread(function, *args))
 
 
 class Local(Generic[T]):

@@ -31,6 +31,8 @@ class AsyncStream:
     Methods that send a request may raise what ``AsyncClient`` lists. All but ``create`` and
     ``exists`` raise ``NotFound`` if there is no such stream, and ``Gone`` if it was deleted but
     still has forks.
+
+    Long because each operation of the protocol has its method and its contract here.
     """
 
     def __init__(

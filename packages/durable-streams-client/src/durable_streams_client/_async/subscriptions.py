@@ -17,11 +17,11 @@ from durable_streams_client.subscribing import (
     ack_body,
     check,
     claim_of,
+    control_request,
     control_url,
     link_action,
     more_work,
     paths_of,
-    request,
     subscription_body,
     subscription_of,
 )
@@ -100,7 +100,7 @@ class AsyncSubscriptions:
         return await self._create(subscription, body)
 
     async def _create(self, subscription: str, body: dict[str, object]) -> Subscription:
-        sent = request("PUT", self._url(subscription), body)
+        sent = control_request("PUT", self._url(subscription), body)
         reply = await self._calls.call(sent, extra=self._extra, accept=REFUSALS)
         return subscription_of(sent, reply)
 
@@ -109,22 +109,22 @@ class AsyncSubscriptions:
 
         Raises ``SubscriptionRefused`` with ``SUBSCRIPTION_NOT_FOUND`` if there is none.
         """
-        sent = request("GET", self._url(subscription))
+        sent = control_request("GET", self._url(subscription))
         reply = await self._calls.call(sent, extra=self._extra, accept=REFUSALS)
         return subscription_of(sent, reply)
 
     async def delete(self, subscription: str) -> None:
         """Delete the subscription (§6.3). Nothing happens if there is none."""
-        await self._do(request("DELETE", self._url(subscription)))
+        await self._do(control_request("DELETE", self._url(subscription)))
 
     async def add_streams(self, subscription: str, streams: Sequence[str]) -> None:
         """Link the streams at these paths, from their tails on (§6.4)."""
         body = {"streams": paths_of(streams)}
-        await self._do(request("POST", self._url(subscription, "/streams"), body))
+        await self._do(control_request("POST", self._url(subscription, "/streams"), body))
 
     async def remove_stream(self, subscription: str, stream: str) -> None:
         """Remove the link to the stream at this path (§6.4). A link by pattern stays."""
-        await self._do(request("DELETE", self._url(subscription, link_action(stream))))
+        await self._do(control_request("DELETE", self._url(subscription, link_action(stream))))
 
     async def claim(self, subscription: str, worker: str) -> Claim | None:
         """Claim all pending work of a pull-wake subscription for ``worker``, a name (§7.2).
@@ -132,7 +132,7 @@ class AsyncSubscriptions:
         Returns a ``Claim``, or None if no work is pending or another worker holds the lease. The
         request is not repeated when its response is lost, because the lease would be lost too.
         """
-        sent = request("POST", self._url(subscription, "/claim"), {"worker": worker})
+        sent = control_request("POST", self._url(subscription, "/claim"), {"worker": worker})
         # Not repeated when its response is lost: the lease is then held, and its token unknown.
         reply = await self._calls.call(sent, extra=self._extra, accept=REFUSALS, repeatable=False)
         try:
@@ -153,7 +153,7 @@ class AsyncSubscriptions:
         Returns whether more work is pending already. Raises ``SubscriptionRefused`` with the code
         ``FENCED`` if the lease is over: then stop the work.
         """
-        sent = request(
+        sent = control_request(
             "POST",
             self._url(claim.subscription, "/ack"),
             ack_body(claim, acks or {}, done=done),
@@ -170,7 +170,7 @@ class AsyncSubscriptions:
     async def release(self, claim: Claim) -> None:
         """End the lease of ``claim`` without acknowledging, for another worker (§7.2)."""
         body = {"wake_id": claim.wake_id, "generation": claim.generation}
-        sent = request("POST", self._url(claim.subscription, "/release"), body, claim.token)
+        sent = control_request("POST", self._url(claim.subscription, "/release"), body, claim.token)
         reply = await self._by_token.call(sent, extra=self._extra, accept=REFUSALS)
         try:
             check(sent, reply)

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 
 from durable_streams_client import forking, wire
-from durable_streams_client._async import given, runtime
+from durable_streams_client._async import httpx_client, runtime
 from durable_streams_client._async.pool import AsyncPool
 from durable_streams_client.addresses import with_params
 from durable_streams_client.decoding import CorruptCoding, UnknownCoding, decoder_of
@@ -214,7 +214,7 @@ class AsyncTransport:
         try:
             if self._given is None:
                 return await shared.send(wire.request_of(request, headers, timeout))
-            return await given.send(
+            return await httpx_client.send(
                 shared,
                 shared.build_request(
                     request.method,

@@ -6,7 +6,7 @@ from durable_streams_client import messages
 from durable_streams_client._async import runtime
 from durable_streams_client._async.calls import AsyncCalls
 from durable_streams_client.errors import ClientError, Fenced, SequenceGap, is_unapplied
-from durable_streams_client.identities import Identity, IdentityCache
+from durable_streams_client.identities import Identity, IdentityCache, StreamIdentities
 from durable_streams_client.messages import Appended
 from durable_streams_client.options import Extra
 
@@ -60,14 +60,14 @@ class AsyncAppends:
             runtime.Limit(total, f"Earlier appends took longer than {total} seconds."),
             self._calls.scope(),
         ):
-            identity = await self._take(identities, url)
+            owner, identity = await self._take(identities, url)
         try:
             return await self._append_in(
                 identity, url, content, content_type=content_type, close=close, seq=seq, extra=extra
             )
         finally:
             with identities.mutex:
-                identities.cache.of(url).give_back(identity)
+                owner.give_back(identity)
             identities.freed.notify()
 
     async def _append_in(
@@ -114,11 +114,13 @@ class AsyncAppends:
         raise AssertionError("unreachable")
 
     @staticmethod
-    async def _take(identities: _Identities, url: str) -> Identity:
+    async def _take(identities: _Identities, url: str) -> tuple[StreamIdentities, Identity]:
+        """A free identity, and the identities to which it goes back."""
         while True:
             version = identities.freed.version
             with identities.mutex:
-                identity = identities.cache.of(url).take()
+                owner = identities.cache.of(url)
+                identity = owner.take()
             if identity is not None:
-                return identity
+                return owner, identity
             await identities.freed.wait(version)

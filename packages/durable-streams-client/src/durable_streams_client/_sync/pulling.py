@@ -256,7 +256,7 @@ class _Lease:
             self._transport.scopes,
         )
         try:
-            runtime.settle(handler(path, batch))
+            runtime.resolve(handler(path, batch))
         finally:
             self._over = True
             self._changed.notify()

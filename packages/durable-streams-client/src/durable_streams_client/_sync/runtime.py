@@ -30,7 +30,7 @@ Work: TypeAlias = Callable[[], None]
 _current = threading.local()
 
 
-def settle(value: T) -> T:
+def resolve(value: T) -> T:
     """The value itself; a coroutine is refused, for there is no loop to run it."""
     if inspect.isawaitable(value):
         if inspect.iscoroutine(value):
@@ -44,7 +44,7 @@ def settle(value: T) -> T:
 
 def blocking(function: Callable[..., Any], *args: Any) -> Any:
     """The result of a function that may touch the disk."""
-    return settle(function(*args))
+    return resolve(function(*args))
 
 
 class Local(Generic[T]):

@@ -32,6 +32,8 @@ class Stream:
     Methods that send a request may raise what ``Client`` lists. All but ``create`` and
     ``exists`` raise ``NotFound`` if there is no such stream, and ``Gone`` if it was deleted but
     still has forks.
+
+    Long because each operation of the protocol has its method and its contract here.
     """
 
     def __init__(

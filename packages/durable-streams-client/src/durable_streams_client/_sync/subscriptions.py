@@ -18,11 +18,11 @@ from durable_streams_client.subscribing import (
     ack_body,
     check,
     claim_of,
+    control_request,
     control_url,
     link_action,
     more_work,
     paths_of,
-    request,
     subscription_body,
     subscription_of,
 )
@@ -101,7 +101,7 @@ class Subscriptions:
         return self._create(subscription, body)
 
     def _create(self, subscription: str, body: dict[str, object]) -> Subscription:
-        sent = request("PUT", self._url(subscription), body)
+        sent = control_request("PUT", self._url(subscription), body)
         reply = self._calls.call(sent, extra=self._extra, accept=REFUSALS)
         return subscription_of(sent, reply)
 
@@ -110,22 +110,22 @@ class Subscriptions:
 
         Raises ``SubscriptionRefused`` with ``SUBSCRIPTION_NOT_FOUND`` if there is none.
         """
-        sent = request("GET", self._url(subscription))
+        sent = control_request("GET", self._url(subscription))
         reply = self._calls.call(sent, extra=self._extra, accept=REFUSALS)
         return subscription_of(sent, reply)
 
     def delete(self, subscription: str) -> None:
         """Delete the subscription (§6.3). Nothing happens if there is none."""
-        self._do(request("DELETE", self._url(subscription)))
+        self._do(control_request("DELETE", self._url(subscription)))
 
     def add_streams(self, subscription: str, streams: Sequence[str]) -> None:
         """Link the streams at these paths, from their tails on (§6.4)."""
         body = {"streams": paths_of(streams)}
-        self._do(request("POST", self._url(subscription, "/streams"), body))
+        self._do(control_request("POST", self._url(subscription, "/streams"), body))
 
     def remove_stream(self, subscription: str, stream: str) -> None:
         """Remove the link to the stream at this path (§6.4). A link by pattern stays."""
-        self._do(request("DELETE", self._url(subscription, link_action(stream))))
+        self._do(control_request("DELETE", self._url(subscription, link_action(stream))))
 
     def claim(self, subscription: str, worker: str) -> Claim | None:
         """Claim all pending work of a pull-wake subscription for ``worker``, a name (§7.2).
@@ -133,7 +133,7 @@ class Subscriptions:
         Returns a ``Claim``, or None if no work is pending or another worker holds the lease. The
         request is not repeated when its response is lost, because the lease would be lost too.
         """
-        sent = request("POST", self._url(subscription, "/claim"), {"worker": worker})
+        sent = control_request("POST", self._url(subscription, "/claim"), {"worker": worker})
         # Not repeated when its response is lost: the lease is then held, and its token unknown.
         reply = self._calls.call(sent, extra=self._extra, accept=REFUSALS, repeatable=False)
         try:
@@ -154,7 +154,7 @@ class Subscriptions:
         Returns whether more work is pending already. Raises ``SubscriptionRefused`` with the code
         ``FENCED`` if the lease is over: then stop the work.
         """
-        sent = request(
+        sent = control_request(
             "POST",
             self._url(claim.subscription, "/ack"),
             ack_body(claim, acks or {}, done=done),
@@ -171,7 +171,7 @@ class Subscriptions:
     def release(self, claim: Claim) -> None:
         """End the lease of ``claim`` without acknowledging, for another worker (§7.2)."""
         body = {"wake_id": claim.wake_id, "generation": claim.generation}
-        sent = request("POST", self._url(claim.subscription, "/release"), body, claim.token)
+        sent = control_request("POST", self._url(claim.subscription, "/release"), body, claim.token)
         reply = self._by_token.call(sent, extra=self._extra, accept=REFUSALS)
         try:
             check(sent, reply)

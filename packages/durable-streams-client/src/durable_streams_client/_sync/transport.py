@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 
 from durable_streams_client import forking, wire
-from durable_streams_client._sync import given, runtime
+from durable_streams_client._sync import httpx_client, runtime
 from durable_streams_client._sync.pool import Pool
 from durable_streams_client.addresses import with_params
 from durable_streams_client.decoding import CorruptCoding, UnknownCoding, decoder_of
@@ -214,7 +214,7 @@ class Transport:
         try:
             if self._given is None:
                 return shared.send(wire.request_of(request, headers, timeout))
-            return given.send(
+            return httpx_client.send(
                 shared,
                 shared.build_request(
                     request.method,

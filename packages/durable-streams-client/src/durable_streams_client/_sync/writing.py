@@ -7,7 +7,7 @@ from durable_streams_client import messages
 from durable_streams_client._sync import runtime
 from durable_streams_client._sync.calls import Calls
 from durable_streams_client.errors import ClientError, Fenced, SequenceGap, is_unapplied
-from durable_streams_client.identities import Identity, IdentityCache
+from durable_streams_client.identities import Identity, IdentityCache, StreamIdentities
 from durable_streams_client.messages import Appended
 from durable_streams_client.options import Extra
 
@@ -61,14 +61,14 @@ class Appends:
             runtime.Limit(total, f"Earlier appends took longer than {total} seconds."),
             self._calls.scope(),
         ):
-            identity = self._take(identities, url)
+            owner, identity = self._take(identities, url)
         try:
             return self._append_in(
                 identity, url, content, content_type=content_type, close=close, seq=seq, extra=extra
             )
         finally:
             with identities.mutex:
-                identities.cache.of(url).give_back(identity)
+                owner.give_back(identity)
             identities.freed.notify()
 
     def _append_in(
@@ -115,11 +115,13 @@ class Appends:
         raise AssertionError("unreachable")
 
     @staticmethod
-    def _take(identities: _Identities, url: str) -> Identity:
+    def _take(identities: _Identities, url: str) -> tuple[StreamIdentities, Identity]:
+        """A free identity, and the identities to which it goes back."""
         while True:
             version = identities.freed.version
             with identities.mutex:
-                identity = identities.cache.of(url).take()
+                owner = identities.cache.of(url)
+                identity = owner.take()
             if identity is not None:
-                return identity
+                return owner, identity
             identities.freed.wait(version)
