@@ -402,7 +402,7 @@ async def test_checkpoint_is_saved_after_handling(server: Hostile, tmp_path: Pat
         got = [batch.data async for batch in stream.follow(checkpoint=checkpoint) if batch.data]
         assert got == [b"2", b"3"]
         assert checkpoint.load() == "00000003"
-    files = list(tmp_path.iterdir())  # noqa: ASYNC240 - a small one
+    files = list(tmp_path.iterdir())
     assert [file.name for file in files] == ["a.offset"]
 
 
