@@ -1,11 +1,11 @@
-"""The command ``durable-streams``: streams from a shell.
+"""The command ``durable-streams``, for using streams from a shell.
 
-Data goes to standard output as it is, everything else to standard error. Exit codes:
+Data goes to standard output unchanged, everything else to standard error. Exit codes:
 
     0  done                      4  the stream does not allow it: closed, exists, out of order
     1  any other error           5  access denied
     2  wrong usage               6  the server cannot be reached, or the connection broke
-    3  no such stream, or gone   7  the server has trouble of its own
+    3  no such stream, or gone   7  the server cannot serve the request now
     130  interrupted
 """
 
@@ -55,7 +55,7 @@ C = TypeVar("C", bound=Callable[..., Any])
 
 
 def main() -> None:
-    """The entry point: errors become a sentence and an exit code."""
+    """Run the command; print errors as a sentence, and exit with their code."""
     try:
         status = commands.main(prog_name="durable-streams", standalone_mode=False)
     except errors.ClientError as error:
@@ -74,8 +74,8 @@ def main() -> None:
 
 def exit_code(error: errors.ClientError) -> int:
     """The exit code of an error; that of its cause, if a producer failed."""
-    told = error.cause if isinstance(error, errors.NotStored) else error
-    return next((code for kind, code in EXIT_CODES if isinstance(told, kind)), 1)
+    cause = error.cause if isinstance(error, errors.NotStored) else error
+    return next((code for kind, code in EXIT_CODES if isinstance(cause, kind)), 1)
 
 
 def _headers(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
@@ -89,9 +89,10 @@ def _headers(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> 
 
 
 class Commands(click.Group):
-    """Ends quietly when the reader of its output has gone, as ``head`` does.
+    """A group of commands that ends with status 0 when nobody reads its output any more.
 
-    click itself would end it with status 1, which fails a whole pipeline.
+    A reader such as ``head`` closes the pipe early. click would end with status 1, which fails a
+    whole pipeline.
     """
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
@@ -120,14 +121,14 @@ def _until_nobody_reads() -> Iterator[None]:
     envvar=["DURABLE_STREAMS_URL", "STREAM_URL"],
     default=DEFAULT_URL,
     show_envvar=True,
-    help="Where streams live. A stream may also be given as a whole URL.",
+    help="URL of the stream root. NAME may also be the whole URL of a stream.",
 )
 @click.option(
     "--token",
     envvar="DURABLE_STREAMS_TOKEN",
     show_envvar=True,
     metavar="SECRET",
-    help="Bearer token. Safer in the environment than here.",
+    help="Bearer token. Other users can see it here; set the variable instead.",
 )
 @click.option(
     "--auth",
@@ -143,7 +144,7 @@ def _until_nobody_reads() -> Iterator[None]:
     multiple=True,
     callback=_headers,
     metavar="NAME: VALUE",
-    help="Header of every request; may be repeated.",
+    help="Header to send with every request. May be repeated.",
 )
 @click.option(
     "--timeout",
@@ -151,7 +152,7 @@ def _until_nobody_reads() -> Iterator[None]:
     envvar="DURABLE_STREAMS_TIMEOUT",
     show_envvar=True,
     metavar="SECONDS",
-    help="Keep trying for this long.  [default: give up after 5 tries]",
+    help="Keep trying for this long.  [default: give up after 5 attempts]",
 )
 @click.option("--wait", is_flag=True, help="Keep trying until the server can be reached.")
 @click.version_option(package_name="durable-streams-client")
@@ -175,7 +176,7 @@ def commands(
         url,
         headers=headers,
         timeouts=Timeouts(total=timeout),
-        # Somebody waits at the shell: a server that is not there is told of within 2 seconds.
+        # A person waits: report within 2 seconds that the server cannot be reached.
         retry=PATIENT if wait or timeout is not None else RetryPolicy(attempts=5, read_attempts=5),
     )
     context.obj = client
@@ -183,8 +184,12 @@ def commands(
 
 
 lifetime = [
-    click.option("--ttl", type=click.IntRange(min=0), metavar="SECONDS", help="Idle lifetime."),
-    click.option("--expires-at", metavar="TIME", help="End of life, as 2030-01-31T12:00:00Z."),
+    click.option(
+        "--ttl", type=click.IntRange(min=0), metavar="SECONDS", help="Lifetime after the last use."
+    ),
+    click.option(
+        "--expires-at", metavar="TIME", help="End of life, for example 2030-01-31T12:00:00Z."
+    ),
 ]
 
 
@@ -207,8 +212,8 @@ def _type(content_type: str | None, *, is_json: bool) -> str | None:
 @type_option
 @json_option
 @with_lifetime
-@click.option("--data", help="First content.")
-@click.option("--closed", is_flag=True, help="It is complete and takes no more.")
+@click.option("--data", help="First content of the stream.")
+@click.option("--closed", is_flag=True, help="Create it closed: it takes no more data.")
 @click.pass_obj
 def create(
     client: Client,
@@ -221,7 +226,7 @@ def create(
     data: str | None,
     closed: bool,
 ) -> None:
-    """Create the stream NAME, or find that it exists as asked for."""
+    """Create the stream NAME, or check that it exists with the same configuration."""
     made = client.stream(name).create(
         content_type=_type(content_type, is_json=is_json),
         ttl=ttl,
@@ -235,10 +240,10 @@ def create(
 @commands.command()
 @click.argument("name")
 @click.argument("data", required=False)
-@click.option("--file", "-f", type=click.File("rb"), help="Append what is in it; - is stdin.")
-@click.option("--whole", is_flag=True, help="All of the input as one piece, not line by line.")
+@click.option("--file", "-f", type=click.File("rb"), help="File to append; - is standard input.")
+@click.option("--whole", is_flag=True, help="Append all of the input at once, not line by line.")
 @json_option
-@click.option("--seq", help="Stream-Seq, which must rise from append to append.")
+@click.option("--seq", help="Stream-Seq, which must be greater than that of the last append.")
 @click.pass_obj
 def append(
     client: Client,
@@ -250,10 +255,10 @@ def append(
     is_json: bool,
     seq: str | None,
 ) -> None:
-    """Append DATA, or a file, or else the lines of standard input, to the stream NAME.
+    """Append DATA, or the lines of a file or of standard input, to the stream NAME.
 
-    On a JSON stream DATA and each line are JSON text. Lines go through a producer: batched, and
-    each stored exactly once.
+    On a JSON stream DATA and each line are JSON text. Lines are sent in batches, and each is stored
+    exactly once.
     """
     stream = client.stream(name, content_type=JSON_CONTENT_TYPE if is_json else None)
     if data is not None and file is not None:
@@ -266,7 +271,9 @@ def append(
         say("appended", stream.append(content, seq=seq).offset)
         return
     if seq is not None:
-        raise click.UsageError("--seq needs DATA or --whole: lines are numbered by the producer.")
+        raise click.UsageError(
+            "--seq needs DATA or --whole: lines are appended by a producer, which numbers them."
+        )
     count = _append_lines(stream, file or sys.stdin.buffer)
     say("appended", f"{count} line{'' if count == 1 else 's'}")
 
@@ -293,7 +300,7 @@ def _append_lines(stream: Stream, source: IO[bytes]) -> int:
 
 @contextmanager
 def progress(source: IO[bytes]) -> Iterator[Callable[[int], None]]:
-    """On a terminal, a bar for a file and a count for a pipe, whose length nobody knows."""
+    """Show progress on a terminal: a bar for a file, a count for a pipe of unknown length."""
     if not sys.stderr.isatty():
         yield lambda _: None
         return
@@ -327,7 +334,11 @@ def progress(source: IO[bytes]) -> Iterator[Callable[[int], None]]:
 @commands.command()
 @click.argument("name")
 @click.option("--from", "offset", default=START, metavar="OFFSET", help="-1 is the start.")
-@click.option("--raw", is_flag=True, help="JSON as it came: arrays, not a message a line.")
+@click.option(
+    "--raw",
+    is_flag=True,
+    help="Print JSON as the server sends it: arrays, not one message on each line.",
+)
 @click.pass_obj
 def read(client: Client, *, name: str, offset: str, raw: bool) -> None:
     """Print what the stream NAME holds now."""
@@ -338,16 +349,20 @@ def read(client: Client, *, name: str, offset: str, raw: bool) -> None:
 @commands.command()
 @click.argument("name")
 @click.option("--from", "offset", default=START, metavar="OFFSET", help="-1 is the start.")
-@click.option("--now", is_flag=True, help="Only what comes from now on.")
-@click.option("--sse", "live", flag_value="sse", help="Only over SSE.")
-@click.option("--long-poll", "live", flag_value="long-poll", help="Only by long-poll.")
+@click.option("--now", is_flag=True, help="Print only data that is appended from now on.")
+@click.option("--sse", "live", flag_value="sse", help="Use SSE only.")
+@click.option("--long-poll", "live", flag_value="long-poll", help="Use long-polling only.")
 @click.option(
     "--checkpoint",
     type=click.Path(dir_okay=False),
     metavar="FILE",
-    help="Go on where FILE says, and write down there how far it got.",
+    help="Begin at the offset in FILE, and save the offset there on the way.",
 )
-@click.option("--raw", is_flag=True, help="JSON as it came: arrays, not a message a line.")
+@click.option(
+    "--raw",
+    is_flag=True,
+    help="Print JSON as the server sends it: arrays, not one message on each line.",
+)
 @click.pass_obj
 def follow(
     client: Client,
@@ -360,15 +375,15 @@ def follow(
     raw: bool,
 ) -> None:
     """Print the stream NAME as it grows, until it is closed."""
-    kept = None if checkpoint is None else FileCheckpoint(checkpoint)
+    file = None if checkpoint is None else FileCheckpoint(checkpoint)
     stream = client.stream(name)
-    stream.head()  # A reader waits for ever, even for a server that was never there.
-    with stream.follow(NOW if now else offset, live=live or "auto", checkpoint=kept) as reader:
+    stream.head()  # A reader would wait for ever for a server that cannot be reached.
+    with stream.follow(NOW if now else offset, live=live or "auto", checkpoint=file) as reader:
         show(reader, raw=raw)
 
 
 def show(reader: Reader[Any], *, raw: bool) -> None:
-    """Print batches; JSON a message a line, indented on a terminal."""
+    """Print batches; JSON as one message on each line, or indented on a terminal."""
     out = sys.stdout.buffer
     pretty = sys.stdout.isatty()
     for batch in reader:
@@ -379,7 +394,7 @@ def show(reader: Reader[Any], *, raw: bool) -> None:
 
 
 def lines_of(batch: Batch[Any], *, pretty: bool) -> bytes:
-    """Each message as the server has it, on one line or indented."""
+    """The text of each message, on one line or indented."""
     texts = batch.messages
     if pretty:
         texts = [_indented(text) for text in texts]
@@ -398,10 +413,10 @@ def _indented(text: bytes) -> bytes:
 
 @commands.command()
 @click.argument("name")
-@click.option("--json", "as_json", is_flag=True, help="As a JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 @click.pass_obj
 def head(client: Client, *, name: str, as_json: bool) -> None:
-    """Say what the server knows of the stream NAME."""
+    """Print the content type, tail, state and lifetime of the stream NAME."""
     info = client.stream(name).head()
     facts = {
         "content-type": info.content_type,
@@ -424,7 +439,7 @@ def head(client: Client, *, name: str, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def close(client: Client, *, name: str, data: str | None, is_json: bool) -> None:
-    """End the stream NAME, with DATA as its last piece if given."""
+    """Close the stream NAME for ever, with DATA as its last content if given."""
     stream = client.stream(name, content_type=JSON_CONTENT_TYPE if is_json else None)
     say(
         "closed",
@@ -435,8 +450,8 @@ def close(client: Client, *, name: str, data: str | None, is_json: bool) -> None
 @commands.command()
 @click.argument("source")
 @click.argument("name")
-@click.option("--offset", help="Where it leaves SOURCE.  [default: its tail]")
-@click.option("--sub-offset", type=click.IntRange(min=0), help="Messages or bytes after that.")
+@click.option("--offset", help="Offset where the fork leaves SOURCE.  [default: its tail]")
+@click.option("--sub-offset", type=click.IntRange(min=0), help="This many more messages, or bytes.")
 @with_lifetime
 @click.pass_obj
 def fork(
@@ -449,7 +464,7 @@ def fork(
     ttl: int | None,
     expires_at: str | None,
 ) -> None:
-    """Create the stream NAME with what SOURCE holds, to go on by itself."""
+    """Create the stream NAME as a fork, which begins with the data of SOURCE."""
     made = client.stream(name).fork(
         client.stream(source),
         offset=offset,
@@ -462,7 +477,7 @@ def fork(
 
 @commands.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
-@click.option("--missing-ok", is_flag=True, help="It may be gone already.")
+@click.option("--missing-ok", is_flag=True, help="Succeed if there is no such stream.")
 @click.pass_obj
 def delete(client: Client, *, names: tuple[str, ...], missing_ok: bool) -> None:
     """Delete streams and their data."""
@@ -472,22 +487,22 @@ def delete(client: Client, *, names: tuple[str, ...], missing_ok: bool) -> None:
 
 
 @commands.command()
-@click.option("--count", default=100_000, type=click.IntRange(min=1), help="Messages.")
-@click.option("--size", default=100, type=click.IntRange(min=2), help="Bytes of each.")
+@click.option("--count", default=100_000, type=click.IntRange(min=1), help="Number of messages.")
+@click.option("--size", default=100, type=click.IntRange(min=2), help="Bytes of each message.")
 @click.pass_obj
 def bench(client: Client, *, count: int, size: int) -> None:
-    """Measure the server: appends, a producer, reading, on a stream of its own."""
+    """Measure appends, a producer and a catch-up read on a new stream, which is deleted."""
     stream = client.stream(f"bench-{secrets.token_hex(6)}")
     stream.create(content_type=JSON_CONTENT_TYPE)
     try:
         message = b'"' + b"x" * (size - 2) + b'"'
-        tries = min(count, 200)
-        took = timed(lambda: [stream.append(message) for _ in range(tries)])
-        click.echo(f"append, one by one   {took / tries * 1000:10.2f} ms each")
+        appends = min(count, 200)
+        took = timed(lambda: [stream.append(message) for _ in range(appends)])
+        click.echo(f"append, one by one   {took / appends * 1000:10.2f} ms each")
         took = timed(partial(_produce, stream, message, count))
         click.echo(f"producer             {count / took:10,.0f} messages/s")
         took = timed(lambda: [len(batch.data) for batch in stream.read()])
-        click.echo(f"catch-up             {(count + tries) * size / took / 1e6:10.1f} MB/s")
+        click.echo(f"catch-up             {(count + appends) * size / took / 1e6:10.1f} MB/s")
     finally:
         stream.delete(missing_ok=True)
 
@@ -514,5 +529,5 @@ def completion(shell: str) -> None:
 
 
 def say(what: str, detail: str) -> None:
-    """Tell a person what was done; scripts have the exit code and standard output."""
+    """Print what was done, for a person. Scripts use the exit code and standard output."""
     click.echo(f"{what} {detail}", err=True)

@@ -1,4 +1,4 @@
-"""What a program appends, as the bytes of a request (§9).
+"""Encoding of appended data as the body of a request (§9).
 
 On a JSON stream every value is one message, whatever it is: a list is a message, not several, and
 a str is a JSON string. ``bytes`` are one message that is JSON text already. On other streams

@@ -9,12 +9,12 @@ Rules:
 * Every reader begins with plain reads, also from ``now``: that pins the tail, so that a drop
   before the first live answer misses nothing.
 * Data counts once its control information has come: a page when its body is complete, an SSE data
-  event when its control event has followed. What is cut before that is asked for again.
+  event when its control event has followed. Data that was cut before that is asked for again.
 * ``Stream-Closed`` ends a reader, and nothing else does.
 * With ``live="auto"`` SSE is left for long-poll where it is refused, keeps silent (a proxy that
   buffers) or is cut again and again; it is tried again after a while.
-* An answer without data is followed by a pause, so that no server makes a reader spin, and no
-  answer leads backwards.
+* A response without data is followed by a pause, so that no server makes a reader spin. A
+  response that leads backwards is an error.
 
 The caller passes in times (seconds, any monotonic clock) and random numbers.
 """
@@ -51,7 +51,7 @@ MAX_SHORT: Final = 3
 SSE_AGAIN_SECONDS: Final = 300.0
 MAX_HELD_BYTES: Final = 128 * 1024 * 1024
 PART_BYTES: Final = 64
-"""What a data event costs beside its data, so that empty ones are bounded as well."""
+"""Counted for each data event beside its data, so that empty ones are bounded too."""
 
 _CONTROL: Final = msgspec.json.Decoder(Control)
 
