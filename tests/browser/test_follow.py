@@ -4,7 +4,7 @@ import signal
 from collections.abc import Callable
 
 from live_server import Server
-from playwright.sync_api import BrowserContext, Page
+from playwright.sync_api import BrowserContext, Page, Route
 
 PAGE = """<!doctype html><title>follow</title><script type="module">
 import { follow } from 'ROOT/__ds/follow.js'
@@ -165,3 +165,90 @@ def test_an_error_of_the_page_ends_following(
     open_page(page, site, server, options=options)
     page.wait_for_function("globalThis.outcome")
     assert page.evaluate("outcome") == "a fault of the page"
+
+
+def test_a_page_to_log_in_is_not_taken_for_the_stream(
+    page: Page, server: Server, site: Callable[[str], str]
+) -> None:
+    def log_in(route: Route) -> None:
+        cors = {"access-control-allow-origin": "*"}
+        route.fulfill(content_type="text/html", body="<h1>Log in</h1>", headers=cors)
+
+    page.route("**/chat?*", log_in)
+    open_page(page, site, server)
+    page.wait_for_function("globalThis.outcome")
+    assert "not the response of a durable stream" in page.evaluate("outcome")
+    assert page.evaluate("seen") == []
+
+
+def test_live_responses_that_end_at_once_are_asked_for_after_a_pause(
+    page: Page, server: Server, site: Callable[[str], str]
+) -> None:
+    def end(route: Route) -> None:
+        cors = {"access-control-allow-origin": "*"}
+        route.fulfill(content_type="text/event-stream", body=": nothing\n\n", headers=cors)
+
+    server.create("chat")
+    page.route("**/chat?*live=sse*", end)
+    open_page(page, site, server)
+    page.wait_for_function("globalThis.statuses?.includes('offline')")
+
+
+def test_a_handler_that_never_ends_holds_up_no_other_tab(
+    context: BrowserContext, server: Server, site: Callable[[str], str]
+) -> None:
+    server.create("chat")
+    first, second = context.new_page(), context.new_page()
+    open_page(first, site, server, options="onBatch: () => new Promise(() => {}),")
+    first.wait_for_function("globalThis.statuses?.includes('live')")
+    open_page(second, site, server)
+    second.wait_for_function("globalThis.statuses?.includes('live')")
+    server.append("chat", b"[1]")
+    server.append("chat", b"[2]")
+    wait_for(second, 1)
+
+
+def test_a_batch_that_the_page_emptied_reaches_the_other_tabs_whole(
+    context: BrowserContext, server: Server, site: Callable[[str], str]
+) -> None:
+    server.create("chat")
+    first, second = context.new_page(), context.new_page()
+    open_page(first, site, server, options="onBatch: batch => { seen.push(batch.pop()) },")
+    first.wait_for_function("globalThis.statuses?.includes('live')")
+    open_page(second, site, server)
+    second.wait_for_function("globalThis.statuses?.includes('live')")
+    server.append("chat", b"[1,2]")
+    wait_for(second, 1, 2)
+
+
+def test_aborting_in_a_handler_does_not_wait_for_the_pause(
+    page: Page, server: Server, site: Callable[[str], str]
+) -> None:
+    page.route("**/chat?*", lambda route: route.abort())
+    abort = "onStatus: () => { globalThis.setTimeout = () => 0; stop.abort() },"
+    open_page(page, site, server, options=abort)
+    page.wait_for_function("globalThis.outcome === 'resolved'", polling=50)
+
+
+def test_an_offset_that_cannot_be_kept_ends_following(
+    page: Page, server: Server, site: Callable[[str], str]
+) -> None:
+    server.create("chat")
+    server.append("chat", b"[1]")
+    refuse = "Storage.prototype.setItem = () => { throw new Error('the storage is full') }"
+    options = f"storageKey: 'chat', onBatch: batch => {{ seen.push(...batch); {refuse} }},"
+    open_page(page, site, server, options=options)
+    page.wait_for_function("globalThis.outcome")
+    assert page.evaluate("outcome") == "the storage is full"
+    assert page.evaluate("seen") == [1]
+
+
+def test_a_character_that_came_in_two_appends_is_shown(
+    page: Page, server: Server, site: Callable[[str], str]
+) -> None:
+    server.create("log", "text/plain")
+    server.append("log", b"5 \xe2\x82", "text/plain")
+    open_page(page, site, server, "log")
+    page.wait_for_function("globalThis.statuses?.includes('live')")
+    server.append("log", b"\xac", "text/plain")
+    page.wait_for_function("seen.join('') === '5 €'")

@@ -60,8 +60,11 @@ export async function follow(url, { offset = '-1', signal, onBatch, onStatus, st
   let position = (storageKey && localStorage.getItem(storageKey)) || offset
   let cursor = ''
   let kind = ''
+  let decoder = new TextDecoder()
   let failures = 0
   let closed = false
+  /** What the page was told last. @type {Status | undefined} */
+  let told
   /** What a handler of the page threw. @type {{ error: unknown } | undefined} */
   let thrown
   /** Ends the connection or the pause that is under way. */
@@ -81,6 +84,11 @@ export async function follow(url, { offset = '-1', signal, onBatch, onStatus, st
     }
   }
 
+  const tell = (status, reason) => {
+    told = status
+    return call(onStatus, status, reason)
+  }
+
   const moveTo = (next, keep = true) => {
     position = next
     if (storageKey && keep) localStorage.setItem(storageKey, next)
@@ -89,7 +97,8 @@ export async function follow(url, { offset = '-1', signal, onBatch, onStatus, st
 
   const deliver = async (batch, progress) => {
     if (batch.length) await call(onBatch, batch, progress)
-    moveTo(progress.offset)
+    // Where the browser refuses to keep it, a later visit would show messages again: that is an error.
+    await call(moveTo, progress.offset)
     failures = 0
     closed = progress.closed
     if (closed) stop()
@@ -98,6 +107,8 @@ export async function follow(url, { offset = '-1', signal, onBatch, onStatus, st
   const reset = async reason => {
     moveTo('-1', false)
     kind = cursor = ''
+    decoder = new TextDecoder()
+    told = undefined
     await call(onStatus, 'reset', reason)
   }
 
@@ -107,8 +118,13 @@ export async function follow(url, { offset = '-1', signal, onBatch, onStatus, st
       if (value) at.searchParams.set(key, value)
     }
     const response = await fetch(at, { ...init, signal: abort.signal })
-    if (response.ok) return response
-    const { detail } = await response.json().catch(() => ({}))
+    if (response.ok) {
+      const type = response.headers.get('content-type') ?? ''
+      if (query.live ? type.startsWith('text/event-stream') : response.headers.has('stream-next-offset')) return response
+      // A page to log in, perhaps: it would be read again and again.
+      throw new FollowError(response, 'This is not the response of a durable stream.')
+    }
+    const detail = (await response.json().catch(() => null))?.detail
     const error = new FollowError(response, detail ?? response.statusText)
     if (response.status !== 410 || position === '-1') throw error
     await reset(error)
@@ -134,18 +150,33 @@ export async function follow(url, { offset = '-1', signal, onBatch, onStatus, st
     }
   }
 
+  /** A character whose bytes came in two appends is completed by the second. */
+  const textOf = (bytes, { closed }) => decoder.decode(bytes, { stream: !closed })
+
+  const decode = (data, base64, progress) => {
+    if (kind === 'json') return JSON.parse(data)
+    if (!base64) return data
+    const bytes = Uint8Array.from(atob(data), character => character.charCodeAt(0))
+    return kind === 'text' ? textOf(bytes, progress) : bytes
+  }
+
   const catchUp = () =>
     connect(async (abort, alive) => {
       for (let upToDate = false; !upToDate && !ended.signal.aborted; alive()) {
         const response = await get({}, abort)
         const { headers } = response
         kind = kindOf(headers.get('content-type') ?? '')
-        const batch = await (kind === 'json' ? response.json()
-          : kind === 'text' ? response.text()
-          : response.arrayBuffer().then(buffer => new Uint8Array(buffer)))
+        const body = await whole(response.body, alive)
         upToDate = headers.has('stream-up-to-date')
-        const next = headers.get('stream-next-offset') ?? position
-        await deliver(batch, { offset: next, upToDate, closed: headers.has('stream-closed') })
+        const progress = {
+          offset: headers.get('stream-next-offset'),
+          upToDate,
+          closed: headers.has('stream-closed'),
+        }
+        const batch = kind === 'json' ? await body.json()
+          : kind === 'text' ? textOf(await body.arrayBuffer(), progress)
+          : new Uint8Array(await body.arrayBuffer())
+        await deliver(batch, progress)
       }
     })
 
@@ -153,26 +184,28 @@ export async function follow(url, { offset = '-1', signal, onBatch, onStatus, st
     connect(async (abort, alive) => {
       const response = await get({ live: 'sse', cursor }, abort)
       const base64 = response.headers.get('stream-sse-data-encoding') === 'base64'
-      await call(onStatus, 'live')
+      const began = performance.now()
+      await tell('live')
       channel.postMessage({ status: 'live' })
       let data
       for await (const event of events(response.body, alive)) {
         if (event.type === 'data') data = event.data
         if (event.type !== 'control') continue
         const control = JSON.parse(event.data)
-        const batch = data === undefined ? '' : decode(data, kind, base64)
         const progress = {
           offset: control.streamNextOffset,
           upToDate: control.upToDate === true,
           closed: control.streamClosed === true,
         }
-        const from = position
+        const batch = data === undefined ? '' : decode(data, base64, progress)
         data = undefined
         cursor = control.streamCursor ?? cursor
+        // First, because the page may change the batch, or take its time.
+        channel.postMessage({ from: position, batch, progress })
         await deliver(batch, progress)
-        channel.postMessage({ from, batch, progress })
         if (ended.signal.aborted) return
       }
+      if (performance.now() - began < FIRST_PAUSE) throw new Error('The connection ended at once.')
     })
 
   /** Repeats `step`, with growing pauses after failures, until `done` or the end. */
@@ -186,7 +219,8 @@ export async function follow(url, { offset = '-1', signal, onBatch, onStatus, st
         const { status } = error instanceof FollowError ? error : { status: 503 }
         if (thrown || (status < 500 && status !== 429 && status !== 408)) throw error
         channel.postMessage({ status: 'offline' })
-        await call(onStatus, 'offline', error)
+        await tell('offline', error)
+        if (ended.signal.aborted) return
         const pause = Math.min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** failures++)
         await new Promise(resolve => {
           interrupt = resolve
@@ -204,11 +238,15 @@ export async function follow(url, { offset = '-1', signal, onBatch, onStatus, st
   // While another tab holds the live connection, this one takes what that tab passes on.
   let turn = Promise.resolve()
   let leading = false
-  const take = async ({ from, batch, progress, status }) => {
-    if (leading || ended.signal.aborted) return
+  const take = async ({ asks, from, batch, progress, status }) => {
+    if (leading && asks && told) channel.postMessage({ status: told })
+    if (leading || asks || ended.signal.aborted) return
     if (status === 'reset') return reset().then(catchUpOnce)
-    if (status) return call(onStatus, status)
-    if (from === position) return deliver(batch, progress)
+    if (status) return status === told ? undefined : tell(status)
+    if (from === position) {
+      decoder = new TextDecoder()
+      return deliver(batch, progress)
+    }
     if (progress.offset > position) return catchUpOnce()
   }
   let refuse
@@ -228,6 +266,8 @@ export async function follow(url, { offset = '-1', signal, onBatch, onStatus, st
     if (signal?.aborted) return
     turn = catchUpOnce()
     await turn
+    // The tab that holds the live connection says how it is.
+    channel.postMessage({ asks: true })
     const led = navigator.locks
       ? navigator.locks.request(name, { signal: ended.signal }, lead)
       : lead()
@@ -250,25 +290,31 @@ function kindOf(type) {
   return media === 'application/json' ? 'json' : media.startsWith('text/') ? 'text' : 'bytes'
 }
 
-/** The batch of one data event. */
-function decode(data, kind, base64) {
-  if (kind === 'json') return JSON.parse(data)
-  if (!base64) return data
-  const bytes = Uint8Array.from(atob(data), character => character.charCodeAt(0))
-  return kind === 'text' ? new TextDecoder().decode(bytes) : bytes
+/** A body, of which `alive` hears while it comes. */
+const whole = (body, alive) => {
+  const transform = (chunk, controller) => {
+    alive()
+    controller.enqueue(chunk)
+  }
+  return new Response(body?.pipeThrough(new TransformStream({ transform })))
 }
 
 /** The events of a text/event-stream body; `alive` is called whenever something arrives. */
 async function* events(body, alive) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader()
   let rest = ''
+  let held = ''
   let type = ''
   let data = []
   for (;;) {
     const { value, done } = await reader.read()
     if (done) return
     alive()
-    const lines = (rest + value).split(/\r\n|\n|\r(?!$)/)
+    // Only what is new is searched: a line may be long, and come in many pieces.
+    const text = held + value
+    held = text.endsWith('\r') ? '\r' : ''
+    const lines = text.slice(0, text.length - held.length).split(/\r\n|\n|\r/)
+    lines[0] = rest + lines[0]
     rest = lines.pop()
     for (const line of lines) {
       const [, field, text] = /^([^:]*):? ?(.*)$/s.exec(line)
