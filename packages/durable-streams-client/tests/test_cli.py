@@ -228,7 +228,7 @@ def test_version(run: Run) -> None:
     assert "0.1" in run("--version")[1]
 
 
-def test_a_refused_connection_is_told_of_soon(run) -> None:
+def test_a_refused_connection_is_told_of_soon(run: Run) -> None:
     """Every command, and not after half a minute of tries."""
     for command in (["head", "a"], ["append", "a", "x"], ["read", "a"], ["follow", "a"]):
         status, out, err = run("--url", "http://127.0.0.1:9/", *command)

@@ -1,8 +1,10 @@
 """Who may do what: the hook, the token, browsers and their origins (§12)."""
 
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
+from remote import RemoteStore
 from wire import Client, request_bytes
 
 from durable_streams_server import create_app, create_asgi
@@ -13,23 +15,25 @@ EXPOSED = "access-control-allow-origin"
 class Hook:
     """Refuses what it is told to, and remembers what it was asked."""
 
-    def __init__(self, answer, *, waits):
+    def __init__(self, answer: Any, *, waits: Any) -> None:
         self.answer = answer
         self.waits = waits
         self.asked = []
 
-    def __call__(self, action, path, request):
+    def __call__(self, action: Any, path: Any, request: Any) -> Any:
         self.asked.append((action, path))
         assert request is not None
         return self._later() if self.waits else self.answer
 
-    async def _later(self):
+    async def _later(self) -> Any:
         return self.answer
 
 
 @pytest.mark.parametrize("waits", [False, True], ids=["sync", "async"])
 class TestHook:
-    async def test_is_asked_for_each_action(self, serve, waits):
+    async def test_is_asked_for_each_action(
+        self, serve: Callable[..., Awaitable[Client]], waits: Any
+    ) -> None:
         hook = Hook(True, waits=waits)
         client = await serve(authorize=hook)
         await client.put("a", body=b"x")
@@ -58,7 +62,14 @@ class TestHook:
             ("yes", 403, "forbidden"),
         ],
     )
-    async def test_refuses_without_telling_what_exists(self, serve, waits, refusal, status, code):
+    async def test_refuses_without_telling_what_exists(
+        self,
+        serve: Callable[..., Awaitable[Client]],
+        waits: Any,
+        refusal: bool | int | str | None,
+        status: int,
+        code: str,
+    ) -> None:
         client = await serve(authorize=Hook(refusal, waits=waits))
         await client.engine.create("there", content_type="text/plain", data="x")
         for method in ("GET", "HEAD", "POST", "PUT", "DELETE"):
@@ -80,12 +91,14 @@ class TestHook:
         assert (await client.engine.read("there")).data == b"x"
         assert [info.path for info in await client.engine.list()] == ["there"]
 
-    async def test_may_refuse_the_source_of_a_fork(self, serve, waits):
+    async def test_may_refuse_the_source_of_a_fork(
+        self, serve: Callable[..., Awaitable[Client]], waits: Any
+    ) -> None:
         hook = Hook(True, waits=waits)
         client = await serve(authorize=hook)
         await client.put("secret", body=b"x")
 
-        def judge(action, path, request):
+        def judge(action: Any, path: Any, request: Any) -> Any:
             hook.answer = path != "secret"
             return Hook.__call__(hook, action, path, request)
 
@@ -97,14 +110,18 @@ class TestHook:
         assert {answer.status for answer in answers} == {403}
         assert not [info for info in await client.engine.list() if info.path == "fork"]
 
-    async def test_a_refused_body_is_not_waited_for(self, serve, waits):
+    async def test_a_refused_body_is_not_waited_for(
+        self, serve: Callable[..., Awaitable[Client]], waits: Any
+    ) -> None:
         client = await serve(authorize=Hook(False, waits=waits))
         connection = await client.connect()
         fields = {"content-type": "text/plain", "content-length": "100000"}
         await connection.send(request_bytes("POST", client.root + "a", fields))
         assert (await connection.answer("POST")).status == 403
 
-    async def test_is_asked_once_for_a_client_that_waits_for_a_go_ahead(self, serve, waits):
+    async def test_is_asked_once_for_a_client_that_waits_for_a_go_ahead(
+        self, serve: Callable[..., Awaitable[Client]], waits: Any
+    ) -> None:
         hook = Hook(True, waits=waits)
         client = await serve(authorize=hook)
         await client.put("a")
@@ -120,11 +137,13 @@ class TestHook:
         assert hook.asked == [("append", "a")]
 
 
-async def test_a_hook_that_fails_refuses(serve, caplog):
-    def broken(_action, _path, _request):
+async def test_a_hook_that_fails_refuses(
+    serve: Callable[..., Awaitable[Client]], caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(_action: Any, _path: Any, _request: Any) -> None:
         raise RuntimeError("a bug in the application")
 
-    async def broken_later(_action, _path, _request):
+    async def broken_later(_action: Any, _path: Any, _request: Any) -> None:
         raise RuntimeError("a bug in the application")
 
     for hook in (broken, broken_later):
@@ -133,8 +152,10 @@ async def test_a_hook_that_fails_refuses(serve, caplog):
     assert "the authorize hook failed" in caplog.text
 
 
-async def test_a_hook_may_answer_now_or_later_as_it_likes(serve):
-    async def later():
+async def test_a_hook_may_answer_now_or_later_as_it_likes(
+    serve: Callable[..., Awaitable[Client]],
+) -> None:
+    async def later() -> Any:
         return True
 
     client = await serve(authorize=lambda action, _path, _request: action == "read" or later())
@@ -143,7 +164,9 @@ async def test_a_hook_may_answer_now_or_later_as_it_likes(serve):
     assert fork.status == 201
 
 
-async def test_a_token_lets_its_bearer_in_and_nobody_else(serve):
+async def test_a_token_lets_its_bearer_in_and_nobody_else(
+    serve: Callable[..., Awaitable[Client]],
+) -> None:
     client = await serve(token="s3cret", health=True)
     assert (await client.put("a", authorization="Bearer s3cret")).status == 201
     assert (await client.get("a", authorization="bearer s3cret")).status == 200
@@ -156,7 +179,7 @@ async def test_a_token_lets_its_bearer_in_and_nobody_else(serve):
 
 
 @pytest.mark.parametrize("create", [create_app, create_asgi])
-def test_an_empty_token_is_refused_for_it_would_let_in_all_who_send_none(create):
+def test_an_empty_token_is_refused_for_it_would_let_in_all_who_send_none(create: Any) -> None:
     with pytest.raises(ValueError, match="keeps nobody out"):
         create("memory:", token="")
 
@@ -164,7 +187,7 @@ def test_an_empty_token_is_refused_for_it_would_let_in_all_who_send_none(create)
 # Browsers.
 
 
-async def test_every_answer_protects_browsers(client):
+async def test_every_answer_protects_browsers(client: Client) -> None:
     await client.put("a", body=b"x")
     answers = [
         await client.get("a"),
@@ -183,14 +206,16 @@ async def test_every_answer_protects_browsers(client):
         assert answer["cross-origin-resource-policy"] == "cross-origin"
 
 
-async def test_any_origin_may_use_an_open_server(client):
+async def test_any_origin_may_use_an_open_server(client: Client) -> None:
     answer = await client.put("a", origin="https://app.example")
     assert answer[EXPOSED] == "*"
     exposed = answer["access-control-expose-headers"].replace(" ", "").split(",")
     assert {"stream-next-offset", "stream-cursor", "etag", "location"} <= set(exposed)
 
 
-async def test_the_matching_origin_is_answered_and_never_the_first(serve):
+async def test_the_matching_origin_is_answered_and_never_the_first(
+    serve: Callable[..., Awaitable[Client]],
+) -> None:
     first, second = "https://first.example", "https://second.example"
     client = await serve(cors_origins=(first, second))
     for origin in (first, second):
@@ -208,7 +233,7 @@ async def test_the_matching_origin_is_answered_and_never_the_first(serve):
     assert EXPOSED not in await closed.get("a", origin=first)
 
 
-async def test_a_preflight_tells_what_may_be_sent(client):
+async def test_a_preflight_tells_what_may_be_sent(client: Client) -> None:
     answer = await client.request(
         "OPTIONS",
         "a",
@@ -243,7 +268,9 @@ def test_a_name_that_no_header_has_is_refused(name: str) -> None:
 # Where streams are.
 
 
-async def test_a_public_url_is_what_clients_are_told(serve):
+async def test_a_public_url_is_what_clients_are_told(
+    serve: Callable[..., Awaitable[Client]],
+) -> None:
     client = await serve(public_url="https://cdn.example/edge/")
     answer = await client.put("a")
     assert answer["location"] == "https://cdn.example/edge/v1/stream/a"
@@ -253,7 +280,7 @@ async def test_a_public_url_is_what_clients_are_told(serve):
 
 
 @pytest.mark.parametrize("host", ["evil.example/x", "a b", "x@y", ""])
-async def test_a_host_that_is_none_is_not_repeated(client, host):
+async def test_a_host_that_is_none_is_not_repeated(client: Client, host: str) -> None:
     answer = await client.request("PUT", "a", {"host": host})
     if answer.status == 201:
         assert answer["location"] == "/v1/stream/a"
@@ -261,14 +288,16 @@ async def test_a_host_that_is_none_is_not_repeated(client, host):
         assert answer.status == 400
 
 
-async def test_a_server_may_have_any_root(serve):
+async def test_a_server_may_have_any_root(serve: Callable[..., Awaitable[Client]]) -> None:
     for root in ("/", "/deep/er/"):
         client = await serve(root=root)
         assert (await client.put("x/a"))["location"] == f"http://test.example{root}x/a"
         await client.delete("x/a")
 
 
-async def test_health_is_answered_without_a_look_at_any_stream(serve, remote):
+async def test_health_is_answered_without_a_look_at_any_stream(
+    serve: Callable[..., Awaitable[Client]], remote: RemoteStore
+) -> None:
     client = await serve(remote, health=True)
     remote.load_error = OSError("the network is down")
     answer = await client.raw(request_bytes("GET", "/health"))

@@ -1,6 +1,7 @@
 """What only aiohttp shows: sub-apps, middlewares, signals, runners that are not ours."""
 
 import asyncio
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -13,20 +14,20 @@ from durable_streams_server.frontends.aiohttp import MOUNT
 class Running:
     """An application on a runner as somebody else would set it up."""
 
-    def __init__(self, app, **options):
+    def __init__(self, app: Any, **options: Any) -> None:
         self.runner = web.AppRunner(app, shutdown_timeout=1.0, **options)
 
-    async def __aenter__(self):
+    async def __aenter__(self) -> Any:
         await self.runner.setup()
         site = web.TCPSite(self.runner, "127.0.0.1", 0)
         await site.start()
         return self.runner.addresses[0][1]
 
-    async def __aexit__(self, *_):
+    async def __aexit__(self, *_: object) -> None:
         await self.runner.cleanup()
 
 
-async def test_an_app_owns_the_store_it_is_given(memory):
+async def test_an_app_owns_the_store_it_is_given(memory: MemoryStore) -> None:
     app = create_app(memory)
     async with Running(app) as port:
         client = Client(port, "/", app[MOUNT])
@@ -35,7 +36,7 @@ async def test_an_app_owns_the_store_it_is_given(memory):
     assert not app[MOUNT].engine.started
 
 
-async def test_an_engine_stays_the_applications_own(memory):
+async def test_an_engine_stays_the_applications_own(memory: MemoryStore) -> None:
     async with Engine(memory) as engine:
         async with Running(create_app(engine)) as port:
             client = Client(port, "/", create_app(engine)[MOUNT])
@@ -44,12 +45,12 @@ async def test_an_engine_stays_the_applications_own(memory):
         assert (await engine.read("a")).data == b"x"
 
 
-def test_limits_of_an_engine_are_its_own(memory):
+def test_limits_of_an_engine_are_its_own(memory: MemoryStore) -> None:
     with pytest.raises(TypeError, match="has its own limits"):
         create_app(Engine(memory), limits=Limits())
 
 
-async def test_below_a_prefix_the_prefix_counts(memory):
+async def test_below_a_prefix_the_prefix_counts(memory: MemoryStore) -> None:
     """Location and Stream-Forked-From are URLs, so they have it."""
     outer = web.Application()
     inner = create_app(memory, root="/streams")
@@ -77,7 +78,7 @@ async def test_an_offered_upgrade_is_ignored(memory: MemoryStore, protocol: str)
         assert (await connection.request("GET", "/a", offer)).body == b"xy"
 
 
-async def test_a_parents_size_limit_does_not_apply(memory):
+async def test_a_parents_size_limit_does_not_apply(memory: MemoryStore) -> None:
     outer = web.Application(client_max_size=100)
     inner = create_app(memory)
     outer.add_subapp("/s", inner)
@@ -87,12 +88,12 @@ async def test_a_parents_size_limit_does_not_apply(memory):
         assert (await client.post("a", b"x" * 2_000_000)).status == 204
 
 
-async def test_headers_of_an_outer_application_reach_every_answer(memory):
-    async def sign(_request, response):
+async def test_headers_of_an_outer_application_reach_every_answer(memory: MemoryStore) -> None:
+    async def sign(_request: Any, response: Any) -> None:
         response.headers["x-signed"] = "yes"
 
     @web.middleware
-    async def tag(request, handler):
+    async def tag(request: Any, handler: Any) -> Any:
         response = await handler(request)
         response.headers["x-tagged"] = "yes"
         return response
@@ -118,7 +119,7 @@ async def test_headers_of_an_outer_application_reach_every_answer(memory):
         await client.close()
 
 
-async def test_a_disconnect_is_seen_at_the_next_write_on_any_runner(memory):
+async def test_a_disconnect_is_seen_at_the_next_write_on_any_runner(memory: MemoryStore) -> None:
     app = create_app(memory)
     async with Running(app) as port:
         client = Client(port, "/", app[MOUNT])
@@ -131,7 +132,7 @@ async def test_a_disconnect_is_seen_at_the_next_write_on_any_runner(memory):
             await asyncio.sleep(0.001)
 
 
-async def test_an_app_that_stops_tells_its_live_readers(memory):
+async def test_an_app_that_stops_tells_its_live_readers(memory: MemoryStore) -> None:
     app = create_app(memory)
     async with Running(app) as port:
         client = Client(port, "/", app[MOUNT])
@@ -144,7 +145,7 @@ async def test_an_app_that_stops_tells_its_live_readers(memory):
     await client.close()
 
 
-async def test_an_http_1_0_client_gets_a_live_answer_without_chunks(memory):
+async def test_an_http_1_0_client_gets_a_live_answer_without_chunks(memory: MemoryStore) -> None:
     app = create_app(memory)
     async with Running(app) as port:
         client = Client(port, "/", app[MOUNT])
@@ -157,7 +158,7 @@ async def test_an_http_1_0_client_gets_a_live_answer_without_chunks(memory):
         await client.close()
 
 
-async def test_an_engine_that_was_not_started_is_an_answer(memory):
+async def test_an_engine_that_was_not_started_is_an_answer(memory: MemoryStore) -> None:
     app = create_app(Engine(memory))
     async with Running(app) as port:
         client = Client(port, "/", app[MOUNT])

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -69,7 +70,7 @@ async def moved(source: Store, target: Store) -> list[tuple[int, int]]:
     return heard
 
 
-async def test_every_store_gets_what_the_other_had(tmp_path):
+async def test_every_store_gets_what_the_other_had(tmp_path: Path) -> None:
     memory = MemoryStore()
     await filled(memory)
     expected = await contents(memory)
@@ -85,14 +86,14 @@ async def test_every_store_gets_what_the_other_had(tmp_path):
         assert (await engine.read("fork")).data == b"a" * 10 + b"its own"
 
 
-async def test_an_import_stops_at_a_path_that_is_taken():
+async def test_an_import_stops_at_a_path_that_is_taken() -> None:
     memory = MemoryStore()
     await filled(memory)
     with pytest.raises(StoreError, match="'big' is there already, so the import stops"):
         await moved(memory, memory)
 
 
-async def test_an_import_that_was_broken_off_can_be_repeated():
+async def test_an_import_that_was_broken_off_can_be_repeated() -> None:
     memory, target = MemoryStore(), MemoryStore()
     await filled(memory)
     archive = io.BytesIO()
@@ -108,12 +109,12 @@ async def test_an_import_that_was_broken_off_can_be_repeated():
 
 
 @pytest.mark.parametrize("content", [b"", b"text", b"\xff" * 100])
-async def test_what_is_no_archive_is_told(content):
+async def test_what_is_no_archive_is_told(content: bytes) -> None:
     with pytest.raises(StoreError, match="no archive that this command has written"):
         await import_store(MemoryStore(), io.BytesIO(content), ignore)
 
 
-async def test_a_flipped_bit_is_found():
+async def test_a_flipped_bit_is_found() -> None:
     memory = MemoryStore()
     async with Engine(memory) as engine:
         await engine.create("s", content_type="text/plain")
@@ -133,7 +134,7 @@ def run(*arguments: str) -> tuple[int, str]:
     return result.exit_code, result.stdout + (result.stderr if result.exit_code else "")
 
 
-def test_the_commands(tmp_path):
+def test_the_commands(tmp_path: Path) -> None:
     url, archive = f"file:{tmp_path}/data", str(tmp_path / "archive")
     asyncio.run(filled(create_store(url)))
     assert run("export", url, archive) == (0, f"5 streams and subscriptions are in {archive}.\n")

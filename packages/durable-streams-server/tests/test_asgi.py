@@ -1,6 +1,7 @@
 """What only the ASGI interface shows: lifespan, lazy start, mounts, disconnects."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -21,7 +22,15 @@ from durable_streams_server.frontends.asgi import AsgiApp
 class Caller:
     """An ASGI server's side of one request."""
 
-    def __init__(self, app, method="GET", path="/a", query="", headers=(), **scope):
+    def __init__(
+        self,
+        app: Any,
+        method: Any = "GET",
+        path: Any = "/a",
+        query: Any = "",
+        headers: Any = (),
+        **scope: Any,
+    ) -> None:
         self.scope = {
             "type": "http",
             "method": method,
@@ -39,19 +48,19 @@ class Caller:
         self.writable.set()
         self.task = asyncio.create_task(app(self.scope, self.incoming.get, self.send))
 
-    async def send(self, message):
+    async def send(self, message: Any) -> None:
         await self.writable.wait()
         self.sent.append(message)
         self.came.set()
 
-    def body(self, data=b"", *, more=False):
+    def body(self, data: Any = b"", *, more: Any = False) -> Any:
         self.incoming.put_nowait({"type": "http.request", "body": data, "more_body": more})
         return self
 
-    def disconnect(self):
+    def disconnect(self) -> None:
         self.incoming.put_nowait({"type": "http.disconnect"})
 
-    async def answer(self):
+    async def answer(self) -> Any:
         await self.task
         start = self.sent[0]
         return start["status"], dict(start["headers"]), b"".join(m["body"] for m in self.sent[1:])
@@ -60,24 +69,33 @@ class Caller:
 TEXT = (b"content-type", b"text/plain")
 
 
-async def call(app, method="GET", path="/a", body=b"", headers=(TEXT,), **scope):
+async def call(
+    app: Any,
+    method: Any = "GET",
+    path: Any = "/a",
+    body: Any = b"",
+    headers: Any = (TEXT,),
+    **scope: Any,
+) -> Any:
     return await Caller(app, method, path, headers=headers, **scope).body(body).answer()
 
 
 @pytest.fixture
-async def app(memory):
+async def app(memory: MemoryStore) -> AsyncIterator[Any]:
     app = create_asgi(memory)
     yield app
     await app.close()
 
 
-async def test_an_owned_engine_starts_with_the_first_request(app):
+async def test_an_owned_engine_starts_with_the_first_request(app: Any) -> None:
     status, headers, _ = await call(app, "PUT", headers=[TEXT, (b"host", b"test.example")])
     assert status == 201
     assert headers[b"location"] == b"http://test.example/a"
 
 
-async def test_an_engine_of_the_applications_own_must_have_been_started(memory):
+async def test_an_engine_of_the_applications_own_must_have_been_started(
+    memory: MemoryStore,
+) -> None:
     engine = Engine(memory)
     app = create_asgi(engine)
     status, _headers, body = await call(app, "PUT")
@@ -89,10 +107,10 @@ async def test_an_engine_of_the_applications_own_must_have_been_started(memory):
         assert engine.started
 
 
-async def test_a_store_that_cannot_be_opened_is_an_answer(memory):
+async def test_a_store_that_cannot_be_opened_is_an_answer(memory: MemoryStore) -> None:
     remote = RemoteStore(memory)
 
-    async def refuse():
+    async def refuse() -> None:
         raise StoreError("The directory is in use by another server.")
 
     remote.open = refuse  # type: ignore[method-assign]
@@ -103,17 +121,17 @@ async def test_a_store_that_cannot_be_opened_is_an_answer(memory):
 
 
 class Lifespan:
-    def __init__(self, app):
+    def __init__(self, app: Any) -> None:
         self.incoming: asyncio.Queue = asyncio.Queue()
         self.sent: asyncio.Queue = asyncio.Queue()
         self.task = asyncio.create_task(app({"type": "lifespan"}, self.incoming.get, self.sent.put))
 
-    async def say(self, kind):
+    async def say(self, kind: Any) -> Any:
         await self.incoming.put({"type": kind})
         return (await self.sent.get())["type"]
 
 
-async def test_a_lifespan_starts_and_stops_an_owned_engine(memory):
+async def test_a_lifespan_starts_and_stops_an_owned_engine(memory: MemoryStore) -> None:
     remote = RemoteStore(memory)
     lifespan = Lifespan(create_asgi(remote))
     assert await lifespan.say("lifespan.startup") == "lifespan.startup.complete"
@@ -123,10 +141,10 @@ async def test_a_lifespan_starts_and_stops_an_owned_engine(memory):
     await lifespan.task
 
 
-async def test_a_lifespan_tells_what_kept_it_from_starting(memory):
+async def test_a_lifespan_tells_what_kept_it_from_starting(memory: MemoryStore) -> None:
     remote = RemoteStore(memory)
 
-    async def refuse():
+    async def refuse() -> None:
         raise StoreError("The directory is in use by another server.")
 
     remote.open = refuse  # type: ignore[method-assign]
@@ -135,7 +153,7 @@ async def test_a_lifespan_tells_what_kept_it_from_starting(memory):
     await lifespan.task
 
 
-async def test_a_lifespan_leaves_the_applications_own_engine_alone(memory):
+async def test_a_lifespan_leaves_the_applications_own_engine_alone(memory: MemoryStore) -> None:
     async with Engine(memory) as engine:
         lifespan = Lifespan(create_asgi(engine))
         assert await lifespan.say("lifespan.startup") == "lifespan.startup.complete"
@@ -143,7 +161,7 @@ async def test_a_lifespan_leaves_the_applications_own_engine_alone(memory):
         assert engine.started
 
 
-async def test_an_engine_is_a_lifespan_for_frameworks(memory):
+async def test_an_engine_is_a_lifespan_for_frameworks(memory: MemoryStore) -> None:
     engine = Engine(memory)
     async with engine.lifespan(object()):
         assert engine.started
@@ -154,7 +172,9 @@ async def test_an_engine_is_a_lifespan_for_frameworks(memory):
     "path, raw",
     [("/streams/a", b"/streams/a"), ("/a", b"/a"), ("/a", None), ("/streams/a", b"/streams/a?x=1")],
 )
-async def test_below_a_mount_the_prefix_counts_whatever_the_server_makes_of_it(app, path, raw):
+async def test_below_a_mount_the_prefix_counts_whatever_the_server_makes_of_it(
+    app: Any, path: str, raw: bytes | None
+) -> None:
     headers = [TEXT, (b"host", b"h")]
     status, fields, _ = await call(
         app, "PUT", path, headers=headers, raw_path=raw, root_path="/streams"
@@ -170,24 +190,24 @@ async def test_below_a_mount_the_prefix_counts_whatever_the_server_makes_of_it(a
     assert status == 201
 
 
-async def test_a_target_that_is_no_path_is_refused(app):
+async def test_a_target_that_is_no_path_is_refused(app: Any) -> None:
     assert (await call(app, "GET", "*"))[0] == 400
 
 
-async def test_a_websocket_is_turned_away(app):
+async def test_a_websocket_is_turned_away(app: Any) -> None:
     sent = []
 
-    async def receive():
+    async def receive() -> Any:
         return {"type": "websocket.connect"}
 
-    async def send(message):
+    async def send(message: Any) -> None:
         sent.append(message)
 
     await app({"type": "websocket"}, receive, send)
     assert sent == [{"type": "websocket.close", "code": 1003}]
 
 
-async def test_a_body_comes_in_pieces(app):
+async def test_a_body_comes_in_pieces(app: Any) -> None:
     await call(app, "PUT")
     caller = Caller(app, "POST", headers=[TEXT])
     caller.body(b"one ", more=True).body(b"", more=True).body(b"append")
@@ -195,7 +215,7 @@ async def test_a_body_comes_in_pieces(app):
     assert (await call(app))[2] == b"one append"
 
 
-async def test_a_client_that_leaves_in_the_middle_of_its_body_stored_nothing(app):
+async def test_a_client_that_leaves_in_the_middle_of_its_body_stored_nothing(app: Any) -> None:
     await call(app, "PUT")
     caller = Caller(app, "POST", headers=[TEXT]).body(b"half", more=True)
     caller.disconnect()
@@ -300,7 +320,7 @@ async def test_a_middleware_never_misses_the_response_of_a_client_that_left(
     assert failures == []
 
 
-async def test_a_long_poll_is_left_at_once_when_its_client_is(memory):
+async def test_a_long_poll_is_left_at_once_when_its_client_is(memory: MemoryStore) -> None:
     async with Engine(memory) as engine:
         app = create_asgi(engine)
         await engine.create("a")
@@ -312,7 +332,7 @@ async def test_a_long_poll_is_left_at_once_when_its_client_is(memory):
         assert len(engine.fanout) == 0
 
 
-async def test_an_append_whose_client_left_is_stored_all_the_same(memory):
+async def test_an_append_whose_client_left_is_stored_all_the_same(memory: MemoryStore) -> None:
     remote = RemoteStore(memory)
     async with Engine(remote) as engine:
         app = create_asgi(engine)
@@ -327,7 +347,7 @@ async def test_an_append_whose_client_left_is_stored_all_the_same(memory):
         assert (await engine.read("a")).data == b"xy"
 
 
-async def test_a_live_reader_is_left_at_once_when_its_client_is(memory):
+async def test_a_live_reader_is_left_at_once_when_its_client_is(memory: MemoryStore) -> None:
     async with Engine(memory) as engine:
         app = create_asgi(engine)
         await engine.create("a")
@@ -340,7 +360,9 @@ async def test_a_live_reader_is_left_at_once_when_its_client_is(memory):
         assert len(engine.fanout) == 0
 
 
-async def test_a_server_that_takes_nothing_makes_its_reader_fall_behind(memory):
+async def test_a_server_that_takes_nothing_makes_its_reader_fall_behind(
+    memory: MemoryStore,
+) -> None:
     async with Engine(memory) as engine:
         app = create_asgi(engine)
         await engine.create("a", content_type="text/plain")
@@ -360,12 +382,12 @@ async def test_a_server_that_takes_nothing_makes_its_reader_fall_behind(memory):
         assert len(engine.fanout) == 0
 
 
-async def test_a_server_that_fails_to_send_leaves_no_reader_behind(memory):
+async def test_a_server_that_fails_to_send_leaves_no_reader_behind(memory: MemoryStore) -> None:
     async with Engine(memory) as engine:
         app = create_asgi(engine)
         await engine.create("a")
 
-        async def send(message):
+        async def send(message: Any) -> None:
             if message["type"] == "http.response.body":
                 raise OSError("gone")
 
@@ -378,7 +400,7 @@ async def test_a_server_that_fails_to_send_leaves_no_reader_behind(memory):
         assert len(engine.fanout) == 0
 
 
-async def test_closing_the_app_tells_its_live_readers(memory):
+async def test_closing_the_app_tells_its_live_readers(memory: MemoryStore) -> None:
     app = create_asgi(memory)
     await call(app, "PUT")
     caller = Caller(app, query="offset=-1&live=sse").body()
@@ -389,7 +411,7 @@ async def test_closing_the_app_tells_its_live_readers(memory):
     assert caller.sent[-1] == {"type": "http.response.body", "body": b""}
 
 
-async def test_it_works_mounted_in_a_framework_that_gives_it_no_lifespan():
+async def test_it_works_mounted_in_a_framework_that_gives_it_no_lifespan() -> None:
     app = create_asgi(MemoryStore())
     outer = Starlette(routes=[Mount("/streams", app)])
 

@@ -1,22 +1,25 @@
 """Everything a hostile or mistaken client sends has a status and a code of its own."""
 
+from collections.abc import Awaitable, Callable
+from typing import Any
+
 import pytest
 from tokens import NOT_REACHED, at
-from wire import chunked, request_bytes
+from wire import Client, chunked, request_bytes
 
 JSON = "application/json"
 TEXT = {"content-type": "text/plain"}
 
 
 @pytest.fixture
-async def client(client):
+async def client(client: Client) -> Any:
     await client.put("a", body=b"abc")
     await client.put("j", JSON, b'[{"n":1}]')
     return client
 
 
 @pytest.mark.parametrize("mode", ["", "&live=long-poll", "&live=sse"])
-async def test_an_offset_inside_a_message_is_refused(client, mode):
+async def test_an_offset_inside_a_message_is_refused(client: Client, mode: str) -> None:
     await client.put("j", JSON, b'[{"n":1}]')
     inside = at((await client.head("j"))["stream-next-offset"], 1)
     answer = await client.get(f"j?offset={inside}{mode}")
@@ -54,7 +57,7 @@ async def test_an_offset_inside_a_message_is_refused(client, mode):
         ("%C3%A9" * 600, 414, "path-too-long"),
     ],
 )
-async def test_a_bad_read_is_refused(client, path, status, code):
+async def test_a_bad_read_is_refused(client: Client, path: str, status: int, code: str) -> None:
     answer = await client.get(path)
     assert (answer.status, answer.code) == (status, code)
     assert answer["cache-control"] == "no-store"
@@ -62,7 +65,9 @@ async def test_a_bad_read_is_refused(client, path, status, code):
 
 @pytest.mark.parametrize("path", ["../a", "x%2Fa", "a%00", "x" * 1025])
 @pytest.mark.parametrize("method", ["PUT", "POST", "DELETE"])
-async def test_a_bad_path_is_refused_to_every_method(client, method, path):
+async def test_a_bad_path_is_refused_to_every_method(
+    client: Client, method: str, path: str
+) -> None:
     answer = await client.request(method, path, TEXT, b"x" if method == "POST" else None)
     assert answer.status in (400, 414)
     assert answer.code in ("invalid-path", "path-too-long")
@@ -105,7 +110,9 @@ async def test_a_bad_path_is_refused_to_every_method(client, method, path):
         ({"content-encoding": "gzip"}, 415, "content-encoding"),
     ],
 )
-async def test_a_bad_creation_is_refused(client, fields, status, code):
+async def test_a_bad_creation_is_refused(
+    client: Client, fields: Any, status: int, code: str
+) -> None:
     answer = await client.request("PUT", "new", fields)
     assert (answer.status, answer.code) == (status, code)
     assert (await client.head("new")).status == 404
@@ -113,7 +120,7 @@ async def test_a_bad_creation_is_refused(client, fields, status, code):
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "POST", "DELETE"])
 @pytest.mark.parametrize("path", ["__ds", "__ds/x", "%5F_ds/x", "__ds/subscriptions/"])
-async def test_what_is_reserved_is_no_stream(client, method, path):
+async def test_what_is_reserved_is_no_stream(client: Client, method: str, path: str) -> None:
     answer = await client.request(method, path, TEXT, b"x" if method == "POST" else None)
     assert 400 <= answer.status < 500
     assert [info.path for info in await client.engine.list()] == ["a", "j"]
@@ -151,7 +158,9 @@ PRODUCER = {"producer-id": "p", "producer-epoch": "0", "producer-seq": "0"}
         ({**TEXT, "content-encoding": "gzip"}, b"x", 415, "content-encoding"),
     ],
 )
-async def test_a_bad_append_is_refused(client, fields, body, status, code):
+async def test_a_bad_append_is_refused(
+    client: Client, fields: Any, body: bytes, status: int, code: str
+) -> None:
     answer = await client.request("POST", "a", fields, body)
     assert (answer.status, answer.code) == (status, code)
     assert (await client.get("a")).body == b"abc"
@@ -175,7 +184,7 @@ async def test_a_bad_append_is_refused(client, fields, body, status, code):
         (b'{"a":' * 300 + b"1" + b"}" * 300, "json-too-deep"),
     ],
 )
-async def test_bad_json_is_refused(client, body, code):
+async def test_bad_json_is_refused(client: Client, body: bytes, code: str) -> None:
     answer = await client.post("j", body, JSON)
     assert answer.status == 400
     assert answer.code in (code, "invalid-json")
@@ -186,7 +195,7 @@ async def test_bad_json_is_refused(client, body, code):
     "name",
     ["content-type", "producer-id", "stream-seq", "if-match", "stream-closed"],
 )
-async def test_a_header_that_stands_alone_may_not_come_twice(client, name):
+async def test_a_header_that_stands_alone_may_not_come_twice(client: Client, name: str) -> None:
     pairs = [*TEXT.items(), (name, "x"), (name, "y"), ("content-length", "1")]
     answer = await client.request("POST", "a", pairs, b"x")
     assert answer.status == 400
@@ -195,19 +204,19 @@ async def test_a_header_that_stands_alone_may_not_come_twice(client, name):
     assert (await client.get("a")).body == b"abc"
 
 
-async def test_a_query_beyond_all_measure_is_refused(client):
+async def test_a_query_beyond_all_measure_is_refused(client: Client) -> None:
     answer = await client.get("a?" + "x=1&" * 2500)
     assert answer.status in (400, 414)
 
 
 @pytest.mark.parametrize("method", ["PATCH", "TRACE", "PROPFIND"])
-async def test_another_method_is_told_which_there_are(client, method):
+async def test_another_method_is_told_which_there_are(client: Client, method: str) -> None:
     answer = await client.request(method, "a")
     assert (answer.status, answer.code) == (405, "method-not-allowed")
     assert answer["allow"] == "GET, HEAD, POST, PUT, DELETE, OPTIONS"
 
 
-async def test_outside_of_the_root_there_is_nothing(client):
+async def test_outside_of_the_root_there_is_nothing(client: Client) -> None:
     for target in ("/", "/v1", "/v1/streams/a", "/v1/stream"):
         answer = await client.raw(request_bytes("GET", target))
         assert (answer.status, answer.code) == (404, "not-a-stream")
@@ -215,12 +224,12 @@ async def test_outside_of_the_root_there_is_nothing(client):
 
 class TestTooLarge:
     @pytest.fixture
-    async def client(self, serve):
+    async def client(self, serve: Callable[..., Awaitable[Client]]) -> Any:
         client = await serve(max_body=1000)
         await client.put("a")
         return client
 
-    async def test_a_declared_length_is_refused_before_the_body_comes(self, client):
+    async def test_a_declared_length_is_refused_before_the_body_comes(self, client: Client) -> None:
         connection = await client.connect()
         fields = {**TEXT, "content-length": "1000000"}
         await connection.send(request_bytes("POST", client.root + "a", fields))
@@ -228,7 +237,7 @@ class TestTooLarge:
         assert (answer.status, answer.code) == (413, "body-too-large")
         assert answer["connection"] == "close"
 
-    async def test_a_client_that_waits_for_a_go_ahead_gets_none(self, client):
+    async def test_a_client_that_waits_for_a_go_ahead_gets_none(self, client: Client) -> None:
         connection = await client.connect()
         fields = {**TEXT, "content-length": "1001", "expect": "100-continue"}
         await connection.send(request_bytes("POST", client.root + "a", fields))
@@ -236,7 +245,9 @@ class TestTooLarge:
         assert b" 413 " in first
 
     @pytest.mark.parametrize("method", ["POST", "PUT"])
-    async def test_chunks_are_counted_and_nothing_is_stored(self, client, method):
+    async def test_chunks_are_counted_and_nothing_is_stored(
+        self, client: Client, method: str
+    ) -> None:
         path = "a" if method == "POST" else "new"
         fields = {**TEXT, "transfer-encoding": "chunked"}
         answer = await client.request(method, path, fields, chunked(b"x" * 600, b"x" * 600))
@@ -245,7 +256,9 @@ class TestTooLarge:
         assert (await client.head("new")).status == 404
 
     @pytest.mark.parametrize("method", ["POST", "PUT"])
-    async def test_a_body_in_a_coding_that_nobody_undoes_is_not_stored(self, client, method):
+    async def test_a_body_in_a_coding_that_nobody_undoes_is_not_stored(
+        self, client: Client, method: str
+    ) -> None:
         """Some servers let `gzip, chunked` through and take off the chunks alone."""
         path = "a" if method == "POST" else "new"
         fields = {**TEXT, "transfer-encoding": "gzip, chunked"}
@@ -254,7 +267,9 @@ class TestTooLarge:
         assert (await client.get("a")).body == b""
         assert (await client.head("new")).status == 404
 
-    async def test_the_answer_arrives_though_the_client_goes_on_sending(self, client):
+    async def test_the_answer_arrives_though_the_client_goes_on_sending(
+        self, client: Client
+    ) -> None:
         """Closed the hard way, the answer would be lost with what the client still sends."""
         connection = await client.connect()
         fields = {**TEXT, "content-length": str(3_000_000)}
@@ -264,6 +279,6 @@ class TestTooLarge:
         assert (answer.status, answer.code) == (413, "body-too-large")
         assert (await client.get("a")).body == b""
 
-    async def test_the_limit_itself_is_within_it(self, client):
+    async def test_the_limit_itself_is_within_it(self, client: Client) -> None:
         assert (await client.post("a", b"x" * 1000)).status == 204
         assert (await client.post("a", b"x" * 1001)).status == 413

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from durable_streams_server.caches import ByteCache, TwoGenerationCache
 
 
-def test_no_more_is_remembered_than_a_bound_and_what_is_met_again_stays():
+def test_no_more_is_remembered_than_a_bound_and_what_is_met_again_stays() -> None:
     caches: TwoGenerationCache[bytes, int] = TwoGenerationCache(100)
     caches.add(b"first", -1)
     for n in range(1000):

@@ -54,7 +54,7 @@ async def test_an_etag_changes_once_there_is_more_behind_a_full_page(serve: Serv
     assert (await client.get("a", if_none_match=page["etag"])).status == 304
 
 
-async def test_an_etag_answers_304_for_the_same_page(client):
+async def test_an_etag_answers_304_for_the_same_page(client: Client) -> None:
     await client.put("a", body=b"x")
     first = await client.get("a")
     again = await client.get("a", if_none_match=first["etag"])
@@ -65,7 +65,7 @@ async def test_an_etag_answers_304_for_the_same_page(client):
     assert (await client.get("a", if_none_match='"other"')).status == 200
 
 
-async def test_an_etag_changes_with_data_and_with_closure(client):
+async def test_an_etag_changes_with_data_and_with_closure(client: Client) -> None:
     await client.put("a", body=b"x")
     tags = [(await client.get("a"))["etag"]]
     await client.post("a", b"y")
@@ -77,7 +77,7 @@ async def test_an_etag_changes_with_data_and_with_closure(client):
     assert len(set(tags)) == 3
 
 
-async def test_a_path_made_anew_never_answers_304_for_the_old(client):
+async def test_a_path_made_anew_never_answers_304_for_the_old(client: Client) -> None:
     await client.put("a", body=b"x")
     old = await client.get("a")
     await client.delete("a")
@@ -85,7 +85,7 @@ async def test_a_path_made_anew_never_answers_304_for_the_old(client):
     assert (await client.get("a", if_none_match=old["etag"])).status == 200
 
 
-async def test_a_compressed_page_is_another_representation(client):
+async def test_a_compressed_page_is_another_representation(client: Client) -> None:
     text = b"the same again and again " * 100
     await client.put("a", body=text)
     plain = await client.get("a")
@@ -101,14 +101,18 @@ async def test_a_compressed_page_is_another_representation(client):
 
 
 @pytest.mark.parametrize("accepted", ["identity", "gzip;q=0", "br", "x-gzip-not"])
-async def test_a_page_is_not_compressed_for_who_cannot_read_it(client, accepted):
+async def test_a_page_is_not_compressed_for_who_cannot_read_it(
+    client: Client, accepted: str
+) -> None:
     await client.put("a", body=b"x" * 5000)
     answer = await client.get("a", accept_encoding=accepted)
     assert "content-encoding" not in answer
     assert answer.body == b"x" * 5000
 
 
-async def test_what_does_not_gain_is_not_compressed(serve):
+async def test_what_does_not_gain_is_not_compressed(
+    serve: Callable[..., Awaitable[Client]],
+) -> None:
     client = await serve()
     await client.put("small", body=b"x" * 100)
     await client.put("image", "image/png", b"x" * 5000)
@@ -119,7 +123,7 @@ async def test_what_does_not_gain_is_not_compressed(serve):
     assert "content-encoding" not in await never.get("large", accept_encoding="gzip")
 
 
-async def test_a_large_page_is_compressed_off_the_loop_for_a_long_poll_too(client):
+async def test_a_large_page_is_compressed_off_the_loop_for_a_long_poll_too(client: Client) -> None:
     text = b"0123456789" * 20_000
     await client.put("a")
     connection, answer = await client.waiting("a?offset=-1&live=long-poll")

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,9 @@ MEMORY = {"DURABLE_STREAMS_STORE": "memory:"}
 
 
 @asynccontextmanager
-async def running(*options, entry=("-m", "durable_streams_server"), **environment):
+async def running(
+    *options: Any, entry: Any = ("-m", "durable_streams_server"), **environment: Any
+) -> AsyncIterator[Any]:
     """The command in a process of its own; gives it with its port, and ends it."""
     process = await asyncio.create_subprocess_exec(
         *([sys.executable, *entry] if entry[0] == "-m" else entry),
@@ -50,7 +53,7 @@ async def running(*options, entry=("-m", "durable_streams_server"), **environmen
         process._transport.close()
 
 
-async def ended(process, signum=signal.SIGTERM):
+async def ended(process: Any, signum: Any = signal.SIGTERM) -> Any:
     """End it as a supervisor does; its exit status and everything it still printed."""
     began = time.monotonic()
     process.send_signal(signum)
@@ -60,7 +63,7 @@ async def ended(process, signum=signal.SIGTERM):
 
 
 @pytest.mark.parametrize("front_end", sorted(FRONT_ENDS))
-async def test_it_says_one_line_serves_and_ends_cleanly_with_readers_told(front_end):
+async def test_it_says_one_line_serves_and_ends_cleanly_with_readers_told(front_end: Any) -> None:
     async with running("--port", "0", "--front-end", front_end) as (process, port, match):
         assert match[1] == "memory:"
         assert match[4] == "/v1/stream/"
@@ -90,7 +93,7 @@ async def test_it_says_one_line_serves_and_ends_cleanly_with_readers_told(front_
             connection.abort()
 
 
-async def test_it_is_a_command_of_its_own_and_ends_on_an_interrupt_too():
+async def test_it_is_a_command_of_its_own_and_ends_on_an_interrupt_too() -> None:
     command = str(Path(sys.executable).with_name("durable-streams-server"))
     environment = {
         "DURABLE_STREAMS_PORT": "0",
@@ -110,16 +113,16 @@ async def test_it_is_a_command_of_its_own_and_ends_on_an_interrupt_too():
         assert "s3cret" not in err
 
 
-def invoke(*options, **environment):
+def invoke(*options: Any, **environment: Any) -> Any:
     return CliRunner().invoke(cli.main, options, env={**MEMORY, **environment})
 
 
 @pytest.fixture
-def settings(monkeypatch):
+def settings(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The settings that the command would serve with; nothing is served."""
     found = {}
 
-    async def serve(settings):
+    async def serve(settings: Any) -> None:
         found.update(settings)
 
     monkeypatch.setattr(cli, "serve", serve)
@@ -236,7 +239,9 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize("flag, value, name, expected", OPTIONS)
-def test_every_option_is_a_flag_and_a_variable(settings, flag, value, name, expected):
+def test_every_option_is_a_flag_and_a_variable(
+    settings: Any, flag: Any, value: Any, name: Any, expected: Any
+) -> None:
     assert invoke(flag, value).exit_code == 0
     assert settings[name] == expected
     settings.clear()
@@ -246,7 +251,7 @@ def test_every_option_is_a_flag_and_a_variable(settings, flag, value, name, expe
     assert settings[name] == expected
 
 
-def test_every_flag_has_its_variable_by_its_own_name():
+def test_every_flag_has_its_variable_by_its_own_name() -> None:
     """``--port`` is ``DURABLE_STREAMS_PORT``, whatever the code calls it."""
     for option in cli.main.params:
         flag = max(option.opts, key=len).removeprefix("--")
@@ -256,19 +261,19 @@ def test_every_flag_has_its_variable_by_its_own_name():
 
 
 @pytest.mark.parametrize("flag", ["--public", "--no-compress"])
-def test_switches(settings, flag):
+def test_switches(settings: Any, flag: str) -> None:
     assert invoke(flag).exit_code == 0
     assert settings[flag[2:].replace("-", "_")] is True
 
 
-def test_settings_become_limits(settings):
+def test_settings_become_limits(settings: Any) -> None:
     assert invoke("--max-body", "2", "--chunk", "64", "--long-poll-timeout", "0.5").exit_code == 0
     limits = cli.limits_of(settings)
     assert (limits.max_body, limits.chunk) == (2 * 1024 * 1024, 64 * 1024)
     assert limits.long_poll_timeout == 0.5
 
 
-def test_it_tells_its_version():
+def test_it_tells_its_version() -> None:
     result = invoke("--version")
     assert (result.exit_code, result.output.strip()) == (
         0,
@@ -276,7 +281,7 @@ def test_it_tells_its_version():
     )
 
 
-def test_help_names_every_option():
+def test_help_names_every_option() -> None:
     output = invoke("--help").output
     for flag, *_ in OPTIONS:
         assert flag in output
@@ -300,7 +305,9 @@ def test_help_names_every_option():
         (["--public-url", "https://"], "must be the address of a server"),
     ],
 )
-def test_what_it_cannot_do_it_explains_in_a_sentence(options, explanation, monkeypatch):
+def test_what_it_cannot_do_it_explains_in_a_sentence(
+    options: Any, explanation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(cli.logging, "basicConfig", lambda **_: None)
     result = invoke(*options)
     assert result.exit_code in (1, 2)
@@ -312,7 +319,9 @@ def test_what_it_cannot_do_it_explains_in_a_sentence(options, explanation, monke
     "options, environment",
     [(["--token", ""], {}), ([], {"DURABLE_STREAMS_TOKEN": ""}), (["--token", " "], {})],
 )
-def test_a_token_that_was_left_empty_does_not_open_the_server(options, environment, monkeypatch):
+def test_a_token_that_was_left_empty_does_not_open_the_server(
+    options: Any, environment: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(cli.logging, "basicConfig", lambda **_: None)
     result = invoke("--host", "no.such.host.invalid", *options, **environment)
     assert result.exit_code == 1
@@ -320,7 +329,7 @@ def test_a_token_that_was_left_empty_does_not_open_the_server(options, environme
 
 
 @pytest.mark.parametrize("front_end", sorted(FRONT_ENDS))
-def test_a_taken_port_is_explained(front_end, monkeypatch):
+def test_a_taken_port_is_explained(front_end: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli.logging, "basicConfig", lambda **_: None)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
@@ -330,7 +339,7 @@ def test_a_taken_port_is_explained(front_end, monkeypatch):
     assert "Traceback" not in result.output
 
 
-def test_a_port_of_the_systems_is_explained():
+def test_a_port_of_the_systems_is_explained() -> None:
     error = PermissionError(13, "Permission denied")
     message = cli._listen_problem(error, {"uds": None, "host": "::1", "port": 80})
     assert "choose a --port above 1023" in message
@@ -354,7 +363,7 @@ print(full - resident())
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other allocators have no such setting")
 @pytest.mark.parametrize("chosen, kept", [({}, True), ({"GLIBC_TUNABLES": ""}, False)])
-def test_a_server_keeps_the_memory_that_it_once_needed(chosen, kept):
+def test_a_server_keeps_the_memory_that_it_once_needed(chosen: Any, kept: bool) -> None:
     """Each large body was page-faulted in anew. Settings of the user are left alone."""
     said = subprocess.run(
         [sys.executable, "-c", REUSE],

@@ -1,6 +1,8 @@
 """Commits belong to the stream and not to the caller: batches, cancelling, outcomes, bounds."""
 
 import asyncio
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from remote import Fate, RemoteStore, always_arrives, commits_of
@@ -9,11 +11,12 @@ from tokens import NOT_REACHED, position
 from durable_streams_core.entities import Conflicted, Refused, Unknown
 from durable_streams_core.errors import ProtocolError
 from durable_streams_core.operations import Append, Body
+from durable_streams_core.store import Store
 from durable_streams_server import Conflict, Engine, StreamClosed, TailMoved, Unavailable
 from durable_streams_server.stores.memory import MemoryStore
 
 
-async def started(call):
+async def started(call: Any) -> Any:
     """A call that has got as far as it can without the store."""
     task = asyncio.create_task(call)
     for _ in range(5):
@@ -21,7 +24,9 @@ async def started(call):
     return task
 
 
-async def test_what_gathers_during_a_commit_becomes_one_commit(engines, remote):
+async def test_what_gathers_during_a_commit_becomes_one_commit(
+    engines: Callable[..., object], remote: RemoteStore
+) -> None:
     streams = await engines(remote)
     await streams.create("a")
     remote.committing.shut()
@@ -34,7 +39,9 @@ async def test_what_gathers_during_a_commit_becomes_one_commit(engines, remote):
     assert [commit.delta.data for commit in remote.sent[1:]] == [b"1", b"234567"]
 
 
-async def test_streams_do_not_wait_for_each_other(engines, remote):
+async def test_streams_do_not_wait_for_each_other(
+    engines: Callable[..., object], remote: RemoteStore
+) -> None:
     streams = await engines(remote)
     await streams.create("a")
     await streams.create("b")
@@ -46,7 +53,9 @@ async def test_streams_do_not_wait_for_each_other(engines, remote):
     assert position((await stuck).offset) == 1
 
 
-async def test_one_refusal_in_a_batch_leaves_the_others_alone(engines, remote):
+async def test_one_refusal_in_a_batch_leaves_the_others_alone(
+    engines: Callable[..., object], remote: RemoteStore
+) -> None:
     streams = await engines(remote)
     await streams.create("a")
     remote.committing.shut()
@@ -72,8 +81,8 @@ async def test_one_refusal_in_a_batch_leaves_the_others_alone(engines, remote):
 
 @pytest.mark.parametrize("turns", range(12))
 async def test_a_caller_that_goes_away_at_any_await_leaves_a_stream_that_works(
-    engines, remote, turns
-):
+    engines: Callable[..., object], remote: RemoteStore, turns: Any
+) -> None:
     streams = await engines(remote)
     await streams.create("a")
     task = asyncio.create_task(streams.append("a", "x"))
@@ -89,8 +98,8 @@ async def test_a_caller_that_goes_away_at_any_await_leaves_a_stream_that_works(
 
 @pytest.mark.parametrize("turns", range(30))
 async def test_a_creator_of_a_fork_that_goes_away_at_any_await_leaves_it_whole_or_not_at_all(
-    engines, remote, turns
-):
+    engines: Callable[..., object], remote: RemoteStore, turns: Any
+) -> None:
     streams = await engines(remote)
     await streams.create("source", data="shared")
     task = asyncio.create_task(streams.fork("fork", "source"))
@@ -105,7 +114,9 @@ async def test_a_creator_of_a_fork_that_goes_away_at_any_await_leaves_it_whole_o
     assert await remote.list("", "", 10) == []
 
 
-async def test_a_commit_goes_on_without_its_caller(engines, remote):
+async def test_a_commit_goes_on_without_its_caller(
+    engines: Callable[..., object], remote: RemoteStore
+) -> None:
     streams = await engines(remote)
     await streams.create("a")
     remote.committing.shut()
@@ -120,7 +131,9 @@ async def test_a_commit_goes_on_without_its_caller(engines, remote):
 
 @pytest.mark.parametrize("call", ["read", "head", "delete", "close_stream"])
 @pytest.mark.parametrize("turns", range(6))
-async def test_any_call_may_be_cancelled(engines, remote, call, turns):
+async def test_any_call_may_be_cancelled(
+    engines: Callable[..., object], remote: RemoteStore, call: str, turns: Any
+) -> None:
     streams = await engines(remote)
     await streams.create("a", ttl=10, data="x")
     task = asyncio.create_task(getattr(streams, call)("a"))
@@ -136,7 +149,9 @@ async def test_any_call_may_be_cancelled(engines, remote, call, turns):
 
 
 @pytest.mark.parametrize("fate", [Fate.LOST, Fate.ANSWER_LOST, OSError("the network is down")])
-async def test_an_unknown_outcome_is_found_out_under_the_same_id(engines, remote, fate, caplog):
+async def test_an_unknown_outcome_is_found_out_under_the_same_id(
+    engines: Callable[..., object], remote: RemoteStore, fate: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     """Not doubled, not lost."""
     streams = await engines(remote)
     await streams.create("a")
@@ -149,7 +164,9 @@ async def test_an_unknown_outcome_is_found_out_under_the_same_id(engines, remote
     assert len(set(ids)) == 1
 
 
-async def test_a_streams_queue_waits_until_an_outcome_is_known(engines, remote):
+async def test_a_streams_queue_waits_until_an_outcome_is_known(
+    engines: Callable[..., object], remote: RemoteStore
+) -> None:
     streams = await engines(remote)
     await streams.create("a")
     remote.fate = lambda _: Fate.LOST
@@ -161,7 +178,9 @@ async def test_a_streams_queue_waits_until_an_outcome_is_known(engines, remote):
     assert (await streams.read("a")).data == b"12"
 
 
-async def test_an_outcome_that_stays_unknown_is_told_and_still_found_out(engines, remote):
+async def test_an_outcome_that_stays_unknown_is_told_and_still_found_out(
+    engines: Callable[..., object], remote: RemoteStore
+) -> None:
     streams = await engines(remote, unknown_outcome=0.01)
     await streams.create("a")
     remote.fate = lambda _: Fate.LOST
@@ -174,7 +193,9 @@ async def test_an_outcome_that_stays_unknown_is_told_and_still_found_out(engines
     assert (await streams.read("a")).data == b"xy"
 
 
-async def test_an_unknown_outcome_is_told_in_time_though_the_store_hangs(engines, remote):
+async def test_an_unknown_outcome_is_told_in_time_though_the_store_hangs(
+    engines: Callable[..., object], remote: RemoteStore
+) -> None:
     streams = await engines(remote, unknown_outcome=0.2)
     await streams.create("a")
     remote.fate = lambda _: remote.committing.shut() or Fate.LOST
@@ -187,8 +208,8 @@ async def test_an_unknown_outcome_is_told_in_time_though_the_store_hangs(engines
 
 
 async def test_what_was_told_as_unknown_and_was_not_applied_is_not_applied_later(
-    engines, remote, memory
-):
+    engines: Callable[..., object], remote: RemoteStore, memory: MemoryStore
+) -> None:
     """Its caller may have looked, found nothing and sent it anew."""
     streams = await engines(remote, unknown_outcome=0.01)
     other = await engines(memory)
@@ -202,7 +223,9 @@ async def test_what_was_told_as_unknown_and_was_not_applied_is_not_applied_later
     assert (await streams.read("a")).data == b"012"
 
 
-async def test_a_refusal_says_that_nothing_was_applied(engines, remote):
+async def test_a_refusal_says_that_nothing_was_applied(
+    engines: Callable[..., object], remote: RemoteStore
+) -> None:
     streams = await engines(remote)
     await streams.create("a")
     remote.fate = lambda _: Refused("unavailable", "The store restarts.")
@@ -218,7 +241,9 @@ async def test_a_refusal_says_that_nothing_was_applied(engines, remote):
     assert position((await streams.append("a", "y")).offset) == 1
 
 
-async def test_a_store_that_refuses_to_tell_an_outcome_is_asked_again(engines, remote):
+async def test_a_store_that_refuses_to_tell_an_outcome_is_asked_again(
+    engines: Callable[..., object], remote: RemoteStore
+) -> None:
     streams = await engines(remote)
     await streams.create("a")
     fates = iter([Fate.ANSWER_LOST, Refused("unavailable", "It restarts."), Unknown("No answer.")])
@@ -227,7 +252,9 @@ async def test_a_store_that_refuses_to_tell_an_outcome_is_asked_again(engines, r
     assert (await streams.read("a")).data == b"x"
 
 
-async def test_a_conflict_is_decided_again_on_what_is_there_now(engines, remote, memory):
+async def test_a_conflict_is_decided_again_on_what_is_there_now(
+    engines: Callable[..., object], remote: RemoteStore, memory: MemoryStore
+) -> None:
     streams = await engines(remote)
     other = await engines(memory)
     await streams.create("a", content_type="text/plain")
@@ -242,7 +269,9 @@ async def test_a_conflict_is_decided_again_on_what_is_there_now(engines, remote,
     assert caught.value.code == "content-type-mismatch"
 
 
-async def test_a_conflict_after_an_unknown_outcome_is_decided_again(engines, remote, memory):
+async def test_a_conflict_after_an_unknown_outcome_is_decided_again(
+    engines: Callable[..., object], remote: RemoteStore, memory: MemoryStore
+) -> None:
     streams = await engines(remote)
     other = await engines(memory)
     await streams.create("a")
@@ -255,7 +284,9 @@ async def test_a_conflict_after_an_unknown_outcome_is_decided_again(engines, rem
     assert position(caught.value.offset) == 3
 
 
-async def test_a_stream_that_never_stops_changing_is_given_up(engines, remote, memory):
+async def test_a_stream_that_never_stops_changing_is_given_up(
+    engines: Callable[..., object], remote: RemoteStore, memory: MemoryStore
+) -> None:
     streams = await engines(remote)
     await streams.create("a")
     remote.fate = lambda _: Conflicted(memory.peek("a"))
@@ -270,8 +301,8 @@ async def test_a_stream_that_never_stops_changing_is_given_up(engines, remote, m
     ids=["refused", "unknown", "failed"],
 )
 async def test_each_caller_of_a_failed_flight_gets_an_error_of_its_own(
-    engines, remote, fate, caplog
-):
+    engines: Callable[..., object], remote: RemoteStore, fate: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     streams = await engines(remote, unknown_outcome=0.01)
     await streams.create("a")
     remote.committing.shut()
@@ -289,7 +320,9 @@ async def test_each_caller_of_a_failed_flight_gets_an_error_of_its_own(
     remote.fate = always_arrives
 
 
-async def test_nobody_waits_for_ever_behind_an_outcome_that_never_comes(engines, remote):
+async def test_nobody_waits_for_ever_behind_an_outcome_that_never_comes(
+    engines: Callable[..., object], remote: RemoteStore
+) -> None:
     streams = await engines(remote, unknown_outcome=0.01)
     await streams.create("a")
     remote.fate = lambda _: Fate.LOST
@@ -307,7 +340,9 @@ async def test_nobody_waits_for_ever_behind_an_outcome_that_never_comes(engines,
     assert (await streams.read("a")).data == b"14"
 
 
-async def test_a_final_offset_counts_what_others_appended_meanwhile(engines, remote, memory):
+async def test_a_final_offset_counts_what_others_appended_meanwhile(
+    engines: Callable[..., object], remote: RemoteStore, memory: MemoryStore
+) -> None:
     streams = await engines(remote)
     other = await engines(memory)
     await streams.create("a")
@@ -317,7 +352,7 @@ async def test_a_final_offset_counts_what_others_appended_meanwhile(engines, rem
     closing = await started(streams.append("a", "end", close=True))
     late = await started(streams.append("a", "late"))
 
-    async def another(commit):
+    async def another(commit: Any) -> None:
         if commit.delta.close:
             remote.before_commit = None
             await other.append("a", "12345")
@@ -331,7 +366,9 @@ async def test_a_final_offset_counts_what_others_appended_meanwhile(engines, rem
     assert position(caught.value.offset) == 9
 
 
-async def test_a_store_that_cannot_be_asked_is_an_error_of_that_call_only(engines, remote, caplog):
+async def test_a_store_that_cannot_be_asked_is_an_error_of_that_call_only(
+    engines: Callable[..., object], remote: RemoteStore, caplog: pytest.LogCaptureFixture
+) -> None:
     streams = await engines(remote)
     await streams.create("a")
     await streams.delete("a")
@@ -343,14 +380,16 @@ async def test_a_store_that_cannot_be_asked_is_an_error_of_that_call_only(engine
     assert (await streams.create("a")).created
 
 
-async def test_a_bug_in_a_decision_is_an_answer_and_not_a_hang(engines, store, caplog):
+async def test_a_bug_in_a_decision_is_an_answer_and_not_a_hang(
+    engines: Callable[..., object], store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
     streams = await engines(store)
     await streams.create("a")
 
     class Broken:
         fields = ()
 
-        def decide(self, draft, now):
+        def decide(self, draft: Any, now: Any) -> None:
             raise ZeroDivisionError
 
     with pytest.raises(Exception, match="The server failed"):
@@ -359,13 +398,15 @@ async def test_a_bug_in_a_decision_is_an_answer_and_not_a_hang(engines, store, c
     assert "deciding Broken failed" in caplog.text
 
 
-async def test_a_completion_that_fails_harms_nobody_else(engines, store, caplog):
+async def test_a_completion_that_fails_harms_nobody_else(
+    engines: Callable[..., object], store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
     from durable_streams_core.operations import Append, Body
 
     streams = await engines(store)
     await streams.create("a")
 
-    def broken(_answer):
+    def broken(_answer: Any) -> None:
         raise RuntimeError("a bug in a front end")
 
     streams.submit("a", Append(Body(b"1")), broken)
@@ -376,7 +417,9 @@ async def test_a_completion_that_fails_harms_nobody_else(engines, store, caplog)
 # Bounds.
 
 
-async def test_the_operations_that_wait_for_a_stream_are_bounded(engines, remote):
+async def test_the_operations_that_wait_for_a_stream_are_bounded(
+    engines: Callable[..., object], remote: RemoteStore
+) -> None:
     streams = await engines(remote, max_queued=2)
     await streams.create("a")
     remote.committing.shut()
@@ -392,7 +435,9 @@ async def test_the_operations_that_wait_for_a_stream_are_bounded(engines, remote
 
 
 @pytest.mark.parametrize("call", ["append", "create"])
-async def test_the_bytes_that_wait_to_be_stored_are_bounded(engines, remote, call):
+async def test_the_bytes_that_wait_to_be_stored_are_bounded(
+    engines: Callable[..., object], remote: RemoteStore, call: str
+) -> None:
     streams = await engines(remote, max_queued_bytes=10)
     await streams.create("a")
     remote.committing.shut()
@@ -406,7 +451,9 @@ async def test_the_bytes_that_wait_to_be_stored_are_bounded(engines, remote, cal
     assert position((await streams.append("a", b"x" * 50)).offset) == 100
 
 
-async def test_a_flight_is_bounded_but_takes_one_of_any_size(engines, remote, monkeypatch):
+async def test_a_flight_is_bounded_but_takes_one_of_any_size(
+    engines: Callable[..., object], remote: RemoteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("durable_streams_server.engine.commit_queue.MAX_FLIGHT_BYTES", 10)
     streams = await engines(remote)
     await streams.create("a")
@@ -414,7 +461,9 @@ async def test_a_flight_is_bounded_but_takes_one_of_any_size(engines, remote, mo
     assert [len(commit.delta.data) for commit in remote.sent[1:]] == [50, 8, 4]
 
 
-async def test_batches_on_their_way_are_bounded(engines, remote):
+async def test_batches_on_their_way_are_bounded(
+    engines: Callable[..., object], remote: RemoteStore
+) -> None:
     streams = await engines(remote)
     for number in range(20):
         await streams.create(f"a/{number}")
@@ -425,7 +474,9 @@ async def test_batches_on_their_way_are_bounded(engines, remote):
     assert len(remote.sent) == 40
 
 
-async def test_lanes_of_quiet_streams_are_forgotten(engines, remote, monkeypatch):
+async def test_lanes_of_quiet_streams_are_forgotten(
+    engines: Callable[..., object], remote: RemoteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("durable_streams_server.engine.commit_queue.MAX_REMEMBERED_QUEUES", 50)
     streams = await engines(remote)
     for number in range(120):
@@ -436,7 +487,7 @@ async def test_lanes_of_quiet_streams_are_forgotten(engines, remote, monkeypatch
 # The end.
 
 
-async def test_stopping_lets_what_was_begun_finish(store):
+async def test_stopping_lets_what_was_begun_finish(store: Store) -> None:
     streams = Engine(store)
     await streams.start()
     await streams.create("a")
@@ -447,7 +498,7 @@ async def test_stopping_lets_what_was_begun_finish(store):
     assert position(results[-1].offset) == 10
 
 
-async def test_stopping_follows_a_cascade_to_its_end(remote):
+async def test_stopping_follows_a_cascade_to_its_end(remote: RemoteStore) -> None:
     streams = Engine(remote)
     await streams.start()
     await streams.create("a", data="x")
@@ -462,7 +513,9 @@ async def test_stopping_follows_a_cascade_to_its_end(remote):
     assert await remote.list("", "", 10) == []
 
 
-async def test_stopping_leaves_nobody_waiting_for_an_outcome_that_never_comes(memory, caplog):
+async def test_stopping_leaves_nobody_waiting_for_an_outcome_that_never_comes(
+    memory: MemoryStore, caplog: pytest.LogCaptureFixture
+) -> None:
     remote = RemoteStore(memory)
     from durable_streams_server import Limits
 
@@ -490,19 +543,19 @@ async def test_stopping_leaves_nobody_waiting_for_an_outcome_that_never_comes(me
 class Reluctant(MemoryStore):
     """A prompt store that refuses its first commits, and counts what it is asked."""
 
-    def __init__(self, *refusals):
+    def __init__(self, *refusals: Any) -> None:
         super().__init__()
         self.outcomes = list(refusals)
         self.asked = 0
 
-    def commit_nowait(self, batch):
+    def commit_nowait(self, batch: Any) -> Any:
         self.asked += 1
         if self.outcomes and batch[0].delta.data:
             return [self.outcomes.pop(0)]
         return super().commit_nowait(batch)
 
 
-async def test_a_prompt_store_is_asked_once_for_an_append(engines):
+async def test_a_prompt_store_is_asked_once_for_an_append(engines: Callable[..., object]) -> None:
     store = Reluctant()
     streams = await engines(store)
     await streams.create("a")
@@ -511,14 +564,16 @@ async def test_a_prompt_store_is_asked_once_for_an_append(engines):
     assert store.asked == 1
 
 
-async def test_what_a_prompt_store_does_not_do_at_once_takes_its_turn_in_the_lane(engines):
+async def test_what_a_prompt_store_does_not_do_at_once_takes_its_turn_in_the_lane(
+    engines: Callable[..., object],
+) -> None:
     streams = await engines(Reluctant(Refused("storage-full", "Full."), Conflicted(None)))
     await streams.create("a")
     assert position((await streams.append("a", "x")).offset) == 1
     assert (await streams.read("a")).data == b"x"
 
 
-async def test_a_prompt_store_that_stays_full_says_so(engines):
+async def test_a_prompt_store_that_stays_full_says_so(engines: Callable[..., object]) -> None:
     full = Refused("storage-full", "The store is full.")
     streams = await engines(Reluctant(full, full))
     await streams.create("a")
@@ -528,12 +583,14 @@ async def test_a_prompt_store_that_stays_full_says_so(engines):
     assert position((await streams.append("a", "y")).offset) == 1
 
 
-async def test_an_append_begun_by_the_news_of_another_is_stored_after_it(engines, memory):
+async def test_an_append_begun_by_the_news_of_another_is_stored_after_it(
+    engines: Callable[..., object], memory: MemoryStore
+) -> None:
     streams = await engines(memory)
     await streams.create("a")
     answers = []
 
-    def follow(changes):
+    def follow(changes: Any) -> None:
         if changes and changes[-1].data == b"first":
             operation = Append(Body(b"second"))
             answers.append(streams.perform_nowait("a", operation))
@@ -545,9 +602,11 @@ async def test_an_append_begun_by_the_news_of_another_is_stored_after_it(engines
     assert (await streams.read("a")).data == b"firstsecond"
 
 
-async def test_a_bug_in_a_decision_is_the_same_answer_at_once(engines, memory, caplog):
+async def test_a_bug_in_a_decision_is_the_same_answer_at_once(
+    engines: Callable[..., object], memory: MemoryStore, caplog: pytest.LogCaptureFixture
+) -> None:
     class Wrong(Append):
-        def decide(self, draft, now):
+        def decide(self, draft: Any, now: Any) -> None:
             raise ValueError("a bug")
 
     streams = await engines(memory)
@@ -558,11 +617,13 @@ async def test_a_bug_in_a_decision_is_the_same_answer_at_once(engines, memory, c
     assert position((await streams.append("a", "x")).offset) == 1
 
 
-async def test_an_outcome_that_a_prompt_store_does_not_know_is_not_tried_again(engines):
+async def test_an_outcome_that_a_prompt_store_does_not_know_is_not_tried_again(
+    engines: Callable[..., object],
+) -> None:
     """It was taken for a refusal, and the append was stored twice."""
     store = Reluctant()
 
-    def lose(batch):
+    def lose(batch: Any) -> Any:
         MemoryStore.commit_nowait(store, batch)
         return [Unknown("lost")]
 
@@ -578,13 +639,17 @@ async def test_an_outcome_that_a_prompt_store_does_not_know_is_not_tried_again(e
 
 @pytest.mark.parametrize("call", ["append", "close_stream", "create"])
 async def test_a_prompt_store_that_raises_blocks_no_stream(
-    engines, memory, monkeypatch, caplog, call
-):
+    engines: Callable[..., object],
+    memory: MemoryStore,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    call: str,
+) -> None:
     """Its commit queue stayed busy for ever."""
     streams = await engines(memory)
     await streams.create("a", content_type="text/plain")
 
-    def fail(_batch):
+    def fail(_batch: Any) -> None:
         raise OSError("a bug")
 
     with monkeypatch.context() as patched:
@@ -602,12 +667,12 @@ async def test_a_prompt_store_that_raises_blocks_no_stream(
 
 @pytest.mark.parametrize("shared", [True, False])
 async def test_an_engine_that_could_not_start_leaves_nothing_behind(
-    memory, remote, monkeypatch, shared
-):
+    memory: MemoryStore, remote: RemoteStore, monkeypatch: pytest.MonkeyPatch, shared: bool
+) -> None:
     """It watched the store twice after the next try."""
     streams = Engine(remote if shared else memory)
 
-    async def fail():
+    async def fail() -> None:
         raise OSError("no")
 
     with monkeypatch.context() as patched:
@@ -622,7 +687,7 @@ async def test_an_engine_that_could_not_start_leaves_nothing_behind(
     assert not memory._watchers
 
 
-async def test_a_stop_that_is_cancelled_closes_the_store(memory):
+async def test_a_stop_that_is_cancelled_closes_the_store(memory: MemoryStore) -> None:
     streams = Engine(memory)
     await streams.start()
     stopping = asyncio.create_task(streams.stop())

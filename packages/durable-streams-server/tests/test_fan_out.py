@@ -5,6 +5,8 @@ import gc
 import json
 import random
 import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from servers import SERVERS
@@ -32,12 +34,12 @@ MANY = 3 * SLICE + 1
 class Stream:
     """One stream of a store, and the fan-out to its subscribers."""
 
-    def __init__(self, fanout, path="a"):
+    def __init__(self, fanout: Any, path: Any = "a") -> None:
         self.fanout = fanout
         self.path = path
         self.data = b""
 
-    def append(self, data, **change):
+    def append(self, data: Any, **change: Any) -> None:
         self.data += data
         told = Change(self.path, "i", len(self.data), **{"data": data, **change})
         self.fanout.publish([told])
@@ -46,14 +48,14 @@ class Stream:
 class Reader:
     """Reads a stream from where it joined, and knows whether what it hears leads on from there."""
 
-    def __init__(self, stream, then=None):
+    def __init__(self, stream: Any, then: Any = None) -> None:
         self.stream = stream
         self.position = self.begin = len(stream.data)
         self.heard = []
         self.then = then
         self.leave = stream.fanout.subscribe(stream.path, self)
 
-    def notify(self, notification):
+    def notify(self, notification: Any) -> None:
         self.heard.append(notification)
         if notification.change is None:
             self.position = len(self.stream.data)
@@ -65,7 +67,7 @@ class Reader:
             self.then(self)
 
     @property
-    def datas(self):
+    def datas(self) -> Any:
         return [
             None if notification.change is None else notification.change.data
             for notification in self.heard
@@ -73,39 +75,39 @@ class Reader:
 
 
 @pytest.fixture
-def fanout():
+def fanout() -> Any:
     return Fanout(100_000)
 
 
 @pytest.fixture
-def stream(fanout):
+def stream(fanout: Any) -> Any:
     return Stream(fanout)
 
 
 @pytest.fixture(autouse=True)
-def nothing_failed(caplog):
+def nothing_failed(caplog: pytest.LogCaptureFixture) -> Iterator[Any]:
     """An exception of a subscriber, be it an assertion, is only logged."""
     yield
     assert caplog.get_records("call") == []
 
 
-async def turn():
+async def turn() -> None:
     await asyncio.sleep(0)
 
 
-async def told(*readers):
+async def told(*readers: Any) -> None:
     """Return once each of them has got everything; a hang is caught by the test's time limit."""
     while any(reader.position < len(reader.stream.data) for reader in readers):
         await turn()
 
 
-async def test_a_few_are_told_at_once(stream):
+async def test_a_few_are_told_at_once(stream: Any) -> None:
     readers = [Reader(stream) for _ in range(SLICE)]
     stream.append(b"1")
     assert all(reader.datas == [b"1"] for reader in readers)
 
 
-async def test_many_are_told_in_slices_and_other_work_gets_its_turn_between(stream):
+async def test_many_are_told_in_slices_and_other_work_gets_its_turn_between(stream: Any) -> None:
     readers = [Reader(stream) for _ in range(MANY)]
     stream.append(b"1")
     before = sum(len(reader.heard) for reader in readers)
@@ -121,7 +123,7 @@ async def test_many_are_told_in_slices_and_other_work_gets_its_turn_between(stre
     assert all(reader.datas == [b"1"] for reader in readers)
 
 
-async def test_who_is_told_late_is_told_everything_missed_at_once(stream):
+async def test_who_is_told_late_is_told_everything_missed_at_once(stream: Any) -> None:
     readers = [Reader(stream) for _ in range(MANY)]
     stream.append(b"1")
     await turn()
@@ -134,7 +136,7 @@ async def test_who_is_told_late_is_told_everything_missed_at_once(stream):
     assert len({id(reader.heard[-1]) for reader in readers}) == 2
 
 
-async def test_those_longest_behind_come_first(stream):
+async def test_those_longest_behind_come_first(stream: Any) -> None:
     readers = [Reader(stream) for _ in range(MANY)]
     stream.append(b"1")
     for data in (b"2", b"3", b"4"):
@@ -145,7 +147,7 @@ async def test_those_longest_behind_come_first(stream):
     await told(*readers)
 
 
-async def test_a_close_that_is_told_late_comes_with_the_last_data(stream):
+async def test_a_close_that_is_told_late_comes_with_the_last_data(stream: Any) -> None:
     readers = [Reader(stream) for _ in range(MANY)]
     stream.append(b"1")
     stream.append(b"2")
@@ -157,7 +159,7 @@ async def test_a_close_that_is_told_late_comes_with_the_last_data(stream):
 
 
 @pytest.mark.parametrize("count", [1, BACKLOG_CHANGES - 1, BACKLOG_CHANGES, BACKLOG_CHANGES + 1])
-async def test_beyond_a_number_of_news_the_store_is_looked_at(stream, count):
+async def test_beyond_a_number_of_news_the_store_is_looked_at(stream: Any, count: Any) -> None:
     readers = [Reader(stream) for _ in range(MANY)]
     for _ in range(count):
         stream.append(b"x")
@@ -167,7 +169,7 @@ async def test_beyond_a_number_of_news_the_store_is_looked_at(stream, count):
     assert len({id(reader.heard[0]) for reader in readers}) == 1
 
 
-async def test_beyond_a_number_of_bytes_the_store_is_looked_at(stream):
+async def test_beyond_a_number_of_bytes_the_store_is_looked_at(stream: Any) -> None:
     early, late = [Reader(stream) for _ in range(SLICE)], [Reader(stream) for _ in range(SLICE)]
     for _ in range(3):
         stream.append(b"x" * (BACKLOG_BYTES // 2))
@@ -178,7 +180,7 @@ async def test_beyond_a_number_of_bytes_the_store_is_looked_at(stream):
     assert all(reader.datas == [None] for reader in late)
 
 
-async def test_one_large_message_is_told_as_it_is(stream):
+async def test_one_large_message_is_told_as_it_is(stream: Any) -> None:
     readers = [Reader(stream) for _ in range(MANY)]
     stream.append(b"x" * (BACKLOG_BYTES + 1))
     await told(*readers)
@@ -196,7 +198,9 @@ async def test_one_large_message_is_told_as_it_is(stream):
     ],
     ids=["gone", "another", "gap", "large-first", "large-last"],
 )
-async def test_what_is_no_run_of_bytes_is_told_late_as_a_look(fanout, stream, changes):
+async def test_what_is_no_run_of_bytes_is_told_late_as_a_look(
+    fanout: Any, stream: Any, changes: Any
+) -> None:
     readers = [Reader(stream) for _ in range(MANY)]
     stream.data = b"xx"
     fanout.publish(changes)
@@ -204,7 +208,7 @@ async def test_what_is_no_run_of_bytes_is_told_late_as_a_look(fanout, stream, ch
     assert all(reader.datas == [None] for reader in readers)
 
 
-async def test_a_resync_makes_everybody_look_after_what_came_before_it(fanout):
+async def test_a_resync_makes_everybody_look_after_what_came_before_it(fanout: Any) -> None:
     streams = [Stream(fanout, str(n)) for n in range(SLICE)]
     readers = [Reader(stream) for stream in streams for _ in range(2)]
     for stream in streams:
@@ -216,7 +220,7 @@ async def test_a_resync_makes_everybody_look_after_what_came_before_it(fanout):
     assert all(reader.datas == [b"1", None] for reader in readers)
 
 
-async def test_who_joins_meanwhile_is_told_what_came_after(stream):
+async def test_who_joins_meanwhile_is_told_what_came_after(stream: Any) -> None:
     early = [Reader(stream) for _ in range(MANY)]
     stream.append(b"1")
     await turn()
@@ -232,10 +236,12 @@ async def test_who_joins_meanwhile_is_told_what_came_after(stream):
 
 
 @pytest.mark.parametrize("count", [FEW, MANY])
-async def test_who_left_is_told_no_more_though_it_left_while_others_were_told(stream, count):
+async def test_who_left_is_told_no_more_though_it_left_while_others_were_told(
+    stream: Any, count: Any
+) -> None:
     readers = []
 
-    def leave_all(_):
+    def leave_all(_: Any) -> None:
         for reader in readers[1:]:
             reader.leave()
 
@@ -249,8 +255,10 @@ async def test_who_left_is_told_no_more_though_it_left_while_others_were_told(st
 
 
 @pytest.mark.parametrize("count", [1, FEW, MANY])
-async def test_what_is_published_while_somebody_is_told_is_told_after_it(stream, count):
-    def append_again(reader):
+async def test_what_is_published_while_somebody_is_told_is_told_after_it(
+    stream: Any, count: Any
+) -> None:
+    def append_again(reader: Any) -> None:
         if len(stream.data) < 5:
             stream.append(b"%d" % len(stream.data))
 
@@ -263,8 +271,10 @@ async def test_what_is_published_while_somebody_is_told_is_told_after_it(stream,
 
 
 @pytest.mark.parametrize("count", [2, MANY])
-async def test_one_that_fails_harms_no_other(stream, caplog, count):
-    def fail(_):
+async def test_one_that_fails_harms_no_other(
+    stream: Any, caplog: pytest.LogCaptureFixture, count: Any
+) -> None:
+    def fail(_: Any) -> None:
         raise RuntimeError("no more")
 
     readers = [Reader(stream, then=fail if n == 0 else None) for n in range(count)]
@@ -277,7 +287,7 @@ async def test_one_that_fails_harms_no_other(stream, caplog, count):
     caplog.clear()
 
 
-async def test_topics_take_turns(fanout):
+async def test_topics_take_turns(fanout: Any) -> None:
     streams = [Stream(fanout, str(n)) for n in range(5)]
     readers = {stream: [Reader(stream) for _ in range(MANY)] for stream in streams}
     few = Stream(fanout, "few")
@@ -296,7 +306,7 @@ async def test_topics_take_turns(fanout):
         await told(*each)
 
 
-async def test_many_middling_topics_take_turns_too(fanout):
+async def test_many_middling_topics_take_turns_too(fanout: Any) -> None:
     streams = [Stream(fanout, str(n)) for n in range(20)]
     readers = [Reader(stream) for stream in streams for _ in range(SLICE // 2)]
     for stream in streams:
@@ -306,7 +316,9 @@ async def test_many_middling_topics_take_turns_too(fanout):
     assert all(reader.datas == [b"1"] for reader in readers)
 
 
-async def test_nothing_is_kept_of_a_topic_whose_last_listener_left_before_its_turn(stream):
+async def test_nothing_is_kept_of_a_topic_whose_last_listener_left_before_its_turn(
+    stream: Any,
+) -> None:
     readers = [Reader(stream) for _ in range(MANY)]
     stream.append(b"1")
     await turn()
@@ -328,13 +340,15 @@ async def test_nothing_is_kept_of_a_topic_whose_last_listener_left_before_its_tu
 
 
 @pytest.mark.parametrize("seed", range(6))
-async def test_thousands_that_come_and_go_get_everything_once_and_in_order(fanout, seed):
+async def test_thousands_that_come_and_go_get_everything_once_and_in_order(
+    fanout: Any, seed: Any
+) -> None:
     chance = random.Random(seed)
     stream = Stream(fanout)
     here = [Reader(stream) for _ in range(2000)]
     left = []
 
-    def sometimes(reader):
+    def sometimes(reader: Any) -> None:
         if chance.random() < 0.002:
             other = here.pop(chance.randrange(len(here)))
             other.leave()
@@ -374,30 +388,30 @@ async def test_thousands_that_come_and_go_get_everything_once_and_in_order(fanou
 class Sink:
     """Takes every frame."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.frames = []
         self.ended = False
 
-    def write(self, frame):
+    def write(self, frame: Any) -> Any:
         self.frames.append(frame)
         return True
 
-    def end(self):
+    def end(self) -> None:
         self.ended = True
 
-    def events(self):
+    def events(self) -> Any:
         return [event.split(b"\ndata:", 1) for event in b"".join(self.frames).split(b"\n\n")[:-1]]
 
     @property
-    def data(self):
+    def data(self) -> Any:
         return b"".join(data for name, data in self.events() if name.endswith(b"event: data"))
 
     @property
-    def offset(self):
+    def offset(self) -> Any:
         return json.loads(self.events()[-1][1])["streamNextOffset"]
 
 
-async def sse(engine, handler, count):
+async def sse(engine: Any, handler: Any, count: Any) -> Any:
     """SSE readers of a text stream, and their sinks."""
     sinks = [Sink() for _ in range(count)]
     for sink in sinks:
@@ -411,7 +425,9 @@ async def sse(engine, handler, count):
     return sinks
 
 
-async def test_a_reader_that_is_told_late_gets_one_event_and_where_it_ends(engines, memory):
+async def test_a_reader_that_is_told_late_gets_one_event_and_where_it_ends(
+    engines: Callable[..., object], memory: MemoryStore
+) -> None:
     engine = await engines(memory)
     await engine.create("a", content_type="text/plain", data="1")
     handler = Handler(engine)
@@ -432,7 +448,9 @@ async def test_a_reader_that_is_told_late_gets_one_event_and_where_it_ends(engin
     handler.close()
 
 
-async def test_a_character_split_over_two_appends_reaches_everybody_whole(engines, memory):
+async def test_a_character_split_over_two_appends_reaches_everybody_whole(
+    engines: Callable[..., object], memory: MemoryStore
+) -> None:
     engine = await engines(memory)
     await engine.create("a", content_type="text/plain", data="1")
     handler = Handler(engine)
@@ -447,7 +465,9 @@ async def test_a_character_split_over_two_appends_reaches_everybody_whole(engine
     assert {sink.data for sink in sinks} == {b"1" + character}
 
 
-async def test_a_farewell_before_its_turn_ends_a_reader_where_it_is(engines, memory):
+async def test_a_farewell_before_its_turn_ends_a_reader_where_it_is(
+    engines: Callable[..., object], memory: MemoryStore
+) -> None:
     engine = await engines(memory)
     await engine.create("a", content_type="text/plain", data="12")
     handler = Handler(engine)
@@ -464,7 +484,7 @@ async def test_a_farewell_before_its_turn_ends_a_reader_where_it_is(engines, mem
     assert len(engine.fanout) == 0
 
 
-async def test_an_engine_that_stops_leads_nobody_past_what_it_was_not_sent():
+async def test_an_engine_that_stops_leads_nobody_past_what_it_was_not_sent() -> None:
     async with Engine(MemoryStore()) as engine:
         await engine.create("a", content_type="text/plain", data="1")
         handler = Handler(engine)
@@ -478,7 +498,9 @@ async def test_an_engine_that_stops_leads_nobody_past_what_it_was_not_sent():
     handler.close()
 
 
-async def test_every_message_of_a_burst_reaches_every_sse_reader_once_and_in_order(memory):
+async def test_every_message_of_a_burst_reaches_every_sse_reader_once_and_in_order(
+    memory: MemoryStore,
+) -> None:
     readers, messages = 400, 200
     async with Engine(memory) as engine:
         mount = Mount(engine, Options(), None)
@@ -506,17 +528,19 @@ async def test_every_message_of_a_burst_reaches_every_sse_reader_once_and_in_ord
             await client.close()
 
 
-async def test_who_appends_in_a_loop_lets_others_have_their_turn(engines, memory):
+async def test_who_appends_in_a_loop_lets_others_have_their_turn(
+    engines: Callable[..., object], memory: MemoryStore
+) -> None:
     """An append to a memory store never waits, so subscribers in later slices learned of none."""
     engine = await engines(memory)
     await engine.create("a", content_type="text/plain")
     heard = [0] * MANY
 
     class Counting:
-        def __init__(self, number):
+        def __init__(self, number: Any) -> None:
             self.number = number
 
-        def notify(self, _notification):
+        def notify(self, _notification: Any) -> None:
             heard[self.number] += 1
 
     for number in range(MANY):
@@ -526,7 +550,9 @@ async def test_who_appends_in_a_loop_lets_others_have_their_turn(engines, memory
     assert min(heard) > 3
 
 
-async def test_nothing_is_kept_of_news_that_everybody_has_been_told(engines, memory):
+async def test_nothing_is_kept_of_news_that_everybody_has_been_told(
+    engines: Callable[..., object], memory: MemoryStore
+) -> None:
     engine = await engines(memory)
     await engine.create("a", content_type="text/plain")
     readers = [Reader(Stream(engine.fanout)) for _ in range(MANY)]

@@ -1,14 +1,18 @@
 """Following a stream in the process: everything once, in order, until it is closed or gone."""
 
 import asyncio
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from remote import RemoteStore
 
+from durable_streams_core.store import Store
 from durable_streams_server import (
     NOW,
     Conflict,
     Engine,
+    MemoryStore,
     NotFound,
     OffsetGone,
     ProtocolError,
@@ -18,23 +22,23 @@ from durable_streams_server import (
 JSON = "application/json"
 
 
-async def collected(streams, path, offset="-1"):
+async def collected(streams: Any, path: Any, offset: Any = "-1") -> Any:
     return [item async for batch in streams.follow(path, offset) for item in batch]
 
 
-async def until(condition):
+async def until(condition: Any) -> None:
     """Let the loop turn until something holds; a hang is caught by the test's time limit."""
     while not condition():
         await asyncio.sleep(0)
 
 
-async def test_a_follower_gets_what_was_there_and_what_comes(streams):
+async def test_a_follower_gets_what_was_there_and_what_comes(streams: Engine) -> None:
     await streams.create("a", content_type=JSON)
     await streams.append("a", 1)
     seen = []
     waiting = asyncio.Event()
 
-    async def follow():
+    async def follow() -> None:
         async for batch in streams.follow("a"):
             seen.extend(batch)
             waiting.set()
@@ -48,7 +52,7 @@ async def test_a_follower_gets_what_was_there_and_what_comes(streams):
     assert seen == [1, 2, 3]
 
 
-async def test_the_last_batch_of_a_closed_stream_says_so(streams):
+async def test_the_last_batch_of_a_closed_stream_says_so(streams: Engine) -> None:
     await streams.create("a", data="x", closed=True)
     batches = [batch async for batch in streams.follow("a")]
     assert [(batch.data, batch.closed) for batch in batches] == [(b"x", True)]
@@ -56,7 +60,7 @@ async def test_the_last_batch_of_a_closed_stream_says_so(streams):
     assert [(batch.data, batch.closed) for batch in at_end] == [(b"", True)]
 
 
-async def test_following_from_now_skips_what_was_there(streams):
+async def test_following_from_now_skips_what_was_there(streams: Engine) -> None:
     await streams.create("a", data="old")
     task = asyncio.create_task(collected(streams, "a", NOW))
     await until(lambda: len(streams.fanout))
@@ -66,7 +70,9 @@ async def test_following_from_now_skips_what_was_there(streams):
     assert await task == [b"new"]
 
 
-async def test_a_saved_offset_goes_on_where_the_batch_ended(engines, memory):
+async def test_a_saved_offset_goes_on_where_the_batch_ended(
+    engines: Callable[..., object], memory: MemoryStore
+) -> None:
     streams = await engines(memory, chunk=4)
     await streams.create("a", data="abcdefgh", closed=True)
     seen = []
@@ -78,7 +84,7 @@ async def test_a_saved_offset_goes_on_where_the_batch_ended(engines, memory):
     assert await collected(streams, "a", offset) == [b"efgh"]
 
 
-async def test_a_follower_learns_that_its_stream_was_deleted(streams):
+async def test_a_follower_learns_that_its_stream_was_deleted(streams: Engine) -> None:
     await streams.create("a")
     task = asyncio.create_task(collected(streams, "a"))
     await until(lambda: len(streams.fanout))
@@ -88,12 +94,14 @@ async def test_a_follower_learns_that_its_stream_was_deleted(streams):
 
 
 @pytest.mark.parametrize("data", ["", "longer than the old one was"])
-async def test_a_follower_is_not_led_on_into_a_stream_made_anew_at_its_path(streams, data):
+async def test_a_follower_is_not_led_on_into_a_stream_made_anew_at_its_path(
+    streams: Engine, data: str
+) -> None:
     await streams.create("a", data="0123456789")
     seen = []
     begun, go_on = asyncio.Event(), asyncio.Event()
 
-    async def follow():
+    async def follow() -> None:
         async for batch in streams.follow("a"):
             seen.append(batch.data)
             begun.set()
@@ -109,7 +117,9 @@ async def test_a_follower_is_not_led_on_into_a_stream_made_anew_at_its_path(stre
     assert seen == [b"0123456789"]
 
 
-async def test_an_append_between_looking_and_waiting_wakes_the_follower(engines, memory):
+async def test_an_append_between_looking_and_waiting_wakes_the_follower(
+    engines: Callable[..., object], memory: MemoryStore
+) -> None:
     store = RemoteStore(memory)
     streams = await engines(store)
     await streams.create("a")
@@ -123,7 +133,7 @@ async def test_an_append_between_looking_and_waiting_wakes_the_follower(engines,
     assert await task == [b"x"]
 
 
-async def test_followers_that_leave_are_not_kept(streams):
+async def test_followers_that_leave_are_not_kept(streams: Engine) -> None:
     await streams.create("a")
     task = asyncio.create_task(collected(streams, "a"))
     await until(lambda: len(streams.fanout))
@@ -133,7 +143,9 @@ async def test_followers_that_leave_are_not_kept(streams):
     assert len(streams.fanout) == 0
 
 
-async def test_followers_of_one_stream_are_bounded(engines, store):
+async def test_followers_of_one_stream_are_bounded(
+    engines: Callable[..., object], store: Store
+) -> None:
     streams = await engines(store, max_waiting_readers=1)
     await streams.create("a")
     first = asyncio.create_task(collected(streams, "a"))
@@ -145,7 +157,9 @@ async def test_followers_of_one_stream_are_bounded(engines, store):
     assert await first == []
 
 
-async def test_a_store_that_may_have_missed_something_makes_everybody_look(engines, memory):
+async def test_a_store_that_may_have_missed_something_makes_everybody_look(
+    engines: Callable[..., object], memory: MemoryStore
+) -> None:
     store = RemoteStore(memory)
     deaf: list = []
     store.watch = lambda watcher: deaf.append(watcher) or (lambda: None)  # type: ignore[method-assign]
@@ -158,13 +172,13 @@ async def test_a_store_that_may_have_missed_something_makes_everybody_look(engin
     assert await task == [b"x"]
 
 
-async def test_two_hundred_appenders_lose_nothing_and_double_nothing(streams):
+async def test_two_hundred_appenders_lose_nothing_and_double_nothing(streams: Engine) -> None:
     """Offsets are unique and strictly rising under any concurrency, and readers see each once."""
     await streams.create("a", content_type=JSON)
     reader = asyncio.create_task(collected(streams, "a"))
     offsets: dict[int, str] = {}
 
-    async def appender(number):
+    async def appender(number: Any) -> None:
         offsets[number] = (await streams.append("a", number)).offset
 
     await asyncio.gather(*(appender(number) for number in range(200)))
@@ -175,7 +189,9 @@ async def test_two_hundred_appenders_lose_nothing_and_double_nothing(streams):
     assert sorted(offsets, key=offsets.__getitem__) == seen
 
 
-async def test_appenders_of_two_processes_get_offsets_that_never_meet(engines, memory):
+async def test_appenders_of_two_processes_get_offsets_that_never_meet(
+    engines: Callable[..., object], memory: MemoryStore
+) -> None:
     first = await engines(RemoteStore(memory))
     second = await engines(RemoteStore(memory))
     await first.create("a", content_type=JSON)
@@ -191,7 +207,9 @@ async def test_appenders_of_two_processes_get_offsets_that_never_meet(engines, m
     assert len({result.offset for result in results}) == 200
 
 
-async def test_narrow_guards_let_the_appends_of_two_processes_pass(engines, memory):
+async def test_narrow_guards_let_the_appends_of_two_processes_pass(
+    engines: Callable[..., object], memory: MemoryStore
+) -> None:
     """Plain appends depend on nobody else's: none is sent twice."""
     stores = [RemoteStore(memory), RemoteStore(memory)]
     first, second = [await engines(store) for store in stores]
@@ -204,7 +222,9 @@ async def test_narrow_guards_let_the_appends_of_two_processes_pass(engines, memo
         await second.create("a", content_type=JSON)
 
 
-async def test_a_racing_close_is_lost_to_nobody(engines, memory):
+async def test_a_racing_close_is_lost_to_nobody(
+    engines: Callable[..., object], memory: MemoryStore
+) -> None:
     first = await engines(RemoteStore(memory))
     second = await engines(RemoteStore(memory))
     for number in range(20):
@@ -221,7 +241,7 @@ async def test_a_racing_close_is_lost_to_nobody(engines, memory):
         assert batch.data == (b"12" if isinstance(appended, Conflict) else b"123")
 
 
-async def test_following_a_stopped_engine_is_refused(store):
+async def test_following_a_stopped_engine_is_refused(store: Store) -> None:
     engine = Engine(store)
     async with engine:
         await engine.create("a", data="x")
@@ -230,7 +250,7 @@ async def test_following_a_stopped_engine_is_refused(store):
     assert caught.value.code == "not-started"
 
 
-async def test_a_follower_that_waits_learns_that_the_engine_stops(store):
+async def test_a_follower_that_waits_learns_that_the_engine_stops(store: Store) -> None:
     async with Engine(store) as engine:
         await engine.create("a", data="x")
         follower = engine.follow("a")

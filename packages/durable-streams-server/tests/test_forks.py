@@ -1,18 +1,23 @@
 """Forks: what they inherit, how they are made in four steps, and how they let go (§4.2)."""
 
 import asyncio
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from remote import Fate, RemoteStore
 from tokens import NOT_REACHED, at, position
 
 from durable_streams_core.entities import DELETED, FORKING, LIVE, Commit, Delta, Guard, Refused
+from durable_streams_core.store import Store
 from durable_streams_server import (
     NOW,
     START,
     Conflict,
+    Engine,
     Gone,
     InvalidRequest,
+    MemoryStore,
     NotFound,
     Unavailable,
 )
@@ -20,14 +25,14 @@ from durable_streams_server import (
 JSON = "application/json"
 
 
-async def paths(store):
+async def paths(store: Any) -> Any:
     return [path for path, _ in await store.list("", "", 1000)]
 
 
 # The data of a fork.
 
 
-async def test_a_fork_begins_with_its_sources_data_and_goes_its_own_way(streams):
+async def test_a_fork_begins_with_its_sources_data_and_goes_its_own_way(streams: Engine) -> None:
     await streams.create("source", content_type="text/plain", data="shared ")
     fork = await streams.fork("fork", "source", data="and own")
     await streams.append("source", "source only")
@@ -38,7 +43,7 @@ async def test_a_fork_begins_with_its_sources_data_and_goes_its_own_way(streams)
     assert (fork.content_type, position(fork.offset)) == ("text/plain", 14)
 
 
-async def test_a_fork_may_leave_its_source_anywhere(streams):
+async def test_a_fork_may_leave_its_source_anywhere(streams: Engine) -> None:
     source = await streams.create("source", data="0123456789")
     fourth = at(source.offset, 4)
     cases = {START: b"", NOW: b"0123456789", fourth: b"0123"}
@@ -49,7 +54,9 @@ async def test_a_fork_may_leave_its_source_anywhere(streams):
     assert (await streams.read("fork/sub")).data == b"012345"
 
 
-async def test_a_json_sub_offset_counts_messages(streams, engines, memory):
+async def test_a_json_sub_offset_counts_messages(
+    streams: Engine, engines: Callable[..., object], memory: MemoryStore
+) -> None:
     await streams.create("source", content_type=JSON, data=b"[1,[2],3]")
     first = await streams.read("source", limit=4)
     await streams.fork("fork", "source", offset=first.offset, sub_offset=1)
@@ -66,7 +73,9 @@ async def test_a_json_sub_offset_counts_messages(streams, engines, memory):
         ({"data": b"{"}, "invalid-json"),
     ],
 )
-async def test_a_fork_that_cannot_be_made_leaves_no_reference(streams, store, asked, code):
+async def test_a_fork_that_cannot_be_made_leaves_no_reference(
+    streams: Engine, store: Store, asked: Any, code: str
+) -> None:
     await streams.create("source", content_type=JSON, data=b"[1,2,3]")
     with pytest.raises(InvalidRequest) as caught:
         await streams.fork("fork", "source", **asked)
@@ -75,21 +84,23 @@ async def test_a_fork_that_cannot_be_made_leaves_no_reference(streams, store, as
     assert await paths(store) == []
 
 
-async def test_a_fork_inside_a_message_is_refused(streams):
+async def test_a_fork_inside_a_message_is_refused(streams: Engine) -> None:
     source = await streams.create("source", content_type=JSON, data="[1,2,3]")
     with pytest.raises(InvalidRequest) as caught:
         await streams.fork("fork", "source", offset=at(source.offset, 1))
     assert caught.value.code == "offset-inside-message"
 
 
-async def test_a_sub_offset_past_the_bytes_is_refused(streams):
+async def test_a_sub_offset_past_the_bytes_is_refused(streams: Engine) -> None:
     source = await streams.create("source", data="0123")
     with pytest.raises(InvalidRequest) as caught:
         await streams.fork("fork", "source", offset=at(source.offset, 2), sub_offset=3)
     assert caught.value.code == "sub-offset-past-data"
 
 
-async def test_a_long_json_sub_offset_is_counted_page_by_page(engines, store):
+async def test_a_long_json_sub_offset_is_counted_page_by_page(
+    engines: Callable[..., object], store: Store
+) -> None:
     streams = await engines(store, chunk=16)
     await streams.create("source", content_type=JSON, data=str(list(range(100))).encode())
     await streams.fork("fork", "source", offset=START, sub_offset=60)
@@ -103,7 +114,7 @@ async def test_a_long_json_sub_offset_is_counted_page_by_page(engines, store):
     assert seen == list(range(60))
 
 
-async def test_the_source_must_be_there_and_of_the_same_type(streams):
+async def test_the_source_must_be_there_and_of_the_same_type(streams: Engine) -> None:
     with pytest.raises(NotFound) as missing:
         await streams.fork("fork", "source")
     assert missing.value.code == "source-not-found"
@@ -115,7 +126,7 @@ async def test_the_source_must_be_there_and_of_the_same_type(streams):
         await streams.fork("self", "self")
 
 
-async def test_a_path_in_use_is_a_conflict(streams):
+async def test_a_path_in_use_is_a_conflict(streams: Engine) -> None:
     await streams.create("source")
     await streams.create("fork")
     with pytest.raises(Conflict) as caught:
@@ -123,7 +134,7 @@ async def test_a_path_in_use_is_a_conflict(streams):
     assert caught.value.code == "configuration-mismatch"
 
 
-async def test_asking_again_finds_the_fork_whatever_its_source_did_since(streams):
+async def test_asking_again_finds_the_fork_whatever_its_source_did_since(streams: Engine) -> None:
     await streams.create("source", data="x")
     await streams.fork("fork", "source")
     await streams.append("source", "y")
@@ -133,7 +144,7 @@ async def test_asking_again_finds_the_fork_whatever_its_source_did_since(streams
     assert not (await streams.fork("fork", "source")).created
 
 
-async def test_a_closed_stream_may_be_forked_and_the_fork_is_open(streams):
+async def test_a_closed_stream_may_be_forked_and_the_fork_is_open(streams: Engine) -> None:
     await streams.create("source", data="x", closed=True)
     assert not (await streams.fork("fork", "source")).closed
     await streams.append("fork", "y")
@@ -159,17 +170,19 @@ async def test_a_closed_stream_may_be_forked_and_the_fork_is_open(streams):
         ({"expires_at": "2040-01-01T00:00:00Z"}, {"ttl": 20}, (20, None)),
     ],
 )
-async def test_a_fork_lives_as_the_table_says(streams, source, asked, expected):
+async def test_a_fork_lives_as_the_table_says(
+    streams: Engine, source: Any, asked: Any, expected: Any
+) -> None:
     await streams.create("source", **source)
     fork = await streams.fork("fork", "source", **asked)
     assert (fork.ttl, fork.expires_at) == expected
 
 
-async def test_a_follower_of_a_fork_hears_nothing_of_its_source(streams):
+async def test_a_follower_of_a_fork_hears_nothing_of_its_source(streams: Engine) -> None:
     await streams.create("source", data="shared")
     await streams.fork("fork", "source")
 
-    async def follow():
+    async def follow() -> Any:
         return [batch.data async for batch in streams.follow("fork")]
 
     task = asyncio.create_task(follow())
@@ -183,7 +196,7 @@ async def test_a_follower_of_a_fork_hears_nothing_of_its_source(streams):
 # Chains.
 
 
-async def test_deep_chains_are_read_whole_and_let_go_whole(streams, store):
+async def test_deep_chains_are_read_whole_and_let_go_whole(streams: Engine, store: Store) -> None:
     await streams.create("0", data="0;")
     for number in range(1, 100):
         await streams.fork(str(number), str(number - 1), data=f"{number};")
@@ -197,7 +210,9 @@ async def test_deep_chains_are_read_whole_and_let_go_whole(streams, store):
         await asyncio.sleep(0)
 
 
-async def test_a_fork_of_a_fork_may_end_before_the_bytes_of_the_one_between_begin(streams):
+async def test_a_fork_of_a_fork_may_end_before_the_bytes_of_the_one_between_begin(
+    streams: Engine,
+) -> None:
     source = await streams.create("a", data="0123456789")
     await streams.fork("b", "a", offset=at(source.offset, 8), data="BBBB")
     await streams.fork("c", "b", offset=at(source.offset, 4), data="CC")
@@ -205,7 +220,7 @@ async def test_a_fork_of_a_fork_may_end_before_the_bytes_of_the_one_between_begi
     assert (await streams.read("b")).data == b"01234567BBBB"
 
 
-async def test_the_middle_of_a_chain_is_gone_and_still_read_through(streams):
+async def test_the_middle_of_a_chain_is_gone_and_still_read_through(streams: Engine) -> None:
     await streams.create("a", data="a")
     await streams.fork("b", "a", data="b")
     await streams.fork("c", "b", data="c")
@@ -225,7 +240,9 @@ async def test_the_middle_of_a_chain_is_gone_and_still_read_through(streams):
     await streams.create("b")
 
 
-async def test_a_source_whose_life_ends_is_kept_for_its_forks(streams, store, clock):
+async def test_a_source_whose_life_ends_is_kept_for_its_forks(
+    streams: Engine, store: Store, clock: Any
+) -> None:
     await streams.create("a", ttl=10, data="shared")
     await streams.fork("b", "a", ttl=1000)
     clock.advance(12)
@@ -240,7 +257,7 @@ async def test_a_source_whose_life_ends_is_kept_for_its_forks(streams, store, cl
     assert await paths(store) == []
 
 
-async def test_a_fork_that_expired_is_made_anew(streams, clock):
+async def test_a_fork_that_expired_is_made_anew(streams: Engine, clock: Any) -> None:
     await streams.create("a", data="x")
     await streams.fork("b", "a", ttl=10)
     clock.advance(12)
@@ -251,7 +268,7 @@ async def test_a_fork_that_expired_is_made_anew(streams, clock):
 # The four steps.
 
 
-async def interrupted(engines, memory, step):
+async def interrupted(engines: Any, memory: Any, step: Any) -> Any:
     """A process dies after its n-th commit of a fork; another one lives on over the same data."""
     survivor = await engines(memory)
     await survivor.create("source", data="shared")
@@ -259,7 +276,7 @@ async def interrupted(engines, memory, step):
     engine = await engines(dying, unknown_outcome=0.02, drain=0.02)
     done = 0
 
-    def fate(_commit):
+    def fate(_commit: Any) -> Any:
         nonlocal done
         done += 1
         return Fate.ARRIVES if done <= step else Fate.LOST
@@ -273,7 +290,9 @@ async def interrupted(engines, memory, step):
 
 
 @pytest.mark.parametrize("step", [0, 1, 2, 3])
-async def test_an_interrupted_fork_is_finished_or_undone_by_who_meets_it(engines, memory, step):
+async def test_an_interrupted_fork_is_finished_or_undone_by_who_meets_it(
+    engines: Callable[..., object], memory: MemoryStore, step: int
+) -> None:
     streams = await interrupted(engines, memory, step)
     facts = memory.peek("fork")
     assert (None if facts is None else facts.head.state) == (FORKING if step >= 2 else None)
@@ -291,7 +310,9 @@ async def test_an_interrupted_fork_is_finished_or_undone_by_who_meets_it(engines
 @pytest.mark.parametrize(
     "meet", ["append", "create", "delete", "head", "follow", "fork of it", "list"]
 )
-async def test_whoever_meets_an_interrupted_fork_settles_it(engines, memory, step, meet):
+async def test_whoever_meets_an_interrupted_fork_settles_it(
+    engines: Callable[..., object], memory: MemoryStore, step: int, meet: str
+) -> None:
     streams = await interrupted(engines, memory, step)
     found = step >= 2
     if meet == "list":
@@ -320,8 +341,8 @@ async def test_whoever_meets_an_interrupted_fork_settles_it(engines, memory, ste
 
 @pytest.mark.parametrize("step", [0, 1, 2, 3])
 async def test_the_sweep_settles_an_interrupted_fork_that_nobody_meets(
-    engines, memory, clock, step
-):
+    engines: Callable[..., object], memory: MemoryStore, clock: Any, step: int
+) -> None:
     streams = await interrupted(engines, memory, step)
     await streams.delete("source")
     for _ in range(3):
@@ -336,14 +357,16 @@ async def test_the_sweep_settles_an_interrupted_fork_that_nobody_meets(
     assert await paths(memory) == []
 
 
-async def test_a_pending_link_dropped_meanwhile_makes_the_fork_start_over(engines, memory, clock):
+async def test_a_pending_link_dropped_meanwhile_makes_the_fork_start_over(
+    engines: Callable[..., object], memory: MemoryStore, clock: Any
+) -> None:
     """The source is deleted between the first step and the second."""
     remote = RemoteStore(memory)
     streams = await engines(remote)
     other = await engines(memory)
     await streams.create("source", data="shared")
 
-    async def delete_source(commit):
+    async def delete_source(commit: Any) -> None:
         if commit.path == "fork":
             remote.before_commit = None
             await other.delete("source")
@@ -356,13 +379,15 @@ async def test_a_pending_link_dropped_meanwhile_makes_the_fork_start_over(engine
     assert await paths(memory) == []
 
 
-async def test_a_source_made_anew_meanwhile_is_not_mistaken_for_the_old(engines, memory):
+async def test_a_source_made_anew_meanwhile_is_not_mistaken_for_the_old(
+    engines: Callable[..., object], memory: MemoryStore
+) -> None:
     remote = RemoteStore(memory)
     streams = await engines(remote)
     other = await engines(memory)
     await streams.create("source", data="old")
 
-    async def replace(commit):
+    async def replace(commit: Any) -> None:
         remote.before_commit = None
         await other.delete("source")
         await other.create("source", data="the new one")
@@ -372,7 +397,9 @@ async def test_a_source_made_anew_meanwhile_is_not_mistaken_for_the_old(engines,
     assert (await streams.read("fork")).data == b"the new one"
 
 
-async def test_a_fork_refused_by_a_full_store_leaves_no_reference(engines, memory):
+async def test_a_fork_refused_by_a_full_store_leaves_no_reference(
+    engines: Callable[..., object], memory: MemoryStore
+) -> None:
     remote = RemoteStore(memory)
     streams = await engines(remote)
     await streams.create("source", data="shared")
@@ -385,7 +412,9 @@ async def test_a_fork_refused_by_a_full_store_leaves_no_reference(engines, memor
     assert await paths(memory) == []
 
 
-async def test_two_tries_of_one_fork_do_not_drop_each_others_link(engines, memory):
+async def test_two_tries_of_one_fork_do_not_drop_each_others_link(
+    engines: Callable[..., object], memory: MemoryStore
+) -> None:
     """A retry that began before the first try had finished, and lost, took its link with it:
     deleting the source then destroyed the fork's data.
     """
@@ -394,7 +423,7 @@ async def test_two_tries_of_one_fork_do_not_drop_each_others_link(engines, memor
     first = await engines(fast)
     await first.create("source", data="shared")
 
-    async def overtake(commit):
+    async def overtake(commit: Any) -> None:
         slow.before_commit = None
         assert (await first.fork("fork", "source")).created
 
@@ -407,7 +436,9 @@ async def test_two_tries_of_one_fork_do_not_drop_each_others_link(engines, memor
 
 
 @pytest.mark.parametrize("turns", range(0, 40, 3))
-async def test_tries_of_one_fork_race_to_one_fork(engines, memory, turns):
+async def test_tries_of_one_fork_race_to_one_fork(
+    engines: Callable[..., object], memory: MemoryStore, turns: Any
+) -> None:
     first, second = await engines(RemoteStore(memory)), await engines(RemoteStore(memory))
     await first.create("source", data="shared")
     one = asyncio.create_task(first.fork("fork", "source"))
@@ -424,8 +455,8 @@ async def test_tries_of_one_fork_race_to_one_fork(engines, memory, turns):
 
 @pytest.mark.parametrize("turns", range(0, 40, 3))
 async def test_a_fork_and_the_deletion_of_its_source_race_to_something_whole(
-    engines, memory, clock, turns
-):
+    engines: Callable[..., object], memory: MemoryStore, clock: Any, turns: Any
+) -> None:
     first, second = await engines(RemoteStore(memory)), await engines(RemoteStore(memory))
     await first.create("source", data="shared")
     forking = asyncio.create_task(first.fork("fork", "source"))
@@ -444,7 +475,9 @@ async def test_a_fork_and_the_deletion_of_its_source_race_to_something_whole(
     assert await paths(memory) == []
 
 
-async def test_a_crash_between_delete_and_unlink_is_cleaned_up_by_the_sweep(engines, memory, clock):
+async def test_a_crash_between_delete_and_unlink_is_cleaned_up_by_the_sweep(
+    engines: Callable[..., object], memory: MemoryStore, clock: Any
+) -> None:
     remote = RemoteStore(memory)
     streams = await engines(remote)
     await streams.create("source", data="shared")
@@ -461,7 +494,9 @@ async def test_a_crash_between_delete_and_unlink_is_cleaned_up_by_the_sweep(engi
     assert await paths(memory) == []
 
 
-async def test_data_that_a_fork_shares_and_the_store_lost_is_named(engines, memory):
+async def test_data_that_a_fork_shares_and_the_store_lost_is_named(
+    engines: Callable[..., object], memory: MemoryStore
+) -> None:
     streams = await engines(memory)
     await streams.create("source", data="shared")
     await streams.fork("fork", "source")

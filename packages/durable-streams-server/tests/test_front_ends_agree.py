@@ -1,6 +1,8 @@
 """The same raw requests get the same answers from every front end."""
 
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from typing import Any
 
 import pytest
 from remote import RemoteStore
@@ -96,7 +98,7 @@ STORY: list[tuple[str, str, dict[str, str], bytes | None]] = [
 
 
 @pytest.fixture(params=["at-hand", "remote"])
-async def clients(request):
+async def clients(request: pytest.FixtureRequest) -> AsyncIterator[Any]:
     """One server per front end, each over a store of its own, all alike."""
     found: dict[str, Client] = {}
     async with AsyncExitStack() as stack:
@@ -114,12 +116,12 @@ async def clients(request):
         yield found
 
 
-async def test_front_ends_agree(clients, monkeypatch):
+async def test_front_ends_agree(clients: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     # What is random is drawn in the same order by each.
     counters = dict.fromkeys(clients, 0)
     current = ""
 
-    def incarnation(_size):
+    def incarnation(_size: Any) -> Any:
         counters[current] += 1
         return f"{counters[current]:016x}"
 
@@ -138,7 +140,7 @@ async def test_front_ends_agree(clients, monkeypatch):
             assert other == first, f"{method} {path} on {name}"
 
 
-async def test_every_front_end_says_where_an_answer_ends(clients):
+async def test_every_front_end_says_where_an_answer_ends(clients: Any) -> None:
     for client in clients.values():
         await client.put("a", body=b"x")
         get = await client.get("a")
@@ -148,7 +150,7 @@ async def test_every_front_end_says_where_an_answer_ends(clients):
             assert "transfer-encoding" not in answer
 
 
-async def test_an_http_1_0_client_is_understood(clients):
+async def test_an_http_1_0_client_is_understood(clients: Any) -> None:
     for name, client in clients.items():
         await client.put("a", body=b"x")
         connection = await client.connect()

@@ -1,19 +1,25 @@
 """Lifecycle hooks: each event told once, in the order in which it happened."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
+
+from durable_streams_core.store import Store
+from durable_streams_server import Engine
 
 
 @pytest.fixture
-def told():
+def told() -> Any:
     return []
 
 
 @pytest.fixture
-async def streams(engines, store, told):
+async def streams(engines: Callable[..., object], store: Store, told: Any) -> Any:
     return await engines(store, hooks=[lambda event, path: told.append((event, path))])
 
 
-async def test_a_life_is_told(streams, told):
+async def test_a_life_is_told(streams: Engine, told: Any) -> None:
     await streams.create("a")
     await streams.create("a")
     await streams.append("a", "x")
@@ -23,12 +29,14 @@ async def test_a_life_is_told(streams, told):
     assert told == [("created", "a"), ("closed", "a"), ("deleted", "a")]
 
 
-async def test_a_stream_born_closed_is_created_first(streams, told):
+async def test_a_stream_born_closed_is_created_first(streams: Engine, told: Any) -> None:
     await streams.create("a", closed=True)
     assert told == [("created", "a"), ("closed", "a")]
 
 
-async def test_an_expiry_is_told_apart_from_a_deletion(streams, told, clock):
+async def test_an_expiry_is_told_apart_from_a_deletion(
+    streams: Engine, told: Any, clock: Any
+) -> None:
     await streams.create("a", ttl=1)
     clock.advance(2)
     await streams.sweep()
@@ -44,19 +52,21 @@ async def test_an_expiry_is_told_apart_from_a_deletion(streams, told, clock):
     ]
 
 
-async def test_a_fork_is_told_once_it_is_confirmed(streams, told):
+async def test_a_fork_is_told_once_it_is_confirmed(streams: Engine, told: Any) -> None:
     await streams.create("a")
     await streams.fork("b", "a", closed=True)
     assert told == [("created", "a"), ("created", "b"), ("closed", "b")]
 
 
-async def test_a_fork_of_nothing_is_not_told(streams, told):
+async def test_a_fork_of_nothing_is_not_told(streams: Engine, told: Any) -> None:
     with pytest.raises(Exception, match="source stream"):
         await streams.fork("b", "a")
     assert told == []
 
 
-async def test_a_deleted_source_is_told_once_however_long_it_is_kept(streams, told):
+async def test_a_deleted_source_is_told_once_however_long_it_is_kept(
+    streams: Engine, told: Any
+) -> None:
     await streams.create("a")
     await streams.fork("b", "a")
     told.clear()
@@ -68,9 +78,9 @@ async def test_a_deleted_source_is_told_once_however_long_it_is_kept(streams, to
 
 
 async def test_a_hook_that_fails_harms_neither_the_caller_nor_the_next(
-    engines, store, told, caplog
-):
-    def broken(_event, _path):
+    engines: Callable[..., object], store: Store, told: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(_event: Any, _path: Any) -> None:
         raise RuntimeError("a bug in the application")
 
     streams = await engines(store, hooks=[broken, lambda event, _: told.append(event)])

@@ -1,16 +1,18 @@
 """Sliding and fixed lifetimes: renewed by reads and writes with few stores, ended by the sweep."""
 
 import asyncio
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from remote import RemoteStore
 
 from durable_streams_core.entities import Refused
-from durable_streams_server import Engine, NotFound
+from durable_streams_server import Engine, MemoryStore, NotFound
 from durable_streams_server.engine.upkeep import LogPace
 
 
-async def test_an_idle_stream_ends(streams, clock):
+async def test_an_idle_stream_ends(streams: Engine, clock: Any) -> None:
     await streams.create("a", ttl=10, data="x")
     clock.advance(12)
     for call in (streams.read("a"), streams.head("a"), streams.append("a", "x")):
@@ -18,7 +20,7 @@ async def test_an_idle_stream_ends(streams, clock):
             await call
 
 
-async def test_a_life_lasts_at_least_as_long_as_promised(streams, clock):
+async def test_a_life_lasts_at_least_as_long_as_promised(streams: Engine, clock: Any) -> None:
     await streams.create("a", ttl=10, data="x")
     clock.advance(9.999)
     assert (await streams.read("a")).data == b"x"
@@ -27,7 +29,7 @@ async def test_a_life_lasts_at_least_as_long_as_promised(streams, clock):
 
 
 @pytest.mark.parametrize("renew", ["read", "append"])
-async def test_reads_and_writes_renew_a_life(streams, clock, renew):
+async def test_reads_and_writes_renew_a_life(streams: Engine, clock: Any, renew: str) -> None:
     await streams.create("a", ttl=10)
     for _ in range(5):
         clock.advance(8)
@@ -38,14 +40,14 @@ async def test_reads_and_writes_renew_a_life(streams, clock, renew):
     assert await streams.head("a")
 
 
-async def test_a_lifetime_given_as_text_is_a_number_of_seconds(streams, clock):
+async def test_a_lifetime_given_as_text_is_a_number_of_seconds(streams: Engine, clock: Any) -> None:
     """As it comes from a form or the environment."""
     assert (await streams.create("a", ttl="10")).ttl == 10
     clock.advance(9)
     assert (await streams.read("a")).data == b""
 
 
-async def test_head_renews_nothing(streams, clock):
+async def test_head_renews_nothing(streams: Engine, clock: Any) -> None:
     await streams.create("a", ttl=10)
     clock.advance(8)
     await streams.head("a")
@@ -54,7 +56,7 @@ async def test_head_renews_nothing(streams, clock):
         await streams.head("a")
 
 
-async def test_a_fixed_end_is_not_moved_by_reading(streams, clock):
+async def test_a_fixed_end_is_not_moved_by_reading(streams: Engine, clock: Any) -> None:
     await streams.create("a", expires_at="2027-01-15T08:00:10Z")
     assert clock.now == 1_800_000_000_000
     clock.advance(9)
@@ -65,13 +67,15 @@ async def test_a_fixed_end_is_not_moved_by_reading(streams, clock):
         await streams.head("a")
 
 
-async def test_a_life_of_no_length_ends_at_once(streams):
+async def test_a_life_of_no_length_ends_at_once(streams: Engine) -> None:
     await streams.create("a", ttl=0)
     with pytest.raises(NotFound):
         await streams.head("a")
 
 
-async def test_a_busy_reader_costs_few_writes(engines, remote, clock):
+async def test_a_busy_reader_costs_few_writes(
+    engines: Callable[..., object], remote: RemoteStore, clock: Any
+) -> None:
     streams = await engines(remote)
     await streams.create("a", ttl=1000)
     before = len(remote.sent)
@@ -81,7 +85,9 @@ async def test_a_busy_reader_costs_few_writes(engines, remote, clock):
     assert len(remote.sent) - before <= 11
 
 
-async def test_the_sweep_ends_lives_that_nobody_looks_at(engines, memory, clock):
+async def test_the_sweep_ends_lives_that_nobody_looks_at(
+    engines: Callable[..., object], memory: MemoryStore, clock: Any
+) -> None:
     streams = await engines(memory)
     for number in range(450):
         await streams.create(f"a/{number}", ttl=10)
@@ -92,7 +98,9 @@ async def test_the_sweep_ends_lives_that_nobody_looks_at(engines, memory, clock)
     assert await memory.due(clock.now, 10) == []
 
 
-async def test_the_sweep_spares_a_life_that_was_renewed_meanwhile(engines, memory, clock):
+async def test_the_sweep_spares_a_life_that_was_renewed_meanwhile(
+    engines: Callable[..., object], memory: MemoryStore, clock: Any
+) -> None:
     streams = await engines(memory)
     await streams.create("a", ttl=10)
     clock.advance(9)
@@ -102,7 +110,9 @@ async def test_the_sweep_spares_a_life_that_was_renewed_meanwhile(engines, memor
     assert await streams.head("a")
 
 
-async def test_an_expired_path_can_be_created_again_before_any_sweep(streams, clock):
+async def test_an_expired_path_can_be_created_again_before_any_sweep(
+    streams: Engine, clock: Any
+) -> None:
     await streams.create("a", ttl=10, data="old")
     clock.advance(12)
     created = await streams.create("a", data="new")
@@ -113,8 +123,11 @@ async def test_an_expired_path_can_be_created_again_before_any_sweep(streams, cl
 
 
 async def test_one_clean_up_that_fails_does_not_keep_the_sweep_from_the_rest(
-    engines, remote, clock, caplog
-):
+    engines: Callable[..., object],
+    remote: RemoteStore,
+    clock: Any,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     streams = await engines(remote)
     await streams.create("a", ttl=10)
     await streams.create("b", ttl=10)
@@ -128,8 +141,11 @@ async def test_one_clean_up_that_fails_does_not_keep_the_sweep_from_the_rest(
 
 
 async def test_a_reader_gets_the_data_though_the_renewal_cannot_be_stored(
-    engines, remote, clock, caplog
-):
+    engines: Callable[..., object],
+    remote: RemoteStore,
+    clock: Any,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     streams = await engines(remote)
     await streams.create("a", ttl=10, data="x")
     clock.advance(5)
@@ -139,22 +155,22 @@ async def test_a_reader_gets_the_data_though_the_renewal_cannot_be_stored(
 
 
 async def test_a_follower_keeps_a_stream_alive_whose_life_is_shorter_than_its_wait(
-    engines, memory, clock
-):
+    engines: Callable[..., object], memory: MemoryStore, clock: Any
+) -> None:
     streams = await engines(memory, long_poll_timeout=3600)
     await streams.create("a", ttl=1)
     renewed = asyncio.Event()
     stop = memory.watch(lambda _: None)
     submit = memory.submit
 
-    def submitted(batch, done):
+    def submitted(batch: Any, done: Any) -> None:
         submit(batch, done)
         if any(commit.delta.deadline for commit in batch):
             renewed.set()
 
     memory.submit = submitted
 
-    async def follow():
+    async def follow() -> None:
         async for _ in streams.follow("a"):
             pass
 
@@ -169,11 +185,13 @@ async def test_a_follower_keeps_a_stream_alive_whose_life_is_shorter_than_its_wa
     stop()
 
 
-async def test_a_follower_learns_that_its_stream_expired(engines, memory, clock):
+async def test_a_follower_learns_that_its_stream_expired(
+    engines: Callable[..., object], memory: MemoryStore, clock: Any
+) -> None:
     streams = await engines(memory)
     await streams.create("a", expires_at="2027-01-15T08:00:10Z")
 
-    async def follow():
+    async def follow() -> None:
         async for _ in streams.follow("a"):
             pass
 
@@ -186,7 +204,9 @@ async def test_a_follower_learns_that_its_stream_expired(engines, memory, clock)
         await task
 
 
-async def test_the_engine_sweeps_by_itself(memory, clock, monkeypatch):
+async def test_the_engine_sweeps_by_itself(
+    memory: MemoryStore, clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("durable_streams_server.engine.upkeep.SWEEP_SECONDS", 0.001)
     swept = asyncio.Event()
     memory.watch(lambda changes: swept.set() if changes and changes[0].gone else None)
@@ -197,13 +217,15 @@ async def test_the_engine_sweeps_by_itself(memory, clock, monkeypatch):
     assert await memory.list("", "", 10) == []
 
 
-async def test_a_sweep_that_fails_is_tried_again(memory, monkeypatch, caplog):
+async def test_a_sweep_that_fails_is_tried_again(
+    memory: MemoryStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr("durable_streams_server.engine.upkeep.SWEEP_SECONDS", 0.001)
     store = RemoteStore(memory)
     again = asyncio.Event()
     calls = 0
 
-    async def due(_before, _limit):
+    async def due(_before: Any, _limit: Any) -> None:
         nonlocal calls
         calls += 1
         if calls > 1:

@@ -1,18 +1,22 @@
 """Long-polls: one answer each, never past bytes that it does not hold (§5.7)."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 from remote import Fate, RemoteStore
+from servers import Serve
 from tokens import position
+from wire import Client
 
-from durable_streams_server import Engine
+from durable_streams_server import Engine, MemoryStore
 
 TAIL = "stream-next-offset"
 POLL = "a?offset=-1&live=long-poll"
 
 
-async def test_data_that_is_there_is_answered_at_once(client):
+async def test_data_that_is_there_is_answered_at_once(client: Client) -> None:
     await client.put("a", body=b"x")
     answer = await client.get(POLL)
     assert (answer.status, answer.body, position(answer[TAIL])) == (200, b"x", 1)
@@ -21,7 +25,7 @@ async def test_data_that_is_there_is_answered_at_once(client):
     assert answer["etag"]
 
 
-async def test_an_append_answers_who_waits(client):
+async def test_an_append_answers_who_waits(client: Client) -> None:
     await client.put("a")
     _, answer = await client.waiting(POLL)
     await client.post("a", b"new")
@@ -31,14 +35,14 @@ async def test_an_append_answers_who_waits(client):
     assert len(client.engine.fanout) == 0
 
 
-async def test_now_waits_without_a_round_trip(client):
+async def test_now_waits_without_a_round_trip(client: Client) -> None:
     await client.put("a", body=b"old")
     _, answer = await client.waiting("a?offset=now&live=long-poll")
     await client.post("a", b"new")
     assert (await answer).body == b"new"
 
 
-async def test_the_time_limit_answers_204(serve):
+async def test_the_time_limit_answers_204(serve: Callable[..., Awaitable[Client]]) -> None:
     client = await serve(long_poll_timeout=0.02)
     await client.put("a", body=b"old")
     answer = await client.get("a?offset=now&live=long-poll")
@@ -48,7 +52,7 @@ async def test_the_time_limit_answers_204(serve):
     assert answer["cache-control"] == "no-store"
 
 
-async def test_a_cursor_never_goes_back(serve):
+async def test_a_cursor_never_goes_back(serve: Callable[..., Awaitable[Client]]) -> None:
     client = await serve(long_poll_timeout=0.01)
     await client.put("a")
     cursor = (await client.get(POLL))["stream-cursor"]
@@ -59,7 +63,7 @@ async def test_a_cursor_never_goes_back(serve):
     assert (await client.get(f"{POLL}&cursor=rubbish"))["stream-cursor"].isdigit()
 
 
-async def test_a_closed_stream_is_told_at_once(client):
+async def test_a_closed_stream_is_told_at_once(client: Client) -> None:
     await client.put("a", body=b"x", stream_closed="true")
     data = await client.get(POLL)
     assert (data.status, data["stream-closed"]) == (200, "true")
@@ -71,7 +75,7 @@ async def test_a_closed_stream_is_told_at_once(client):
 
 
 @pytest.mark.parametrize("data", [b"", b"last words"])
-async def test_a_close_answers_who_waits_with_the_last_data(client, data):
+async def test_a_close_answers_who_waits_with_the_last_data(client: Client, data: bytes) -> None:
     await client.put("a")
     _, answer = await client.waiting(POLL)
     await client.post("a", data, stream_closed="true")
@@ -80,14 +84,16 @@ async def test_a_close_answers_who_waits_with_the_last_data(client, data):
     assert (answer["stream-closed"], position(answer[TAIL])) == ("true", len(data))
 
 
-async def test_a_deletion_answers_who_waits(client):
+async def test_a_deletion_answers_who_waits(client: Client) -> None:
     await client.put("a")
     _, answer = await client.waiting(POLL)
     await client.delete("a")
     assert ((await answer).status, (await answer).code) == (404, "not-found")
 
 
-async def test_a_stream_made_anew_by_expiry_is_not_taken_for_the_old(serve, memory, clock):
+async def test_a_stream_made_anew_by_expiry_is_not_taken_for_the_old(
+    serve: Callable[..., Awaitable[Client]], memory: MemoryStore, clock: Any
+) -> None:
     """Where the new one is shorter, the waiting reader's own offset looked wrong: 400."""
     client = await serve(memory)
     await client.put("a", body=b"0123456789", stream_expires_at="2027-01-15T08:00:10Z")
@@ -98,7 +104,9 @@ async def test_a_stream_made_anew_by_expiry_is_not_taken_for_the_old(serve, memo
     assert (response.status, response.code) == (410, "offset-gone")
 
 
-async def test_a_herd_is_answered_by_one_commit_without_a_read_each(serve, remote):
+async def test_a_herd_is_answered_by_one_commit_without_a_read_each(
+    serve: Callable[..., Awaitable[Client]], remote: RemoteStore
+) -> None:
     client = await serve(remote)
     await client.put("a")
     herd = [(await client.waiting(POLL, n + 1))[1] for n in range(50)]
@@ -112,7 +120,9 @@ async def test_a_herd_is_answered_by_one_commit_without_a_read_each(serve, remot
     assert remote.loads - loads <= 2
 
 
-async def test_a_herd_shares_the_read_of_what_was_too_large_to_ride_along(serve, remote):
+async def test_a_herd_shares_the_read_of_what_was_too_large_to_ride_along(
+    serve: Callable[..., Awaitable[Client]], remote: RemoteStore
+) -> None:
     client = await serve(remote)
     await client.put("a")
     herd = [(await client.waiting(POLL, n + 1))[1] for n in range(20)]
@@ -125,7 +135,7 @@ async def test_a_herd_shares_the_read_of_what_was_too_large_to_ride_along(serve,
     assert remote.reads - reads <= 2
 
 
-async def test_an_append_at_the_very_deadline_is_not_skipped(memory):
+async def test_an_append_at_the_very_deadline_is_not_skipped(memory: MemoryStore) -> None:
     """A time limit that answers the new tail without its bytes loses them for good."""
     from durable_streams_server.http.handler import Handler
     from durable_streams_server.http.messages import RequestHead
@@ -151,7 +161,7 @@ async def test_an_append_at_the_very_deadline_is_not_skipped(memory):
         assert (response.body, position(offset)) in ((b"x", 1), (b"", 0))
 
 
-async def test_readers_of_one_stream_are_bounded(serve):
+async def test_readers_of_one_stream_are_bounded(serve: Callable[..., Awaitable[Client]]) -> None:
     client = await serve(max_waiting_readers=2)
     await client.put("a")
     waiting = [(await client.waiting(POLL, n + 1))[1] for n in range(2)]
@@ -164,7 +174,7 @@ async def test_readers_of_one_stream_are_bounded(serve):
     assert (await client.get(POLL)).status == 200
 
 
-async def test_a_client_that_goes_away_is_not_kept(client):
+async def test_a_client_that_goes_away_is_not_kept(client: Client) -> None:
     await client.put("a")
     connection, answer = await client.waiting(POLL)
     answer.cancel()
@@ -173,7 +183,9 @@ async def test_a_client_that_goes_away_is_not_kept(client):
 
 
 @pytest.mark.parametrize("turns", range(8))
-async def test_a_client_that_goes_away_at_once_is_not_kept_either(memory, turns):
+async def test_a_client_that_goes_away_at_once_is_not_kept_either(
+    memory: MemoryStore, turns: Any
+) -> None:
     """Cancelled before its first look had begun, a reader stayed at its topic for ever."""
     from durable_streams_server.http.handler import Handler
     from durable_streams_server.http.messages import RequestHead
@@ -195,7 +207,7 @@ async def test_a_client_that_goes_away_at_once_is_not_kept_either(memory, turns)
             await engine.delete("a")
 
 
-async def test_shutdown_answers_who_waits(front_end, memory):
+async def test_shutdown_answers_who_waits(front_end: Serve, memory: MemoryStore) -> None:
     from wire import Client
 
     from durable_streams_server.frontends.mount import Mount
@@ -212,7 +224,9 @@ async def test_shutdown_answers_who_waits(front_end, memory):
         await client.close()
 
 
-async def test_a_store_that_fails_while_somebody_waits_is_an_answer(serve, remote):
+async def test_a_store_that_fails_while_somebody_waits_is_an_answer(
+    serve: Callable[..., Awaitable[Client]], remote: RemoteStore
+) -> None:
     client = await serve(remote)
     await client.put("a")
     _, answer = await client.waiting(POLL)
@@ -224,7 +238,9 @@ async def test_a_store_that_fails_while_somebody_waits_is_an_answer(serve, remot
     remote.load_error = None
 
 
-async def test_unknown_outcomes_are_told_over_http(serve, remote):
+async def test_unknown_outcomes_are_told_over_http(
+    serve: Callable[..., Awaitable[Client]], remote: RemoteStore
+) -> None:
     client = await serve(remote, unknown_outcome=0.01)
     await client.put("a")
     remote.fate = lambda _: Fate.LOST

@@ -3,10 +3,12 @@
 import asyncio
 import gzip
 import json
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 from tokens import at, position
-from wire import chunked, request_bytes
+from wire import Client, chunked, request_bytes
 
 from durable_streams_core.offsets import BEGINNING
 
@@ -14,7 +16,7 @@ JSON = "application/json"
 TAIL = "stream-next-offset"
 
 
-async def test_put_creates_a_stream(client):
+async def test_put_creates_a_stream(client: Client) -> None:
     answer = await client.put("a", stream_ttl="60")
     assert answer.status == 201
     assert answer["location"] == "http://test.example/v1/stream/a"
@@ -24,7 +26,7 @@ async def test_put_creates_a_stream(client):
     assert answer.body == b""
 
 
-async def test_put_again_finds_it_and_otherwise_conflicts(client):
+async def test_put_again_finds_it_and_otherwise_conflicts(client: Client) -> None:
     created = await client.put("a")
     again = await client.put("a")
     assert (again.status, again[TAIL], again["content-type"]) == (200, created[TAIL], "text/plain")
@@ -33,7 +35,7 @@ async def test_put_again_finds_it_and_otherwise_conflicts(client):
     assert (other.status, other.code) == (409, "configuration-mismatch")
 
 
-async def test_put_takes_the_first_content(client):
+async def test_put_takes_the_first_content(client: Client) -> None:
     answer = await client.put("a", JSON, b"[1, 2]")
     assert answer.status == 201
     assert (await client.get("a")).json == [1, 2]
@@ -41,12 +43,12 @@ async def test_put_takes_the_first_content(client):
     assert (empty.status, position(empty[TAIL])) == (201, 0)
 
 
-async def test_put_without_a_type_makes_a_stream_of_bytes(client):
+async def test_put_without_a_type_makes_a_stream_of_bytes(client: Client) -> None:
     answer = await client.request("PUT", "a")
     assert answer["content-type"] == "application/octet-stream"
 
 
-async def test_put_closed_is_complete_at_once(client):
+async def test_put_closed_is_complete_at_once(client: Client) -> None:
     answer = await client.put("a", body=b"all", stream_closed="TRUE")
     assert (answer.status, answer["stream-closed"], position(answer[TAIL])) == (201, "true", 3)
     assert (await client.put("a", stream_closed="true")).status == 200
@@ -56,13 +58,13 @@ async def test_put_closed_is_complete_at_once(client):
 
 
 @pytest.mark.parametrize("value", ["false", "yes", "1", ""])
-async def test_closed_counts_only_when_it_says_true(client, value):
+async def test_closed_counts_only_when_it_says_true(client: Client, value: str) -> None:
     assert "stream-closed" not in await client.put("a", stream_closed=value)
     assert (await client.post("a", b"x", stream_closed=value)).status == 204
     assert (await client.post("a", b"x")).status == 204
 
 
-async def test_post_appends(client):
+async def test_post_appends(client: Client) -> None:
     await client.put("a")
     first = await client.post("a", b"Hello, ")
     second = await client.post("a", b"world")
@@ -75,7 +77,7 @@ async def test_post_appends(client):
     assert (position(read[TAIL]), read["stream-up-to-date"]) == (12, "true")
 
 
-async def test_post_flattens_one_level_of_json(client):
+async def test_post_flattens_one_level_of_json(client: Client) -> None:
     await client.put("a", JSON)
     await client.post("a", b'{"n": 1}', JSON)
     await client.post("a", b"[[1,2],[3]]", JSON)
@@ -84,7 +86,7 @@ async def test_post_flattens_one_level_of_json(client):
 
 
 @pytest.mark.parametrize("pieces", [(b"one atomic append",), (b"one ", b"atomic", b" append")])
-async def test_an_append_in_chunks_is_one_atomic_append(client, pieces):
+async def test_an_append_in_chunks_is_one_atomic_append(client: Client, pieces: Any) -> None:
     await client.put("a")
     fields = {"content-type": "text/plain", "transfer-encoding": "chunked", "producer-id": "p",
               "producer-epoch": "0", "producer-seq": "0"}  # fmt: skip
@@ -93,7 +95,7 @@ async def test_an_append_in_chunks_is_one_atomic_append(client, pieces):
     assert (await client.get("a")).body == b"one atomic append"
 
 
-async def test_json_in_chunks_may_be_cut_inside_a_message(client):
+async def test_json_in_chunks_may_be_cut_inside_a_message(client: Client) -> None:
     await client.put("a", JSON)
     fields = {"content-type": JSON, "transfer-encoding": "chunked"}
     answer = await client.request("POST", "a", fields, chunked(b'[{"n"', b":1}", b",2]"))
@@ -109,7 +111,9 @@ async def test_json_in_chunks_may_be_cut_inside_a_message(client):
         ({"transfer-encoding": "chunked"}, b"5\r\nfive!\r\n6\r\nfiv"),
     ],
 )
-async def test_a_body_that_ends_early_stores_nothing(client, fields, part):
+async def test_a_body_that_ends_early_stores_nothing(
+    client: Client, fields: Any, part: bytes
+) -> None:
     await client.put("a")
     connection = await client.connect()
     request = request_bytes("POST", client.root + "a", {**fields, "content-type": "text/plain"})
@@ -120,7 +124,7 @@ async def test_a_body_that_ends_early_stores_nothing(client, fields, part):
 
 
 @pytest.mark.parametrize("chunk", [b"zz\r\nxx\r\n0\r\n\r\n", b"2\r\nxxx\r\n0\r\n\r\n"])
-async def test_a_broken_chunk_is_refused_and_stores_nothing(client, chunk):
+async def test_a_broken_chunk_is_refused_and_stores_nothing(client: Client, chunk: bytes) -> None:
     await client.put("a")
     fields = {"content-type": "text/plain", "transfer-encoding": "chunked"}
     answer = await client.request("POST", "a", fields, chunk)
@@ -128,7 +132,7 @@ async def test_a_broken_chunk_is_refused_and_stores_nothing(client, chunk):
     assert (await client.get("a")).body == b""
 
 
-async def test_post_closes(client):
+async def test_post_closes(client: Client) -> None:
     await client.put("a")
     closed = await client.post("a", b"end", stream_closed="true")
     assert (closed.status, closed["stream-closed"], position(closed[TAIL])) == (204, "true", 3)
@@ -140,13 +144,13 @@ async def test_post_closes(client):
         assert (late["stream-closed"], position(late[TAIL])) == ("true", 3)
 
 
-async def test_a_close_without_data_ignores_the_content_type(client):
+async def test_a_close_without_data_ignores_the_content_type(client: Client) -> None:
     await client.put("a", JSON)
     answer = await client.post("a", b"", "text/plain", stream_closed="true")
     assert (answer.status, answer["stream-closed"]) == (204, "true")
 
 
-async def test_closed_comes_before_a_wrong_type_and_that_before_a_sequence(client):
+async def test_closed_comes_before_a_wrong_type_and_that_before_a_sequence(client: Client) -> None:
     await client.put("a")
     await client.post("a", b"x", stream_seq="5")
     wrong = await client.post("a", b"1", JSON, stream_seq="1")
@@ -158,10 +162,10 @@ async def test_closed_comes_before_a_wrong_type_and_that_before_a_sequence(clien
     assert closed.code == "stream-closed"
 
 
-async def test_producers_over_http(client):
+async def test_producers_over_http(client: Client) -> None:
     await client.put("a")
 
-    async def send(epoch, seq):
+    async def send(epoch: Any, seq: Any) -> Any:
         return await client.post(
             "a", b"x", producer_id="p", producer_epoch=str(epoch), producer_seq=str(seq)
         )
@@ -189,7 +193,7 @@ async def test_producers_over_http(client):
     assert (await client.get("a")).body == b"xxx"
 
 
-async def test_an_append_may_be_conditional_on_the_tail(client):
+async def test_an_append_may_be_conditional_on_the_tail(client: Client) -> None:
     """The extension ``If-Match``."""
     await client.put("a")
     first = await client.post("a", b"1", if_match=f'"{BEGINNING}"')
@@ -202,7 +206,7 @@ async def test_an_append_may_be_conditional_on_the_tail(client):
     assert (await client.get("a")).body == b"12"
 
 
-async def test_get_goes_page_by_page(serve):
+async def test_get_goes_page_by_page(serve: Callable[..., Awaitable[Client]]) -> None:
     client = await serve(chunk=4)
     await client.put("a", body=b"abcdefgh", stream_closed="true")
     first = await client.get("a?offset=-1")
@@ -220,7 +224,7 @@ async def test_get_goes_page_by_page(serve):
     assert (end["stream-up-to-date"], end["stream-closed"]) == ("true", "true")
 
 
-async def test_get_of_nothing_new_is_empty(client):
+async def test_get_of_nothing_new_is_empty(client: Client) -> None:
     await client.put("a")
     await client.put("j", JSON)
     for path, body in (("a", b""), ("j", b"[]")):
@@ -230,7 +234,7 @@ async def test_get_of_nothing_new_is_empty(client):
         assert "stream-closed" not in answer
 
 
-async def test_get_now_tells_the_tail_and_no_data(client):
+async def test_get_now_tells_the_tail_and_no_data(client: Client) -> None:
     await client.put("a", JSON, b"[1,2]")
     answer = await client.get("a?offset=now")
     assert (answer.status, answer.body, answer["stream-up-to-date"]) == (200, b"[]", "true")
@@ -241,7 +245,7 @@ async def test_get_now_tells_the_tail_and_no_data(client):
     assert (await client.get("a?offset=now"))["stream-closed"] == "true"
 
 
-async def test_head_describes(client):
+async def test_head_describes(client: Client) -> None:
     await client.put("a", JSON, b"[1]", stream_ttl="60")
     await client.put("b", stream_expires_at="2040-01-01T00:00:00Z", stream_closed="true")
     a, b = await client.head("a"), await client.head("b")
@@ -253,7 +257,7 @@ async def test_head_describes(client):
     assert (await client.head("c")).status == 404
 
 
-async def test_head_takes_no_body_off_the_connection(client):
+async def test_head_takes_no_body_off_the_connection(client: Client) -> None:
     await client.put("a", body=b"x" * 100)
     async with await client.connect() as connection:
         for path in ("a", "missing"):
@@ -262,7 +266,7 @@ async def test_head_takes_no_body_off_the_connection(client):
         assert (await connection.request("GET", client.root + "a")).body == b"x" * 100
 
 
-async def test_delete_ends_a_stream(client):
+async def test_delete_ends_a_stream(client: Client) -> None:
     await client.put("a", body=b"old")
     assert (await client.delete("a")).status == 204
     for answer in (
@@ -275,7 +279,7 @@ async def test_delete_ends_a_stream(client):
     assert (await client.get("a")).json == []
 
 
-async def test_forks_over_http(client):
+async def test_forks_over_http(client: Client) -> None:
     source = await client.put("source", body=b"0123456789")
     fork = await client.request(
         "PUT",
@@ -301,7 +305,7 @@ async def test_forks_over_http(client):
     assert (await client.get("source")).status == 404
 
 
-async def test_a_source_may_be_named_without_the_root(client):
+async def test_a_source_may_be_named_without_the_root(client: Client) -> None:
     await client.put("chats/source", body=b"x")
     for number, source in enumerate(("chats/source", "/v1/stream/chats/source")):
         fork = await client.request("PUT", f"f/{number}", {"stream-forked-from": source})
@@ -310,7 +314,7 @@ async def test_a_source_may_be_named_without_the_root(client):
     assert (missing.status, missing.code) == (404, "source-not-found")
 
 
-async def test_paths_are_percent_decoded_utf8(client):
+async def test_paths_are_percent_decoded_utf8(client: Client) -> None:
     answer = await client.put("caf%C3%A9/a%20b%3F")
     assert answer.status == 201
     assert [info.path for info in await client.engine.list()] == ["café/a b?"]
@@ -318,13 +322,13 @@ async def test_paths_are_percent_decoded_utf8(client):
     assert (await client.head("caf%c3%a9/a%20b%3f")).status == 200
 
 
-async def test_an_absolute_target_is_understood(client):
+async def test_an_absolute_target_is_understood(client: Client) -> None:
     await client.put("a", body=b"x")
     answer = await client.raw(request_bytes("GET", "http://test.example/v1/stream/a"))
     assert (answer.status, answer.body) == (200, b"x")
 
 
-async def test_requests_follow_each_other_on_one_connection(client):
+async def test_requests_follow_each_other_on_one_connection(client: Client) -> None:
     async with await client.connect() as connection:
         target = client.root + "a"
         put = await connection.request("PUT", target, {"content-type": "text/plain"})
@@ -338,7 +342,7 @@ async def test_requests_follow_each_other_on_one_connection(client):
         assert (await connection.request("GET", target)).body == b"01234"
 
 
-async def test_pipelined_requests_are_answered_in_order(client):
+async def test_pipelined_requests_are_answered_in_order(client: Client) -> None:
     async with await client.connect() as connection:
         target = client.root + "a"
         text = {"content-type": "text/plain"}
@@ -351,7 +355,7 @@ async def test_pipelined_requests_are_answered_in_order(client):
         assert (await connection.answer("GET")).body == b"".join(b"%d" % n for n in range(20))
 
 
-async def test_expect_continue_is_answered_before_the_body_is_sent(client):
+async def test_expect_continue_is_answered_before_the_body_is_sent(client: Client) -> None:
     await client.put("a")
     fields = {"content-type": "text/plain", "content-length": "1", "expect": "100-continue"}
     async with await client.connect() as connection:
@@ -362,7 +366,7 @@ async def test_expect_continue_is_answered_before_the_body_is_sent(client):
         assert (await connection.answer("POST")).status == 204
 
 
-async def test_large_bodies_go_both_ways(serve):
+async def test_large_bodies_go_both_ways(serve: Callable[..., Awaitable[Client]]) -> None:
     client = await serve(chunk=8 * 1024 * 1024)
     data = bytes(range(256)) * 16 * 1024
     await client.put("a", "application/octet-stream", data)
@@ -374,11 +378,11 @@ async def test_large_bodies_go_both_ways(serve):
     assert gzip.decompress(answer.body) == text
 
 
-async def test_two_hundred_writers_lose_nothing_and_double_nothing(client):
+async def test_two_hundred_writers_lose_nothing_and_double_nothing(client: Client) -> None:
     await client.put("a", JSON)
     events = await client.sse("a?offset=-1&live=sse")
 
-    async def write(number):
+    async def write(number: Any) -> Any:
         answer = await client.post("a", b"%d" % number, JSON)
         assert answer.status == 204
         return answer[TAIL]

@@ -1,26 +1,33 @@
 """Idempotent producers through the engine: exactly once, fenced, bounded (§5.2.1)."""
 
 import asyncio
+from collections.abc import Callable
+from typing import Any
 
 import pytest
-from remote import Fate, commits_of
+from remote import Fate, RemoteStore, commits_of
 
+from durable_streams_core.store import Store
 from durable_streams_server import (
     Conflict,
+    Engine,
     Fenced,
     InvalidRequest,
+    MemoryStore,
     ProducerClaim,
     SequenceGap,
     StreamClosed,
 )
 
 
-async def send(streams, seq, data, *, epoch=0, producer="p", close=False):
+async def send(
+    streams: Any, seq: Any, data: Any, *, epoch: Any = 0, producer: Any = "p", close: Any = False
+) -> Any:
     claim = ProducerClaim(producer, epoch, seq)
     return await streams.append("a", data, producer=claim, close=close)
 
 
-async def test_a_batch_sent_twice_is_stored_once(streams):
+async def test_a_batch_sent_twice_is_stored_once(streams: Engine) -> None:
     await streams.create("a")
     first = await send(streams, 0, "x")
     again = await send(streams, 0, "x")
@@ -29,7 +36,7 @@ async def test_a_batch_sent_twice_is_stored_once(streams):
     assert (await streams.read("a")).data == b"x"
 
 
-async def test_pipelined_batches_are_confirmed_by_the_newest(streams):
+async def test_pipelined_batches_are_confirmed_by_the_newest(streams: Engine) -> None:
     await streams.create("a")
     await asyncio.gather(*(send(streams, n, str(n)) for n in range(5)))
     again = await send(streams, 2, "2")
@@ -37,7 +44,7 @@ async def test_pipelined_batches_are_confirmed_by_the_newest(streams):
     assert (await streams.read("a")).data == b"01234"
 
 
-async def test_a_gap_names_what_is_missing(streams):
+async def test_a_gap_names_what_is_missing(streams: Engine) -> None:
     await streams.create("a")
     await send(streams, 0, "x")
     with pytest.raises(SequenceGap) as caught:
@@ -48,7 +55,7 @@ async def test_a_gap_names_what_is_missing(streams):
     assert (caught.value.expected, caught.value.received) == (0, 1)
 
 
-async def test_a_newer_epoch_fences_the_older(streams):
+async def test_a_newer_epoch_fences_the_older(streams: Engine) -> None:
     await streams.create("a")
     await send(streams, 0, "1")
     await send(streams, 0, "2", epoch=3)
@@ -61,7 +68,7 @@ async def test_a_newer_epoch_fences_the_older(streams):
     assert (await streams.read("a")).data == b"12"
 
 
-async def test_a_producer_may_close_and_close_again(streams):
+async def test_a_producer_may_close_and_close_again(streams: Engine) -> None:
     await streams.create("a")
     first = await send(streams, 0, "last", close=True)
     again = await send(streams, 0, "last", close=True)
@@ -70,7 +77,7 @@ async def test_a_producer_may_close_and_close_again(streams):
         await send(streams, 1, "more")
 
 
-async def test_a_refused_batch_leaves_no_trace_of_its_producer(streams):
+async def test_a_refused_batch_leaves_no_trace_of_its_producer(streams: Engine) -> None:
     await streams.create("a", content_type="application/json")
     with pytest.raises(InvalidRequest):
         await send(streams, 0, b"{")
@@ -79,7 +86,7 @@ async def test_a_refused_batch_leaves_no_trace_of_its_producer(streams):
     assert not (await send(streams, 0, "1")).duplicate
 
 
-async def test_a_producer_is_new_to_a_stream_made_anew(streams):
+async def test_a_producer_is_new_to_a_stream_made_anew(streams: Engine) -> None:
     await streams.create("a")
     await send(streams, 0, "x")
     await streams.delete("a")
@@ -87,7 +94,7 @@ async def test_a_producer_is_new_to_a_stream_made_anew(streams):
     assert not (await send(streams, 0, "y")).duplicate
 
 
-async def test_forks_know_no_producer_of_their_source(streams):
+async def test_forks_know_no_producer_of_their_source(streams: Engine) -> None:
     await streams.create("source")
     claim = ProducerClaim("p", 0, 0)
     await streams.append("source", "x", producer=claim, seq="5")
@@ -96,7 +103,9 @@ async def test_forks_know_no_producer_of_their_source(streams):
     assert (await streams.read("fork")).data == b"xy"
 
 
-async def test_one_producers_batches_sent_through_two_processes_are_stored_once(engines, memory):
+async def test_one_producers_batches_sent_through_two_processes_are_stored_once(
+    engines: Callable[..., object], memory: MemoryStore
+) -> None:
     from remote import RemoteStore
 
     first = await engines(RemoteStore(memory))
@@ -108,7 +117,9 @@ async def test_one_producers_batches_sent_through_two_processes_are_stored_once(
     assert (await first.read("a")).data == b"0123456789"
 
 
-async def test_a_batch_whose_answer_was_lost_is_a_duplicate_when_sent_again(engines, remote):
+async def test_a_batch_whose_answer_was_lost_is_a_duplicate_when_sent_again(
+    engines: Callable[..., object], remote: RemoteStore
+) -> None:
     streams = await engines(remote)
     await streams.create("a")
     lost = iter([Fate.ANSWER_LOST, Fate.LOST])
@@ -121,7 +132,9 @@ async def test_a_batch_whose_answer_was_lost_is_a_duplicate_when_sent_again(engi
     assert len(set(ids)) == 1
 
 
-async def test_the_producers_idle_longest_are_forgotten(engines, store, clock):
+async def test_the_producers_idle_longest_are_forgotten(
+    engines: Callable[..., object], store: Store, clock: Any
+) -> None:
     """A stream remembers a bounded number of producers, whatever its clients invent."""
     streams = await engines(store, max_producers=20)
     await streams.create("a")
@@ -138,6 +151,6 @@ async def test_the_producers_idle_longest_are_forgotten(engines, store, clock):
     assert not (await send(streams, 0, "x", producer="p1")).duplicate
 
 
-async def remembered(store):
+async def remembered(store: Any) -> Any:
     facts = await store.load("a")
     return len(await store.scan("a", facts.head.incarnation, "p", "", 1000))

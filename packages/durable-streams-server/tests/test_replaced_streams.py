@@ -3,11 +3,14 @@ reads on in the new stream as if it were the old one (§8).
 """
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from remote import RemoteStore
 from tokens import at, position
 
 from durable_streams_core.operations import Append, Body, Create, Delete
@@ -39,7 +42,9 @@ async def replaced(streams: Engine, path: str = "a") -> str:
 # In the process.
 
 
-async def test_new_offsets_are_larger_as_text_than_those_of_any_stream_before(streams, clock):
+async def test_new_offsets_are_larger_as_text_than_those_of_any_stream_before(
+    streams: Engine, clock: Any
+) -> None:
     told = []
     for number in range(6):
         told.append((await streams.create("a", content_type=TEXT)).offset)
@@ -50,7 +55,7 @@ async def test_new_offsets_are_larger_as_text_than_those_of_any_stream_before(st
     assert told == sorted(set(told))
 
 
-async def test_an_old_offset_is_refused_by_read_follow_append_and_fork(streams):
+async def test_an_old_offset_is_refused_by_read_follow_append_and_fork(streams: Engine) -> None:
     old = await replaced(streams)
     with pytest.raises(OffsetGone):
         await streams.read("a", old)
@@ -65,7 +70,7 @@ async def test_an_old_offset_is_refused_by_read_follow_append_and_fork(streams):
     assert (await streams.read("a")).data == b"newer data"
 
 
-async def test_the_start_and_the_tail_are_those_of_the_new_stream(streams):
+async def test_the_start_and_the_tail_are_those_of_the_new_stream(streams: Engine) -> None:
     await replaced(streams)
     for start in (START, ZERO):
         assert (await streams.read("a", start)).data == b"newer data"
@@ -77,17 +82,19 @@ async def test_the_start_and_the_tail_are_those_of_the_new_stream(streams):
 
 
 @pytest.mark.parametrize("lives", ["create append delete", "create delete"])
-async def test_lives_that_fall_into_one_commit_share_no_offset(engines, remote, lives):
+async def test_lives_that_fall_into_one_commit_share_no_offset(
+    engines: Callable[..., object], remote: RemoteStore, lives: str
+) -> None:
     """All of them are decided while another commit is in flight, within one millisecond."""
     streams = await engines(remote)
     remote.committing.shut()
     results = []
 
-    def perform(operation):
+    def perform(operation: Any) -> None:
         task = asyncio.create_task(streams.perform("a", operation))
         results.append(task)
 
-    def create(number):
+    def create(number: Any) -> Any:
         return Create(f"i{number}", CreationRequest(TEXT), TEXT)
 
     perform(create(0))
@@ -104,7 +111,7 @@ async def test_lives_that_fall_into_one_commit_share_no_offset(engines, remote, 
     assert told == sorted(set(told))
 
 
-async def test_a_follower_that_waits_ends_with_the_error(streams):
+async def test_a_follower_that_waits_ends_with_the_error(streams: Engine) -> None:
     await streams.create("a", content_type=TEXT, data="old")
     follower = streams.follow("a")
     assert (await anext(follower)).data == b"old"
@@ -117,7 +124,7 @@ async def test_a_follower_that_waits_ends_with_the_error(streams):
         await waiting
 
 
-async def test_a_follower_of_an_empty_stream_that_is_replaced_is_told_too(streams):
+async def test_a_follower_of_an_empty_stream_that_is_replaced_is_told_too(streams: Engine) -> None:
     await streams.create("a", content_type=TEXT)
     follower = streams.follow("a")
     waiting = asyncio.create_task(anext(follower))
@@ -134,7 +141,7 @@ async def test_a_follower_of_an_empty_stream_that_is_replaced_is_told_too(stream
 # Forks.
 
 
-async def test_a_fork_and_its_source_share_offsets_up_to_where_they_part(streams):
+async def test_a_fork_and_its_source_share_offsets_up_to_where_they_part(streams: Engine) -> None:
     source = await streams.create("source", content_type=TEXT, data="0123456789")
     fork = await streams.fork("fork", "source", offset=at(source.offset, 6))
     assert fork.offset == at(source.offset, 6)
@@ -150,7 +157,9 @@ async def test_a_fork_and_its_source_share_offsets_up_to_where_they_part(streams
         await streams.read("source", own.offset)
 
 
-async def test_a_fork_made_again_elsewhere_refuses_offsets_of_the_one_before(streams):
+async def test_a_fork_made_again_elsewhere_refuses_offsets_of_the_one_before(
+    streams: Engine,
+) -> None:
     source = await streams.create("source", content_type=TEXT, data="0123456789")
     await streams.fork("fork", "source", offset=at(source.offset, 4), data="AAAA")
     old = await streams.head("fork")
@@ -161,7 +170,9 @@ async def test_a_fork_made_again_elsewhere_refuses_offsets_of_the_one_before(str
     assert (await streams.read("fork", at(source.offset, 5))).data == b"5BBBBBB"
 
 
-async def test_the_same_fork_of_a_source_that_was_replaced_is_another_request(streams):
+async def test_the_same_fork_of_a_source_that_was_replaced_is_another_request(
+    streams: Engine,
+) -> None:
     old = await streams.create("source", content_type=TEXT, data="0123")
     await streams.fork("fork", "source", offset=at(old.offset, 2))
     assert not (await streams.fork("fork", "source", offset=at(old.offset, 2))).created
@@ -183,7 +194,9 @@ steps = st.lists(
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(steps)
-async def test_an_offset_reads_what_follows_the_bytes_that_its_reader_saw_or_is_refused(history):
+async def test_an_offset_reads_what_follows_the_bytes_that_its_reader_saw_or_is_refused(
+    history: Any,
+) -> None:
     """Each offset that was ever told names a history, whatever is at its path now."""
     letters = iter("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ" * 9)
     held: dict[str, bytes] = {}

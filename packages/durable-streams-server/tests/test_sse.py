@@ -4,12 +4,16 @@ import asyncio
 import base64
 import json
 import re
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 from remote import RemoteStore
+from servers import Serve
 from tokens import position
+from wire import Client
 
-from durable_streams_server import Engine
+from durable_streams_server import Engine, MemoryStore
 from durable_streams_server.http.handler import Handler
 from durable_streams_server.http.messages import RequestHead
 
@@ -17,7 +21,7 @@ JSON = "application/json"
 SSE = "a?offset=-1&live=sse"
 
 
-async def test_data_comes_in_pairs_with_where_it_ends(client):
+async def test_data_comes_in_pairs_with_where_it_ends(client: Client) -> None:
     await client.put("a", body=b"old")
     events = await client.sse(SSE)
     assert events.head["content-type"] == "text/event-stream"
@@ -35,7 +39,7 @@ async def test_data_comes_in_pairs_with_where_it_ends(client):
     assert (data, position(control["streamNextOffset"])) == ("new", 6)
 
 
-async def test_an_empty_stream_says_where_it_is_at_once(client):
+async def test_an_empty_stream_says_where_it_is_at_once(client: Client) -> None:
     created = await client.put("a")
     data, control = await (await client.sse(SSE)).batch()
     assert (data, control["streamNextOffset"], control["upToDate"]) == (
@@ -45,7 +49,7 @@ async def test_an_empty_stream_says_where_it_is_at_once(client):
     )
 
 
-async def test_now_begins_at_the_tail(client):
+async def test_now_begins_at_the_tail(client: Client) -> None:
     await client.put("a", body=b"old")
     events = await client.sse("a?offset=now&live=sse")
     assert position((await events.batch())[1]["streamNextOffset"]) == 3
@@ -53,7 +57,7 @@ async def test_now_begins_at_the_tail(client):
     assert (await events.batch())[0] == "new"
 
 
-async def test_json_comes_as_arrays(client):
+async def test_json_comes_as_arrays(client: Client) -> None:
     await client.put("a", JSON, b'[{"n": 1}, [2]]')
     events = await client.sse(SSE)
     assert (await events.batch())[0].replace("\n", "") == '[{"n": 1},[2]]'
@@ -61,7 +65,7 @@ async def test_json_comes_as_arrays(client):
     assert (await events.batch())[0].replace("\n", "") == '[{  "n":  3}]'
 
 
-async def test_binary_comes_as_base64(client):
+async def test_binary_comes_as_base64(client: Client) -> None:
     await client.put("a", "application/octet-stream", b"\x00\xff\r\n")
     events = await client.sse(SSE)
     assert events.head["stream-sse-data-encoding"] == "base64"
@@ -71,7 +75,7 @@ async def test_binary_comes_as_base64(client):
 
 
 @pytest.mark.parametrize("end", ["\n", "\r", "\r\n"])
-async def test_line_ends_in_the_data_forge_no_event(client, end):
+async def test_line_ends_in_the_data_forge_no_event(client: Client, end: str) -> None:
     """A payload that looks like an event stays the payload of one."""
     forged = f"x{end}{end}event: control{end}data: {{}}{end}{end}: y"
     await client.put("a", body=forged.encode())
@@ -83,12 +87,12 @@ async def test_line_ends_in_the_data_forge_no_event(client, end):
     assert (await events.batch())[0] == data
 
 
-async def test_leading_spaces_survive(client):
+async def test_leading_spaces_survive(client: Client) -> None:
     await client.put("a", body=b"  two\n  spaces")
     assert (await (await client.sse(SSE)).batch())[0] == "  two\n  spaces"
 
 
-async def test_a_character_split_over_two_appends_is_sent_whole(client):
+async def test_a_character_split_over_two_appends_is_sent_whole(client: Client) -> None:
     await client.put("a")
     events = await client.sse(SSE)
     await events.batch()
@@ -101,7 +105,7 @@ async def test_a_character_split_over_two_appends_is_sent_whole(client):
     assert (data, position(control["streamNextOffset"])) == ("€!", 6)
 
 
-async def test_a_character_that_is_never_completed_is_not_lost(client):
+async def test_a_character_that_is_never_completed_is_not_lost(client: Client) -> None:
     """The response ends before it, and the next one carries it as base64."""
     await client.put("a")
     events = await client.sse(SSE)
@@ -117,14 +121,16 @@ async def test_a_character_that_is_never_completed_is_not_lost(client):
     assert control["streamClosed"] is True
 
 
-async def test_text_that_is_none_comes_as_base64(client):
+async def test_text_that_is_none_comes_as_base64(client: Client) -> None:
     await client.put("a", body=b"caf\xe9!")
     events = await client.sse(SSE)
     assert events.head["stream-sse-data-encoding"] == "base64"
     assert base64.b64decode((await events.batch())[0]) == b"caf\xe9!"
 
 
-async def test_text_that_turns_out_to_be_none_ends_the_response_for_a_base64_one(client):
+async def test_text_that_turns_out_to_be_none_ends_the_response_for_a_base64_one(
+    client: Client,
+) -> None:
     await client.put("a", body=b"fine")
     events = await client.sse(SSE)
     _, control = await events.batch()
@@ -135,7 +141,9 @@ async def test_text_that_turns_out_to_be_none_ends_the_response_for_a_base64_one
 
 
 @pytest.mark.parametrize("data", [b"", b"last words"])
-async def test_a_close_brings_the_last_data_and_ends_the_response(client, data):
+async def test_a_close_brings_the_last_data_and_ends_the_response(
+    client: Client, data: bytes
+) -> None:
     await client.put("a")
     events = await client.sse(SSE)
     await events.batch()
@@ -147,7 +155,7 @@ async def test_a_close_brings_the_last_data_and_ends_the_response(client, data):
     assert "streamCursor" not in control
 
 
-async def test_a_closed_stream_is_told_at_once(client):
+async def test_a_closed_stream_is_told_at_once(client: Client) -> None:
     await client.put("a", body=b"x", stream_closed="true")
     ((data, control),) = await (await client.sse(SSE)).rest()
     assert (data, control["streamClosed"]) == ("x", True)
@@ -155,7 +163,7 @@ async def test_a_closed_stream_is_told_at_once(client):
     assert (data, control["streamClosed"], control["upToDate"]) == (None, True, True)
 
 
-async def test_a_deletion_ends_the_response(client):
+async def test_a_deletion_ends_the_response(client: Client) -> None:
     await client.put("a")
     events = await client.sse(SSE)
     await events.batch()
@@ -164,7 +172,9 @@ async def test_a_deletion_ends_the_response(client):
     await client.quiet()
 
 
-async def test_a_long_stream_is_caught_up_in_pages_and_none_is_missed(serve):
+async def test_a_long_stream_is_caught_up_in_pages_and_none_is_missed(
+    serve: Callable[..., Awaitable[Client]],
+) -> None:
     client = await serve(chunk=1000)
     await client.put("a", JSON)
     for n in range(30):
@@ -179,7 +189,7 @@ async def test_a_long_stream_is_caught_up_in_pages_and_none_is_missed(serve):
     assert seen == [str(n) * 100 for n in range(30)]
 
 
-async def test_a_client_cursor_is_passed(client):
+async def test_a_client_cursor_is_passed(client: Client) -> None:
     await client.put("a")
     _, control = await (await client.sse(SSE)).batch()
     cursor = control["streamCursor"]
@@ -190,7 +200,9 @@ async def test_a_client_cursor_is_passed(client):
     assert int((await events.batch())[1]["streamCursor"]) > int(cursor)
 
 
-async def test_responses_rotate_at_a_page_boundary(serve, monkeypatch):
+async def test_responses_rotate_at_a_page_boundary(
+    serve: Callable[..., Awaitable[Client]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("durable_streams_server.http.live.TICK_SECONDS", 0.005)
     client = await serve(sse_rotation=0.02)
     await client.put("a", body=b"x")
@@ -200,7 +212,9 @@ async def test_responses_rotate_at_a_page_boundary(serve, monkeypatch):
     await client.quiet()
 
 
-async def test_a_quiet_response_is_kept_alive_by_comments(serve, monkeypatch):
+async def test_a_quiet_response_is_kept_alive_by_comments(
+    serve: Callable[..., Awaitable[Client]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("durable_streams_server.http.live.TICK_SECONDS", 0.005)
     client = await serve(sse_keep_alive=0.01)
     await client.put("a")
@@ -210,7 +224,12 @@ async def test_a_quiet_response_is_kept_alive_by_comments(serve, monkeypatch):
     await events.comment()
 
 
-async def test_a_live_reader_keeps_its_stream_alive(serve, memory, clock, monkeypatch):
+async def test_a_live_reader_keeps_its_stream_alive(
+    serve: Callable[..., Awaitable[Client]],
+    memory: MemoryStore,
+    clock: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("durable_streams_server.http.live.TICK_SECONDS", 0.005)
     client = await serve(memory)
     await client.put("a", stream_ttl="1")
@@ -224,7 +243,7 @@ async def test_a_live_reader_keeps_its_stream_alive(serve, memory, clock, monkey
     assert (await client.head("a")).status == 200
 
 
-async def test_a_client_that_goes_away_is_let_go_at_once(client):
+async def test_a_client_that_goes_away_is_let_go_at_once(client: Client) -> None:
     await client.put("a")
     events = await client.sse(SSE)
     await events.batch()
@@ -234,21 +253,23 @@ async def test_a_client_that_goes_away_is_let_go_at_once(client):
     assert len(client.mount.handler.readers) == 0
 
 
-async def test_a_thousand_events_reach_fifty_readers_in_order(client):
+async def test_a_thousand_events_reach_fifty_readers_in_order(client: Client) -> None:
     await client.put("a", JSON)
     readers = [await client.sse(SSE) for _ in range(50)]
     for number in range(100):
         await client.engine.append("a", number)
     await client.engine.close_stream("a")
 
-    async def numbers(events):
+    async def numbers(events: Any) -> Any:
         return [n for data, _ in await events.rest() if data for n in json.loads(data)]
 
     for seen in await asyncio.gather(*(numbers(events) for events in readers)):
         assert seen == list(range(100))
 
 
-async def test_a_slow_reader_is_bounded_and_holds_nobody_back(serve):
+async def test_a_slow_reader_is_bounded_and_holds_nobody_back(
+    serve: Callable[..., Awaitable[Client]],
+) -> None:
     """What one client does not take is read again from the store, not kept for it."""
     client = await serve()
     await client.put("a", "application/octet-stream")
@@ -283,7 +304,9 @@ async def test_a_slow_reader_is_bounded_and_holds_nobody_back(serve):
     assert total == 200 * len(piece)
 
 
-async def test_catching_up_comes_in_events_that_a_stalled_client_can_be_kept_for(client):
+async def test_catching_up_comes_in_events_that_a_stalled_client_can_be_kept_for(
+    client: Client,
+) -> None:
     """A page of a plain read would be kept for every client that connects and takes nothing."""
     await client.put("a", "application/octet-stream", b"x" * 1_000_000)
     events = await client.sse(SSE)
@@ -293,7 +316,7 @@ async def test_catching_up_comes_in_events_that_a_stalled_client_can_be_kept_for
     assert max(sizes) <= 64 * 1024
 
 
-async def test_a_reader_of_a_fork_gets_the_shared_data_and_the_forks_own(client):
+async def test_a_reader_of_a_fork_gets_the_shared_data_and_the_forks_own(client: Client) -> None:
     await client.put("source", body=b"shared")
     await client.request("PUT", "a", {"stream-forked-from": "source"})
     events = await client.sse(SSE)
@@ -303,7 +326,9 @@ async def test_a_reader_of_a_fork_gets_the_shared_data_and_the_forks_own(client)
     assert [data for data, _ in await events.rest()] == ["own"]
 
 
-async def test_shutdown_ends_responses_where_they_are(front_end, memory):
+async def test_shutdown_ends_responses_where_they_are(
+    front_end: Serve, memory: MemoryStore
+) -> None:
     from wire import Client
 
     from durable_streams_server.frontends.mount import Mount
@@ -327,23 +352,23 @@ async def test_shutdown_ends_responses_where_they_are(front_end, memory):
 class Sink:
     """Takes frames until told to be full."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.frames = []
         self.full = self.ended = False
 
-    def write(self, frame):
+    def write(self, frame: Any) -> Any:
         self.frames.append(frame)
         return not self.full
 
-    def end(self):
+    def end(self) -> None:
         self.ended = True
 
     @property
-    def text(self):
+    def text(self) -> Any:
         return b"".join(self.frames).decode()
 
 
-async def live(engine, handler, query="offset=-1&live=sse"):
+async def live(engine: Any, handler: Any, query: Any = "offset=-1&live=sse") -> Any:
     answer = handler.begin(RequestHead("GET", "a", query, {})).run(b"")
     if hasattr(answer, "result"):
         while answer.result is None:
@@ -352,12 +377,12 @@ async def live(engine, handler, query="offset=-1&live=sse"):
     return answer
 
 
-async def turns(count=30):
+async def turns(count: Any = 30) -> None:
     for _ in range(count):
         await asyncio.sleep(0)
 
 
-async def test_a_stream_deleted_before_the_head_was_sent_leaves_no_reader(streams):
+async def test_a_stream_deleted_before_the_head_was_sent_leaves_no_reader(streams: Engine) -> None:
     await streams.create("a", content_type="text/plain", data="x")
     reader = await live(streams, Handler(streams))
     await streams.delete("a")
@@ -367,7 +392,7 @@ async def test_a_stream_deleted_before_the_head_was_sent_leaves_no_reader(stream
     assert len(streams.fanout) == 0
 
 
-async def test_data_that_came_before_the_head_was_sent_is_not_missed(streams):
+async def test_data_that_came_before_the_head_was_sent_is_not_missed(streams: Engine) -> None:
     await streams.create("a", content_type="text/plain", data="1")
     reader = await live(streams, Handler(streams))
     await streams.append("a", "2")
@@ -381,7 +406,7 @@ async def test_data_that_came_before_the_head_was_sent_is_not_missed(streams):
     assert sink.ended
 
 
-async def test_a_reader_that_comes_during_shutdown_gets_one_page(streams):
+async def test_a_reader_that_comes_during_shutdown_gets_one_page(streams: Engine) -> None:
     await streams.create("a", content_type="text/plain", data="x")
     handler = Handler(streams)
     handler.close()
@@ -394,7 +419,9 @@ async def test_a_reader_that_comes_during_shutdown_gets_one_page(streams):
     assert len(streams.fanout) == 0
 
 
-async def test_a_reader_whose_sink_drains_while_it_reads_gets_nothing_twice(engines, memory):
+async def test_a_reader_whose_sink_drains_while_it_reads_gets_nothing_twice(
+    engines: Callable[..., object], memory: MemoryStore
+) -> None:
     """Two reads at once from one position sent the same data twice."""
     remote = RemoteStore(memory)
     streams = await engines(remote)
@@ -420,7 +447,9 @@ async def test_a_reader_whose_sink_drains_while_it_reads_gets_nothing_twice(engi
     reader.gone()
 
 
-async def test_every_event_that_moves_the_reader_carries_the_offset_after_it_as_id(client):
+async def test_every_event_that_moves_the_reader_carries_the_offset_after_it_as_id(
+    client: Client,
+) -> None:
     await client.put("a", body=b"old")
     events = await client.sse(SSE)
     await events.batch()
@@ -436,7 +465,9 @@ async def test_every_event_that_moves_the_reader_carries_the_offset_after_it_as_
     assert re.search(rb"id: \S+\nevent: data\ndata:new\n\nevent: control", events.raw)
 
 
-async def test_an_event_source_is_told_once_how_soon_to_reconnect(serve):
+async def test_an_event_source_is_told_once_how_soon_to_reconnect(
+    serve: Callable[..., Awaitable[Client]],
+) -> None:
     client = await serve(sse_retry=2.5)
     await client.put("a", body=b"x")
     events = await client.sse(SSE)
@@ -447,7 +478,7 @@ async def test_an_event_source_is_told_once_how_soon_to_reconnect(serve):
     assert events.raw.count(b"retry:") == 1
 
 
-async def test_last_event_id_goes_before_the_offset_of_the_url(client):
+async def test_last_event_id_goes_before_the_offset_of_the_url(client: Client) -> None:
     await client.put("a", body=b"one")
     offset = (await client.post("a", b"two"))["stream-next-offset"]
     await client.post("a", b"three")
@@ -455,26 +486,26 @@ async def test_last_event_id_goes_before_the_offset_of_the_url(client):
     assert (await events.batch())[0] == "three"
 
 
-async def test_an_empty_last_event_id_is_none(client):
+async def test_an_empty_last_event_id_is_none(client: Client) -> None:
     await client.put("a", body=b"one")
     events = await client.sse(SSE, last_event_id="")
     assert (await events.batch())[0] == "one"
 
 
-async def test_last_event_id_concerns_events_only(client):
+async def test_last_event_id_concerns_events_only(client: Client) -> None:
     await client.put("a", body=b"one")
     answer = await client.get("a?offset=-1", last_event_id="nonsense")
     assert (answer.status, answer.body) == (200, b"one")
 
 
 @pytest.mark.parametrize("value", ["nonsense", "1", "-2", "0_0", "é".encode().decode("latin-1")])
-async def test_a_malformed_last_event_id_is_refused(client, value):
+async def test_a_malformed_last_event_id_is_refused(client: Client, value: Any) -> None:
     await client.put("a", body=b"one")
     answer = await client.get(SSE, last_event_id=value)
     assert (answer.status, answer.code) == (400, "invalid-offset")
 
 
-async def test_a_closed_stream_stops_an_event_source_that_has_everything(client):
+async def test_a_closed_stream_stops_an_event_source_that_has_everything(client: Client) -> None:
     await client.put("a", body=b"one")
     tail = (await client.request("POST", "a", {"stream-closed": "true"}, b""))["stream-next-offset"]
     answer = await client.get(SSE, last_event_id=tail)
@@ -484,7 +515,9 @@ async def test_a_closed_stream_stops_an_event_source_that_has_everything(client)
     assert (await events.batch())[1]["streamClosed"] is True
 
 
-async def test_a_closed_stream_still_sends_what_an_event_source_has_not_seen(client):
+async def test_a_closed_stream_still_sends_what_an_event_source_has_not_seen(
+    client: Client,
+) -> None:
     first = (await client.put("a", body=b"one"))["stream-next-offset"]
     await client.request("POST", "a", {"stream-closed": "true", "content-type": "text/plain"}, b"2")
     events = await client.sse(SSE, last_event_id=first)

@@ -7,6 +7,7 @@ import pytest
 from tokens import NOT_REACHED, at, position
 
 from durable_streams_core import store as interface
+from durable_streams_core.store import Store
 from durable_streams_server import (
     NOW,
     START,
@@ -27,7 +28,7 @@ JSON = "application/json"
 TEXT = "text/plain"
 
 
-async def test_a_stream_holds_what_was_appended(streams):
+async def test_a_stream_holds_what_was_appended(streams: Engine) -> None:
     created = await streams.create("a", content_type=TEXT)
     first = await streams.append("a", "Hello, ")
     second = await streams.append("a", b"world")
@@ -41,14 +42,14 @@ async def test_a_stream_holds_what_was_appended(streams):
     assert list(batch) == [b"Hello, world"]
 
 
-async def test_data_may_come_with_the_creation(streams):
+async def test_data_may_come_with_the_creation(streams: Engine) -> None:
     created = await streams.create("a", content_type=TEXT, data="once", closed=True)
     batch = await streams.read("a")
     assert (position(created.offset), created.closed) == (4, True)
     assert (batch.data, batch.closed) == (b"once", True)
 
 
-async def test_creating_again_in_the_same_way_finds_the_stream(streams):
+async def test_creating_again_in_the_same_way_finds_the_stream(streams: Engine) -> None:
     await streams.create("a", content_type=TEXT, ttl=60)
     await streams.append("a", "x")
     again = await streams.create("a", content_type="Text/Plain; charset=utf-8", ttl=60)
@@ -65,14 +66,14 @@ async def test_creating_again_in_the_same_way_finds_the_stream(streams):
         {"content_type": TEXT, "closed": True},
     ],
 )
-async def test_creating_again_in_another_way_is_a_conflict(streams, other):
+async def test_creating_again_in_another_way_is_a_conflict(streams: Engine, other: Any) -> None:
     await streams.create("a", content_type=TEXT)
     with pytest.raises(Conflict) as caught:
         await streams.create("a", **other)
     assert caught.value.code == "configuration-mismatch"
 
 
-async def test_values_are_messages_of_a_json_stream(streams):
+async def test_values_are_messages_of_a_json_stream(streams: Engine) -> None:
     await streams.create("a", content_type=JSON)
     await streams.append("a", {"n": 1})
     await streams.append("a", [1, 2])
@@ -150,7 +151,7 @@ async def test_names_that_are_not_unicode_are_refused(streams: Engine) -> None:
             await call
 
 
-async def test_a_value_is_refused_by_a_stream_of_bytes(streams):
+async def test_a_value_is_refused_by_a_stream_of_bytes(streams: Engine) -> None:
     await streams.create("a")
     with pytest.raises(InvalidRequest) as caught:
         await streams.append("a", {"n": 1})
@@ -158,21 +159,21 @@ async def test_a_value_is_refused_by_a_stream_of_bytes(streams):
 
 
 @pytest.mark.parametrize("data", [bytearray(b"ab"), memoryview(b"ab"), b"ab", "ab"])
-async def test_bytes_of_any_kind_are_taken(streams, data):
+async def test_bytes_of_any_kind_are_taken(streams: Engine, data: Any) -> None:
     await streams.create("a")
     await streams.append("a", data)
     assert (await streams.read("a")).data == b"ab"
 
 
 @pytest.mark.parametrize("data", [b"", ""])
-async def test_an_append_needs_data(streams, data):
+async def test_an_append_needs_data(streams: Engine, data: bytes | str) -> None:
     await streams.create("a")
     with pytest.raises(InvalidRequest) as caught:
         await streams.append("a", data)
     assert caught.value.code == "empty-body"
 
 
-async def test_large_json_is_checked_too(streams):
+async def test_large_json_is_checked_too(streams: Engine) -> None:
     await streams.create("a", content_type=JSON)
     large = b"[%b]" % b",".join([b'"%b"' % (b"x" * 1000)] * 200)
     await streams.append("a", large, content_type=JSON)
@@ -182,7 +183,7 @@ async def test_large_json_is_checked_too(streams):
     assert caught.value.code == "invalid-json"
 
 
-async def test_the_content_type_of_an_append_must_be_the_streams(streams):
+async def test_the_content_type_of_an_append_must_be_the_streams(streams: Engine) -> None:
     await streams.create("a", content_type=TEXT)
     with pytest.raises(Conflict) as caught:
         await streams.append("a", "x", content_type=JSON)
@@ -191,7 +192,7 @@ async def test_the_content_type_of_an_append_must_be_the_streams(streams):
         await streams.append("a", "x", content_type="nonsense")
 
 
-async def test_a_stream_sequence_must_rise_as_bytes_do(streams):
+async def test_a_stream_sequence_must_rise_as_bytes_do(streams: Engine) -> None:
     await streams.create("a")
     await streams.append("a", "1", seq="2")
     for seq in ("2", "10"):
@@ -202,7 +203,7 @@ async def test_a_stream_sequence_must_rise_as_bytes_do(streams):
     assert (await streams.read("a")).data == b"12"
 
 
-async def test_an_append_may_expect_the_tail(streams):
+async def test_an_append_may_expect_the_tail(streams: Engine) -> None:
     await streams.create("a")
     first = await streams.append("a", "1", expected=START)
     second = await streams.append("a", "2", expected=first.offset)
@@ -212,7 +213,7 @@ async def test_an_append_may_expect_the_tail(streams):
     assert (await streams.read("a")).data == b"12"
 
 
-async def test_a_closed_stream_takes_no_more(streams):
+async def test_a_closed_stream_takes_no_more(streams: Engine) -> None:
     await streams.create("a")
     await streams.append("a", "1")
     closed = await streams.close_stream("a", "2")
@@ -230,7 +231,7 @@ async def test_a_closed_stream_takes_no_more(streams):
     assert (await streams.head("a")).closed
 
 
-async def test_a_deleted_stream_is_gone_and_its_path_is_free(streams):
+async def test_a_deleted_stream_is_gone_and_its_path_is_free(streams: Engine) -> None:
     await streams.create("a", content_type=TEXT, data="old")
     await streams.delete("a")
     for call in (
@@ -246,7 +247,7 @@ async def test_a_deleted_stream_is_gone_and_its_path_is_free(streams):
     assert (await streams.read("a")).data == b"[]"
 
 
-async def test_head_tells_what_is_known(streams):
+async def test_head_tells_what_is_known(streams: Engine) -> None:
     await streams.create("a", content_type=TEXT, expires_at="2040-01-01T01:00:00+01:00", data="x")
     await streams.create("b", ttl=60)
     head = await streams.head("a")
@@ -256,7 +257,7 @@ async def test_head_tells_what_is_known(streams):
     assert not head.created
 
 
-async def test_reads_go_page_by_page(streams):
+async def test_reads_go_page_by_page(streams: Engine) -> None:
     await streams.create("a", content_type=JSON)
     for n in range(10):
         await streams.append("a", {"n": n})
@@ -272,20 +273,20 @@ async def test_reads_go_page_by_page(streams):
     assert (list(at_tail), at_tail.offset, at_tail.up_to_date) == ([], offset, True)
 
 
-async def test_one_message_larger_than_a_page_is_served_whole(streams):
+async def test_one_message_larger_than_a_page_is_served_whole(streams: Engine) -> None:
     await streams.create("a", content_type=JSON)
     await streams.append("a", ["x" * 1000])
     batch = await streams.read("a", limit=16)
     assert list(batch) == [["x" * 1000]]
 
 
-async def test_now_is_the_tail(streams):
+async def test_now_is_the_tail(streams: Engine) -> None:
     await streams.create("a", data="old")
     batch = await streams.read("a", NOW)
     assert (batch.data, position(batch.offset), batch.up_to_date) == (b"", 3, True)
 
 
-async def test_an_offset_that_the_stream_never_gave_out_is_refused(streams):
+async def test_an_offset_that_the_stream_never_gave_out_is_refused(streams: Engine) -> None:
     await streams.create("a", content_type=JSON)
     tail = (await streams.append("a", {"n": 1})).offset
     cases = {
@@ -300,7 +301,7 @@ async def test_an_offset_that_the_stream_never_gave_out_is_refused(streams):
         assert caught.value.code == code
 
 
-async def test_streams_are_listed_in_order_and_by_page(streams):
+async def test_streams_are_listed_in_order_and_by_page(streams: Engine) -> None:
     for path in ("b/2", "a", "b/1", "c", "b/10"):
         await streams.create(path)
     await streams.delete("c")
@@ -312,7 +313,7 @@ async def test_streams_are_listed_in_order_and_by_page(streams):
     assert [info.path for info in rest] == ["b/2"]
 
 
-async def test_expired_streams_are_not_listed(streams, clock):
+async def test_expired_streams_are_not_listed(streams: Engine, clock: Any) -> None:
     await streams.create("a", ttl=10)
     await streams.create("b")
     clock.advance(12)
@@ -320,7 +321,7 @@ async def test_expired_streams_are_not_listed(streams, clock):
 
 
 @pytest.mark.parametrize("path", ["", "/a", "a//b", "..", "a/../b", "a\nb", "a\\b", "__ds/x"])
-async def test_a_hostile_path_is_refused(streams, path):
+async def test_a_hostile_path_is_refused(streams: Engine, path: str) -> None:
     with pytest.raises(InvalidRequest):
         await streams.create(path)
     with pytest.raises(InvalidRequest):
@@ -335,13 +336,13 @@ async def test_a_hostile_path_is_refused(streams, path):
         ({"expires_at": "soon"}, "invalid-expires-at"),
     ],
 )
-async def test_a_senseless_lifetime_is_refused(streams, lifetime, code):
+async def test_a_senseless_lifetime_is_refused(streams: Engine, lifetime: Any, code: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         await streams.create("a", **lifetime)
     assert caught.value.code == code
 
 
-async def test_a_value_without_a_json_form_is_the_callers_error(streams):
+async def test_a_value_without_a_json_form_is_the_callers_error(streams: Engine) -> None:
     await streams.create("a", content_type=JSON)
     with pytest.raises(InvalidRequest):
         await streams.append("a", object())
@@ -349,13 +350,13 @@ async def test_a_value_without_a_json_form_is_the_callers_error(streams):
     assert math.isclose(next(iter(await streams.read("a")))["x"], 1.5)
 
 
-async def test_an_engine_may_be_named_by_a_url_and_used_as_a_context():
+async def test_an_engine_may_be_named_by_a_url_and_used_as_a_context() -> None:
     async with Engine("memory:") as streams:
         await streams.create("a", data="x")
         assert (await streams.read("a")).data == b"x"
 
 
-async def test_an_engine_may_be_started_and_stopped_twice(memory):
+async def test_an_engine_may_be_started_and_stopped_twice(memory: MemoryStore) -> None:
     engine = Engine(memory)
     await engine.stop()
     await engine.start()
@@ -367,7 +368,7 @@ async def test_an_engine_may_be_started_and_stopped_twice(memory):
         assert (await engine.read("a")).data == b"x"
 
 
-async def test_a_stopped_engine_says_so(store):
+async def test_a_stopped_engine_says_so(store: Store) -> None:
     engine = Engine(store)
     async with engine:
         await engine.create("a")
@@ -385,31 +386,33 @@ async def test_a_stopped_engine_says_so(store):
         assert caught.value.code == "not-started"
 
 
-async def test_an_engine_that_was_never_started_says_so(memory):
+async def test_an_engine_that_was_never_started_says_so(memory: MemoryStore) -> None:
     with pytest.raises(Unavailable) as caught:
         await Engine(memory).create("a")
     assert caught.value.code == "not-started"
 
 
-def test_a_store_of_another_interface_is_refused_before_it_is_opened(memory):
+def test_a_store_of_another_interface_is_refused_before_it_is_opened(memory: MemoryStore) -> None:
     memory.api = 99
     with pytest.raises(StoreError, match="matching versions"):
         Engine(memory)
 
 
 @pytest.mark.parametrize("url", ["memory:", "file:./data"])
-def test_a_store_states_the_interface_it_was_written_for(url, monkeypatch):
+def test_a_store_states_the_interface_it_was_written_for(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(interface, "STORE_API", interface.STORE_API + 1)
     with pytest.raises(StoreError, match="matching versions"):
         Engine(url)
 
 
-def test_a_url_of_no_store_says_what_one_looks_like():
+def test_a_url_of_no_store_says_what_one_looks_like() -> None:
     with pytest.raises(StoreError, match="memory:, file:PATH"):
         Engine("nonsense")
 
 
-async def test_a_soft_deleted_source_is_gone(streams):
+async def test_a_soft_deleted_source_is_gone(streams: Engine) -> None:
     await streams.create("source", data="shared")
     await streams.fork("fork", "source")
     await streams.delete("source")
@@ -418,7 +421,7 @@ async def test_a_soft_deleted_source_is_gone(streams):
             await call
 
 
-async def test_deleting_and_creating_at_once_never_mixes_two_streams():
+async def test_deleting_and_creating_at_once_never_mixes_two_streams() -> None:
     store = MemoryStore()
     async with Engine(store) as streams:
         await streams.create("a", data="old")

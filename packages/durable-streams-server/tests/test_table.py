@@ -1,5 +1,7 @@
 """The table against a plain dictionary: whatever was done, it lists, counts and is due the same."""
 
+from typing import Any
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,7 +23,7 @@ steps = st.tuples(
 )
 
 
-def deltas(verb, number, incarnation):
+def deltas(verb: Any, number: Any, incarnation: Any) -> Any:
     head = Head(incarnation, b"", deadline=number)
     return {
         "create": Delta(create=head),
@@ -34,7 +36,7 @@ def deltas(verb, number, incarnation):
 
 @settings(deadline=None, derandomize=True)
 @given(st.lists(steps, max_size=40))
-def test_a_table_is_a_dictionary_that_also_lists_and_knows_what_is_due(history):
+def test_a_table_is_a_dictionary_that_also_lists_and_knows_what_is_due(history: Any) -> None:
     table = Table(Entity)
     heads: dict[str, Head] = {}
     fields: dict[str, set[str]] = {}
@@ -66,7 +68,7 @@ def test_a_table_is_a_dictionary_that_also_lists_and_knows_what_is_due(history):
             assert facts.counts.get("p", 0) == len(fields[path_there])
 
 
-def test_a_check_alone_changes_nothing():
+def test_a_check_alone_changes_nothing() -> None:
     table = Table(Entity)
     commit = Commit("id", "a", Guard(None), Delta(create=Head("i", b"")))
     assert table.check(commit) is None
@@ -75,7 +77,7 @@ def test_a_check_alone_changes_nothing():
     assert isinstance(table.check(commit), Conflicted)
 
 
-def test_bytes_ride_along_with_a_change_up_to_a_size():
+def test_bytes_ride_along_with_a_change_up_to_a_size() -> None:
     table = Table(Entity)
     table.apply("a", Delta(create=Head("i", b"")))
     for size in (SMALL_CHANGE, SMALL_CHANGE + 1):
@@ -87,7 +89,7 @@ def test_bytes_ride_along_with_a_change_up_to_a_size():
         assert change.tail == head.tail + size
 
 
-def test_what_no_watcher_waits_for_is_not_told():
+def test_what_no_watcher_waits_for_is_not_told() -> None:
     table = Table(Entity)
     head = Head("i", b"")
     table.apply("a", Delta(create=head))
@@ -96,7 +98,7 @@ def test_what_no_watcher_waits_for_is_not_told():
         assert list(table.changes("a", delta, head)) == []
 
 
-def test_recent_commits_are_remembered_and_old_ones_forgotten():
+def test_recent_commits_are_remembered_and_old_ones_forgotten() -> None:
     recent = Recent()
     for turn in range(3 * REMEMBERED_COMMITS):
         recent.add(str(turn), Applied(turn))

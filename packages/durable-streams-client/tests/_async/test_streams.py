@@ -182,7 +182,7 @@ async def test_names_are_encoded_and_queries_kept(server: Hostile) -> None:
 
 
 @pytest.mark.parametrize("name", ["http://other/a", "https://h/streams/a", "http://h:8080/a"])
-async def test_a_url_of_another_server_gets_no_credentials_of_this_one(name):
+async def test_a_url_of_another_server_gets_no_credentials_of_this_one(name: str) -> None:
     async with AsyncClient("http://h/streams") as client:
         with pytest.raises(InvalidArgument, match="another server"):
             client.stream(name)

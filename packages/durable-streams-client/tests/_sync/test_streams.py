@@ -183,7 +183,7 @@ def test_names_are_encoded_and_queries_kept(server: Hostile) -> None:
 
 
 @pytest.mark.parametrize("name", ["http://other/a", "https://h/streams/a", "http://h:8080/a"])
-def test_a_url_of_another_server_gets_no_credentials_of_this_one(name):
+def test_a_url_of_another_server_gets_no_credentials_of_this_one(name: str) -> None:
     with Client("http://h/streams") as client:
         with pytest.raises(InvalidArgument, match="another server"):
             client.stream(name)

@@ -7,6 +7,7 @@ import asyncio
 import io
 import zlib
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -32,15 +33,17 @@ from durable_streams_server.stores.file.write_behind import Stored
 
 
 @pytest.fixture
-def directory(tmp_path):
+def directory(tmp_path: Path) -> Any:
     return tmp_path / "data"
 
 
-def commit(name: str, guard: str | None, **delta) -> Commit:
+def commit(name: str, guard: str | None, **delta: Any) -> Commit:
     return Commit(name, delta.pop("path", "s"), Guard(guard), Delta(**delta))
 
 
-async def fill(directory, *, checkpoint: bool = False, appends: int = 3, **options) -> None:
+async def fill(
+    directory: Any, *, checkpoint: bool = False, appends: int = 3, **options: Any
+) -> None:
     """A stream `s` of `appends` groups of ten bytes; those before the last are in a snapshot."""
     store = FileStore(directory, **options)
     await store.open()
@@ -53,7 +56,7 @@ async def fill(directory, *, checkpoint: bool = False, appends: int = 3, **optio
     await store.close()
 
 
-async def content(directory, path: str = "s", **options) -> bytes | None:
+async def content(directory: Any, path: str = "s", **options: Any) -> bytes | None:
     store = FileStore(directory, **options)
     await store.open()
     try:
@@ -71,7 +74,7 @@ def whole(appends: int = 3) -> bytes:
     return b"".join(b"%010d" % number for number in range(appends))
 
 
-def segment(directory, number: int = 0):
+def segment(directory: Any, number: int = 0) -> Any:
     return sorted((directory / "journal").iterdir())[number]
 
 
@@ -89,13 +92,13 @@ def groups(data: bytes) -> list[tuple[int, int]]:
     return found
 
 
-def flip(path, position: int) -> None:
+def flip(path: Any, position: int) -> None:
     data = bytearray(path.read_bytes())
     data[position] ^= 0x10
     path.write_bytes(data)
 
 
-async def test_a_torn_tail_is_cut_and_the_rest_is_there(directory):
+async def test_a_torn_tail_is_cut_and_the_rest_is_there(directory: Any) -> None:
     await fill(directory)
     path = segment(directory)
     data = path.read_bytes()
@@ -109,7 +112,7 @@ async def test_a_torn_tail_is_cut_and_the_rest_is_there(directory):
             other.unlink()
 
 
-async def test_what_follows_a_torn_tail_is_kept(directory):
+async def test_what_follows_a_torn_tail_is_kept(directory: Any) -> None:
     await fill(directory)
     path = segment(directory)
     data = path.read_bytes()
@@ -124,7 +127,7 @@ async def test_what_follows_a_torn_tail_is_kept(directory):
     assert await content(directory) == whole(2) + b"after"
 
 
-async def test_a_flipped_bit_in_the_middle_is_refused_with_its_place(directory):
+async def test_a_flipped_bit_in_the_middle_is_refused_with_its_place(directory: Any) -> None:
     await fill(directory)
     path = segment(directory)
     pristine = path.read_bytes()
@@ -138,7 +141,7 @@ async def test_a_flipped_bit_in_the_middle_is_refused_with_its_place(directory):
     assert await content(directory) == whole()
 
 
-async def test_what_was_acknowledged_before_a_clean_end_is_vouched_for(directory):
+async def test_what_was_acknowledged_before_a_clean_end_is_vouched_for(directory: Any) -> None:
     await fill(directory)
     path = segment(directory)
     begin, _ = groups(path.read_bytes())[-2]
@@ -147,7 +150,7 @@ async def test_what_was_acknowledged_before_a_clean_end_is_vouched_for(directory
         await content(directory)
 
 
-async def test_damage_can_be_set_aside(directory):
+async def test_damage_can_be_set_aside(directory: Any) -> None:
     await fill(directory)
     path = segment(directory)
     begin, _ = groups(path.read_bytes())[3]
@@ -177,7 +180,7 @@ async def test_what_was_set_aside_before_is_never_overwritten(directory: Path) -
 
 
 @pytest.mark.parametrize("checkpoint", [False, True])
-async def test_a_damaged_segment_header_is_refused(directory, checkpoint):
+async def test_a_damaged_segment_header_is_refused(directory: Any, checkpoint: bool) -> None:
     await fill(directory, checkpoint=checkpoint)
     flip(segment(directory), 12)
     with pytest.raises(StoreError, match="its header is not as it was written"):
@@ -186,7 +189,7 @@ async def test_a_damaged_segment_header_is_refused(directory, checkpoint):
     assert await content(directory, corruption="set-aside") == expected
 
 
-async def test_a_missing_data_file_is_refused(directory):
+async def test_a_missing_data_file_is_refused(directory: Any) -> None:
     await fill(directory, checkpoint=True)
     (directory / "streams/0/1").unlink()
     with pytest.raises(StoreError, match="streams/0/1 is damaged at byte 0: it is missing"):
@@ -195,7 +198,7 @@ async def test_a_missing_data_file_is_refused(directory):
     assert problems == ["streams/0/1, byte 0: it is missing; it holds the stream 's'"]
 
 
-async def test_a_stream_without_its_data_file_is_set_aside_alone(directory):
+async def test_a_stream_without_its_data_file_is_set_aside_alone(directory: Any) -> None:
     await fill(directory, checkpoint=True)
     (directory / "streams/0/1").write_bytes(b"short")
     with pytest.raises(StoreError, match="it has 5 of 20 bytes"):
@@ -205,7 +208,7 @@ async def test_a_stream_without_its_data_file_is_set_aside_alone(directory):
     assert (directory / "set-aside/0001/streams-0-1").read_bytes() == b"short"
 
 
-async def test_a_data_file_that_the_journal_holds_is_completed(directory):
+async def test_a_data_file_that_the_journal_holds_is_completed(directory: Any) -> None:
     await fill(directory)
     assert await content(directory) == whole()
     (directory / "streams/0/1").unlink()
@@ -221,7 +224,7 @@ async def test_a_data_file_that_the_journal_holds_is_completed(directory):
     assert (directory / "streams/0/1").read_bytes() == whole()
 
 
-async def test_a_changed_data_file_is_found_by_a_check(directory):
+async def test_a_changed_data_file_is_found_by_a_check(directory: Any) -> None:
     await fill(directory, checkpoint=True)
     flip(directory / "streams/0/2", 2)
     assert check(str(directory)).problems == [
@@ -349,7 +352,7 @@ def test_the_sums_of_a_file_do_not_depend_on_how_it_was_written(lengths: list[in
         assert sums.of_block(block) == zlib.crc32(whole[block * BLOCK : (block + 1) * BLOCK])
 
 
-async def test_files_that_nothing_holds_are_removed(directory):
+async def test_files_that_nothing_holds_are_removed(directory: Any) -> None:
     await fill(directory)
     (directory / "streams/0").mkdir(exist_ok=True)
     (directory / "streams/0/ff").write_bytes(b"?")
@@ -357,14 +360,14 @@ async def test_files_that_nothing_holds_are_removed(directory):
     assert not (directory / "streams/0/ff").exists()
 
 
-async def test_a_half_written_snapshot_is_no_snapshot(directory):
+async def test_a_half_written_snapshot_is_no_snapshot(directory: Any) -> None:
     await fill(directory, checkpoint=True)
     (directory / "snapshot-00000000000000ff.new").write_bytes(b"half")
     assert await content(directory) == whole()
     assert not (directory / "snapshot-00000000000000ff.new").exists()
 
 
-async def test_a_missing_snapshot_is_refused(directory):
+async def test_a_missing_snapshot_is_refused(directory: Any) -> None:
     await fill(directory, checkpoint=True, segment_bytes=100)
     for path in directory.glob("snapshot-*"):
         path.unlink()
@@ -374,7 +377,7 @@ async def test_a_missing_snapshot_is_refused(directory):
     assert list((directory / "set-aside/0001").iterdir())
 
 
-async def test_a_damaged_snapshot_is_refused_at_every_byte(directory):
+async def test_a_damaged_snapshot_is_refused_at_every_byte(directory: Any) -> None:
     await fill(directory, checkpoint=True)
     (path,) = directory.glob("snapshot-*")
     pristine = path.read_bytes()
@@ -390,7 +393,7 @@ async def test_a_damaged_snapshot_is_refused_at_every_byte(directory):
     assert await content(directory, corruption="set-aside") is None
 
 
-async def test_a_missing_segment_is_refused(directory):
+async def test_a_missing_segment_is_refused(directory: Any) -> None:
     await fill(directory, segment_bytes=100, appends=6)
     assert len(list((directory / "journal").iterdir())) > 3
     segment(directory, 2).unlink()
@@ -398,7 +401,7 @@ async def test_a_missing_segment_is_refused(directory):
         await content(directory)
 
 
-async def test_a_journal_that_is_gone_is_missed(directory):
+async def test_a_journal_that_is_gone_is_missed(directory: Any) -> None:
     await fill(directory, checkpoint=True)
     for path in (directory / "journal").iterdir():
         path.unlink()
@@ -407,7 +410,7 @@ async def test_a_journal_that_is_gone_is_missed(directory):
     assert await content(directory, corruption="set-aside") == whole(2)
 
 
-async def test_a_check_changes_nothing(directory):
+async def test_a_check_changes_nothing(directory: Any) -> None:
     await fill(directory, checkpoint=True)
     path = segment(directory)
     path.write_bytes(path.read_bytes()[:-3])
@@ -420,7 +423,7 @@ async def test_a_check_changes_nothing(directory):
     assert {p: p.read_bytes() for p in directory.rglob("*") if p.is_file()} == before
 
 
-def test_a_check_needs_a_store_that_nobody_uses(directory):
+def test_a_check_needs_a_store_that_nobody_uses(directory: Any) -> None:
     with pytest.raises(StoreError, match="holds no store"):
         check(str(directory))
 

@@ -4,6 +4,7 @@ import asyncio
 import errno
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from durable_streams_server.stores.file.directory import make_root
 from durable_streams_server.stores.file.disk import LocalDisk
 
 
-async def opening(path, **options) -> str:
+async def opening(path: Any, **options: Any) -> str:
     """What opening the store there is answered with."""
     store = FileStore(path, **options)
     with pytest.raises(StoreError) as caught:
@@ -24,18 +25,18 @@ async def opening(path, **options) -> str:
     return str(caught.value)
 
 
-async def made(path) -> None:
+async def made(path: Any) -> None:
     store = FileStore(path)
     await store.open()
     await store.close()
 
 
-async def test_it_makes_its_directory_with_all_above_it(tmp_path):
+async def test_it_makes_its_directory_with_all_above_it(tmp_path: Path) -> None:
     await made(tmp_path / "a/b/c")
     assert (tmp_path / "a/b/c/FORMAT").exists()
 
 
-async def test_there_is_one_process_at_a_time(tmp_path):
+async def test_there_is_one_process_at_a_time(tmp_path: Path) -> None:
     first = FileStore(tmp_path / "data")
     await first.open()
     said = await opening(tmp_path / "data")
@@ -44,7 +45,7 @@ async def test_there_is_one_process_at_a_time(tmp_path):
     await made(tmp_path / "data")
 
 
-async def test_a_foreign_directory_is_left_alone(tmp_path):
+async def test_a_foreign_directory_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "letter.txt").write_text("dear")
     said = await opening(tmp_path)
     assert "is not empty and has no file FORMAT" in said
@@ -55,18 +56,18 @@ async def test_a_foreign_directory_is_left_alone(tmp_path):
 @pytest.mark.parametrize(
     "content", [b"", b"{", b'{"format": 1}', b'{"format":"x","version":1,"store":"zz"}']
 )
-async def test_an_unreadable_format_is_told(tmp_path, content):
+async def test_an_unreadable_format_is_told(tmp_path: Path, content: bytes) -> None:
     await made(tmp_path / "data")
     (tmp_path / "data/FORMAT").write_bytes(content)
     assert "does not say what the directory is" in await opening(tmp_path / "data")
 
 
-async def test_another_programs_format_is_told(tmp_path):
+async def test_another_programs_format_is_told(tmp_path: Path) -> None:
     (tmp_path / "FORMAT").write_text('{"format":"x","version":1,"store":"%s"}' % ("0" * 32))
     assert "holds 'x', which is no store of this server" in await opening(tmp_path)
 
 
-async def test_a_newer_version_is_told(tmp_path):
+async def test_a_newer_version_is_told(tmp_path: Path) -> None:
     await made(tmp_path / "data")
     path = tmp_path / "data/FORMAT"
     path.write_text(path.read_text().replace('"version": 1', '"version": 2'))
@@ -75,20 +76,20 @@ async def test_a_newer_version_is_told(tmp_path):
     assert "Install that version, or a newer" in said
 
 
-async def test_a_directory_that_cannot_be_written_is_told(tmp_path):
+async def test_a_directory_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     class Forbidding(LocalDisk):
         """As a directory of another user; root, whom tests may run as, may write everywhere."""
 
-        def lock(self, name, *, write=True):
+        def lock(self, name: Any, *, write: Any = True) -> None:
             raise PermissionError(errno.EACCES, "Permission denied")
 
     said = await opening(tmp_path, disk=Forbidding(tmp_path))
     assert "cannot be written: permission denied. Give this user the right" in said
 
 
-async def test_a_directory_that_cannot_be_read_is_told(tmp_path):
+async def test_a_directory_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     class Forbidding(LocalDisk):
-        def open(self, name, *, create=False, write=False):
+        def open(self, name: Any, *, create: Any = False, write: Any = False) -> None:
             raise PermissionError(errno.EACCES, "Permission denied")
 
     await made(tmp_path)
@@ -96,17 +97,17 @@ async def test_a_directory_that_cannot_be_read_is_told(tmp_path):
     assert "cannot be read: permission denied. Give this user the right" in said
 
 
-async def test_a_directory_that_cannot_be_made_is_told(tmp_path):
+async def test_a_directory_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert "cannot be made: " in await opening(tmp_path / "file/data")
 
 
-async def test_a_file_in_the_place_of_the_directory_is_told(tmp_path):
+async def test_a_file_in_the_place_of_the_directory_is_told(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("")
     assert "cannot be made: " in await opening(tmp_path / "data")
 
 
-async def test_files_of_another_store_are_not_taken_for_its_own(tmp_path):
+async def test_files_of_another_store_are_not_taken_for_its_own(tmp_path: Path) -> None:
     for name in "one", "two":
         store = FileStore(tmp_path / name)
         await store.open()
@@ -116,7 +117,7 @@ async def test_files_of_another_store_are_not_taken_for_its_own(tmp_path):
     assert "it belongs to another store" in await opening(tmp_path / "two")
 
 
-def test_it_is_found_by_its_url(tmp_path):
+def test_it_is_found_by_its_url(tmp_path: Path) -> None:
     store = create_store(f"file:{tmp_path}?sync=off&corruption=set-aside")
     assert isinstance(store, FileStore)
     assert (store.path, store.sync) == (str(tmp_path), "off")
@@ -133,7 +134,7 @@ def test_it_is_found_by_its_url(tmp_path):
         ("FILE:a%20b", "a b"),
     ],
 )
-def test_the_path_of_a_url(url, path):
+def test_the_path_of_a_url(url: str, path: str) -> None:
     assert open_store(url).path == path
 
 
@@ -149,7 +150,7 @@ def test_the_path_of_a_url(url, path):
         ("file://host/data", "names the host 'host'"),
     ],
 )
-def test_a_url_that_is_wrong_is_told_so(url, sentence):
+def test_a_url_that_is_wrong_is_told_so(url: str, sentence: str) -> None:
     with pytest.raises(StoreError, match=sentence.replace("?", r"\?")):
         open_store(url)
 

@@ -4,6 +4,7 @@ import errno
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tokens import position
@@ -40,7 +41,7 @@ class FailingDisk(LocalDisk):
         super().__init__(root)
         self.names_of: dict[int, str] = {}
 
-    def write(self, fd, pieces, position):
+    def write(self, fd: Any, pieces: Any, position: Any) -> None:
         if self.room is not None:
             grows = max(0, position + sum(map(len, pieces)) - self.size(fd))
             if grows > self.room:
@@ -55,20 +56,20 @@ class FailingDisk(LocalDisk):
         self.names_of[fd] = name
         return fd
 
-    def sync(self, fd):
+    def sync(self, fd: Any) -> None:
         unsyncable = self.unsyncable is not None and self.names_of[fd].startswith(self.unsyncable)
         if not self.syncs or unsyncable:
             raise OSError(errno.EIO, "Input/output error")
         super().sync(fd)
 
-    def truncate(self, fd, length):
+    def truncate(self, fd: Any, length: Any) -> None:
         if not self.truncates:
             raise OSError(errno.EIO, "Input/output error")
         super().truncate(fd, length)
 
 
 @pytest.fixture
-def disk(tmp_path):
+def disk(tmp_path: Path) -> Any:
     return FailingDisk(tmp_path)
 
 
@@ -92,7 +93,7 @@ def data_of(store: FileStore, path: str) -> bytes:
     return found.data
 
 
-async def test_a_full_disk_refuses_appends_and_goes_on(disk, tmp_path):
+async def test_a_full_disk_refuses_appends_and_goes_on(disk: Any, tmp_path: Path) -> None:
     store = FileStore(tmp_path, disk=disk)
     await store.open()
     await store.commit([create("a", b"here"), create("b", b"there")])
@@ -118,7 +119,7 @@ async def test_a_full_disk_refuses_appends_and_goes_on(disk, tmp_path):
     await store.close()
 
 
-async def test_the_reserve_lets_many_deletes_through(disk, tmp_path):
+async def test_the_reserve_lets_many_deletes_through(disk: Any, tmp_path: Path) -> None:
     store = FileStore(tmp_path, disk=disk)
     await store.open()
     await store.commit([create(f"{number}", b"x" * 10) for number in range(300)])
@@ -134,7 +135,7 @@ async def test_the_reserve_lets_many_deletes_through(disk, tmp_path):
     await store.close()
 
 
-async def test_the_bytes_of_a_refused_group_do_not_come_back(disk, tmp_path):
+async def test_the_bytes_of_a_refused_group_do_not_come_back(disk: Any, tmp_path: Path) -> None:
     store = FileStore(tmp_path, disk=disk)
     await store.open()
     await store.commit([create("a")])
@@ -152,13 +153,13 @@ async def test_the_bytes_of_a_refused_group_do_not_come_back(disk, tmp_path):
     await store.close()
 
 
-def copy(source, target) -> None:
+def copy(source: Any, target: Any) -> None:
     import shutil
 
     shutil.copytree(source, target, ignore=shutil.ignore_patterns("copy"))
 
 
-async def test_an_engine_answers_507(disk, tmp_path):
+async def test_an_engine_answers_507(disk: Any, tmp_path: Path) -> None:
     async with Engine(FileStore(tmp_path, disk=disk)) as engine:
         await engine.create("s", content_type="text/plain")
         await engine.append("s", "before")
@@ -171,7 +172,9 @@ async def test_an_engine_answers_507(disk, tmp_path):
         assert position((await engine.head("s")).offset) == 11
 
 
-async def test_a_failed_sync_stops_writing_until_opened_again(disk, tmp_path, caplog):
+async def test_a_failed_sync_stops_writing_until_opened_again(
+    disk: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     store = FileStore(tmp_path, disk=disk)
     await store.open()
     await store.commit([create("a", b"here")])
@@ -226,11 +229,13 @@ class FullSyncs:
 
 
 @pytest.fixture
-def full_syncs(monkeypatch):
+def full_syncs(monkeypatch: pytest.MonkeyPatch) -> Any:
     return FullSyncs(monkeypatch)
 
 
-async def test_on_macos_a_sync_goes_through_the_cache_of_the_drive(full_syncs, tmp_path):
+async def test_on_macos_a_sync_goes_through_the_cache_of_the_drive(
+    full_syncs: Any, tmp_path: Path
+) -> None:
     store = FileStore(tmp_path)
     await store.open()
     before = full_syncs.full
@@ -244,7 +249,9 @@ async def test_on_macos_a_sync_goes_through_the_cache_of_the_drive(full_syncs, t
 
 
 @pytest.mark.parametrize("refusal", [errno.ENOTSUP, errno.EINVAL, errno.ENOTTY])
-async def test_a_file_system_without_a_full_sync_gets_the_plain_one(full_syncs, tmp_path, refusal):
+async def test_a_file_system_without_a_full_sync_gets_the_plain_one(
+    full_syncs: Any, tmp_path: Path, refusal: Any
+) -> None:
     full_syncs.error = refusal
     store = FileStore(tmp_path)
     await store.open()
@@ -253,7 +260,9 @@ async def test_a_file_system_without_a_full_sync_gets_the_plain_one(full_syncs, 
     await store.close()
 
 
-async def test_a_full_sync_that_fails_is_no_reason_for_a_plain_one(full_syncs, tmp_path):
+async def test_a_full_sync_that_fails_is_no_reason_for_a_plain_one(
+    full_syncs: Any, tmp_path: Path
+) -> None:
     store = FileStore(tmp_path)
     await store.open()
     await store.commit([create("a", b"here")])
@@ -268,7 +277,7 @@ async def test_a_full_sync_that_fails_is_no_reason_for_a_plain_one(full_syncs, t
     await store.close()
 
 
-async def test_an_engine_answers_504_once_and_503_from_then_on(disk, tmp_path):
+async def test_an_engine_answers_504_once_and_503_from_then_on(disk: Any, tmp_path: Path) -> None:
     async with Engine(FileStore(tmp_path, disk=disk)) as engine:
         await engine.create("s", content_type="text/plain")
         disk.syncs = False
@@ -280,7 +289,7 @@ async def test_an_engine_answers_504_once_and_503_from_then_on(disk, tmp_path):
         assert (caught.value.status, caught.value.code) == (503, "unavailable")
 
 
-async def test_a_failed_cut_stops_writing_too(disk, tmp_path):
+async def test_a_failed_cut_stops_writing_too(disk: Any, tmp_path: Path) -> None:
     store = FileStore(tmp_path, disk=disk)
     await store.open()
     await store.commit([create("a", b"here")])
@@ -293,7 +302,7 @@ async def test_a_failed_cut_stops_writing_too(disk, tmp_path):
     await store.close()
 
 
-async def test_a_failed_sync_in_a_checkpoint_stops_writing(disk, tmp_path):
+async def test_a_failed_sync_in_a_checkpoint_stops_writing(disk: Any, tmp_path: Path) -> None:
     store = FileStore(tmp_path, disk=disk)
     await store.open()
     await store.commit([create("a", b"here")])
@@ -313,7 +322,7 @@ async def test_a_failed_sync_in_a_checkpoint_stops_writing(disk, tmp_path):
     assert not (tmp_path / "unsynced").exists()
 
 
-async def test_a_checkpoint_without_room_is_tried_again_later(disk, tmp_path):
+async def test_a_checkpoint_without_room_is_tried_again_later(disk: Any, tmp_path: Path) -> None:
     store = FileStore(tmp_path, disk=disk)
     await store.open()
     await store.commit([create("a", b"here")])
@@ -327,7 +336,9 @@ async def test_a_checkpoint_without_room_is_tried_again_later(disk, tmp_path):
     await store.close()
 
 
-async def test_bytes_that_cannot_go_to_the_files_hold_back_appends(disk, tmp_path):
+async def test_bytes_that_cannot_go_to_the_files_hold_back_appends(
+    disk: Any, tmp_path: Path
+) -> None:
     store = FileStore(tmp_path, disk=disk, save_bytes=1000)
     await store.open()
     await store.commit([create("a"), create("b")])
@@ -346,7 +357,7 @@ async def test_bytes_that_cannot_go_to_the_files_hold_back_appends(disk, tmp_pat
     await store.close()
 
 
-async def test_a_closed_store_refuses(tmp_path):
+async def test_a_closed_store_refuses(tmp_path: Path) -> None:
     store = FileStore(tmp_path)
     await store.open()
     await store.close()
@@ -355,7 +366,7 @@ async def test_a_closed_store_refuses(tmp_path):
     assert refused == Refused("unavailable", "The store is closed.")
 
 
-async def test_closing_finishes_what_was_begun(tmp_path):
+async def test_closing_finishes_what_was_begun(tmp_path: Path) -> None:
     store = FileStore(tmp_path)
     await store.open()
     heard = []
@@ -364,7 +375,7 @@ async def test_closing_finishes_what_was_begun(tmp_path):
     assert heard == [Applied(0)]
 
 
-async def test_a_group_is_checked_against_what_it_does_itself(tmp_path):
+async def test_a_group_is_checked_against_what_it_does_itself(tmp_path: Path) -> None:
     store = FileStore(tmp_path)
     await store.open()
     twice = append("a", b"x", "same")
@@ -377,7 +388,9 @@ async def test_a_group_is_checked_against_what_it_does_itself(tmp_path):
     await store.close()
 
 
-async def test_without_sync_it_says_so_and_survives_the_end_of_the_process(disk, tmp_path, caplog):
+async def test_without_sync_it_says_so_and_survives_the_end_of_the_process(
+    disk: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     store = FileStore(tmp_path, sync="off", disk=disk)
     await store.open()
     assert "may be lost with the machine" in caplog.text
@@ -392,7 +405,7 @@ async def test_without_sync_it_says_so_and_survives_the_end_of_the_process(disk,
     await store.close()
 
 
-async def test_a_disk_that_fails_at_the_start_is_told(disk, tmp_path):
+async def test_a_disk_that_fails_at_the_start_is_told(disk: Any, tmp_path: Path) -> None:
     disk.syncs = False
     with pytest.raises(StoreError, match=r"cannot be opened|cannot be read"):
         await FileStore(tmp_path, disk=disk).open()

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 import pytest
 from conftest import Running, Start
@@ -22,25 +23,25 @@ async def connect(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter
     return await asyncio.open_connection("127.0.0.1", port)
 
 
-async def until(condition) -> None:
+async def until(condition: Any) -> None:
     """Let the server's tasks and callbacks run until something is so."""
     async with asyncio.timeout(10):
         while not condition():
             await asyncio.sleep(0.001)
 
 
-def late(running, seconds: float = LATER) -> None:
+def late(running: Any, seconds: float = LATER) -> None:
     """As if so much time had passed."""
     running.server.look(asyncio.get_running_loop().time() + seconds)
 
 
-async def test_a_large_header_is_refused_before_it_has_come(start):
+async def test_a_large_header_is_refused_before_it_has_come(start: Any) -> None:
     running = await start(SMALL)
     answer = Answers(await exchange(running.port, GET + b"X: " + b"y" * 500_000))
     assert answer.statuses == (431,)
 
 
-async def test_a_header_without_end_is_refused_at_a_bounded_size(start):
+async def test_a_header_without_end_is_refused_at_a_bounded_size(start: Any) -> None:
     running = await start(SMALL)
     reader, writer = await connect(running.port)
     writer.write(GET + b"X: ")
@@ -57,13 +58,13 @@ async def test_a_header_without_end_is_refused_at_a_bounded_size(start):
     writer.close()
 
 
-async def test_many_small_headers_are_a_large_one(start):
+async def test_many_small_headers_are_a_large_one(start: Any) -> None:
     running = await start(SMALL)
     raw = GET + b"".join(b"X-%d: y\r\n" % n for n in range(1000)) + END
     assert Answers(await exchange(running.port, raw)).statuses == (431,)
 
 
-async def test_trailers_are_bounded(start):
+async def test_trailers_are_bounded(start: Any) -> None:
     running = await start(SMALL)
     raw = CHUNKED + b"2\r\nhi\r\n0\r\n" + b"X: y\r\n" * 10_000
     assert Answers(await exchange(running.port, raw)).statuses == (431,)
@@ -71,19 +72,21 @@ async def test_trailers_are_bounded(start):
     assert Answers(await exchange(running.port, raw)).statuses == (431,)
 
 
-async def test_chunk_extensions_are_bounded(start):
+async def test_chunk_extensions_are_bounded(start: Any) -> None:
     running = await start(SMALL)
     raw = CHUNKED + b"2;" + b"y" * 100_000
     assert Answers(await exchange(running.port, raw)).statuses == (431,)
 
 
-async def test_a_long_target_is_refused(start):
+async def test_a_long_target_is_refused(start: Any) -> None:
     running = await start(SMALL)
     raw = GET.replace(b"/s ", b"/" + b"s" * 2000 + b" ") + END
     assert Answers(await exchange(running.port, raw)).statuses == (414,)
 
 
-async def test_a_declared_length_over_the_limit_is_refused_and_the_answer_arrives(start):
+async def test_a_declared_length_over_the_limit_is_refused_and_the_answer_arrives(
+    start: Any,
+) -> None:
     running = await start(limits=Limits(max_body=1000))
     reader, writer = await connect(running.port)
     writer.write(POST + b"Content-Length: 100000000\r\n\r\n")
@@ -94,7 +97,7 @@ async def test_a_declared_length_over_the_limit_is_refused_and_the_answer_arrive
     writer.close()
 
 
-async def test_chunks_over_the_limit_are_refused_and_the_answer_arrives(start):
+async def test_chunks_over_the_limit_are_refused_and_the_answer_arrives(start: Any) -> None:
     running = await start(limits=Limits(max_body=1000))
     chunk = b"400\r\n" + b"x" * 1024 + b"\r\n"
     reader, writer = await connect(running.port)
@@ -104,7 +107,7 @@ async def test_chunks_over_the_limit_are_refused_and_the_answer_arrives(start):
     assert (await running.engine.head("s")).offset.endswith("5")
 
 
-async def test_a_body_nobody_asked_for_is_not_read_beyond_a_bound(start):
+async def test_a_body_nobody_asked_for_is_not_read_beyond_a_bound(start: Any) -> None:
     running = await start()
     length = MAX_DRAINED + 1
     raw = GET + b"Content-Length: %d\r\n\r\n" % length + b"x" * length
@@ -115,7 +118,7 @@ async def test_a_body_nobody_asked_for_is_not_read_beyond_a_bound(start):
     assert answers.all[0][1][b"connection"] == b"close"
 
 
-async def test_connections_beyond_the_bound_are_told_to_come_again(start):
+async def test_connections_beyond_the_bound_are_told_to_come_again(start: Any) -> None:
     running = await start(Bounds(max_connections=2))
     first = [await connect(running.port) for _ in range(2)]
     await until(lambda: len(running.server) == 2)
@@ -128,7 +131,7 @@ async def test_connections_beyond_the_bound_are_told_to_come_again(start):
     first[1][1].close()
 
 
-async def test_a_silent_connection_is_closed(start):
+async def test_a_silent_connection_is_closed(start: Any) -> None:
     running = await start()
     reader, writer = await connect(running.port)
     await until(lambda: len(running.server) == 1)
@@ -139,7 +142,7 @@ async def test_a_silent_connection_is_closed(start):
     writer.close()
 
 
-async def test_an_idle_connection_is_closed(start):
+async def test_an_idle_connection_is_closed(start: Any) -> None:
     running = await start()
     reader, writer = await connect(running.port)
     writer.write(GET + END)
@@ -152,7 +155,7 @@ async def test_an_idle_connection_is_closed(start):
     writer.close()
 
 
-async def test_a_slow_head_is_ended(start):
+async def test_a_slow_head_is_ended(start: Any) -> None:
     running = await start()
     reader, writer = await connect(running.port)
     writer.write(b"GET /v1/str")
@@ -168,7 +171,7 @@ async def test_a_slow_head_is_ended(start):
     writer.close()
 
 
-async def test_a_slow_body_is_ended(start):
+async def test_a_slow_body_is_ended(start: Any) -> None:
     running = await start()
     reader, writer = await connect(running.port)
     writer.write(POST + b"Content-Length: 1000\r\n\r\nx")
@@ -181,12 +184,12 @@ async def test_a_slow_body_is_ended(start):
     writer.close()
 
 
-async def held(running) -> list:
+async def held(running: Any) -> list:
     await until(lambda: len(running.server))
     return list(running.server.connections)
 
 
-async def test_who_takes_nothing_of_an_answer_is_cut(start):
+async def test_who_takes_nothing_of_an_answer_is_cut(start: Any) -> None:
     running = await start()
     await running.engine.append("s", b"x" * 1_000_000)
     _reader, writer = await connect(running.port)
@@ -199,7 +202,7 @@ async def test_who_takes_nothing_of_an_answer_is_cut(start):
     writer.close()
 
 
-async def test_a_flood_of_requests_is_answered_in_order_and_not_held(start):
+async def test_a_flood_of_requests_is_answered_in_order_and_not_held(start: Any) -> None:
     running = await start()
     await running.engine.create("big", content_type="text/plain", data="y" * 1_000_000)
     big = GET.replace(b"/s ", b"/big ") + END
@@ -224,7 +227,7 @@ async def test_a_flood_of_requests_is_answered_in_order_and_not_held(start):
     writer.close()
 
 
-async def test_a_slow_reader_of_a_live_stream_is_not_queued_for(start):
+async def test_a_slow_reader_of_a_live_stream_is_not_queued_for(start: Any) -> None:
     running = await start()
     reader, writer = await connect(running.port)
     writer.transport.pause_reading()

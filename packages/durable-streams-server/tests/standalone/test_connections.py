@@ -2,6 +2,9 @@
 
 import asyncio
 import ssl
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
 
 import pytest
 from raw_answers import Answers, exchange
@@ -21,7 +24,7 @@ SSE = GET.replace(b"/s ", b"/s?offset=now&live=sse ") + END
 APPEND = POST + b"Content-Length: 2\r\n\r\nhi"
 
 
-async def test_100_continue_comes_only_where_the_body_is_wanted(start):
+async def test_100_continue_comes_only_where_the_body_is_wanted(start: Any) -> None:
     running = await start(limits=Limits(max_body=1000))
     reader, writer = await connect(running.port)
     writer.write(POST + b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\n")
@@ -34,7 +37,7 @@ async def test_100_continue_comes_only_where_the_body_is_wanted(start):
     writer.close()
 
 
-async def test_100_continue_waits_for_the_answers_before_it(start):
+async def test_100_continue_waits_for_the_answers_before_it(start: Any) -> None:
     running = await start(limits=Limits(long_poll_timeout=0.05))
     reader, writer = await connect(running.port)
     writer.write(POLL + POST + b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\n")
@@ -46,7 +49,7 @@ async def test_100_continue_waits_for_the_answers_before_it(start):
     writer.close()
 
 
-async def test_who_leaves_a_long_poll_is_forgotten_at_once(start):
+async def test_who_leaves_a_long_poll_is_forgotten_at_once(start: Any) -> None:
     running = await start()
     for leave in ("close", "write_eof"):
         _, writer = await connect(running.port)
@@ -57,7 +60,7 @@ async def test_who_leaves_a_long_poll_is_forgotten_at_once(start):
         writer.close()
 
 
-async def test_who_leaves_a_live_read_is_forgotten_at_once(start):
+async def test_who_leaves_a_live_read_is_forgotten_at_once(start: Any) -> None:
     running = await start()
     for leave in ("close", "write_eof"):
         reader, writer = await connect(running.port)
@@ -68,20 +71,20 @@ async def test_who_leaves_a_live_read_is_forgotten_at_once(start):
         writer.close()
 
 
-async def test_a_half_close_still_gets_its_answers(start):
+async def test_a_half_close_still_gets_its_answers(start: Any) -> None:
     running = await start()
     answers = Answers(await exchange(running.port, (GET + END) * 3 + APPEND))
     assert answers.statuses == (200, 200, 200, 204)
 
 
-async def test_half_a_request_is_none(start):
+async def test_half_a_request_is_none(start: Any) -> None:
     running = await start()
     answers = Answers(await exchange(running.port, GET + END + APPEND[:-1]))
     assert answers.statuses == (200,)
     assert (await running.engine.head("s")).offset.endswith("5")
 
 
-async def test_requests_behind_a_live_answer_wait_for_its_end(start):
+async def test_requests_behind_a_live_answer_wait_for_its_end(start: Any) -> None:
     running = await start()
     reader, writer = await connect(running.port)
     writer.write(SSE + GET + END)
@@ -92,7 +95,7 @@ async def test_requests_behind_a_live_answer_wait_for_its_end(start):
     writer.close()
 
 
-async def test_a_live_answer_to_http_1_0_ends_with_the_connection(start):
+async def test_a_live_answer_to_http_1_0_ends_with_the_connection(start: Any) -> None:
     running = await start()
     reader, writer = await connect(running.port)
     writer.write(SSE.replace(b"HTTP/1.1", b"HTTP/1.0"))
@@ -103,7 +106,7 @@ async def test_a_live_answer_to_http_1_0_ends_with_the_connection(start):
     writer.close()
 
 
-async def test_a_herd_gets_one_frame(start):
+async def test_a_herd_gets_one_frame(start: Any) -> None:
     """The frame that is written to many readers is one object."""
     running = await start()
     readers = [await connect(running.port) for _ in range(20)]
@@ -126,7 +129,7 @@ async def test_a_herd_gets_one_frame(start):
     assert len({id(chunk) for chunk in made}) == 1
 
 
-async def test_a_plain_request_makes_no_task(start):
+async def test_a_plain_request_makes_no_task(start: Any) -> None:
     running = await start()
     reader, writer = await connect(running.port)
     before = asyncio.all_tasks()
@@ -146,7 +149,7 @@ async def test_a_plain_request_makes_no_task(start):
     writer.close()
 
 
-async def test_stopping_tells_live_readers_and_answers_what_is_under_way(start):
+async def test_stopping_tells_live_readers_and_answers_what_is_under_way(start: Any) -> None:
     running = await start()
     sse_reader, sse = await connect(running.port)
     sse.write(SSE)
@@ -173,7 +176,7 @@ async def test_stopping_tells_live_readers_and_answers_what_is_under_way(start):
         await connect(running.port)
 
 
-async def test_stopping_waits_for_nobody_for_ever(start):
+async def test_stopping_waits_for_nobody_for_ever(start: Any) -> None:
     running = await start(Bounds(shutdown_timeout=0.05))
     _, writer = await connect(running.port)
     writer.write(APPEND[:-1])
@@ -183,10 +186,10 @@ async def test_stopping_waits_for_nobody_for_ever(start):
     writer.close()
 
 
-async def test_an_access_hook_may_take_its_time(start):
+async def test_an_access_hook_may_take_its_time(start: Any) -> None:
     asked = []
 
-    async def authorize(action, path, request):
+    async def authorize(action: Any, path: Any, request: Any) -> Any:
         asked.append((action, path, request.headers[b"host"]))
         await asyncio.sleep(0)
         return path == "s"
@@ -200,8 +203,8 @@ async def test_an_access_hook_may_take_its_time(start):
     ]  # fmt: skip
 
 
-async def test_a_hook_cannot_change_what_the_next_request_says(start):
-    def authorize(action, path, request):
+async def test_a_hook_cannot_change_what_the_next_request_says(start: Any) -> None:
+    def authorize(action: Any, path: Any, request: Any) -> Any:
         request.headers.clear()
         return True
 
@@ -213,7 +216,9 @@ async def test_a_hook_cannot_change_what_the_next_request_says(start):
     writer.close()
 
 
-async def test_tls_from_certificate_files(certificate, serving):
+async def test_tls_from_certificate_files(
+    certificate: tuple[Path, Path], serving: AsyncExitStack
+) -> None:
     cert, key = certificate
     engine = await serving.enter_async_context(Engine("memory:"))
     await engine.create("s", content_type="text/plain", data="hello")
@@ -234,7 +239,9 @@ async def test_tls_from_certificate_files(certificate, serving):
     writer.close()
 
 
-async def test_a_head_that_came_in_the_clear_leads_elsewhere_over_tls(certificate, start):
+async def test_a_head_that_came_in_the_clear_leads_elsewhere_over_tls(
+    certificate: tuple[Path, Path], start: Any
+) -> None:
     cert, key = certificate
     running = await start()
     port = await running.server.listen("localhost", 0, tls=tls_context(str(cert), str(key)))
@@ -254,7 +261,7 @@ async def test_a_head_that_came_in_the_clear_leads_elsewhere_over_tls(certificat
         writer.close()
 
 
-async def test_a_unix_socket(tmp_path, serving):
+async def test_a_unix_socket(tmp_path: Path, serving: AsyncExitStack) -> None:
     engine = await serving.enter_async_context(Engine("memory:"))
     await engine.create("s", content_type="text/plain", data="hello")
     path = str(tmp_path / "socket")

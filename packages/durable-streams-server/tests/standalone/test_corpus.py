@@ -65,7 +65,7 @@ def _no_id(value: bytes) -> bytes:
 
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_it_is_answered(case: Case, loop: str):
+def test_it_is_answered(case: Case, loop: str) -> None:
     with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
         answers = Answers(runner.run(on_standalone(case.raw + SENTINEL)))
     expected = case.statuses if case.closes else (*case.statuses, 404)
@@ -80,21 +80,21 @@ def test_it_is_answered(case: Case, loop: str):
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-async def test_how_it_is_cut_makes_no_difference(case: Case):
+async def test_how_it_is_cut_makes_no_difference(case: Case) -> None:
     """One byte at a time, the receiver is left in every state."""
     whole = comparable(await on_standalone(case.raw + SENTINEL))
     assert comparable(await on_standalone(case.raw + SENTINEL, cut=True)) == whole
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.shared], ids=lambda case: case.name)
-async def test_the_aiohttp_app_answers_alike(case: Case):
+async def test_the_aiohttp_app_answers_alike(case: Case) -> None:
     raw = case.raw.replace(b"\r\n", b"\r\nConnection: close\r\n", 1)
     status, headers, body = comparable(await on_standalone(raw))[0]
     ((other_status, other_headers, other_body),) = comparable(await on_aiohttp(raw))
     assert (status, headers, body) == (other_status, other_headers, other_body)
 
 
-async def test_a_refusal_answers_nothing_behind_it():
+async def test_a_refusal_answers_nothing_behind_it() -> None:
     """A request that is smuggled behind a refused one is never answered."""
     for case in CASES:
         if case.closes and case.statuses[-1] >= 400:

@@ -1,5 +1,7 @@
 """The command's flags that are the standalone server's."""
 
+from typing import Any
+
 import pytest
 from click.testing import CliRunner
 
@@ -16,7 +18,7 @@ from durable_streams_server.cli.command import main
         (["--max-connections", "0"], "--max-connections"),
     ],
 )
-def test_what_cannot_work_is_said_in_a_sentence(flags, says):
+def test_what_cannot_work_is_said_in_a_sentence(flags: Any, says: str) -> None:
     result = CliRunner().invoke(main, ["--store", "memory:", *flags])
     assert result.exit_code != 0
     assert says in result.output

@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from raw_answers import Answers, exchange
@@ -45,11 +47,11 @@ def appending(body: bytes, headers: bytes = b"", *, length: bytes | None = None)
 
 
 @pytest.fixture
-async def clients(start):
+async def clients(start: Any) -> AsyncIterator[Any]:
     """Makes connections to a server of the test's choosing."""
     made: list[Client] = []
 
-    async def begin(running):
+    async def begin(running: Any) -> Any:
         client = Client(*await connect(running.port))
         made.append(client)
         return client
@@ -59,11 +61,11 @@ async def clients(start):
         client.close()
 
 
-async def text(running):
+async def text(running: Any) -> Any:
     return (await running.engine.read("s")).data
 
 
-async def test_bodies_of_any_length_behind_one_head(start, clients):
+async def test_bodies_of_any_length_behind_one_head(start: Any, clients: Any) -> None:
     running = await start()
     one, two = await clients(running), await clients(running)
     sent = b""
@@ -76,7 +78,7 @@ async def test_bodies_of_any_length_behind_one_head(start, clients):
 
 
 @pytest.mark.parametrize("size", [1, 3000, 200_000, 3_000_000])
-async def test_a_body_may_come_after_its_head(start, clients, size):
+async def test_a_body_may_come_after_its_head(start: Any, clients: Any, size: int) -> None:
     running = await start()
     client = await clients(running)
     body = b"y" * size
@@ -88,14 +90,16 @@ async def test_a_body_may_come_after_its_head(start, clients, size):
     assert (await running.engine.head("s")).offset.endswith(f"{5 + 6 * size:016d}")
 
 
-async def test_what_follows_a_body_that_came_late_is_the_next_request(start):
+async def test_what_follows_a_body_that_came_late_is_the_next_request(start: Any) -> None:
     running = await start()
     head, body = appending(b"12345")[:-5], b"12345"
     sent = await exchange(running.port, head, body + GET + END + GET + END, end=True)
     assert Answers(sent).statuses == (204, 200, 200)
 
 
-async def test_a_body_over_the_limit_is_refused_behind_a_head_that_was_taken(start, clients):
+async def test_a_body_over_the_limit_is_refused_behind_a_head_that_was_taken(
+    start: Any, clients: Any
+) -> None:
     running = await start(limits=Limits(max_body=1000))
     client = await clients(running)
     assert await client.append(b"x" * 1000) == 204
@@ -105,7 +109,9 @@ async def test_a_body_over_the_limit_is_refused_behind_a_head_that_was_taken(sta
 
 
 @pytest.mark.parametrize("length", [b"", b"+1", b"1, 1", b"0x1", b"1e0", b"-1", b"9" * 30])
-async def test_a_length_that_is_no_number_is_refused_behind_a_head_that_was_taken(start, length):
+async def test_a_length_that_is_no_number_is_refused_behind_a_head_that_was_taken(
+    start: Any, length: bytes
+) -> None:
     running = await start()
     reader, writer = await connect(running.port)
     for _ in range(2):
@@ -118,14 +124,14 @@ async def test_a_length_that_is_no_number_is_refused_behind_a_head_that_was_take
 
 
 @pytest.mark.parametrize("second", [b"content-length: 1\r\n", b"CONTENT-LENGTH: 2\r\n"])
-async def test_two_lengths_are_refused_however_they_are_spelled(start, second):
+async def test_two_lengths_are_refused_however_they_are_spelled(start: Any, second: bytes) -> None:
     running = await start()
     answers = Answers(await exchange(running.port, appending(b"ab", second)))
     assert answers.statuses[0] == 400
     assert await text(running) == b"hello"
 
 
-async def test_batches_of_a_producer_count_each_for_itself(start, clients):
+async def test_batches_of_a_producer_count_each_for_itself(start: Any, clients: Any) -> None:
     running = await start()
     one, two = await clients(running), await clients(running)
 
@@ -145,7 +151,9 @@ async def test_batches_of_a_producer_count_each_for_itself(start, clients):
     assert await text(running) == b"helloabbcccd"
 
 
-async def test_a_page_is_fresh_and_a_new_stream_is_not_the_old_one(start, clients):
+async def test_a_page_is_fresh_and_a_new_stream_is_not_the_old_one(
+    start: Any, clients: Any
+) -> None:
     running = await start()
     client = await clients(running)
     read = GET + END
@@ -160,7 +168,7 @@ async def test_a_page_is_fresh_and_a_new_stream_is_not_the_old_one(start, client
     assert await client.send(read) == (200, b"new!")
 
 
-async def test_a_creation_may_be_repeated(start, clients):
+async def test_a_creation_may_be_repeated(start: Any, clients: Any) -> None:
     running = await start()
     client = await clients(running)
     create = b"PUT /v1/stream/n HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\n\r\n"
@@ -169,7 +177,7 @@ async def test_a_creation_may_be_repeated(start, clients):
     assert [(await client.send(create))[0] for _ in range(2)] == [201, 200]
 
 
-async def test_a_head_answers_without_a_body_each_time(start):
+async def test_a_head_answers_without_a_body_each_time(start: Any) -> None:
     running = await start()
     asked = (GET + END).replace(b"GET", b"HEAD")
     reader, writer = await connect(running.port)
@@ -181,11 +189,11 @@ async def test_a_head_answers_without_a_body_each_time(start):
     writer.close()
 
 
-async def test_the_hook_is_asked_each_time(start, clients):
+async def test_the_hook_is_asked_each_time(start: Any, clients: Any) -> None:
     permitted = [True, True, False, True]
     asked = []
 
-    def authorize(action, path, request):
+    def authorize(action: Any, path: Any, request: Any) -> Any:
         asked.append(action)
         return permitted.pop(0)
 
@@ -195,7 +203,7 @@ async def test_the_hook_is_asked_each_time(start, clients):
     assert asked == ["append"] * 4
 
 
-async def test_a_token_opens_for_the_head_that_brings_it_only(start, clients):
+async def test_a_token_opens_for_the_head_that_brings_it_only(start: Any, clients: Any) -> None:
     running = await start(token="secret")
     client = await clients(running)
     good, bad = b"Authorization: Bearer secret\r\n", b"Authorization: Bearer secrex\r\n"
@@ -203,7 +211,9 @@ async def test_a_token_opens_for_the_head_that_brings_it_only(start, clients):
     assert answers == [204, 204, 401, 401, 204, 401]
 
 
-async def test_a_request_log_misses_none(start, clients, caplog):
+async def test_a_request_log_misses_none(
+    start: Any, clients: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.DEBUG, "durable_streams_server.http")
     running = await start()
     client = await clients(running)
@@ -212,13 +222,15 @@ async def test_a_request_log_misses_none(start, clients, caplog):
     assert caplog.messages.count("POST s") == 3
 
 
-async def permits(action, path, request):
+async def permits(action: Any, path: Any, request: Any) -> Any:
     await asyncio.sleep(0.01)
     return True
 
 
 @pytest.mark.parametrize("method", [b"GET", b"HEAD", b"DELETE"])
-async def test_a_body_that_nobody_wants_is_no_request_while_access_is_asked_for(start, method):
+async def test_a_body_that_nobody_wants_is_no_request_while_access_is_asked_for(
+    start: Any, method: bytes
+) -> None:
     running = await start(authorize=permits)
     await running.engine.create("t", content_type="text/plain", data="secret")
     hidden = b"DELETE /v1/stream/s HTTP/1.1\r\nHost: x\r\n\r\n" + (
@@ -237,8 +249,8 @@ async def test_a_body_that_nobody_wants_is_no_request_while_access_is_asked_for(
 )
 @pytest.mark.parametrize("method", [b"PUT", b"POST", b"DELETE", b"GET"])
 async def test_a_number_that_holds_a_line_end_is_refused_also_once_its_head_is_known(
-    start, method, value
-):
+    start: Any, method: bytes, value: bytes
+) -> None:
     running = await start()
     await running.engine.create("n", content_type="text/plain")
     head = method + b" /v1/stream/n HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\n"
@@ -257,7 +269,9 @@ async def test_a_number_that_holds_a_line_end_is_refused_also_once_its_head_is_k
 
 
 @pytest.mark.parametrize("value", [b" 0", b"\t0"])
-async def test_odd_spaces_mean_the_same_before_and_after_a_head_is_known(start, clients, value):
+async def test_odd_spaces_mean_the_same_before_and_after_a_head_is_known(
+    start: Any, clients: Any, value: bytes
+) -> None:
     running = await start()
     client = await clients(running)
     batch = b"Producer-Id: p\r\nProducer-Epoch: 0\r\nProducer-Seq:"
@@ -267,7 +281,9 @@ async def test_odd_spaces_mean_the_same_before_and_after_a_head_is_known(start, 
     assert await client.append(b"a", batch + value + b"\r\n") == 204
 
 
-async def test_a_request_log_that_is_switched_on_misses_none(start, clients, caplog):
+async def test_a_request_log_that_is_switched_on_misses_none(
+    start: Any, clients: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     running = await start()
     client = await clients(running)
     for _ in range(3):
@@ -278,7 +294,7 @@ async def test_a_request_log_that_is_switched_on_misses_none(start, clients, cap
     assert caplog.messages.count("POST s") == 3
 
 
-async def test_an_empty_line_before_a_request_leaves_no_trace(start):
+async def test_an_empty_line_before_a_request_leaves_no_trace(start: Any) -> None:
     running = await start()
     reader, writer = await connect(running.port)
     (connection,) = await held(running)
@@ -292,13 +308,13 @@ async def test_an_empty_line_before_a_request_leaves_no_trace(start):
     writer.close()
 
 
-async def turns():
+async def turns() -> None:
     for _ in range(5):
         await asyncio.sleep(0)
 
 
 @pytest.mark.parametrize("line", [b"Proxy-Connection: close\r\n", b"Connection: close\r\n"])
-async def test_a_connection_that_is_to_close_says_so_and_closes(start, line):
+async def test_a_connection_that_is_to_close_says_so_and_closes(start: Any, line: bytes) -> None:
     running = await start()
     reader, writer = await connect(running.port)
     writer.write(GET + line + END)
@@ -308,7 +324,7 @@ async def test_a_connection_that_is_to_close_says_so_and_closes(start, line):
     writer.close()
 
 
-async def test_a_reader_that_stalls_has_the_write_time_limit(start):
+async def test_a_reader_that_stalls_has_the_write_time_limit(start: Any) -> None:
     running = await start(Bounds(write_timeout=5, idle_timeout=500))
     await running.engine.create("big", content_type="text/plain", data="y" * 60_000)
     _reader, writer = await connect(running.port)
@@ -322,7 +338,7 @@ async def test_a_reader_that_stalls_has_the_write_time_limit(start):
     writer.close()
 
 
-async def test_a_question_of_access_that_nobody_waits_for_is_dropped(start):
+async def test_a_question_of_access_that_nobody_waits_for_is_dropped(start: Any) -> None:
     """It was left never awaited, which is a warning."""
     running = await start(authorize=permits)
     _reader, writer = await connect(running.port)
@@ -333,10 +349,12 @@ async def test_a_question_of_access_that_nobody_waits_for_is_dropped(start):
     await until(lambda: not len(running.server))
 
 
-async def test_a_bug_in_looking_at_a_request_is_an_answer(start, monkeypatch, caplog):
+async def test_a_bug_in_looking_at_a_request_is_an_answer(
+    start: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     running = await start()
 
-    def fail(_head, _base):
+    def fail(_head: Any, _base: Any) -> None:
         raise ValueError("a bug")
 
     monkeypatch.setattr(running.mount.handler, "_begin", fail)

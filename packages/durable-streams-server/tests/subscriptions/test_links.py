@@ -2,13 +2,19 @@
 
 import asyncio
 import tracemalloc
+from typing import Any
 
 import pytest
+from remote import RemoteStore
 
+from durable_streams_core.store import Store
+from durable_streams_server import MemoryStore
 from durable_streams_server.subscriptions.index import REMEMBERED_BYTES, Index
 
 
-async def test_what_is_there_is_linked_at_its_tail_and_wakes_nobody(desk, receiver):
+async def test_what_is_there_is_linked_at_its_tail_and_wakes_nobody(
+    desk: Any, receiver: Any
+) -> None:
     old = await desk.engine.create("events/old", data=b"history")
     other = await desk.engine.create("other/old", data=b"history")
     await desk.webhook("s", receiver.url, streams=["manual/none", "other/old"])
@@ -22,14 +28,16 @@ async def test_what_is_there_is_linked_at_its_tail_and_wakes_nobody(desk, receiv
     assert told.stream("events/old")["acked_offset"] == old.offset
 
 
-async def test_a_stream_that_comes_later_is_linked_before_its_first_append(desk, receiver):
+async def test_a_stream_that_comes_later_is_linked_before_its_first_append(
+    desk: Any, receiver: Any
+) -> None:
     await desk.webhook("s", receiver.url, pattern="a/**")
     await desk.engine.create("a/b/c", data=b"first")
     told = await receiver.next()
     assert told.stream("a/b/c")["acked_offset"] == "-1"
 
 
-async def test_an_empty_stream_is_no_work(desk, receiver):
+async def test_an_empty_stream_is_no_work(desk: Any, receiver: Any) -> None:
     await desk.webhook("s", receiver.url)
     await desk.engine.create("events/empty")
     await desk.engine.create("events/full", data=b"x")
@@ -37,7 +45,9 @@ async def test_an_empty_stream_is_no_work(desk, receiver):
     assert [stream["path"] for stream in told.body["streams"]] == ["events/full"]
 
 
-async def test_appends_while_a_subscription_is_made_are_not_lost(store, desk, receiver):
+async def test_appends_while_a_subscription_is_made_are_not_lost(
+    store: Store, desk: Any, receiver: Any
+) -> None:
     """Listed before the append and made known after it: the look afterwards finds it."""
     await desk.engine.create("events/a", data=b"x")
     making = asyncio.create_task(desk.webhook("s", receiver.url))
@@ -49,7 +59,7 @@ async def test_appends_while_a_subscription_is_made_are_not_lost(store, desk, re
         await desk.until_acked("s", "events/a", appended.offset)
 
 
-async def test_more_streams_than_fit_one_commit_are_all_linked(desk, receiver):
+async def test_more_streams_than_fit_one_commit_are_all_linked(desk: Any, receiver: Any) -> None:
     for n in range(1234):
         await desk.engine.create(f"events/{n:04}", data=b"x")
     described = await desk.webhook("s", receiver.url)
@@ -59,7 +69,9 @@ async def test_more_streams_than_fit_one_commit_are_all_linked(desk, receiver):
     assert [s["path"] for s in (await receiver.next()).body["streams"]] == ["events/1000"]
 
 
-async def test_a_creation_that_stopped_half_way_is_finished_by_the_next(desks, remote, memory):
+async def test_a_creation_that_stopped_half_way_is_finished_by_the_next(
+    desks: Any, remote: RemoteStore, memory: MemoryStore
+) -> None:
     desk = await desks(remote)
     for n in range(600):
         await desk.engine.create(f"events/{n:04}", data=b"x")
@@ -72,12 +84,12 @@ async def test_a_creation_that_stopped_half_way_is_finished_by_the_next(desks, r
     assert len((await desk.pull("s"))["streams"]) == 600
 
 
-async def _fail_after(remote, count):
+async def _fail_after(remote: Any, count: Any) -> None:
     if len(remote.sent) > count:
         raise OSError("the store is gone")
 
 
-async def test_explicit_goes_before_glob_and_leaves_it_behind(desk, receiver):
+async def test_explicit_goes_before_glob_and_leaves_it_behind(desk: Any, receiver: Any) -> None:
     await desk.webhook("s", receiver.url)
     created = await desk.engine.create("events/a", data=b"x")
     await receiver.next()
@@ -90,7 +102,7 @@ async def test_explicit_goes_before_glob_and_leaves_it_behind(desk, receiver):
         assert (await desk.links("s"))["events/a"] == ("glob", created.offset)
 
 
-async def test_added_streams_wake_and_removed_ones_do_not(desk, receiver):
+async def test_added_streams_wake_and_removed_ones_do_not(desk: Any, receiver: Any) -> None:
     await desk.webhook("s", receiver.url)
     for path in ("x", "y"):
         await desk.engine.create(path, data=b"before")
@@ -104,7 +116,7 @@ async def test_added_streams_wake_and_removed_ones_do_not(desk, receiver):
     assert set(await desk.links("s")) == {"y"}
 
 
-async def test_a_stream_deleted_and_made_again_begins_anew(desk, receiver):
+async def test_a_stream_deleted_and_made_again_begins_anew(desk: Any, receiver: Any) -> None:
     await desk.webhook("s", receiver.url)
     first = await desk.engine.create("events/a", data=b"old bytes")
     await receiver.next()
@@ -115,14 +127,14 @@ async def test_a_stream_deleted_and_made_again_begins_anew(desk, receiver):
     assert told.stream("events/a")["acked_offset"] == "-1"
 
 
-async def test_cursors_of_streams_that_are_gone_are_not_kept(desk, receiver):
+async def test_cursors_of_streams_that_are_gone_are_not_kept(desk: Any, receiver: Any) -> None:
     await desk.webhook("s", receiver.url)
     created = await desk.engine.create("events/a", data=b"x")
     await receiver.next()
     await desk.until_acked("s", "events/a", created.offset)
     await desk.engine.delete("events/a")
 
-    async def forgotten():
+    async def forgotten() -> Any:
         facts = await desk.engine.store.load("__ds/subscriptions/s")
         return not facts.counts.get("c")
 
@@ -131,8 +143,8 @@ async def test_cursors_of_streams_that_are_gone_are_not_kept(desk, receiver):
 
 
 async def test_a_wake_tells_of_so_many_streams_and_the_next_of_the_rest(
-    desk, receiver, monkeypatch
-):
+    desk: Any, receiver: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("durable_streams_server.subscriptions.pending.SNAPSHOT", 3)
     monkeypatch.setattr("durable_streams_server.subscriptions.state.MAX_CANDIDATES", 5)
     monkeypatch.setattr("durable_streams_server.subscriptions.state.MAX_CANDIDATES", 5)
@@ -146,7 +158,9 @@ async def test_a_wake_tells_of_so_many_streams_and_the_next_of_the_rest(
         seen.update(stream["path"] for stream in told.body["streams"])
 
 
-async def test_what_a_description_leaves_out_wakes_all_the_same(desk, receiver, monkeypatch):
+async def test_what_a_description_leaves_out_wakes_all_the_same(
+    desk: Any, receiver: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("durable_streams_server.subscriptions.service.MAX_LISTED", 3)
     for n in range(5):
         last = await desk.engine.create(f"events/{n}", data=b"x")
@@ -157,7 +171,7 @@ async def test_what_a_description_leaves_out_wakes_all_the_same(desk, receiver, 
     assert told.stream("events/4")["acked_offset"] == last.offset
 
 
-def test_the_index_remembers_only_what_holds():
+def test_the_index_remembers_only_what_holds() -> None:
     index = Index()
     index.add_glob(("a", "*"), 1)
     index.add_stream("a/x", 2)
@@ -173,7 +187,7 @@ def test_the_index_remembers_only_what_holds():
     assert index.find("__ds/subscriptions/s") == ()
 
 
-def test_the_index_has_a_bound(monkeypatch):
+def test_the_index_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("durable_streams_server.subscriptions.index.REMEMBERED_BYTES", 700)
     index = Index()
     index.add_glob(("*",), 1)

@@ -1,5 +1,7 @@
 """The command's options for subscriptions."""
 
+from typing import Any
+
 import pytest
 
 from durable_streams_server.cli.command import main, subscriptions_of
@@ -18,12 +20,14 @@ from durable_streams_server.cli.command import main, subscriptions_of
         (["--token", "secret", "--webhook-localhost"], True),
     ],
 )
-def test_localhost_is_for_servers_that_only_this_machine_reaches(arguments, localhost):
+def test_localhost_is_for_servers_that_only_this_machine_reaches(
+    arguments: Any, localhost: bool
+) -> None:
     context = main.make_context("durable-streams-server", list(arguments))
     assert subscriptions_of(context.params).webhook_localhost is localhost
 
 
-def test_the_other_options_are_handed_on():
+def test_the_other_options_are_handed_on() -> None:
     arguments = ["--webhook-allow", "a.example", "--webhook-allow", "10.0.0.0/8"]
     arguments += ["--webhook-key-days", "90", "--public-url", "https://streams.example"]
     options = subscriptions_of(main.make_context("x", arguments).params)

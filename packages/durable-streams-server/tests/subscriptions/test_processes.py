@@ -1,6 +1,7 @@
 """Several processes over one store, and a process that comes after another (§7.3)."""
 
 import asyncio
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -12,21 +13,21 @@ from durable_streams_server import MemoryStore
 
 
 @pytest.fixture
-def stores(memory):
+def stores(memory: MemoryStore) -> Any:
     """Two processes' views of one store."""
     return RemoteStore(memory), RemoteStore(memory)
 
 
-def driver_of(desks, path="__ds/subscriptions/s"):
+def driver_of(desks: Any, path: Any = "__ds/subscriptions/s") -> Any:
     return [desk for desk in desks if desk.subscriptions.driver.get(path) is not None]
 
 
-async def accepted(_told):
+async def accepted(_told: Any) -> Any:
     return web.Response(status=202)
 
 
-async def until_both_see_each_other(*found):
-    async def seen():
+async def until_both_see_each_other(*found: Any) -> None:
+    async def seen() -> Any:
         return all(len(d.subscriptions.driver.membership.members) == len(found) for d in found)
 
     for desk in found:
@@ -34,24 +35,24 @@ async def until_both_see_each_other(*found):
     await found[0].until(seen)
 
 
-async def crash(desk, memory):
+async def crash(desk: Any, memory: Any) -> None:
     """End a process without a word: nothing of it is written any more."""
     desk.engine.store.fate = lambda _commit: Refused("unavailable", "The process is dead.")
     await desk.subscriptions.driver.abort()
 
 
-async def test_before_anybody_subscribes_nothing_is_written(stores, desks):
+async def test_before_anybody_subscribes_nothing_is_written(stores: Any, desks: Any) -> None:
     await desks(stores[0])
     assert not stores[0].sent
 
 
-async def test_one_process_drives_each_subscription(stores, desks, receiver):
+async def test_one_process_drives_each_subscription(stores: Any, desks: Any, receiver: Any) -> None:
     both = [await desks(store) for store in stores]
     for n in range(20):
         await both[n % 2].webhook(f"s{n}", receiver.url, pattern=f"events/{n}/*")
     await until_both_see_each_other(*both)
 
-    async def shared_out():
+    async def shared_out() -> Any:
         driven = [desk.subscriptions.driver.paths() for desk in both]
         return all(driven) and not driven[0] & driven[1] and len(driven[0] | driven[1]) == 20
 
@@ -63,13 +64,15 @@ async def test_one_process_drives_each_subscription(stores, desks, receiver):
     assert {t.body["generation"] for t in told} == {1}
 
 
-async def test_any_process_answers_workers_and_the_driver_hears_of_it(stores, desks, receiver):
+async def test_any_process_answers_workers_and_the_driver_hears_of_it(
+    stores: Any, desks: Any, receiver: Any
+) -> None:
     both = [await desks(store) for store in stores]
     receiver.answer = accepted
     await both[0].webhook("s", receiver.url)
     await until_both_see_each_other(*both)
 
-    async def one_drives():
+    async def one_drives() -> Any:
         return len(driver_of(both)) == 1
 
     await both[0].until(one_drives)
@@ -89,7 +92,7 @@ async def test_any_process_answers_workers_and_the_driver_hears_of_it(stores, de
     assert (await receiver.next()).stream("x")["link_type"] == "explicit"
 
 
-async def test_each_process_knows_the_wake_streams_of_all(stores, desks):
+async def test_each_process_knows_the_wake_streams_of_all(stores: Any, desks: Any) -> None:
     """Also those of subscriptions that another one made, and drives."""
     both = [await desks(store) for store in stores]
     for n, desk in enumerate(both):
@@ -98,7 +101,7 @@ async def test_each_process_knows_the_wake_streams_of_all(stores, desks):
         await both[n % 2].pull(f"s{n}", pattern="**", wake_stream=f"wake/{n % 2}")
     await until_both_see_each_other(*both)
 
-    async def known():
+    async def known() -> Any:
         return all(f"wake/{n}" in d.subscriptions.driver.wake_streams for d in both for n in (0, 1))
 
     await both[0].until(known)
@@ -111,21 +114,23 @@ async def test_each_process_knows_the_wake_streams_of_all(stores, desks):
     for n in range(1, 20, 2):
         await both[0].subscriptions.delete(f"s{n}")
 
-    async def forgotten():
+    async def forgotten() -> Any:
         return not any("wake/1" in desk.subscriptions.driver.wake_streams for desk in both)
 
     await both[0].until(forgotten)
     assert set(await both[1].links("s0")) == {"events/a", "wake/1"}
 
 
-async def test_what_is_made_while_all_are_looked_at_is_not_dropped(memory, desks, receiver):
+async def test_what_is_made_while_all_are_looked_at_is_not_dropped(
+    memory: MemoryStore, desks: Any, receiver: Any
+) -> None:
     """It was not there yet when its part of the list was read."""
     store = RemoteStore(memory)
     desk = await desks(store)
     await desk.webhook("b", receiver.url)
     listed = store.list
 
-    async def list_before(prefix, after, limit):
+    async def list_before(prefix: Any, after: Any, limit: Any) -> Any:
         rows = await listed(prefix, after, limit)
         store.list = listed
         await desk.webhook("a", receiver.url, pattern="later/*")
@@ -137,7 +142,9 @@ async def test_what_is_made_while_all_are_looked_at_is_not_dropped(memory, desks
     assert (await receiver.next()).body["subscription_id"] == "a"
 
 
-async def test_one_that_was_not_listening_learns_what_it_missed(memory, desks):
+async def test_one_that_was_not_listening_learns_what_it_missed(
+    memory: MemoryStore, desks: Any
+) -> None:
     """A subscription is deleted unnoticed: its wake stream is then an ordinary stream."""
     store = RemoteStore(memory)
     desk, other = await desks(store), await desks(RemoteStore(memory))
@@ -149,19 +156,19 @@ async def test_one_that_was_not_listening_learns_what_it_missed(memory, desks):
     assert await desk.links("s") == {}
     desk.subscriptions.driver.changed(None)
 
-    async def linked():
+    async def linked() -> Any:
         return set(await desk.links("s")) == {"wake/t"}
 
     await desk.until(linked)
 
 
 async def test_another_takes_over_within_one_lease_and_delivers_what_was_on_its_way(
-    stores, memory, desks, receiver, clock
-):
+    stores: Any, memory: MemoryStore, desks: Any, receiver: Any, clock: Any
+) -> None:
     both = [await desks(store, member_lease=3.0) for store in stores]
     hang = asyncio.Event()
 
-    async def never(_told):
+    async def never(_told: Any) -> Any:
         await hang.wait()
         return web.json_response({"done": True})
 
@@ -169,7 +176,7 @@ async def test_another_takes_over_within_one_lease_and_delivers_what_was_on_its_
     await both[0].webhook("s", receiver.url)
     await until_both_see_each_other(*both)
 
-    async def one_drives():
+    async def one_drives() -> Any:
         return len(driver_of(both)) == 1
 
     await both[0].until(one_drives)
@@ -189,12 +196,12 @@ async def test_another_takes_over_within_one_lease_and_delivers_what_was_on_its_
     hang.set()
 
 
-async def test_leaving_hands_over_at_once(stores, desks, receiver):
+async def test_leaving_hands_over_at_once(stores: Any, desks: Any, receiver: Any) -> None:
     both = [await desks(store) for store in stores]
     await both[0].webhook("s", receiver.url)
     await until_both_see_each_other(*both)
 
-    async def one_drives():
+    async def one_drives() -> Any:
         return len(driver_of(both)) == 1
 
     await both[0].until(one_drives)
@@ -202,7 +209,7 @@ async def test_leaving_hands_over_at_once(stores, desks, receiver):
     (other,) = [desk for desk in both if desk is not driving]
     await driving.engine.stop()
 
-    async def taken_over():
+    async def taken_over() -> Any:
         return driver_of([other]) == [other]
 
     await other.until(taken_over)
@@ -210,7 +217,9 @@ async def test_leaving_hands_over_at_once(stores, desks, receiver):
     await receiver.next()
 
 
-async def test_a_resync_looks_at_everything_once(stores, memory, desks, receiver):
+async def test_a_resync_looks_at_everything_once(
+    stores: Any, memory: MemoryStore, desks: Any, receiver: Any
+) -> None:
     desk = await desks(stores[0])
     await desk.webhook("s", receiver.url)
     await desk.until(lambda: _looked(desk))
@@ -224,17 +233,19 @@ async def test_a_resync_looks_at_everything_once(stores, memory, desks, receiver
     await receiver.next()
 
 
-async def _looked(desk):
+async def _looked(desk: Any) -> Any:
     state = desk.subscriptions.driver.get("__ds/subscriptions/s")
     return state is not None and state.complete and state.step_task is None
 
 
 @pytest.mark.parametrize("phase", ["waking", "held", "idle"])
-async def test_a_wake_outlives_the_process(memory, desks, receiver, clock, phase):
+async def test_a_wake_outlives_the_process(
+    memory: MemoryStore, desks: Any, receiver: Any, clock: Any, phase: str
+) -> None:
     first = await desks(memory)
     hang = asyncio.Event()
 
-    async def never(_told):
+    async def never(_told: Any) -> Any:
         await hang.wait()
         return web.Response(status=500)
 
@@ -264,13 +275,13 @@ async def test_a_wake_outlives_the_process(memory, desks, receiver, clock, phase
     hang.set()
 
 
-async def _kill(desk):
+async def _kill(desk: Any) -> None:
     """Stop a process without letting it write down how its deliveries ended."""
     await desk.subscriptions.driver.abort()
     await desk.engine.stop()
 
 
-async def test_claims_race_between_processes(stores, desks):
+async def test_claims_race_between_processes(stores: Any, desks: Any) -> None:
     both = [await desks(store) for store in stores]
     await both[0].engine.create("wake/pool", content_type="application/json")
     await both[0].pull("s")

@@ -1,6 +1,7 @@
 """Pull-wake (§7.2): events on an ordinary stream, claims, heartbeats, releases, leases that end."""
 
 import asyncio
+from typing import Any
 
 import pytest
 from tokens import NOT_REACHED, at
@@ -8,7 +9,7 @@ from tokens import NOT_REACHED, at
 from durable_streams_core.errors import SubscriptionError
 
 
-def ack_of(claim, *, done=True, acks=True):
+def ack_of(claim: Any, *, done: Any = True, acks: Any = True) -> Any:
     streams = claim["streams"] if acks else []
     return {
         "wake_id": claim["wake_id"],
@@ -19,13 +20,13 @@ def ack_of(claim, *, done=True, acks=True):
 
 
 @pytest.fixture
-async def pulling(desk):
+async def pulling(desk: Any) -> Any:
     await desk.engine.create("wake/pool", content_type="application/json")
     await desk.pull("s", lease_ttl_ms=1000)
     return desk
 
 
-async def test_a_wake_is_one_event_and_one_worker_claims_it(pulling):
+async def test_a_wake_is_one_event_and_one_worker_claims_it(pulling: Any) -> None:
     await pulling.engine.create("events/a", data=b"one")
     (event,) = await pulling.until_wakes(1)
     assert {k: v for k, v in event.items() if k != "ts"} == {
@@ -48,7 +49,7 @@ async def test_a_wake_is_one_event_and_one_worker_claims_it(pulling):
     assert len(await pulling.wakes()) == 1
 
 
-async def test_acks_without_done_are_heartbeats(pulling, clock):
+async def test_acks_without_done_are_heartbeats(pulling: Any, clock: Any) -> None:
     await pulling.engine.create("events/a", data=b"one")
     claim = await pulling.subscriptions.claim("s", "w")
     for _ in range(3):
@@ -61,7 +62,7 @@ async def test_acks_without_done_are_heartbeats(pulling, clock):
     assert raised.value.code == "FENCED"
 
 
-async def test_what_is_released_or_runs_out_wakes_others(pulling, clock):
+async def test_what_is_released_or_runs_out_wakes_others(pulling: Any, clock: Any) -> None:
     await pulling.engine.create("events/a", data=b"one")
     await pulling.until_wakes(1)
     claim = await pulling.subscriptions.claim("s", "w")
@@ -77,7 +78,7 @@ async def test_what_is_released_or_runs_out_wakes_others(pulling, clock):
     assert third["generation"] == 3
 
 
-async def test_what_comes_while_a_worker_is_at_it_is_the_next_wake(pulling):
+async def test_what_comes_while_a_worker_is_at_it_is_the_next_wake(pulling: Any) -> None:
     await pulling.engine.create("events/a", data=b"one")
     await pulling.until_wakes(1)
     claim = await pulling.subscriptions.claim("s", "w")
@@ -87,7 +88,7 @@ async def test_what_comes_while_a_worker_is_at_it_is_the_next_wake(pulling):
     assert len(await pulling.until_wakes(2)) == 2
 
 
-async def test_a_wake_stream_that_comes_later_gets_the_wake_later(desk, clock):
+async def test_a_wake_stream_that_comes_later_gets_the_wake_later(desk: Any, clock: Any) -> None:
     await desk.pull("s")
     await desk.engine.create("events/a", data=b"one")
     await desk.until_status("s", "failed")
@@ -98,19 +99,19 @@ async def test_a_wake_stream_that_comes_later_gets_the_wake_later(desk, clock):
     await desk.until_status("s", "active")
 
 
-async def test_a_wake_stream_of_another_type_gets_lines(desk):
+async def test_a_wake_stream_of_another_type_gets_lines(desk: Any) -> None:
     await desk.engine.create("wake/pool", content_type="application/x-ndjson")
     await desk.pull("s")
     await desk.engine.create("events/a", data=b"one")
 
-    async def written():
+    async def written() -> Any:
         return (await desk.engine.read("wake/pool")).data
 
     await desk.until(written)
     assert (await desk.engine.read("wake/pool")).data.endswith(b"}\n")
 
 
-async def test_its_own_wake_stream_wakes_nobody(desk):
+async def test_its_own_wake_stream_wakes_nobody(desk: Any) -> None:
     await desk.engine.create("wake/pool", content_type="application/json")
     await desk.pull("s", pattern="**")
     await desk.engine.create("events/a", data=b"one")
@@ -122,7 +123,7 @@ async def test_its_own_wake_stream_wakes_nobody(desk):
 
 
 @pytest.fixture
-async def crossed(desk):
+async def crossed(desk: Any) -> Any:
     """Two subscriptions whose patterns cover each other's wake streams."""
     for name in ("s", "t"):
         await desk.engine.create(f"wake/{name}", content_type="application/json")
@@ -130,7 +131,7 @@ async def crossed(desk):
     return desk
 
 
-async def work(desk, name):
+async def work(desk: Any, name: Any) -> Any:
     """Claim what is pending and be done with it: the streams that there were."""
     try:
         claim = await desk.subscriptions.claim(name, "w")
@@ -141,7 +142,7 @@ async def work(desk, name):
     return [stream["path"] for stream in claim["streams"]]
 
 
-async def test_patterns_over_each_others_wake_streams_do_not_wake_for_ever(crossed):
+async def test_patterns_over_each_others_wake_streams_do_not_wake_for_ever(crossed: Any) -> None:
     for count in range(1, 4):
         await crossed.engine.create(f"events/{count}", data=b"one")
         for name in ("s", "t"):
@@ -155,7 +156,9 @@ async def test_patterns_over_each_others_wake_streams_do_not_wake_for_ever(cross
         assert f"wake/{other}" not in await crossed.links(name)
 
 
-async def test_what_becomes_a_wake_stream_leaves_the_patterns_and_returns_to_them(desk):
+async def test_what_becomes_a_wake_stream_leaves_the_patterns_and_returns_to_them(
+    desk: Any,
+) -> None:
     await desk.engine.create("wake/s", content_type="application/json")
     await desk.pull("s", pattern="**", wake_stream="wake/s")
     await desk.engine.create("wake/t", content_type="application/json", data=[1])
@@ -178,7 +181,7 @@ async def test_what_becomes_a_wake_stream_leaves_the_patterns_and_returns_to_the
     assert await work(desk, "s") == ["wake/t"]
 
 
-async def test_a_wake_stream_that_is_named_wakes_from_where_it_was_named(crossed):
+async def test_a_wake_stream_that_is_named_wakes_from_where_it_was_named(crossed: Any) -> None:
     await crossed.engine.create("events/a", data=b"one")
     await crossed.until_wakes(1, "wake/t")
     assert await work(crossed, "s") == await work(crossed, "t") == ["events/a"]
@@ -194,7 +197,7 @@ async def test_a_wake_stream_that_is_named_wakes_from_where_it_was_named(crossed
     assert set(await crossed.links("s")) == {"events/a"}
 
 
-async def test_a_wake_stream_of_two_is_one_until_the_last_is_gone(desk):
+async def test_a_wake_stream_of_two_is_one_until_the_last_is_gone(desk: Any) -> None:
     await desk.engine.create("wake/t", content_type="application/json", data=[1])
     for name in ("t", "u"):
         await desk.pull(name, pattern="other/*", wake_stream="wake/t")
@@ -206,7 +209,7 @@ async def test_a_wake_stream_of_two_is_one_until_the_last_is_gone(desk):
     assert set(await desk.links("s")) == {"wake/t"}
 
 
-async def test_work_that_vanishes_ends_the_wake(pulling):
+async def test_work_that_vanishes_ends_the_wake(pulling: Any) -> None:
     await pulling.engine.create("events/a", data=b"one")
     await pulling.until_wakes(1)
     await pulling.engine.delete("events/a")
@@ -235,7 +238,7 @@ async def test_work_that_vanishes_ends_the_wake(pulling):
         ([{}] * 10_001, "INVALID_REQUEST"),
     ],
 )  # fmt: skip
-async def test_acks_that_cannot_be(pulling, acks, code):
+async def test_acks_that_cannot_be(pulling: Any, acks: Any, code: str) -> None:
     await pulling.engine.create("events/a", content_type="application/json", data=[1, 2])
     claim = await pulling.subscriptions.claim("s", "w")
     with pytest.raises(SubscriptionError) as raised:
@@ -244,7 +247,7 @@ async def test_acks_that_cannot_be(pulling, acks, code):
     assert (await pulling.links("s"))["events/a"] == ("glob", "-1")
 
 
-async def test_an_ack_inside_a_message_or_past_the_tail_is_refused(pulling):
+async def test_an_ack_inside_a_message_or_past_the_tail_is_refused(pulling: Any) -> None:
     created = await pulling.engine.create("events/a", content_type="application/json", data=[1, 2])
     claim = await pulling.subscriptions.claim("s", "w")
     for position in (1, 999):
@@ -255,7 +258,7 @@ async def test_an_ack_inside_a_message_or_past_the_tail_is_refused(pulling):
     assert (await pulling.links("s"))["events/a"] == ("glob", "-1")
 
 
-async def test_an_ack_never_goes_backwards(pulling):
+async def test_an_ack_never_goes_backwards(pulling: Any) -> None:
     created = await pulling.engine.create("events/a", data=b"one")
     claim = await pulling.subscriptions.claim("s", "w")
     await pulling.subscriptions.ack("s", claim["token"], ack_of(claim, done=False))
@@ -267,7 +270,9 @@ async def test_an_ack_never_goes_backwards(pulling):
     assert (await pulling.links("s"))["events/a"] == ("glob", created.offset)
 
 
-async def test_an_ack_of_a_stream_that_was_replaced_is_refused_and_the_new_one_is_pending(pulling):
+async def test_an_ack_of_a_stream_that_was_replaced_is_refused_and_the_new_one_is_pending(
+    pulling: Any,
+) -> None:
     """Its worker has handled the old stream: acked, it would skip the beginning of the new one."""
     await pulling.engine.create("events/a", data=b"old")
     claim = await pulling.subscriptions.claim("s", "w")

@@ -1,5 +1,7 @@
 """Which receivers may be told (§12.8)."""
 
+from typing import Any
+
 import pytest
 
 from durable_streams_core.errors import SubscriptionError
@@ -23,14 +25,14 @@ ALLOWING = Receivers(
         "https://xn--bcher-kva.example/",
     ],
 )
-def test_public_https_receivers_may_be_told(url):
+def test_public_https_receivers_may_be_told(url: str) -> None:
     assert USUAL.judge(url) == PUBLIC
 
 
 @pytest.mark.parametrize(
     "url", ["http://localhost:9/x", "http://127.0.0.1/", "http://127.0.0.9:80", "http://LOCALHOST"]
 )
-def test_localhost_is_an_exception_for_development(url):
+def test_localhost_is_an_exception_for_development(url: str) -> None:
     assert USUAL.judge(url) == LOOPBACK
     with pytest.raises(SubscriptionError):
         PRODUCTION.judge(url)
@@ -113,7 +115,7 @@ def test_localhost_is_an_exception_for_development(url):
         "https://a..b/",
     ],
 )
-def test_what_may_not_be_told_is_rejected(url):
+def test_what_may_not_be_told_is_rejected(url: str) -> None:
     with pytest.raises(SubscriptionError) as raised:
         USUAL.judge(url)
     assert (raised.value.code, raised.value.status) == ("WEBHOOK_URL_REJECTED", 400)
@@ -130,12 +132,12 @@ def test_what_may_not_be_told_is_rejected(url):
         "https://[fd12::1]/",
     ],
 )
-def test_an_allow_list_admits_what_it_names(url):
+def test_an_allow_list_admits_what_it_names(url: str) -> None:
     assert ALLOWING.judge(url) == TRUSTED
 
 
 @pytest.mark.parametrize("url", ["https://10.2.0.1/", "http://corp.example/", "http://x.internal/"])
-def test_and_nothing_else(url):
+def test_and_nothing_else(url: str) -> None:
     with pytest.raises(SubscriptionError):
         ALLOWING.judge(url)
 
@@ -166,6 +168,8 @@ def test_and_nothing_else(url):
         (TRUSTED, "10.0.0.1", True),
     ],
 )
-def test_every_address_is_looked_at_when_it_is_connected_to(door, address, admitted):
+def test_every_address_is_looked_at_when_it_is_connected_to(
+    door: Any, address: str, admitted: bool
+) -> None:
     assert USUAL.admits(door, address) is admitted
     assert ALLOWING.admits(PUBLIC, "10.1.0.9")

@@ -1,6 +1,8 @@
 """The control routes (§6, §7) over HTTP, on every front end: bodies, codes, access."""
 
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from typing import Any
 
 import msgspec
 import pytest
@@ -16,14 +18,16 @@ WEBHOOK = {"type": "webhook", "pattern": "events/*", "webhook": HOOK}
 PULL = {"type": "pull-wake", "pattern": "events/*", "wake_stream": "wake/pool"}
 
 
-async def ask(client, method, route, body=None, token=None, **fields):
+async def ask(
+    client: Any, method: Any, route: Any, body: Any = None, token: Any = None, **fields: Any
+) -> Any:
     raw = body if isinstance(body, bytes) or body is None else msgspec.json.encode(body)
     if token is not None:
         fields["Authorization"] = f"Bearer {token}"
     return await client.request(method, "__ds/" + route, fields, raw)
 
 
-def code(answer):
+def code(answer: Any) -> Any:
     assert answer["content-type"] == "application/json"
     error = answer.json["error"]
     assert error["message"]
@@ -31,7 +35,7 @@ def code(answer):
 
 
 @pytest.fixture
-async def claimed(client):
+async def claimed(client: Client) -> Any:
     """A subscription with one stream, claimed."""
     await client.put("wake/pool", "application/json", b"[]")
     assert (await ask(client, "PUT", "subscriptions/s", PULL)).status == 201
@@ -41,7 +45,7 @@ async def claimed(client):
     return answer.json
 
 
-async def test_a_subscription_is_described(client):
+async def test_a_subscription_is_described(client: Client) -> None:
     created = await ask(client, "PUT", "subscriptions/a%20b", {**WEBHOOK, "description": "d"})
     assert created.status == 201
     body = created.json
@@ -92,7 +96,9 @@ async def test_a_subscription_is_described(client):
         (b"null", 400, "INVALID_REQUEST"),
     ],
 )
-async def test_wishes_that_cannot_be(client, claimed, wish, status, expected):
+async def test_wishes_that_cannot_be(
+    client: Client, claimed: Any, wish: Any, status: int, expected: str
+) -> None:
     assert code(await ask(client, "PUT", "subscriptions/s", wish)) == (status, expected)
 
 
@@ -117,14 +123,16 @@ async def test_wishes_that_cannot_be(client, claimed, wish, status, expected):
         ("DELETE", "subscriptions/none/streams/a", 404, "SUBSCRIPTION_NOT_FOUND"),
     ],
 )
-async def test_routes_that_are_none(client, method, route, status, expected):
+async def test_routes_that_are_none(
+    client: Client, method: str, route: str, status: int, expected: str
+) -> None:
     body = b"{}" if method in ("POST", "PUT") else None
     answer = await ask(client, method, route, body)
     assert code(answer) == (status, expected)
     assert ("allow" in answer) == (status == 405)
 
 
-async def test_the_reserved_prefix_is_no_stream(client):
+async def test_the_reserved_prefix_is_no_stream(client: Client) -> None:
     for method in ("GET", "PUT", "POST", "DELETE"):
         answer = await client.request(method, "__ds/keys", {"Content-Type": "text/plain"}, b"x")
         assert code(answer)[0] == 404
@@ -132,7 +140,7 @@ async def test_the_reserved_prefix_is_no_stream(client):
     assert (await client.put("__dsx", "text/plain", b"an ordinary stream")).status == 201
 
 
-async def test_membership_over_http(client, claimed):
+async def test_membership_over_http(client: Client, claimed: Any) -> None:
     assert (
         await ask(client, "POST", "subscriptions/s/streams", {"streams": ["x/y"]})
     ).status == 204
@@ -150,7 +158,9 @@ async def test_membership_over_http(client, claimed):
         assert code(answer) == (400, "INVALID_REQUEST")
 
 
-async def test_what_workers_send_is_fenced_by_token_generation_and_wake(client, claimed):
+async def test_what_workers_send_is_fenced_by_token_generation_and_wake(
+    client: Client, claimed: Any
+) -> None:
     token = claimed["token"]
     wake = {"wake_id": claimed["wake_id"], "generation": claimed["generation"]}
     route = "subscriptions/s/ack"
@@ -191,7 +201,7 @@ async def test_what_workers_send_is_fenced_by_token_generation_and_wake(client, 
     assert code(await ask(client, "POST", route, wake, token)) == (404, "SUBSCRIPTION_NOT_FOUND")
 
 
-async def test_a_release_says_nothing(client, claimed):
+async def test_a_release_says_nothing(client: Client, claimed: Any) -> None:
     wake = {"wake_id": claimed["wake_id"], "generation": claimed["generation"]}
     answer = await ask(client, "POST", "subscriptions/s/release", wake, claimed["token"])
     assert (answer.status, answer.body) == (204, b"")
@@ -199,7 +209,7 @@ async def test_a_release_says_nothing(client, claimed):
 
 @pytest.mark.parametrize("method, route", [("PUT", "s"), ("POST", "s/claim"), ("POST", "s/ack")])
 @pytest.mark.parametrize("framing", ["declared", "chunked"])
-async def test_bodies_have_a_bound(client, method, route, framing):
+async def test_bodies_have_a_bound(client: Client, method: str, route: str, framing: str) -> None:
     """It is told as every error of these routes is, by whatever the size was found out."""
     fields, body = {}, b"x" * (1024 * 1024 + 1)
     if framing == "chunked":
@@ -211,12 +221,14 @@ async def test_bodies_have_a_bound(client, method, route, framing):
     assert answer["cache-control"] == "no-store"
 
 
-async def test_a_server_that_does_not_know_where_it_is_takes_no_webhooks(client):
+async def test_a_server_that_does_not_know_where_it_is_takes_no_webhooks(client: Client) -> None:
     answer = await ask(client, "PUT", "subscriptions/s", WEBHOOK, Host="not a host!")
     assert answer.status == 400
 
 
-async def test_a_configured_url_goes_before_the_hosts(serve):
+async def test_a_configured_url_goes_before_the_hosts(
+    serve: Callable[..., Awaitable[Client]],
+) -> None:
     client = await serve(public_url="https://public.example/base/")
     created = await ask(client, "PUT", "subscriptions/s", WEBHOOK)
     url = created.json["webhook"]["signing"]["jwks_url"]
@@ -244,7 +256,9 @@ async def test_each_mount_of_an_engine_keeps_its_own_public_url(
         assert url == f"https://{name}.example/v1/stream/__ds/jwks.json"
 
 
-async def test_workers_need_no_token_of_the_server_and_managers_do(serve):
+async def test_workers_need_no_token_of_the_server_and_managers_do(
+    serve: Callable[..., Awaitable[Client]],
+) -> None:
     client = await serve(token="secret")
     assert (await ask(client, "PUT", "subscriptions/s", PULL)).status == 401
     assert (await ask(client, "POST", "subscriptions/s/claim", {"worker": "w"})).status == 401
@@ -256,14 +270,16 @@ async def test_workers_need_no_token_of_the_server_and_managers_do(serve):
 
 
 @pytest.mark.parametrize("later", [False, True])
-async def test_the_access_hook_is_asked_about_everything_that_a_subscription_touches(serve, later):
+async def test_the_access_hook_is_asked_about_everything_that_a_subscription_touches(
+    serve: Callable[..., Awaitable[Client]], later: bool
+) -> None:
     asked = []
 
-    def authorize(action, path, _request):
+    def authorize(action: Any, path: Any, _request: Any) -> Any:
         asked.append((action, path))
         return (action, path) not in denied
 
-    async def authorize_later(action, path, request):
+    async def authorize_later(action: Any, path: Any, request: Any) -> Any:
         return authorize(action, path, request)
 
     denied = set()
@@ -285,8 +301,8 @@ async def test_the_access_hook_is_asked_about_everything_that_a_subscription_tou
     assert answer.status == 403
 
 
-async def test_a_hook_that_fails_refuses(serve):
-    def authorize(action, path, _request):
+async def test_a_hook_that_fails_refuses(serve: Callable[..., Awaitable[Client]]) -> None:
+    def authorize(action: Any, path: Any, _request: Any) -> Any:
         if action == "append":
             raise RuntimeError("broken")
         return True

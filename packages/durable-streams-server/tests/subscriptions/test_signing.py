@@ -9,9 +9,11 @@ import msgspec
 import pytest
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from remote import RemoteStore
 
 from durable_streams_core.errors import SubscriptionError
 from durable_streams_core.subscriptions.keys import PUBLISHED_MS
+from durable_streams_server import MemoryStore
 from durable_streams_server.subscriptions import tokens
 from durable_streams_server.subscriptions.tokens import LIFE_SECONDS, Claims
 
@@ -19,11 +21,11 @@ SECRET = b"s" * 32
 CLAIMS = Claims("sub-1", "inc", 7, 1000)
 
 
-def unb64(text):
+def unb64(text: Any) -> Any:
     return urlsafe_b64decode(text + "=" * (-len(text) % 4))
 
 
-def verify(signature, body, jwks):
+def verify(signature: Any, body: Any, jwks: Any) -> Any:
     timestamp, kid, mark = (part.split("=", 1)[1] for part in signature.split(","))
     (key,) = [key for key in jwks["keys"] if key["kid"] == kid]
     public = Ed25519PublicKey.from_public_bytes(unb64(key["x"]))
@@ -31,7 +33,7 @@ def verify(signature, body, jwks):
     return int(timestamp)
 
 
-async def test_a_signature_is_over_the_time_and_the_raw_body(desk):
+async def test_a_signature_is_over_the_time_and_the_raw_body(desk: Any) -> None:
     jwks = await desk.subscriptions.jwks()
     signature = desk.subscriptions.keyring.sign(b'{"a":1}')
     verify(signature, b'{"a":1}', jwks)
@@ -50,7 +52,7 @@ async def test_a_signature_tells_the_time_of_the_wall_clock_though_the_stores_is
     assert before <= verify(signature, b"{}", jwks) <= time.time()
 
 
-async def test_a_key_is_named_by_its_thumbprint(desk):
+async def test_a_key_is_named_by_its_thumbprint(desk: Any) -> None:
     (key,) = (await desk.subscriptions.jwks())["keys"]
     text = msgspec.json.encode({"crv": key["crv"], "kty": key["kty"], "x": key["x"]})
     assert unb64(key["kid"].removeprefix("ds_")) == sha256(text).digest()
@@ -58,7 +60,7 @@ async def test_a_key_is_named_by_its_thumbprint(desk):
     assert "d" not in key
 
 
-async def test_keys_outlive_the_process_and_are_shared(memory, desks):
+async def test_keys_outlive_the_process_and_are_shared(memory: MemoryStore, desks: Any) -> None:
     first, second = await desks(memory), await desks(memory)
     jwks = await first.subscriptions.jwks()
     assert await second.subscriptions.jwks() == jwks
@@ -69,15 +71,15 @@ async def test_keys_outlive_the_process_and_are_shared(memory, desks):
 
 
 async def test_rotation_keeps_old_keys_published_until_their_window_has_passed(
-    remote, desks, clock
-):
+    remote: RemoteStore, desks: Any, clock: Any
+) -> None:
     first, second = await desks(remote), await desks(remote)
     old = (await second.subscriptions.jwks())["keys"][0]["kid"]
     signature = second.subscriptions.keyring.sign(b"{}")
     new = await first.subscriptions.rotate_keys()
     assert first.subscriptions.keyring.kid == new != old
 
-    async def heard():
+    async def heard() -> Any:
         return [k["kid"] for k in (await second.subscriptions.jwks())["keys"]] == [new, old]
 
     second.subscriptions.keyring.forget()
@@ -87,19 +89,21 @@ async def test_rotation_keeps_old_keys_published_until_their_window_has_passed(
     assert [k["kid"] for k in (await second.subscriptions.jwks())["keys"]] == [new]
 
 
-async def test_a_process_hears_of_a_rotation_by_another(remote, desks):
+async def test_a_process_hears_of_a_rotation_by_another(remote: RemoteStore, desks: Any) -> None:
     first, second = await desks(remote), await desks(remote)
     await second.subscriptions.jwks()
     new = await first.subscriptions.rotate_keys()
 
-    async def signs_with_it():
+    async def signs_with_it() -> Any:
         await second.subscriptions.keyring.ready()
         return second.subscriptions.keyring.kid == new
 
     await second.until(signs_with_it)
 
 
-async def test_keys_are_changed_by_age_where_asked_for(memory, desks, clock):
+async def test_keys_are_changed_by_age_where_asked_for(
+    memory: MemoryStore, desks: Any, clock: Any
+) -> None:
     desk = await desks(memory, key_days=1)
     await desk.subscriptions.jwks()
     before = desk.subscriptions.keyring.kid
@@ -109,7 +113,7 @@ async def test_keys_are_changed_by_age_where_asked_for(memory, desks, clock):
     assert desk.subscriptions.keyring.kid != before
 
 
-def test_a_token_says_what_it_was_made_for():
+def test_a_token_says_what_it_was_made_for() -> None:
     assert tokens.check(SECRET, tokens.mint(SECRET, CLAIMS), "sub-1", 999) == CLAIMS
 
 
@@ -128,13 +132,13 @@ def test_a_token_says_what_it_was_made_for():
         tokens.mint(SECRET, Claims("sub-2", "inc", 7, 1000)),
     ],
 )
-def test_any_other_token_is_invalid(token):
+def test_any_other_token_is_invalid(token: Any) -> None:
     with pytest.raises(SubscriptionError) as raised:
         tokens.check(SECRET, token, "sub-1", 0)
     assert (raised.value.code, raised.value.status) == ("TOKEN_INVALID", 401)
 
 
-def test_a_token_has_its_time():
+def test_a_token_has_its_time() -> None:
     assert LIFE_SECONDS >= 3600
     with pytest.raises(SubscriptionError) as raised:
         tokens.check(SECRET, tokens.mint(SECRET, CLAIMS), "sub-1", 1000)

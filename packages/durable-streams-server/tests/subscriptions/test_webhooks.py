@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -10,18 +11,20 @@ from durable_streams_core.errors import SubscriptionError
 from durable_streams_server import MemoryStore
 
 
-async def done(_told):
+async def done(_told: Any) -> Any:
     return web.json_response({"done": True})
 
 
-async def accepted(_told):
+async def accepted(_told: Any) -> Any:
     return web.Response(status=202)
 
 
-async def test_done_acks_the_snapshot_and_what_comes_later_wakes_again(desk, receiver):
+async def test_done_acks_the_snapshot_and_what_comes_later_wakes_again(
+    desk: Any, receiver: Any
+) -> None:
     answer = asyncio.Event()
 
-    async def slow(_told):
+    async def slow(_told: Any) -> Any:
         await answer.wait()
         return await done(_told)
 
@@ -43,7 +46,7 @@ async def test_done_acks_the_snapshot_and_what_comes_later_wakes_again(desk, rec
     assert receiver.told == 2
 
 
-async def test_a_callback_acks_and_fences_what_is_stale(desk, receiver):
+async def test_a_callback_acks_and_fences_what_is_stale(desk: Any, receiver: Any) -> None:
     receiver.answer = accepted
     await desk.webhook("s", receiver.url)
     await desk.engine.create("events/a", data=b"one")
@@ -60,7 +63,7 @@ async def test_a_callback_acks_and_fences_what_is_stale(desk, receiver):
     assert (raised.value.code, raised.value.status) == ("FENCED", 409)
 
 
-async def test_done_without_all_acks_wakes_again(desk, receiver):
+async def test_done_without_all_acks_wakes_again(desk: Any, receiver: Any) -> None:
     receiver.answer = accepted
     await desk.webhook("s", receiver.url)
     await desk.engine.create("events/a", data=b"one")
@@ -70,7 +73,9 @@ async def test_done_without_all_acks_wakes_again(desk, receiver):
     assert (await receiver.next()).body["generation"] == 2
 
 
-async def test_a_lease_that_ends_wakes_again_and_fences_the_worker(desk, receiver, clock):
+async def test_a_lease_that_ends_wakes_again_and_fences_the_worker(
+    desk: Any, receiver: Any, clock: Any
+) -> None:
     receiver.answer = accepted
     await desk.webhook("s", receiver.url, lease_ttl_ms=1000)
     await desk.engine.create("events/a", data=b"one")
@@ -87,9 +92,9 @@ async def test_a_lease_that_ends_wakes_again_and_fences_the_worker(desk, receive
 
 @pytest.mark.parametrize("status", [301, 302, 307, 400, 404, 500, 503])
 async def test_what_is_no_success_is_tried_again_and_redirects_are_not_followed(
-    desk, receiver, clock, status
-):
-    async def answer(told):
+    desk: Any, receiver: Any, clock: Any, status: int
+) -> None:
+    async def answer(told: Any) -> Any:
         return web.Response(status=status, headers={"Location": receiver.url + "/elsewhere"})
 
     receiver.answer = answer
@@ -109,7 +114,9 @@ async def test_what_is_no_success_is_tried_again_and_redirects_are_not_followed(
     assert (await desk.subscriptions.describe("s"))["status"] == "active"
 
 
-async def test_the_schedule_of_retries_outlives_the_process(desks, receiver, clock):
+async def test_the_schedule_of_retries_outlives_the_process(
+    desks: Any, receiver: Any, clock: Any
+) -> None:
     store = MemoryStore(clock=clock)
     receiver.answer = lambda _told: asyncio.sleep(0, web.Response(status=500))
     desk = await desks(store)
@@ -130,10 +137,12 @@ async def test_the_schedule_of_retries_outlives_the_process(desks, receiver, clo
     assert (await receiver.next()).body["generation"] == 1
 
 
-async def test_a_receiver_that_takes_too_long_counts_as_failed(desks, memory, receiver):
+async def test_a_receiver_that_takes_too_long_counts_as_failed(
+    desks: Any, memory: MemoryStore, receiver: Any
+) -> None:
     never = asyncio.Event()
 
-    async def hang(_told):
+    async def hang(_told: Any) -> Any:
         await never.wait()
         return web.Response()
 
@@ -146,7 +155,7 @@ async def test_a_receiver_that_takes_too_long_counts_as_failed(desks, memory, re
     never.set()
 
 
-async def test_a_receiver_that_is_not_there_counts_as_failed(desk):
+async def test_a_receiver_that_is_not_there_counts_as_failed(desk: Any) -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     await desk.webhook("s", f"http://127.0.0.1:{port}/")
@@ -158,8 +167,10 @@ async def test_a_receiver_that_is_not_there_counts_as_failed(desk):
     "body",
     [b"", b"{}", b"[]", b"no json", b'{"done": 1}', b"\xff", b'{"done":true}' + b" " * 70_000],
 )
-async def test_an_answer_that_does_not_say_done_is_a_worker_that_goes_on(desk, receiver, body):
-    async def answer(_told):
+async def test_an_answer_that_does_not_say_done_is_a_worker_that_goes_on(
+    desk: Any, receiver: Any, body: bytes
+) -> None:
+    async def answer(_told: Any) -> Any:
         return web.Response(body=body, content_type="application/json")
 
     receiver.answer = answer
@@ -172,12 +183,12 @@ async def test_an_answer_that_does_not_say_done_is_a_worker_that_goes_on(desk, r
 
 @pytest.mark.parametrize("address", ["10.0.0.1", "169.254.169.254", "127.0.0.1", "::1"])
 async def test_a_name_that_resolves_to_an_inner_address_is_not_connected_to(
-    desk, monkeypatch, address, caplog
-):
+    desk: Any, monkeypatch: pytest.MonkeyPatch, address: str, caplog: pytest.LogCaptureFixture
+) -> None:
     """DNS may answer one thing when a URL is judged and another when it is used."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
 
-    async def resolve(self, host, port=0, family_=0, **_):
+    async def resolve(self: Any, host: Any, port: Any = 0, family_: Any = 0, **_: Any) -> Any:
         return [
             {"hostname": host, "host": address, "port": port, "family": family, "proto": 0,
              "flags": 0}
@@ -191,7 +202,7 @@ async def test_a_name_that_resolves_to_an_inner_address_is_not_connected_to(
     assert f"the address {address} is not one for webhooks" in caplog.text
 
 
-async def test_deleting_ends_everything(desk, receiver):
+async def test_deleting_ends_everything(desk: Any, receiver: Any) -> None:
     receiver.answer = accepted
     await desk.webhook("s", receiver.url)
     await desk.engine.create("events/a", data=b"one")
