@@ -34,8 +34,6 @@ class Reader(Generic[T]):
     Iterating raises what ``Client`` lists, and ``NotFound``, ``Gone``, ``OffsetGone`` if the
     data before the offset is no longer there (§8), ``Cancelled`` after ``cancel``, ``TimedOut`` if
     nothing came for ``Timeouts.total`` seconds, and what the checkpoint raises.
-
-    Long because each way to iterate is a method with its documentation; deciding is in the machine.
     """
 
     __module__ = "durable_streams_client"  # generic aliases copy it before the package could set it
