@@ -63,7 +63,7 @@ def test_the_whole_tour(page: Page, start: Callable[..., Server], faults: list[s
     expect(messages).to_have_count(4)
     page.get_by_role("button", name="Fork…").click()
     page.get_by_label("Path of the fork").fill("chats/2")
-    page.get_by_role("button", name="OK", exact=True).click()
+    page.keyboard.press("Enter")
     expect(page.locator("#path")).to_have_text("chats/2")
     expect(messages).to_have_count(4)
     page.get_by_role("button", name="Close", exact=True).click()
@@ -138,6 +138,20 @@ def test_names_and_messages_are_text_and_never_markup(
     expect(page.locator("#messages li")).to_contain_text("<img")
     assert page.title() == "Durable streams"
     assert page.locator("img").count() == 0
+    assert faults == []
+
+
+def test_more_messages_at_once_than_a_call_has_arguments(
+    page: Page, start: Callable[..., Server], faults: list[str]
+) -> None:
+    server = start("--console", "--chunk", "1024")
+    server.create("many")
+    server.append("many", b"[%b]" % b",".join([b"1"] * 300_000))
+    server.append("many", b'"last"')
+    page.goto(f"{server.root}/__ds/console")
+    page.get_by_role("button", name="many application").click()
+    expect(page.locator("#messages li").last).to_have_text('"last"')
+    expect(page.locator("#messages li")).to_have_count(2000)
     assert faults == []
 
 

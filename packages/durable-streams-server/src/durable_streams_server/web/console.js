@@ -59,6 +59,7 @@ function ask(label, value = '', type = 'text') {
   $('ask-label').textContent = label
   Object.assign($('ask-value'), { value, type, hidden: type === 'none' })
   $('ask').returnValue = 'cancel'
+  $('ask-cancel').onclick = () => $('ask').close('cancel')
   $('ask').showModal()
   return new Promise(resolve => {
     $('ask').onclose = () => resolve($('ask').returnValue === 'ok' ? $('ask-value').value : null)
@@ -130,9 +131,11 @@ async function select(path) {
       signal,
       init: init(),
       onBatch: batch => show(kind === 'json' ? batch : [batch]),
-      onStatus: status => {
+      onStatus: async status => {
         $('status').textContent = status
         if (status === 'reset') {
+          // The new stream may have another content type.
+          await describe()
           shown = []
           $('messages').replaceChildren(element('li', 'The stream was replaced by a new one.', { className: 'note' }))
         }
@@ -147,6 +150,8 @@ async function select(path) {
 async function describe() {
   const path = selected
   const response = await request(streamUrl(path), { method: 'HEAD' })
+  // Another stream may have been chosen since.
+  if (path !== selected) return false
   if (!response) {
     facts($('facts'), [])
     return false
@@ -168,15 +173,11 @@ async function describe() {
 }
 
 function show(items) {
-  shown.push(...items)
+  shown = shown.concat(items).slice(-MOST_SHOWN)
   const list = $('messages')
   const atEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 40
   list.append(...items.slice(-MOST_SHOWN).map(line))
-  const excess = shown.length - MOST_SHOWN
-  if (excess > 0) {
-    shown = shown.slice(excess)
-    while (list.childElementCount > MOST_SHOWN) list.firstChild.remove()
-  }
+  while (list.childElementCount > MOST_SHOWN) list.firstChild.remove()
   if (atEnd) list.scrollTop = list.scrollHeight
 }
 
