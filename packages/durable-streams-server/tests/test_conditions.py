@@ -57,6 +57,14 @@ async def test_an_if_match_that_holds_is_no_hindrance(
     assert await change(client, method, {"if-match": tags[form]}) == status
 
 
+async def test_an_append_that_expects_a_tail_obeys_if_none_match_too(client: Client) -> None:
+    tail = (await client.put("a", body=b"x"))["stream-next-offset"]
+    fields = {"if-match": f'"{tail}"', "if-none-match": "*"}
+    assert await change(client, "POST", fields) == 412
+    assert await change(client, "POST", fields | {"if-none-match": '"other"'}) == 204
+    assert (await client.get("a")).body == b"xy"
+
+
 async def test_a_weak_tag_never_matches(client: Client) -> None:
     await client.put("a", body=b"x")
     weak = "W/" + (await client.get("a"))["etag"]

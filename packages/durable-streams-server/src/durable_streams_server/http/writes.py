@@ -60,7 +60,10 @@ def parse_terms(request: RequestHead) -> Terms:
     close = parse_closed(request)
     seq = parse_seq(request)
     expected = parse_if_match(request)
-    conditions = None if expected is not None else parse_conditions(request)
+    conditions = parse_conditions(request)
+    if expected is not None and conditions is not None and conditions.if_none_match is None:
+        # The commit itself compares it, and knows a producer's resend first.
+        conditions = None
     return Terms(request.text(b"content-type"), close, seq, producer, expected, conditions)
 
 
