@@ -56,7 +56,7 @@ class Batch(Generic[T]):
     """Consecutive data of a stream, handed out by a reader (§5.6-§5.8).
 
     Iterating over it, and ``len``, are those of ``items``. A batch may be empty, when only the end
-    of the stream or its tail is news; it is true all the same.
+    of the stream or its tail is new; it is true all the same.
 
     A message that msgspec refuses is decoded as ``json.loads`` does: a lone surrogate stays one,
     ``1e400`` is infinite. An integer with too many digits for ``int`` is a ``Decimal``, and a

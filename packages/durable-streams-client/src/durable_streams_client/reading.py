@@ -281,12 +281,12 @@ class ReaderMachine:
     def _advance(
         self, data: bytes, offset: str, cursor: str | None, *, at_tail: bool, closed: bool
     ) -> Page | None:
-        news = bool(data) or closed or (at_tail and not self.up_to_date)
+        moved = bool(data) or closed or (at_tail and not self.up_to_date)
         self.offset = offset
         self.cursor = cursor or self.cursor
         self.up_to_date = at_tail
         self.closed = closed
-        if not news:
+        if not moved:
             return None
         return Page(data, offset, self.content_type, at_tail, closed, self.cursor)
 

@@ -2,7 +2,7 @@
 
 All candidates are asked at once and the first good answer is used, so a node that hangs delays
 nobody. An answer with an older epoch than the newest one seen is not good: a node that was cut off
-or stopped tells old news when it comes back.
+or stopped tells an old state when it comes back.
 """
 
 import asyncio

@@ -6,7 +6,7 @@ master nor believed of it until a new one is known. Looking regularly does the s
 was missed.
 
 All Sentinels are asked at once. The newest configuration wins, and a server that is not a master is
-not used, whatever they say of it; so neither a Sentinel that hangs nor one with old news matters.
+not used, whatever they say of it; so neither a Sentinel that hangs nor one with an old view matters.
 """
 
 import asyncio
@@ -160,7 +160,7 @@ class Monitored(Deployment):
             if role == "":
                 silent = address
             elif leader in named and (await self._role(named[leader]))[0] == "master":
-                # Old news: another Sentinel names the master that this one follows.
+                # An old view: another Sentinel names the master that this one follows.
                 return named[leader]
         return silent
 

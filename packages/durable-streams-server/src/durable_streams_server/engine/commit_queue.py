@@ -375,7 +375,7 @@ class CommitQueues:
         if applied.tail != draft.tail or not expected:
             results = relocated(results, draft, applied)
         if self._local is None:
-            # On another timeline than thought, the head has more news than is known here.
+            # On an unexpected timeline, more of the head has changed than is known here.
             queue.facts = draft.facts_after(applied.tail) if expected else None
         self._follow_up(draft, commit, queue.facts)
         self.finish(queue, results)

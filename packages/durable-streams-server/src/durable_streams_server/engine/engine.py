@@ -56,6 +56,7 @@ class Engine(Runtime):
         subscriptions: how webhooks are delivered.
         signing_keys: keys of signed read URLs; the first signs, all are accepted.
 
+    Long because it is the public API: most of its lines say what a call takes and returns.
     """
 
     async def create(

@@ -52,6 +52,9 @@ class Runtime:
     """Commits operations on streams and reads pages of them, over one store.
 
     ``store`` is a :class:`Store` or a URL such as ``memory:`` or ``file:./data``.
+
+    Long because start and stop, forks of the process and every way to commit or read share the
+    parts that it assembles.
     """
 
     def __init__(

@@ -97,6 +97,8 @@ class Subscriptions:
 
     Every call raises :class:`SubscriptionError`, whose code and status are the protocol's, and
     :class:`Unavailable` if the engine is not started or the store cannot be reached.
+
+    Long because it has a call for each control route, with its contract.
     """
 
     def __init__(

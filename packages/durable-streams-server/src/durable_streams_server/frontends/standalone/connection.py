@@ -47,7 +47,7 @@ class Awaited(Enum):
 class Connection(Sender):
     """Takes requests in and has them answered. Also a live response's sink.
 
-    It has more than 300 lines because the order of requests, their bodies and their responses is
+    Long because the order of requests, their bodies and their responses is
     one decision: each step looks at what the others wait for.
     """
 

@@ -112,7 +112,10 @@ class Span:
 
 
 class Recovery:
-    """One look at a directory."""
+    """Opens a directory: reads what is there, proves it, and completes what a crash left undone.
+
+    Long because each step of opening needs what the steps before it found.
+    """
 
     def __init__(self, disk: Disk, store: str, *, set_aside: bool = False) -> None:
         self._disk = disk

@@ -1,0 +1,91 @@
+"""The shape of the source: no import circles, no class too long, no retired words."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+LONGEST_CLASS = 300
+
+# Words that had a second meaning or a field term, and the word that is used instead.
+RETIRED = {
+    "farewell": "drain, finish",
+    "herd": "readers",
+    "crowd": "readers",
+    "lane": "commit queue",
+    "lately": "TwoGenerationCache",
+    "news": "notification",
+    "standings": "positions",
+}
+
+
+def modules() -> dict[str, Path]:
+    """Every module by its dotted name; generated ones are left out."""
+    found = {}
+    for path in ROOT.glob("packages/*/src/**/*.py"):
+        if "_sync" not in path.parts:
+            parts = path.with_suffix("").parts
+            name = ".".join(parts[parts.index("src") + 1 :]).removesuffix(".__init__")
+            found[name] = path
+    return found
+
+
+MODULES = modules()
+
+
+def imported(body: list[ast.stmt]) -> Iterator[str]:
+    """What a module imports when it is imported: not for types only, nor inside functions."""
+    for node in body:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            yield from imported(node.orelse)
+        elif isinstance(node, ast.If | ast.Try | ast.With):
+            yield from imported([*node.body, *getattr(node, "orelse", [])])
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                submodule = f"{node.module}.{alias.name}"
+                yield submodule if submodule in MODULES else node.module
+
+
+def test_there_is_no_import_circle() -> None:
+    arrows = {
+        name: {each for each in imported(ast.parse(path.read_text()).body) if each in MODULES}
+        - {name}
+        for name, path in MODULES.items()
+    }
+    # Take away what imports nothing that is left; whatever remains goes round in circles.
+    while leaves := [name for name, wanted in arrows.items() if not wanted]:
+        for leaf in leaves:
+            del arrows[leaf]
+        for wanted in arrows.values():
+            wanted.difference_update(leaves)
+    assert not arrows
+
+
+def test_a_long_class_says_why() -> None:
+    silent = [
+        f"{name}.{node.name}: {node.end_lineno - node.lineno} lines"
+        for name, path in MODULES.items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef)
+        and node.end_lineno is not None
+        and node.end_lineno - node.lineno > LONGEST_CLASS
+        and "long because" not in " ".join((ast.get_docstring(node) or "").lower().split())
+    ]
+    assert not silent
+
+
+def test_retired_words_stay_away() -> None:
+    """See docs/glossary.md for the words that took their place."""
+    pattern = re.compile(
+        "|".join(rf"(?<![a-z]){word}s?(?![a-z])" for word in RETIRED), re.IGNORECASE
+    )
+    found = [
+        f"{name}: {line.strip()}"
+        for name, path in MODULES.items()
+        for line in path.read_text().splitlines()
+        if pattern.search(line)
+    ]
+    assert not found
