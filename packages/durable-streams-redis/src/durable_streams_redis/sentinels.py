@@ -6,7 +6,8 @@ master nor believed of it until a new one is known. Looking regularly does the s
 was missed.
 
 All Sentinels are asked at once. The newest configuration wins, and a server that is not a master is
-not used, whatever they say of it; so neither a Sentinel that hangs nor one with an old view matters.
+not used, whatever they say of it. So neither a Sentinel that hangs nor one with an old view
+matters.
 """
 
 import asyncio

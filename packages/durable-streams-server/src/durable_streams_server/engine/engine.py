@@ -48,6 +48,8 @@ from durable_streams_server.engine.runtime import Runtime
 class Engine(Runtime):
     """Streams over one store. Start it with ``async with``, or ``start`` and ``stop``.
 
+    Long because it is the public API: most of its lines say what a call takes and returns.
+
     Args:
         store: a :class:`Store`, or a URL such as ``memory:`` or ``file:./data``.
         limits: bounds, see :class:`Limits`.
@@ -56,7 +58,6 @@ class Engine(Runtime):
         subscriptions: how webhooks are delivered.
         signing_keys: keys of signed read URLs; the first signs, all are accepted.
 
-    Long because it is the public API: most of its lines say what a call takes and returns.
     """
 
     async def create(
