@@ -102,3 +102,14 @@ def test_aiohttp_streams_the_output_of_a_job(aiohttp_app: Any, reader: Any, tmp_
     kept.write_text(f"{tail.partition('_')[0]}_{12:016}")
     assert read(reader, url, str(kept)) == whole[12:]
     assert kept.read_text().strip().endswith(f"_{len(whole):016}")
+
+
+def test_users_that_a_cookie_names_read_their_own_streams() -> None:
+    with running("cookies_app.py", "0") as url:
+        with httpx.Client(base_url=url) as ada, httpx.Client(base_url=url) as bob:
+            for client, name in ((ada, "ada"), (bob, "bob")):
+                assert client.post("/login", params={"name": name}).status_code == 200
+            assert ada.get("/streams/ada/inbox").json() == []
+            assert bob.get("/streams/ada/inbox").status_code == 403
+            assert ada.post("/streams/ada/inbox", json=1).status_code == 403
+        assert httpx.get(f"{url}/streams/ada/inbox").status_code == 401
