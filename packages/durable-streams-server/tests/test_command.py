@@ -182,6 +182,15 @@ def test_variables_of_other_programs_are_left_alone(
     assert settings
 
 
+def test_the_address_of_a_service_of_our_name_is_not_taken_for_a_port(
+    settings: dict[str, Any],
+) -> None:
+    """Kubernetes sets it in every pod beside a service that is called ``durable-streams``."""
+    assert invoke(DURABLE_STREAMS_PORT="tcp://10.0.0.7:4437").exit_code == 0
+    assert settings["port"] == 4437
+    assert invoke(DURABLE_STREAMS_PORT="high").exit_code == 2
+
+
 @pytest.mark.parametrize(
     "options, warned",
     [

@@ -17,7 +17,7 @@ from durable_streams_core.errors import DurableStreamsError
 from durable_streams_core.protocol import DEFAULT_PORT
 from durable_streams_server import __version__
 from durable_streams_server.cli.allocator import keep_large_blocks
-from durable_streams_server.cli.environment import PREFIX, check_environment
+from durable_streams_server.cli.environment import PREFIX, PortOption, check_environment
 from durable_streams_server.cli.maintenance import check, export, import_
 from durable_streams_server.cli.sign import sign
 from durable_streams_server.engine.engine import Engine
@@ -56,7 +56,13 @@ def not_empty(_context: click.Context, parameter: click.Parameter, value: str | 
     callback=not_empty,
     help="Address to listen on; 0.0.0.0 is every one of this machine.",
 )
-@click.option("--port", default=DEFAULT_PORT, type=click.IntRange(0, 65535), help="0 picks one.")
+@click.option(
+    "--port",
+    cls=PortOption,
+    default=DEFAULT_PORT,
+    type=click.IntRange(0, 65535),
+    help="0 picks one.",
+)
 @click.option(
     "--uds",
     metavar="PATH",

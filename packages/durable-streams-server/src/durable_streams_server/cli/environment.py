@@ -1,4 +1,4 @@
-"""Checks the variables of the environment that set the command's options."""
+"""Checks and reads the variables of the environment that set the command's options."""
 
 import os
 import re
@@ -13,6 +13,17 @@ _OTHERS: Final = frozenset(("URL", "TIMEOUT"))
 """Variables of the command ``durable-streams``, the client's."""
 _SERVICE_LINK: Final = re.compile(r"SERVICE_(HOST|PORT(_.+)?)|PORT_\d+_.+")
 """Variables that Kubernetes sets beside a service of the name ``durable-streams``."""
+
+_SERVICE_ADDRESS: Final = re.compile(r"(tcp|udp|sctp)://")
+
+
+class PortOption(click.Option):
+    """An option whose variable Kubernetes may set to the address of a service of our name."""
+
+    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+        """The variable's value, None for the address of a service."""
+        value = super().resolve_envvar_value(ctx)
+        return None if value is not None and _SERVICE_ADDRESS.match(value) else value
 
 
 def check_environment(command: click.Command, environment: Mapping[str, str] | None = None) -> None:
