@@ -166,6 +166,12 @@ async def test_a_header_sent_twice_with_one_value_counts_once(serve: Serve, name
     assert (await client.request("POST", "a", twice, b"x")).status == 204
 
 
+async def test_a_last_event_id_sent_twice_with_one_value_counts_once(client: Client) -> None:
+    tail = (await client.request("PUT", "a", {"stream-closed": "true"}))["stream-next-offset"]
+    twice = [("Last-Event-ID", tail), ("last-event-id", tail)]
+    assert (await client.request("GET", "a?offset=-1&live=sse", twice)).status == 204
+
+
 def test_a_content_type_sent_twice_counts_once() -> None:
     """Not over aiohttp, whose own parser refuses a second one."""
     pairs = [(b"Content-Type", b"text/plain"), (b"content-type", b"text/plain")]
@@ -180,6 +186,13 @@ def test_a_second_host_or_length_is_refused_at_once(
 ) -> None:
     with pytest.raises(InvalidRequest, match="send it once"):
         fold_headers((name, value) for value in values)
+
+
+async def test_a_last_event_id_sent_twice_with_two_values_is_refused(client: Client) -> None:
+    tail = (await client.request("PUT", "a"))["stream-next-offset"]
+    twice = [("Last-Event-ID", tail), ("Last-Event-ID", "-1")]
+    answer = await client.request("GET", "a?offset=-1&live=sse", twice)
+    assert answer.code == "repeated-header"
 
 
 async def test_a_header_sent_twice_with_two_values_is_refused(client: Client) -> None:

@@ -35,7 +35,8 @@ KNOWN_HEADERS = frozenset(
 # Sent once or not at all (RFC 9110 §5.3): two of them, or a list, have no meaning to pick from.
 _SINGLE = frozenset(
     (
-        b"authorization", b"content-length", b"content-type", b"host", b"if-match", b"origin",
+        b"authorization", b"content-length", b"content-type", b"host", b"if-match",
+        b"last-event-id", b"origin",
         b"producer-epoch", b"producer-id", b"producer-seq", b"stream-closed",
         b"stream-expires-at", b"stream-fork-offset", b"stream-fork-sub-offset",
         b"stream-forked-from", b"stream-seq", b"stream-ttl",
