@@ -314,3 +314,13 @@ def test_an_application_cannot_permit_cookies_to_every_origin(
     with pytest.raises(ValueError, match="name the origins"):
         create("memory:", cors_credentials=True)
     create("memory:", cors_credentials=True, cors_origins=("https://a.example",), console=True)
+
+
+@pytest.mark.parametrize("create", [create_app, create_asgi])
+@pytest.mark.parametrize("seconds", [-1.0, float("nan"), float("inf")])
+def test_an_application_says_how_soon_browsers_reconnect(
+    create: Callable[..., object], seconds: float
+) -> None:
+    create("memory:", sse_retry=0.2)
+    with pytest.raises(ValueError, match="reconnect"):
+        create("memory:", sse_retry=seconds)

@@ -60,6 +60,7 @@ def create_app(
     console: bool = False,
     public: bool = False,
     public_url: str | None = None,
+    sse_retry: float = 1.0,
     compress: bool = True,
 ) -> web.Application:
     """An application that serves streams under ``root`` of wherever it is mounted.
@@ -77,6 +78,7 @@ def create_app(
         console=console,
         public=public,
         public_url=public_url,
+        sse_retry=sse_retry,
         compress=compress,
     )
     return application(Mount(streams, options, limits), parse_root(root))

@@ -53,6 +53,7 @@ def create_asgi(
     console: bool = False,
     public: bool = False,
     public_url: str | None = None,
+    sse_retry: float = 1.0,
     compress: bool = True,
 ) -> "AsgiApp":
     """An ASGI app that serves streams under ``root`` of wherever it is mounted.
@@ -69,6 +70,7 @@ def create_asgi(
         console=console,
         public=public,
         public_url=public_url,
+        sse_retry=sse_retry,
         compress=compress,
     )
     return AsgiApp(Mount(streams, options, limits), parse_root(root))

@@ -55,6 +55,11 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
                 "The token is empty, and an empty one keeps nobody out: give a secret, or no "
                 "token at all."
             )
+        if not 0 <= self.sse_retry <= 3600:
+            raise ValueError(
+                "The time after which browsers reconnect must be from 0 to 3600 seconds, got "
+                f"{self.sse_retry!r}."
+            )
         if self.cors_credentials and "*" in self.cors_origins:
             raise ValueError(
                 "Cookies cannot be permitted to every origin: name the origins whose pages may "
