@@ -145,7 +145,8 @@ def types(session: nox.Session) -> None:
     install_group(session, "types")
     sources = [str(package_directory(package) / "src") for package in PACKAGES]
     session.run("mypy", *sources)
-    session.run("mypy", "noxfile.py", "conformance", ".ci")
+    benchmarks = [str(path) for path in sorted((HERE / "benchmarks").glob("*.py"))]
+    session.run("mypy", "noxfile.py", "conformance", ".ci", *benchmarks)
 
 
 def junit(*name: object) -> str:

@@ -15,6 +15,7 @@ import resource
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import uvloop
@@ -36,7 +37,7 @@ async def appends(
     urls = [await fresh(server, TEXT) for _ in range(streams)]
     messages = [request(url, "POST", b"x" * size, TEXT) for url in urls]
 
-    def following(first: int):
+    def following(first: int) -> Callable[[object], bytes]:
         number = first
 
         def one(_: object) -> bytes:

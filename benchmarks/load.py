@@ -151,8 +151,8 @@ async def closed_loops(
     made = [
         await loop.create_connection(
             lambda n=n: Loop(load, bounded(following(n))),  # type: ignore[misc]
-            parts.hostname,
-            parts.port,
+            parts.hostname or "",
+            parts.port or 80,
         )
         for n in range(connections)
     ]
@@ -169,7 +169,7 @@ async def ask(
     load = Load()
     message = iter((request(url, method, body, headers),))
     _, protocol = await asyncio.get_running_loop().create_connection(
-        lambda: Loop(load, lambda _: next(message, None)), parts.hostname, parts.port
+        lambda: Loop(load, lambda _: next(message, None)), parts.hostname or "", parts.port or 80
     )
     protocol.body = []
     await protocol.done

@@ -25,7 +25,7 @@ import aiohttp
 import uvloop
 from aiohttp import web
 
-from durable_streams_core.subscriptions.records import Place, parse_config
+from durable_streams_core.subscriptions.records import BaseUrl, parse_config
 from durable_streams_server import Engine
 
 SUBSCRIPTIONS = 1000
@@ -47,7 +47,7 @@ async def cost() -> None:
                 await engine.create(f"other/{n}")
         for n in range(SUBSCRIPTIONS):
             wish = {"type": "pull-wake", "pattern": f"tenants/{n}/**", "wake_stream": "wake"}
-            await crowded.subscriptions.create(f"s{n}", parse_config(wish), Place("", "/"))
+            await crowded.subscriptions.create(f"s{n}", parse_config(wish), BaseUrl("", "/"))
         figures: dict[str, list[float]] = {"none": [], "1,000": []}
         for _ in range(9):
             figures["none"].append(await appends(plain, 20_000))
