@@ -59,10 +59,12 @@ class Address:
 
     @property
     def host(self) -> str:
+        """The host name or address."""
         return str(self.arguments.get("host", "localhost"))
 
     @property
     def port(self) -> int:
+        """The TCP port."""
         return int(self.arguments.get("port", _DEFAULT_PORT))
 
     def at(self, host: str, port: int) -> "Address":

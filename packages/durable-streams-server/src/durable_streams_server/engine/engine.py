@@ -366,9 +366,11 @@ class Waiter:
         self._event = asyncio.Event()
 
     def notify(self, _notification: Notification) -> None:
+        """Note that something happened."""
         self._event.set()
 
     def clear(self) -> None:
+        """Wait for what happens from now on."""
         self._event.clear()
 
     @property
@@ -377,4 +379,5 @@ class Waiter:
         return self._event.is_set()
 
     async def wait(self) -> None:
+        """Return once something has happened since :meth:`clear`."""
         await self._event.wait()

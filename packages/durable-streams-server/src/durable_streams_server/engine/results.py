@@ -79,6 +79,7 @@ def stream_info(
     closed: bool | None = None,
     new: bool = False,
 ) -> StreamInfo:
+    """The description of a stream with this head."""
     birth = birth_of(head)
     tail = head.tail_offset if tail is None else tail
     return StreamInfo(
@@ -95,11 +96,13 @@ def stream_info(
 
 
 def created_info(path: str, created: Created) -> StreamInfo:
+    """The description of a stream that was created, or that existed with the same configuration."""
     tail = Offset(created.timeline, created.tail)
     return stream_info(path, created.head, tail=tail, closed=created.closed, new=created.new)
 
 
 def append_result(appended: Appended) -> AppendResult:
+    """The result of an append, as a caller gets it."""
     known = appended.epoch >= 0
     return AppendResult(
         offset=format_offset(appended.timeline, appended.tail),
@@ -111,6 +114,7 @@ def append_result(appended: Appended) -> AppendResult:
 
 
 def batch_of(page: Page) -> Batch:
+    """A page as a caller gets it."""
     kind = page.birth.kind
     return Batch(
         data=to_page(kind, page.data),

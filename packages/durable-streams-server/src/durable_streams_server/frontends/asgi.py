@@ -85,6 +85,7 @@ class AsgiApp:
         self._root = root
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, or run the lifespan of an engine that the app owns (ASGI 3)."""
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
         elif scope["type"] == "http":
