@@ -111,6 +111,26 @@ def test_a_stream_that_was_replaced_starts_again(
     wait_for(page, "new 1", "new 2")
 
 
+def test_a_kept_first_page_of_the_replaced_stream_is_not_read_again(
+    page: Page, start: Callable[..., Server], site: Callable[[str], str]
+) -> None:
+    """A full page stays in the browser's cache for a minute, and its offset is refused for ever."""
+    server = start("--sse-rotation", "1", "--chunk", "1")
+    server.create("chat")
+    for letter in (b"a", b"b", b"c"):
+        server.append("chat", b'"%b"' % (letter * 700))
+    open_page(page, site, server)
+    wait_for(page, "a" * 700, "b" * 700, "c" * 700)
+    page.context.set_offline(True)
+    server.request("DELETE", "chat")
+    server.create("chat")
+    server.append("chat", b'["new 1","new 2"]')
+    page.context.set_offline(False)
+    page.wait_for_function("seen.includes('new 2')")
+    wait_for(page, "new 1", "new 2")
+    assert page.evaluate("statuses.filter(status => status === 'reset').length") == 1
+
+
 def test_tabs_share_one_connection_and_hand_it_on(
     context: BrowserContext, server: Server, site: Callable[[str], str]
 ) -> None:

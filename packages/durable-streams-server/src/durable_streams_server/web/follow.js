@@ -59,6 +59,8 @@ export async function follow(url, { offset = '-1', signal, onBatch, onStatus, st
   const ended = new AbortController()
   let position = (storageKey && localStorage.getItem(storageKey)) || offset
   let cursor = ''
+  /** The offset that was refused. It gives the new stream's start a URL that no cache knows. */
+  let replaced = ''
   let kind = ''
   let decoder = new TextDecoder()
   let failures = 0
@@ -105,6 +107,7 @@ export async function follow(url, { offset = '-1', signal, onBatch, onStatus, st
   }
 
   const reset = async reason => {
+    replaced = position
     moveTo('-1', false)
     kind = cursor = ''
     decoder = new TextDecoder()
@@ -114,7 +117,8 @@ export async function follow(url, { offset = '-1', signal, onBatch, onStatus, st
 
   const get = async (query, abort) => {
     const at = new URL(target)
-    for (const [key, value] of Object.entries({ offset: position, ...query })) {
+    const fresh = position === '-1' && replaced
+    for (const [key, value] of Object.entries({ offset: position, replaced: fresh, ...query })) {
       if (value) at.searchParams.set(key, value)
     }
     const response = await fetch(at, { ...init, signal: abort.signal })
