@@ -24,7 +24,14 @@ from durable_streams_client import (
 
 SECONDS = Timeouts(connect=10, read=10, idle=10, first_event=10)
 """A safety net: no answer may make anything wait, for the connection ends with it."""
-QUICK = RetryPolicy(initial=0.001, maximum=0.002, attempts=3, read_attempts=3, follow_attempts=3)
+QUICK = RetryPolicy(
+    initial=0.001,
+    maximum=0.002,
+    attempts=3,
+    read_attempts=3,
+    follow_attempts=3,
+    retry_after_limit=0.002,  # a server may ask for minutes
+)
 MOST_REQUESTS = 3 * 6
 """Of one operation: a producer's batches in each of its epochs, every one repeated."""
 ENOUGH_REQUESTS = 8
