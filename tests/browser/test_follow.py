@@ -131,6 +131,29 @@ def test_a_kept_first_page_of_the_replaced_stream_is_not_read_again(
     assert page.evaluate("statuses.filter(status => status === 'reset').length") == 1
 
 
+def test_a_tab_that_reads_the_new_stream_does_not_start_again_with_the_others(
+    context: BrowserContext, start: Callable[..., Server], site: Callable[[str], str]
+) -> None:
+    server = start()
+    server.create("chat")
+    server.append("chat", b'["old"]')
+    first, second = context.new_page(), context.new_page()
+    first.route("**/chat?*live=sse*", lambda route: route.abort())
+    open_page(first, site, server)
+    first.wait_for_function("globalThis.statuses?.includes('offline')")
+    server.request("DELETE", "chat")
+    server.create("chat")
+    server.append("chat", b'["new"]')
+    open_page(second, site, server)
+    wait_for(second, "new")
+    first.unroute("**/chat?*live=sse*")
+    first.wait_for_function("statuses.includes('live')")
+    wait_for(first, "new")
+    server.append("chat", b'["newer"]')
+    wait_for(second, "new", "newer")
+    assert "reset" not in second.evaluate("statuses")
+
+
 def test_tabs_share_one_connection_and_hand_it_on(
     context: BrowserContext, server: Server, site: Callable[[str], str]
 ) -> None:

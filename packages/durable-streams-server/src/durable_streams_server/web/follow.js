@@ -131,8 +131,9 @@ export async function follow(url, { offset = '-1', signal, onBatch, onStatus, st
     const detail = (await response.json().catch(() => null))?.detail
     const error = new FollowError(response, detail ?? response.statusText)
     if (response.status !== 410 || position === '-1') throw error
+    const refused = position
     await reset(error)
-    channel.postMessage({ status: 'reset' })
+    channel.postMessage({ status: 'reset', refused })
     throw RESET
   }
 
@@ -242,10 +243,13 @@ export async function follow(url, { offset = '-1', signal, onBatch, onStatus, st
   // While another tab holds the live connection, this one takes what that tab passes on.
   let turn = Promise.resolve()
   let leading = false
-  const take = async ({ asks, from, batch, progress, status }) => {
+  const take = async ({ asks, from, batch, progress, status, refused }) => {
     if (leading && asks && told) channel.postMessage({ status: told })
     if (leading || asks || ended.signal.aborted) return
-    if (status === 'reset') return reset().then(catchUpOnce)
+    if (status === 'reset') {
+      // The first half of an offset says which stream it belongs to: this tab may read the new one.
+      return position.slice(0, 16) > refused.slice(0, 16) ? undefined : reset().then(catchUpOnce)
+    }
     if (status) return status === told ? undefined : tell(status)
     if (from === position) {
       decoder = new TextDecoder()
