@@ -433,3 +433,19 @@ def test_messages_are_counted_by_lines() -> None:
     stored = b"1,\n22,\n333,\n"
     assert [skip_messages(stored, count) for count in range(5)] == [0, 3, 7, 12, -1]
     assert skip_messages(b"", 1) == -1
+
+
+@pytest.mark.parametrize(
+    "body, message",
+    [
+        (b"[" + b"1," * 40, "JSON"),
+        (b"[" + b" " * 40 + b",1]", "missing"),
+        (b"[" + b"1" * 40 + b" " * 40 + b"[" * 300 + b"]" * 300 + b"]", "deep"),
+    ],
+    ids=["never closed", "an element is missing", "too deep behind a window"],
+)
+def test_a_fault_in_a_large_array_is_found_in_whatever_window_it_lies(
+    body: bytes, message: str
+) -> None:
+    with pytest.raises(InvalidRequest, match=message):
+        split_json(body, window=16)

@@ -174,3 +174,10 @@ def test_facts_after_count_what_was_removed() -> None:
     draft.set_field("p2", b"again")
     draft.set_field("f1", b"")
     assert draft.facts_after(0).counts == {"p": 1, "f": 3}
+
+
+def test_removing_what_is_not_there_changes_nothing() -> None:
+    draft = Draft("path", None)
+    draft.remove()
+    assert not draft.changes
+    assert draft.removed is None

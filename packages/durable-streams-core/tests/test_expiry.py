@@ -15,6 +15,7 @@ from durable_streams_core.expiry import (
     parse_ttl,
     renewal_due,
     sliding_deadline,
+    two_lifetimes,
 )
 
 NOW = 1_800_000_000_000
@@ -144,3 +145,7 @@ def test_a_busy_life_is_never_shortened_and_costs_few_writes(ttl: Any, pauses: A
             assert now - (stored - ttl * 1100) > ttl * 100
             deadline = stored = sliding_deadline(ttl, now)
         assert now + ttl * 1000 <= deadline <= now + ttl * 1100
+
+
+def test_two_kinds_of_lifetime_at_once_are_refused_by_one_sentence() -> None:
+    assert two_lifetimes().code == "ttl-and-expires-at"

@@ -678,3 +678,16 @@ def test_a_fork_has_no_producers_and_no_stream_seq_of_its_source(stream: Any) ->
     assert stream.do(produce(0, 0, seq=b"1"), path="fork") == appended(
         3, False, False, 0, 0, timeline=NEXT
     )
+
+
+def test_a_body_that_is_one_value_is_one_message_even_if_it_is_an_array() -> None:
+    assert Body(b"[1,2]", value=True).stored(Kind.JSON) == b"[1,2],\n"
+    assert Body(b"[1,2]").stored(Kind.JSON) == b"1,\n2,\n"
+
+
+def test_a_creation_request_names_the_offset_where_a_fork_leaves_its_source() -> None:
+    request = CreationRequest(forked_from="source")
+    assert request.fork_from is None
+    offset = Offset(timeline_at(5), 7)
+    assert request.forked_at(offset).fork_from == offset
+    assert request.forked_at(offset).forked_at(None) == request

@@ -20,6 +20,7 @@ from durable_streams_core.sse import (
     SseEvent,
     encode_control,
     encode_data,
+    encode_id,
 )
 
 OFFSET = "0000000000000000_0000000000000005"
@@ -182,3 +183,9 @@ def test_feeding_nothing_is_nothing() -> None:
     assert decoder.feed(b"") == []
     assert decoder.feed(b"\n") == []
     assert decoder.feed(b"\r\n") == [SseEvent("message", "x")]
+
+
+def test_an_id_goes_before_the_event_it_belongs_to() -> None:
+    (event,) = decode(encode_id(OFFSET) + encode_data(Kind.TEXT, b"x"))
+    assert event == SseEvent("data", "x")
+    assert encode_id(OFFSET) == f"id: {OFFSET}\n".encode()

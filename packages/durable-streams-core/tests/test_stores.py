@@ -138,3 +138,7 @@ async def test_a_caller_that_went_away_does_not_disturb_the_callback(tiny_store:
     (done,) = called
     done([Applied(0)])
     assert task.cancelled()
+
+
+def test_a_store_needs_no_descriptors_unless_it_says_so(tiny_store: type[Store]) -> None:
+    assert tiny_store().descriptors == 0
