@@ -22,7 +22,7 @@ begin.
 
 SIZES_HEAD = """# Sizes and limits
 
-Every constant that bounds something, from the source. The options of a running server are described
+The constants that bound something and say so, from the source. The options of a running server are described
 with [the server](server.md) and in the [reference](reference.md).
 
 Some depend on each other:
@@ -33,8 +33,8 @@ Some depend on each other:
   `2 * MAX_KEPT * MAX_KEPT_BYTES`; larger pages are made for each reader.
 - `SMALL_CHANGE` (table) bounds the bytes that a commit carries to the fan-out. A larger append is
   announced without its bytes, and readers get it from the store.
-- A commit carries at most `MAX_FLIGHT_BYTES` (commit queue), a commit group of the file store at most
-  `BATCH_BYTES`, so that one fsync never covers more than that.
+- A commit carries at most `MAX_FLIGHT_BYTES` (commit queue), a commit group of the file store
+  about `GROUP_BYTES`: it takes no further commit once it has reached that.
 - `max_body` is the largest append. It counts the bytes of the request body as they are received;
   positions, page sizes and `size` in listings count stored bytes, where a JSON message is followed by
   two more.

@@ -119,8 +119,8 @@ class Draft:
     def has_any(self, kind: str) -> bool:
         """Whether there is any field of this kind; the absence is guarded, a presence is not.
 
-        Where this draft removes the last one there is one still: no guard could say that no
-        other came.
+        A field that this draft removes still counts, because a guard cannot say that nobody else
+        has added one.
         """
         if any(key[0] == kind and value is not None for key, value in self._fields.items()):
             return True

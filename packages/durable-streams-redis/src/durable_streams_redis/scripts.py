@@ -84,9 +84,9 @@ def commit_call(
 ) -> bytes:
     """A commit as a command.
 
-    ``first`` says that its sender has not sent it before: then a resend of it is looked for only
-    nearby. ``probe`` only asks whether it was applied. ``confirm`` has a resend write something,
-    so that WAIT waits.
+    ``first`` says that this process sends it for the first time: the script then looks for an
+    earlier copy of it among the latest entries only. ``probe`` only asks whether it was applied.
+    ``confirm`` has a resend write something, so that WAIT waits.
     """
     guard, delta = commit.guard, commit.delta
     create = delta.create

@@ -6,9 +6,9 @@ goes away only stops waiting. While an outcome is unknown the same commit is sen
 queue waits.
 
 A local store is asked at once and calls back, so an operation costs no task; a store that commits
-within the call needs no queue either. For any other store an operation is decided on the facts that
-were last seen, because the guard catches what has changed since; but it is refused only on facts
-that were just loaded.
+within the call needs no queue either. For any other store an operation is decided on the facts as
+last seen: if they have changed since, the guard fails and the operation is decided again. A refusal
+has no guard, so it is given only on facts that were just loaded.
 """
 
 import asyncio
@@ -109,8 +109,8 @@ class CommitQueue:
     def take(self) -> None:
         """Move what fits into one commit from the waiting into the flight.
 
-        A stream that was created in a flight is not deleted in the same one: then nothing would be
-        stored, and the offsets that its callers were told could be given out again.
+        A stream that was created in a flight is not deleted in the same one: nothing would be
+        stored then, and a later stream could get the offsets that its callers already have.
         """
         waiting = self.waiting
         size = 0

@@ -102,7 +102,7 @@ class RemoteCommits:
             if not queue.flight:
                 continue
             draft, results = self._queues.decide(queue, queue.facts)
-            # Closing again what is closed changes nothing, so no guard would vouch for it.
+            # A result without a change, such as closing a closed stream, is checked by no guard.
             unsure = not queue.fresh and (
                 not draft.changes or any(not _is_change(a) for a in results)
             )
@@ -196,7 +196,7 @@ class RemoteCommits:
 
 
 def _is_change(result: object) -> bool:
-    """Whether a result can only be true together with the commit, whose guard vouches for it."""
+    """Whether a result is true only if the commit is applied, so that its guard checks it."""
     if isinstance(result, Appended):
         return not result.duplicate
     return isinstance(result, Created) and result.new

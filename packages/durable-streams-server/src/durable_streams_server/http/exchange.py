@@ -1,7 +1,7 @@
 """One request and its response: access, body, outcome.
 
-An exchange knows a request before its body. What belongs to its run is a :class:`Submission`, a
-pending response or a live one.
+An exchange is made from a request before its body has come. Running it with the body gives a
+response: at once, pending (see :class:`Submission`), or live.
 """
 
 import logging

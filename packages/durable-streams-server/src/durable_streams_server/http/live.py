@@ -1,8 +1,9 @@
 """Live readers: what long-polls (§5.7) and SSE responses (§5.8) have in common.
 
-Both are listeners at a topic: registered before they look at the stream, told of each commit
-once, and never advanced past bytes that they did not get, be it at a time limit, a close or a
-shutdown. A frame or a page that many readers need is made once and shared through the notification.
+Both are subscribers of a stream: they subscribe before they look at it, are notified of each commit
+once, and never move past bytes that they did not get, neither at a time limit nor at a close nor at
+a shutdown. A frame or a page that many readers need is made once and shared through the
+notification.
 """
 
 import asyncio

@@ -182,7 +182,9 @@ class Live(Protocol):
     """Status and headers, without a body."""
 
     def attach(self, sink: Sink) -> None:
-        """Begin to push frames. Exactly one of ``Sink.end`` and :meth:`gone` ends it."""
+        """Begin to push frames, until ``Sink.end`` or :meth:`gone`. :meth:`gone` after the end does
+        nothing.
+        """
 
     def drained(self) -> None:
         """The sink takes frames again."""

@@ -61,7 +61,7 @@ class SseReader(live.Reader):
         self._born = self._written = 0.0
         self._kind = page.birth.kind
         self._base64 = needs_base64(page)
-        # Most readers bring no cursor, and get frames that were made for another one.
+        # Most readers bring no cursor, so they can share frames.
         self._frames_key = (self._base64, None) if cursor is None else None
 
     def attach(self, sink: Sink) -> None:

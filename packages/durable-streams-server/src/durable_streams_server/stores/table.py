@@ -99,7 +99,7 @@ class Recent(TwoGenerationCache[str, Applied]):
         super().__init__(REMEMBERED_COMMITS)
 
     def get(self, key: str) -> Applied | None:
-        """Without counting as met: what pushes a commit out is only later commits."""
+        """The outcome of a commit. Looking it up does not keep it longer."""
         return self._newer.get(key) or self._older.get(key)
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 JOINED = 64 * 1024
 """Bodies up to this size are joined with their head into one write."""
 LINGER_SECONDS = 0.5
-"""How long the connection reads on after its last response, until the server's next look."""
+"""How long the connection reads on after its last response; checked by the server's timer."""
 
 
 class Phase(Enum):

@@ -183,7 +183,9 @@ class CommitGroup:
         self.staged = []
 
     def keep_freeing(self, refused: Refused) -> bool:
-        """Refuse what does not free room; whether anything is left, which may use the reserve."""
+        """Refuse the commits that free no room; returns whether any are left, which may use the
+        reserve.
+        """
         kept = [
             (staged, entry)
             for staged, entry in zip(self.staged, self.entries, strict=True)

@@ -229,8 +229,8 @@ class Journal:
             self._earlier_bytes -= _weight(self._earlier.pop(0))
 
     def close(self, now: int, *, keep_time: bool = False) -> None:
-        """Vouch for the last group with an empty one, and let go of the file. ``keep_time`` writes
-        it also where there is nothing to vouch for, so that the next start knows the time.
+        """Write an empty group, which proves that the one before it is complete, and close.
+        ``keep_time`` writes it in any case, so that the next start knows the time.
 
         Raises :class:`WriteFailedError` if what was acknowledged may not be on the disk.
         """

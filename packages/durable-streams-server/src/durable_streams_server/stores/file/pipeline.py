@@ -31,7 +31,7 @@ from durable_streams_server.stores.table import Recent, Table
 _log: Final = logging.getLogger(__name__)
 
 HOLD_AT: Final = 8
-"""At so many times the unsaved bytes that are wanted in memory, commits wait for the files."""
+"""Commits wait while the unsaved bytes in memory exceed this many times the wanted amount."""
 
 CLOSED: Final = "The store is closed."
 
