@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 from answers import PAGE_AT_TAIL, answers
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from wire import Wire
+from wire import Wire, answer
 
 from durable_streams_client import (
     AsyncClient,
@@ -37,6 +37,7 @@ MOST_REQUESTS = 3 * 6
 ENOUGH_REQUESTS = 8
 """A reader that follows may wait for data for ever, so it is cancelled after so many."""
 BATCHES = 5
+CIRCLE = answer(308, {"Location": "?again"})
 
 Operation = Callable[[AsyncClient], Awaitable[object]]
 
@@ -95,6 +96,7 @@ async def verify(client: AsyncClient) -> object:
 )
 @settings(deadline=None, max_examples=10, suppress_health_check=list(HealthCheck))
 @given(given_answers=st.lists(answers, min_size=1, max_size=3))
+@example(given_answers=[CIRCLE])
 async def test_operations_end_with_a_result_or_a_client_error(
     operation: Operation, given_answers: list[bytes]
 ) -> None:

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 from answers import PAGE_AT_TAIL, answers
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from wire import Wire
+from wire import Wire, answer
 
 from durable_streams_client import (
     Claim,
@@ -38,6 +38,7 @@ MOST_REQUESTS = 3 * 6
 ENOUGH_REQUESTS = 8
 """A reader that follows may wait for data for ever, so it is cancelled after so many."""
 BATCHES = 5
+CIRCLE = answer(308, {"Location": "?again"})
 
 Operation = Callable[[Client], Awaitable[object]]
 
@@ -96,6 +97,7 @@ def verify(client: Client) -> object:
 )
 @settings(deadline=None, max_examples=10, suppress_health_check=list(HealthCheck))
 @given(given_answers=st.lists(answers, min_size=1, max_size=3))
+@example(given_answers=[CIRCLE])
 def test_operations_end_with_a_result_or_a_client_error(
     operation: Operation, given_answers: list[bytes]
 ) -> None:

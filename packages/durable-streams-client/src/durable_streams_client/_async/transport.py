@@ -29,7 +29,8 @@ MAX_BODY_BYTES = 128 * 1024 * 1024
 """Four times the largest append that our server takes by default."""
 MAX_REFUSAL_BYTES = 64 * 1024
 
-MAX_REDIRECTS = 20
+MAX_REDIRECTS = 5
+"""Of one attempt. A server that redirects in a circle gets six requests."""
 
 
 class AsyncAnswer:
