@@ -41,7 +41,7 @@ STORES = ["memory", "file"]
 FRONT_ENDS = ["standalone", "aiohttp", "asgi-uvicorn"]
 
 
-# What the packages say about themselves.
+# The packages' own metadata.
 
 
 def package_directory(package: str) -> Path:

@@ -35,7 +35,7 @@ MODULES = modules()
 
 
 def imported(body: list[ast.stmt]) -> Iterator[str]:
-    """What a module imports when it is imported: not for types only, nor inside functions."""
+    """The imports of a module when it is imported: not for types only, nor inside functions."""
     for node in body:
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             yield from imported(node.orelse)

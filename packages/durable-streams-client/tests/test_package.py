@@ -1,4 +1,4 @@
-"""What a user of the package sees of it: its names, their help, their place in tracebacks."""
+"""The package as its user sees it: its names, their help, their place in tracebacks."""
 
 import ast
 import inspect

@@ -1,4 +1,4 @@
-"""Whether a webhook came from the server, with keys at hand (§7.1, §12.10)."""
+"""Whether a webhook came from the server, with given keys (§7.1, §12.10)."""
 
 import base64
 import sys

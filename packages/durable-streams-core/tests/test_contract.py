@@ -670,7 +670,7 @@ def test_a_broken_promise_is_caught(breaks: Any, test: Any, options: Any, tiny_s
                     setattr(entity, part, type(getattr(entity, part))())
             return store
 
-    # Whoever is told may fail, as may a task that is left behind.
+    # A watcher may fail, and so may a task that is left behind.
     with pytest.raises((AssertionError, StoreError, TimeoutError)):
         asyncio.run(getattr(Contract(), f"test_{test}")())
 

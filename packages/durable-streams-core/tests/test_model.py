@@ -41,7 +41,7 @@ TYPES = ("text/plain", "application/json")
 TTLS = (None, None, None, None, 10, 10, 10, 1000, 0)
 PATHS = "abcd"
 
-# What is ordinary comes often, or most of a history would be refusals.
+# Ordinary operations are drawn often, or most of a history would be refusals.
 clocks = st.sampled_from(
     [0, 0, 0, 0, 0, 0, 1, 999, 1001, 9_999, 10_000, 11_000, 60_000, 1_100_000, -5000]
 )

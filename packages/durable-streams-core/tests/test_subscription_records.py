@@ -1,4 +1,4 @@
-"""What a subscription is asked for, normalised or refused with the protocol's own code (§6.2)."""
+"""Requests for subscriptions, normalised or refused with the protocol's own code (§6.2)."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Who watches a store."""
+"""The watchers of a store."""
 
 from typing import Any
 

@@ -43,7 +43,7 @@ class Proxy:
         self.cuts = 0
         self.connections = 0
         self.requests: list[bytes] = []
-        """Those that matched and were passed on, or half of them."""
+        """The requests that matched and were passed on, or half of them."""
         self._open: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -118,5 +118,5 @@ class Proxy:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._open -= {writer, server_writer}
-        # What was written still arrives: closing sends it first.
+        # Written data still arrives: closing sends it first.
         server_writer.close()

@@ -258,7 +258,7 @@ async def test_a_cluster_node_that_hangs_delays_no_other_node_s_streams(prefix: 
 
 
 async def test_streams_of_a_cluster_are_writable_soon_after_a_promotion(prefix: str) -> None:
-    """The master that hangs owes replies to many commits, each of which could wait for its time
+    """The master that hangs owes replies to many commits, and each commit could wait for its time
     limit.
     """
     with cluster(3, 3, options=FAST) as nodes:

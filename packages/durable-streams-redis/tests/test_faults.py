@@ -82,8 +82,8 @@ class Told:
 
 @KINDS
 async def test_a_restart_under_load(kind: str, prefix: str) -> None:
-    """What was acknowledged is there once and in order, what was refused is not there, everybody
-    goes on, and who waits is woken.
+    """Acknowledged data is there once and in order, refused data is not there, every process goes
+    on, and every waiting reader is woken.
     """
     server = RedisServer(*AOF, binary=BINARIES[kind])
     outcomes = {}
@@ -421,7 +421,7 @@ async def test_a_feed_is_trimmed_by_length_and_by_age(
 async def test_wait_does_not_confirm_without_replicas(server: RedisServer, prefix: str) -> None:
     async with opened(server.url, prefix, durability="wait:1", timeout=0.2) as store:
         assert isinstance((await store.commit([creation()]))[0], Unknown)
-        # And a resend is no confirmation either.
+        # And a resend does not confirm it either.
         assert isinstance((await store.commit([creation()]))[0], Unknown)
         assert (await store.load("p")).head.incarnation == "one"
 

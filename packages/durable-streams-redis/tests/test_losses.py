@@ -82,7 +82,7 @@ async def test_an_offset_of_what_was_lost_is_refused_before_and_after_it_is_over
 
 
 async def read_on(engine: Engine, path: str, offset: str) -> bytes:
-    """What a reader gets that stood at an offset, tried until the server is there."""
+    """The response to a reader at an offset, repeated until the server is there."""
     while True:
         try:
             return (await engine.read(path, offset)).data

@@ -307,8 +307,8 @@ async def test_soft_deleted_sources_are_cleaned_up(server: RedisServer, prefix: 
 
 
 async def test_news_of_what_was_before_ends_no_reader(valkey: RedisServer, prefix: str) -> None:
-    """The feed tells of a commit some time after its answer: a reader that came in between hears
-    of the creation, the data and the close while it is still looking.
+    """The feed tells of a commit some time after its answer: a reader that came in between is
+    notified of the creation, the data and the close while it is still looking.
     """
     with serving(f"{valkey.url}?prefix={prefix}") as url:
         async with Client([url]) as client:

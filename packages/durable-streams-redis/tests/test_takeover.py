@@ -1,4 +1,4 @@
-"""What a process drove that was killed, another one drives, with nothing lost."""
+"""Another process drives the subscriptions of one that was killed, with nothing lost."""
 
 import asyncio
 import json
@@ -87,7 +87,8 @@ class Group:
 
     @property
     def owner(self) -> int:
-        """Whose the subscription is, once all have seen each other: a place among the processes."""
+        """The process that drives the subscription, once all have seen each other: a place among
+        the processes."""
         return self.names.index(owner_of(shard_of("s"), self.names))
 
 

@@ -162,7 +162,7 @@ async def test_a_follower_stays_when_its_connections_do_not(
             found += (await more).data
             before = proxy.connections
             proxy.drop()
-            # What is written while nobody can be told of it is found afterwards.
+            # Data written while no process can be notified is found afterwards.
             await writer.append("p", f"cut {turn};")
             found += (await anext(follower)).data
             assert proxy.connections > before

@@ -1,4 +1,4 @@
-"""What the tests of the server share: a clock, stores near and far, engines, front ends."""
+"""Fixtures of the server's tests: a clock, stores near and far, engines, front ends."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack

@@ -1,4 +1,4 @@
-"""Who may do what: the hook, the token, browsers and their origins (§12)."""
+"""Access: the hook, the token, browsers and their origins (§12)."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any

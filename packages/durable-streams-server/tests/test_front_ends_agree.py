@@ -117,7 +117,7 @@ async def clients(request: pytest.FixtureRequest) -> AsyncIterator[Any]:
 
 
 async def test_front_ends_agree(clients: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    # What is random is drawn in the same order by each.
+    # Each draws its random values in the same order.
     counters = dict.fromkeys(clients, 0)
     current = ""
 

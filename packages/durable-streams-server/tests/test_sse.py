@@ -270,7 +270,7 @@ async def test_a_thousand_events_reach_fifty_readers_in_order(client: Client) ->
 async def test_a_slow_reader_is_bounded_and_holds_nobody_back(
     serve: Callable[..., Awaitable[Client]],
 ) -> None:
-    """What one client does not take is read again from the store, not kept for it."""
+    """Data that one client does not take is read again from the store, not kept for it."""
     client = await serve()
     await client.put("a", "application/octet-stream")
     slow = await client.connect()

@@ -44,7 +44,7 @@ class Answer:
 
     @property
     def code(self) -> str:
-        """The problem's code; fails for what is no problem."""
+        """The problem's code; fails for anything but a problem."""
         assert self["content-type"] == "application/problem+json", self
         problem = self.json
         assert problem["status"] == self.status
@@ -63,7 +63,7 @@ class Connection:
         self.reader = reader
         self.writer = writer
         self.pieces: list[bytes] = []
-        """What came of a chunked body, chunk by chunk."""
+        """A chunked body, chunk by chunk."""
 
     @classmethod
     async def to(cls, port: int) -> "Connection":
@@ -114,7 +114,7 @@ class Connection:
         return await self.answer(method)
 
     def abort(self) -> None:
-        """Vanish without a farewell."""
+        """Vanish without closing."""
         self.writer.transport.abort()
 
     async def close(self) -> None:

@@ -56,7 +56,8 @@ async def test_each_batch_is_handled_then_acked_and_the_lease_ended(hub: Subscri
 
 
 async def test_work_ends_at_the_tail_that_the_claim_told(hub: Subscribed) -> None:
-    """What is written meanwhile is another wake's: a busy stream does not hold up the others."""
+    """Data written in the meantime belongs to another wake: a busy stream does not hold up the
+    others."""
     sub = hub.subscribe("s", "a")
     hub.page = 1
     held = hub.put("a", b"1", b"2")
@@ -298,7 +299,7 @@ async def test_a_wake_stream_replaced_under_a_waiting_worker_costs_no_wake(hub: 
 
     def fault(asked: Asked) -> Fault | None:
         if asked.live and not hub.streams["/a"].messages:
-            # Whatever the old wake stream was told of is told no more.
+            # Nothing of the old wake stream is repeated.
             hub.streams["/a"].messages.append(b"1")
             return GONE
         return None
@@ -553,7 +554,8 @@ async def test_a_wake_stream_that_ends_ends_the_worker(hub: Subscribed) -> None:
 
 
 async def test_paths_are_not_read_as_urls_or_queries(hub: Subscribed) -> None:
-    """Whoever may create a stream must not send a worker, and its credentials, elsewhere."""
+    """Permission to create a stream must not be enough to send a worker, and its credentials,
+    elsewhere."""
     paths = ["http://elsewhere.example/x", "100% ü?", "a#b"]
     quoted = ["/http://elsewhere.example/x", "/100%25%20%C3%BC%3F", "/a%23b"]
     sub = hub.subscribe("s", *paths)

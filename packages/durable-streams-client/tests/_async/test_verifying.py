@@ -143,6 +143,6 @@ async def test_unknown_keys_do_not_hammer_a_server_that_is_down(
         for _ in range(3):
             with pytest.raises(UnknownKey):
                 await verifier.verify(signed(Signer("k2")), BODY)
-        # The keys at hand are as good as before.
+        # The cached keys are as good as before.
         assert await verifier.verify(signed(key), BODY)
         assert len(hub.asked) == 2

@@ -203,8 +203,8 @@ def test_the_server_restarts_under_readers_and_writers(server: Hostile, live: st
 
 
 def test_a_producer_given_up_and_another_in_its_place(server: Hostile) -> None:
-    """What the first had acknowledged is there once; what it says was not stored, the second
-    stores; what is uncertain, the end of the stream tells."""
+    """The data that the first had acknowledged is there once; what it says was not stored, the
+    second stores; what is uncertain, the end of the stream tells."""
     server.put("a", content_type=JSON)
     server.faults = lambda asked: (
         Fault(cut=0) if asked.method == "POST" and asked.count > 20 else None

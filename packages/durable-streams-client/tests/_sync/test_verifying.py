@@ -138,6 +138,6 @@ def test_unknown_keys_do_not_hammer_a_server_that_is_down(
         for _ in range(3):
             with pytest.raises(UnknownKey):
                 verifier.verify(signed(Signer("k2")), BODY)
-        # The keys at hand are as good as before.
+        # The cached keys are as good as before.
         assert verifier.verify(signed(key), BODY)
         assert len(hub.asked) == 2

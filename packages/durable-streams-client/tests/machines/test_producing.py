@@ -10,7 +10,7 @@ from durable_streams_client.producing import FULL, Outgoing, ProducerLimits, Pro
 
 
 class Server:
-    """What a server knows of one producer."""
+    """A server's knowledge of one producer."""
 
     def __init__(self, largest: int) -> None:
         self.epoch = -1

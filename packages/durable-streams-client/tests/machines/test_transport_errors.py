@@ -1,4 +1,4 @@
-"""What the exceptions of a transport mean, whichever library they come from."""
+"""The meaning of a transport's exceptions, whichever library raises them."""
 
 import math
 

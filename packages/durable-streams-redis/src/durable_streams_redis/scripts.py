@@ -204,7 +204,7 @@ def begin_call(shard: Shard, run: str, *, earliest: int, lost: bool = False) -> 
 
 
 class CommitStatus:
-    """What the first element of a reply of the commit script says."""
+    """The first element of a reply of the commit script."""
 
     CONFLICTED: Final = 0
     APPLIED: Final = 1
@@ -271,7 +271,7 @@ _HEAD_LENGTH: Final = len(HeadReply._fields)
 
 
 class ReadReply(NamedTuple):
-    """What the read script replies about an entity."""
+    """The reply of the read script about an entity."""
 
     head: HeadReply
     data: bytes

@@ -1,4 +1,4 @@
-"""What the tests of the file store share lies beside them, as modules."""
+"""Fixtures of the file store's tests; their modules lie beside them."""
 
 import sys
 from pathlib import Path

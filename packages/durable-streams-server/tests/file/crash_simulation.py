@@ -409,7 +409,7 @@ class Life:
 
 
 def at_once(scan: Coroutine[Any, Any, Any]) -> Any:
-    """The result of a method that does not wait in stores whose facts are at hand."""
+    """The result of a method that does not wait in local stores."""
     try:
         scan.send(None)
     except StopIteration as stop:

@@ -1,6 +1,6 @@
 """A disk in memory that behaves as badly as a real one may.
 
-What was not synced may be lost in any part when the power goes: any subset of the sectors of a
+Data that was not synced may be lost in any part when the power goes: any subset of the sectors of a
 write, torn at any byte, any length of a file between the old and the new, and any subset of the
 names made, changed or removed in a directory. It can also fail: be full in the middle of a write,
 or fail to sync, after which the system believes the bytes to be on the disk and they are not.
@@ -38,7 +38,7 @@ class File:
         self.pending = []
 
     def forget(self) -> None:
-        """What a failed sync does: the system takes for written what is not."""
+        """The effect of a failed sync: the system takes for written what is not."""
         self.pending = []
 
     def survive(self, rng: random.Random) -> None:

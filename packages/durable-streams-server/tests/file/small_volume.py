@@ -1,4 +1,4 @@
-"""A simulated disk with little room, of which other programs may take some."""
+"""A simulated disk with little room, which it shares with other programs."""
 
 import errno
 import random

@@ -1,4 +1,4 @@
-"""What a start makes of a directory that is not as it was left: told with its place, never skipped.
+"""Starts on a directory that is not as it was left: told with its place, never skipped.
 
 Each test fills a store, closes it, harms it, and looks.
 """

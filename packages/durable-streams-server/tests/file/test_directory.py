@@ -1,4 +1,5 @@
-"""Whose directory it is, and who may use it: every problem is one sentence that says what to do."""
+"""The owner of a directory, and the lock on it: every problem is one sentence that says what to
+do."""
 
 import asyncio
 import errno

@@ -1,4 +1,4 @@
-"""What the store does while its disk, or its machine, misbehaves."""
+"""The store while its disk, or its machine, misbehaves."""
 
 import errno
 import os
@@ -193,7 +193,7 @@ async def test_a_failed_sync_stops_writing_until_opened_again(
 
     store = FileStore(tmp_path)
     await store.open()
-    # What was unsure is sure now, and sending it again says so without doing it twice.
+    # The outcome is known now, and a resend says so without doing it twice.
     assert await store.commit([append("a", b"lost?", "one")]) == [Applied(9)]
     assert data_of(store, "a") == b"herelost?"
     await store.close()
@@ -314,7 +314,7 @@ async def test_a_failed_sync_in_a_checkpoint_stops_writing(disk: Any, tmp_path: 
     assert (tmp_path / "unsynced").exists()
     store = FileStore(tmp_path)
     await store.open()
-    # What the file seems to hold is not trusted: it is written again, and synced.
+    # The apparent content of the file is not trusted: it is written again, and synced.
     assert store.recovered is not None
     assert store.recovered.rewritten_files == 1
     await store.checkpoint()
@@ -350,7 +350,7 @@ async def test_bytes_that_cannot_go_to_the_files_hold_back_appends(
     assert [type(outcome) for outcome in outcomes] == [Applied, Applied, Refused, Refused]
     assert await store.commit([remove("b")]) == [Applied(0)]
     assert data_of(store, "a") == b"x" * 10_000
-    # What is being written to the files now still meets the full disk.
+    # The writes to data files that are under way still meet the full disk.
     await store.checkpoint()
     disk.room = None
     assert await store.commit([append("a", b"y", "more")]) == [Applied(10_001)]

@@ -58,7 +58,7 @@ class SmallVolumeMachine(RuleBasedStateMachine):
     # Running.
 
     def run(self, work: Coroutine[Any, Any, Result]) -> Result | None:
-        """What came of it, None if the machine stopped before that."""
+        """The outcome, None if the machine stopped before that."""
         return self.loop.run_until_complete(self.unless_dead(work))
 
     async def unless_dead(self, work: Coroutine[Any, Any, Result]) -> Result | None:
@@ -187,7 +187,7 @@ class SmallVolumeMachine(RuleBasedStateMachine):
 
     @rule(path=paths, size=st.integers(MIB // 8, MIB), kept=st.integers(1, 4))
     def append_and_delete_for_long(self, path: str, size: int, kept: int) -> None:
-        """What is live is little, and what is written is more than the volume holds."""
+        """Little is live, and more is written than the volume holds."""
         for number in range(2 * CAPACITY // size):
             self.add(path, size)
             if number % kept == 0:

@@ -91,7 +91,7 @@ AnyEntity = TypeVar("AnyEntity", bound=Entity)
 
 
 class Recent(TwoGenerationCache[str, Applied]):
-    """What the latest commits came to, by their ids: a resend is answered and not redone."""
+    """The outcomes of the latest commits, by their ids: a resend is answered and not redone."""
 
     __slots__ = ()
 
@@ -186,7 +186,7 @@ class Table(Generic[AnyEntity]):
         return Applied(head.tail, head.timeline if delta.data else head.tail_timeline)
 
     def changes(self, path: str, delta: Delta, before: Head | None) -> Sequence[Change]:
-        """What watchers hear of a change that was just applied; ``before`` is the head it met."""
+        """The notifications of a change that was just applied; ``before`` is the head it met."""
         removed: tuple[Change, ...] = ()
         if delta.remove and before is not None:
             timeline = before.tail_timeline

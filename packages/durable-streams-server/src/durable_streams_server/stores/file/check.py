@@ -13,7 +13,7 @@ from durable_streams_server.stores.file.recovery import Recovery, Report
 
 
 class Checked(msgspec.Struct):
-    """What was found. ``bytes`` counts those in stream files; no ``problems`` means sound."""
+    """The findings. ``bytes`` counts those in stream files; no ``problems`` means sound."""
 
     report: Report
     bytes: int = 0

@@ -1,8 +1,8 @@
 """A checkpoint: bring the stream files and a snapshot up to date, so that the journal before it can
 go.
 
-Nothing stops for it. What it must not do is hold the event loop, so the snapshot is taken in
-slices; why replaying over a newer slice changes nothing is told in `snapshot`.
+Nothing stops for it. It must not hold the event loop, so the snapshot is taken in slices; why
+replaying over a newer slice changes nothing is told in `snapshot`.
 """
 
 from collections.abc import Callable
@@ -64,7 +64,7 @@ class Checkpoint:
                     Done(commit_id, applied.tail, applied.timeline)
                     for commit_id, applied in self._recent.items()
                 ]
-                # What the slices have seen must be in the journal when they count.
+                # The content of the slices must be in the journal before they count.
                 await journal_worker.run(journal.flush)
                 await files_worker.run(lambda: writer.finish(recent))
             except BaseException:
@@ -88,7 +88,7 @@ class Checkpoint:
         found = []
         for path in self._paths[begin : begin + SLICE]:
             entity = entities.get(path)
-            # What was created since is whole in the journal.
+            # An entity created since then is whole in the journal.
             if entity is not None and entity.number < self._cover.numbers:
                 proven, sums = proofs.get(entity.number) or (entity.saved, entity.sums)
                 found.append(keep(path, entity, proven, sums))

@@ -32,7 +32,7 @@ _WORTH_WHILE: Final = 512 * 1024
 _SEGMENT_AND_COMMITS: Final = 640 * 1024
 """More than a new segment and the latest commits in a snapshot take."""
 _STREAM_BYTES: Final = 256
-"""What a stream takes in a snapshot, about."""
+"""About how many bytes a stream takes in a snapshot."""
 
 _log: Final = logging.getLogger(__name__)
 
@@ -143,7 +143,7 @@ class Checkpoints:
         if pipeline.failure is not None:
             return None
         try:
-            # What it covers has to be in segments that can go.
+            # The groups that it covers have to be in segments that can go.
             await self._journal_worker.run(self._journal.roll)
             cover = Cover(
                 self._store,

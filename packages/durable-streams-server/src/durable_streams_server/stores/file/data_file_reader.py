@@ -46,7 +46,7 @@ class FileReader:
     """Reads stream files and keeps the latest open, at most ``most``. Called in the event loop, but
     for :meth:`read_from`.
 
-    What was found at the start is verified when it is first read.
+    Bytes that were found at the start are verified when they are first read.
     """
 
     def __init__(self, disk: Disk, most: int) -> None:

@@ -21,7 +21,7 @@ _MAX_PIECES: Final = 1024  # IOV_MAX of Linux and macOS
 
 
 class Disk(ABC):
-    """What the store needs of a directory on a disk."""
+    """The operations on a directory that the store needs."""
 
     @abstractmethod
     def open(self, name: str, *, create: bool = False, write: bool = False) -> int:
@@ -71,7 +71,7 @@ class Disk(ABC):
 
     @abstractmethod
     def names(self, directory: str) -> list[str]:
-        """What is in a directory, in any order; nothing if there is no such directory."""
+        """The names in a directory, in any order; nothing if there is no such directory."""
 
     @abstractmethod
     def file_size(self, name: str) -> int | None:

@@ -1,4 +1,4 @@
-"""What a disk error means for a commit: refused for now, or the end of all writing.
+"""The meaning of a disk error for a commit: refused for now, or the end of all writing.
 
 | error                              | meaning                                  | a commit gets |
 |------------------------------------|------------------------------------------|---------------|

@@ -9,7 +9,8 @@ metadata to write and a full disk shows before a group is begun, not within it. 
 
 The salt is the segment's own and random, so that neither what an earlier group left there nor what
 a client sends can be taken for a group. ``known durable`` is the last group that was surely on the
-disk when this one was written: what tells a torn tail, which nobody was told of, from corruption.
+disk when this one was written: what tells a torn tail, which was never acknowledged, from
+corruption.
 """
 
 import struct
@@ -33,7 +34,7 @@ RESERVE: Final = 256 * 1024
 
 _SMALLEST_STEP: Final = 128 * 1024
 _LEAST_SEGMENT: Final = 64 * 1024
-"""What a segment counts for at least: each has a cost at the next start, however short it is."""
+"""The least that a segment counts for: each has a cost at the next start, however short it is."""
 _LARGEST_STEP: Final = 2 * 1024 * 1024
 _ZEROS: Final = memoryview(bytes(_LARGEST_STEP))
 
@@ -252,7 +253,7 @@ class Journal:
             self.durable = self.sequence - 1
 
     def abandon(self) -> None:
-        """Let go of the file as it is."""
+        """Close the file as it is."""
         if self._fd >= 0:
             self._disk.close(self._fd)
             self._fd = -1

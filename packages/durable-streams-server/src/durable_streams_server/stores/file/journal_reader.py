@@ -1,8 +1,8 @@
 """Reading the journal: which groups are whole, what is a torn tail and what is corruption.
 
-A group that is not whole was torn by a crash if nobody was told of it: if no header that came after
-it, of a group or of a segment, says that it was known durable. Otherwise the disk lost or changed
-what it had promised to keep, and only the user can decide what to do.
+A group that is not whole was torn by a crash if it was never acknowledged: if no header that came
+after it, of a group or of a segment, says that it was known durable. Otherwise the disk lost or
+changed what it had promised to keep, and only the user can decide what to do.
 """
 
 import zlib
@@ -112,7 +112,7 @@ class JournalReader:
                 self._opened.append(header)
 
     def segments(self) -> list[Segment]:
-        """Those that hold groups, once all were read."""
+        """The segments that hold groups, once all were read."""
         return [
             Segment(each.name, each.first, self._disk.file_size(each.name) or 0)
             for each in self._opened

@@ -20,7 +20,7 @@ _log: Final = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a file store was constructed with."""
+    """The arguments of a file store."""
 
     path: str
     sync: bool
@@ -48,19 +48,19 @@ class DirectoryLock:
         self._disk.spare_descriptors(SPARE)
 
     def unlock(self) -> None:
-        """Let go of the lock; once or more."""
+        """Release the lock; once or more."""
         if self._unlock is not None:
             self._unlock()
             self._unlock = None
 
     def release(self) -> None:
-        """Let go of everything; once or more."""
+        """Close and release everything; once or more."""
         self._disk.spare_descriptors(0)
         self.unlock()
 
 
 class Recovered(NamedTuple):
-    """What a directory holds, and the journal to go on with."""
+    """The content of a directory, and the journal to go on with."""
 
     store: str
     recovery: Recovery

@@ -75,7 +75,7 @@ class Pipeline:
         self._watchers = watchers
         self._numbers = numbers
         self.numbers = numbers
-        """What the next entity's number would be after the last group that the table holds."""
+        """The number of the next entity after the last group that the table holds."""
         self.sequence = journal.sequence - 1
         """The last group that the table holds."""
         self.failure: str | None = None

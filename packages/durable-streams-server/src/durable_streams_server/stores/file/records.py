@@ -30,7 +30,7 @@ _group: Final = msgspec.msgpack.Decoder(tuple[int, list[list[Any]]])
 
 
 def entry_of(commit: Commit, number: int, position: int, removed: int, large: list[bytes]) -> Entry:
-    """What the journal says of a commit; adds its data to ``large`` if it is."""
+    """The journal's record of a commit; adds its data to ``large`` if it is."""
     delta = commit.delta
     data: bytes | int = delta.data
     if len(delta.data) > LARGE:

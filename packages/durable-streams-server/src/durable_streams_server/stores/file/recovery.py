@@ -1,4 +1,4 @@
-"""What the directory holds after a crash, or after anything: snapshot, then journal, then proof
+"""Opens a directory after a crash or a clean stop: snapshot, then journal, then proof
 that the stream files have every byte of it.
 
 :meth:`Recovery.load` only reads. :meth:`Recovery.settle` then makes the directory hold exactly what
@@ -61,7 +61,7 @@ _REWRITE_AT_ONCE: Final = 32 * 1024 * 1024
 
 
 class Report(msgspec.Struct):
-    """What a start found and did."""
+    """The findings and the work of a start."""
 
     streams: int = 0
     groups: int = 0
@@ -97,7 +97,7 @@ class Report(msgspec.Struct):
 
 
 class Span:
-    """What the journal holds of one entity's bytes, past what a snapshot proves."""
+    """The bytes of one entity in the journal, past those that a snapshot proves."""
 
     __slots__ = ("begin", "begin_sums", "end", "start", "sums")
 
@@ -145,7 +145,7 @@ class Recovery:
         self.report.groups = self.report.commits = 0
 
     def _reset_working(self) -> None:
-        """What is needed only until the directory is as it should be."""
+        """State that is needed only until the directory is as it should be."""
         self.by_number: dict[int, tuple[str, Stored]] = {}
         self._paths: dict[str, Stored] = {}
         self._spans: dict[int, Span] = {}
@@ -218,7 +218,7 @@ class Recovery:
             for kept in slice_:
                 head = kept.head
                 if kept.proven != kept.tail:
-                    # What the journal holds of it is added from here.
+                    # The journal's part of it is added from here.
                     self._tails[kept.number] = kept.tail
                     head = _with_tail(head, kept.proven)
                 entity = Stored(head, kept.number, Sums(kept.blocks, kept.crc))
@@ -233,7 +233,7 @@ class Recovery:
             self.recent.add(done.id, Applied(done.tail, done.timeline))
 
     def _sums_of_whole(self, entity: Stored, length: int) -> Sums:
-        """The sums of a file of which a snapshot has only one CRC for all its bytes."""
+        """The sums of a file for which a snapshot has only one CRC."""
         name = file_name(entity.number)
         content = read_whole(self._disk, name) if self._disk.file_size(name) else None
         if content is None or zlib.crc32(content[:length]) != entity.sums.rest:

@@ -77,7 +77,7 @@ class SnapshotEntity(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Done(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What one of the latest commits came to."""
+    """The outcome of one of the latest commits."""
 
     id: str
     tail: int
@@ -182,7 +182,7 @@ class SnapshotReader:
         self.recent: list[Done] = []
 
     def slices(self) -> Iterator[tuple[int, list[SnapshotEntity]]]:
-        """What was seen when, to be gone through once; then ``recent`` is known."""
+        """What was seen when, to be read once; then ``recent`` is known."""
         count = 0
         content = next(self._frames, memoryview(b""))
         for following in self._frames:

@@ -78,7 +78,7 @@ class FileStore(LocalStore):
         self.path = os.fspath(path)
         self.sync = sync
         self.recovered: Report | None = None
-        """What the start found and did, once open."""
+        """The findings and the work of the start, once open."""
         self._disk = disk
         self._settings = Settings(
             path=self.path,
@@ -159,7 +159,7 @@ class FileStore(LocalStore):
                 self.path,
             )
         if found.set_aside:
-            # What was set aside must not be found missing by the next start.
+            # The next start must not miss what was quarantined.
             await session.checkpoints.run()
         session.checkpoints.look()
 

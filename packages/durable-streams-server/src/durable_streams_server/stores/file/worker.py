@@ -39,7 +39,7 @@ class Worker(ABC):
 
 
 class ThreadWorker(Worker):
-    """A worker in a thread of its own. Start it in the event loop that is to hear of the jobs."""
+    """A worker in a thread of its own. Start it in the event loop that gets the results."""
 
     def __init__(self, name: str) -> None:
         self._queue: SimpleQueue[Callable[[], bool]] = SimpleQueue()
@@ -60,7 +60,7 @@ class ThreadWorker(Worker):
             try:
                 tell(done, result, error)
             except RuntimeError:
-                return False  # the loop is closed: nobody is left to hear of it
+                return False  # the loop is closed: nobody is left to get it
             return True
 
         self._queue.put(work)
