@@ -186,7 +186,12 @@ async def test_ten_thousand_idle_readers(prefix: str) -> None:
     readers = 10_000
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    with RedisServer() as server, serving_together(2, f"{server.url}?prefix={prefix}") as urls:
+    # However long it takes to connect them all, none of them ends before the append.
+    patient = ("--long-poll-timeout", "600", "--sse-rotation", "600")
+    with (
+        RedisServer() as server,
+        serving_together(2, f"{server.url}?prefix={prefix}", *patient) as urls,
+    ):
         async with Client(urls) as client:
             await client("PUT", "watched", at=0, **TEXT)
             host, _, port = urls[0].removeprefix("http://").partition(":")
