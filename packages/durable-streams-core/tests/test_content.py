@@ -440,9 +440,10 @@ def test_messages_are_counted_by_lines() -> None:
     [
         (b"[" + b"1," * 40, "JSON"),
         (b"[" + b" " * 40 + b",1]", "missing"),
+        (b"[" + b"1," * 40 + b"]", "comma"),
         (b"[" + b"1" * 40 + b" " * 40 + b"[" * 300 + b"]" * 300 + b"]", "deep"),
     ],
-    ids=["never closed", "an element is missing", "too deep behind a window"],
+    ids=["never closed", "an element is missing", "ends with a comma", "too deep behind a window"],
 )
 def test_a_fault_in_a_large_array_is_found_in_whatever_window_it_lies(
     body: bytes, message: str

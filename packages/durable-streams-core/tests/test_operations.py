@@ -691,3 +691,7 @@ def test_a_creation_request_names_the_offset_where_a_fork_leaves_its_source() ->
     offset = Offset(timeline_at(5), 7)
     assert request.forked_at(offset).fork_from == offset
     assert request.forked_at(offset).forked_at(None) == request
+
+
+def test_text_is_one_string_on_a_json_stream() -> None:
+    assert Body('"é'.encode(), text=True).stored(Kind.JSON) == '"\\"é",\n'.encode()
