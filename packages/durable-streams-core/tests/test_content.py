@@ -440,7 +440,7 @@ def test_messages_are_counted_by_lines() -> None:
     [
         (b"[" + b"1," * 40, "JSON"),
         (b"[" + b" " * 40 + b",1]", "missing"),
-        (b"[" + b"1," * 40 + b"]", "comma"),
+        (b"[" + b"1" * 17 + b",]", "ends with a comma"),
         (b"[" + b"1" * 40 + b" " * 40 + b"[" * 300 + b"]" * 300 + b"]", "deep"),
     ],
     ids=["never closed", "an element is missing", "ends with a comma", "too deep behind a window"],
