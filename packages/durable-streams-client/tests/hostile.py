@@ -134,9 +134,18 @@ class Hostile:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+        self._run(self._abort_transports())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+    async def _abort_transports(self) -> None:
+        """Abort whatever connection the loop still has: no task knows of one just accepted."""
+        for transport in list(getattr(self._loop, "_transports", {}).values()):
+            transport.abort()
+        # The loop closes an aborted transport in its next turns.
+        for _ in range(3):
+            await asyncio.sleep(0)
 
     @property
     def url(self) -> str:
