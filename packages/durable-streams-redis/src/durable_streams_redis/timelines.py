@@ -80,7 +80,7 @@ class Timelines:
             self.trouble = error
             raise Unreachable(str(error)) from None
         except StoreError as error:
-            # For example, there is no memory left for the record.
+            # For example, the server has no memory left for the record.
             raise Unreachable(str(error)) from None
         for shard, reply in zip(shards, replies[1:], strict=True):
             if isinstance(reply, int):
