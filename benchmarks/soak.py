@@ -26,7 +26,6 @@ import uvloop
 from load import ORDINARY, allow_many_sockets
 
 from durable_streams_server import Engine
-from durable_streams_server.engine.limits import Limits
 from durable_streams_server.frontends.mount import Mount
 from durable_streams_server.frontends.standalone import Bounds, StandaloneServer
 from durable_streams_server.http.options import Options
@@ -43,10 +42,10 @@ TEXT = "Content-Type: text/plain\r\n"
 async def serve() -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    limits = Limits(long_poll_timeout=10, sse_rotation=20)
+    options = Options(long_poll_timeout=10, sse_rotation=20)
     bounds = Bounds(header_timeout=5, body_timeout=5, idle_timeout=8, write_timeout=10)
-    async with Engine("memory:", limits=limits) as engine:
-        mount = Mount(engine, Options(), None)
+    async with Engine("memory:") as engine:
+        mount = Mount(engine, options, None)
         server = StandaloneServer(mount, "/v1/stream/", bounds)
         print(await server.listen("127.0.0.1", 0), flush=True)
         while not stop.is_set():

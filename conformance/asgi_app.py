@@ -2,10 +2,10 @@
 
 import os
 
-from durable_streams_server import Limits, create_asgi
+from durable_streams_server import create_asgi
 
 app = create_asgi(
     os.environ["CONFORMANCE_STORE"],
     root="/v1/stream",
-    limits=Limits(long_poll_timeout=float(os.environ["CONFORMANCE_LONG_POLL_SECONDS"])),
+    long_poll_timeout=float(os.environ["CONFORMANCE_LONG_POLL_SECONDS"]),
 )

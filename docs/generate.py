@@ -35,7 +35,7 @@ Some depend on each other:
   announced without its bytes, and readers get it from the store.
 - A commit carries at most `MAX_FLIGHT_BYTES` (commit queue), a commit group of the file store
   about `GROUP_BYTES`: it takes no further commit once it has reached that.
-- `max_body` is the largest append. It counts the bytes of the request body as they are received;
+- `Options.max_body` is the largest append over HTTP. It counts the bytes of the request body as they are received;
   positions, page sizes and `size` in listings count stored bytes, where a JSON message is followed by
   two more.
 """

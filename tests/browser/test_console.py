@@ -144,7 +144,7 @@ def test_names_and_messages_are_text_and_never_markup(
 def test_more_messages_at_once_than_a_call_has_arguments(
     page: Page, start: Callable[..., Server], faults: list[str]
 ) -> None:
-    server = start("--console", "--chunk", "1024")
+    server = start("--console", "--page-size", "1024")
     server.create("many")
     server.append("many", b"[%b]" % b",".join([b"1"] * 300_000))
     server.append("many", b'"last"')

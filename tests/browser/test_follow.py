@@ -115,7 +115,7 @@ def test_a_kept_first_page_of_the_replaced_stream_is_not_read_again(
     page: Page, start: Callable[..., Server], site: Callable[[str], str]
 ) -> None:
     """A full page stays in the browser's cache for a minute, and its offset is refused for ever."""
-    server = start("--sse-rotation", "1", "--chunk", "1")
+    server = start("--sse-rotation", "1", "--page-size", "1")
     server.create("chat")
     for letter in (b"a", b"b", b"c"):
         server.append("chat", b'"%b"' % (letter * 700))

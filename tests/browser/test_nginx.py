@@ -20,7 +20,7 @@ CONFIG = Path(__file__).parents[2] / "docs" / "examples" / "nginx.conf"
 
 @pytest.fixture
 def server(start: Callable[..., Server]) -> Server:
-    return start("--public", "--chunk", "1")
+    return start("--public", "--page-size", "1")
 
 
 @pytest.fixture

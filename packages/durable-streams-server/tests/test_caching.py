@@ -13,7 +13,7 @@ PAGE = "max-age=60, stale-while-revalidate=300"
 
 async def test_a_page_with_more_behind_it_is_kept_for_a_minute(serve: Serve) -> None:
     for public, scope in ((False, "private"), (True, "public")):
-        client = await serve(public=public, chunk=4)
+        client = await serve(public=public, page_bytes=4)
         await client.put("a", body=b"fullrest")
         page = await client.get("a")
         assert (page.body, page["cache-control"]) == (b"full", f"{scope}, {PAGE}")
@@ -25,7 +25,7 @@ async def test_a_page_with_more_behind_it_is_kept_for_a_minute(serve: Serve) -> 
 async def test_a_page_that_reaches_the_tail_is_checked_each_time(
     serve: Serve, public: bool
 ) -> None:
-    client = await serve(public=public, chunk=4)
+    client = await serve(public=public, page_bytes=4)
     await client.put("a")
     targets = ["a", "a?offset=-1", "a?offset=-1&live=long-poll"]
     assert (await client.get("a"))["cache-control"] == "no-cache"
@@ -44,7 +44,7 @@ async def test_a_page_that_reaches_the_tail_is_checked_each_time(
 
 async def test_an_etag_changes_once_there_is_more_behind_a_full_page(serve: Serve) -> None:
     """A cache that got 304 would go on saying that the page reaches the tail."""
-    client = await serve(chunk=4)
+    client = await serve(page_bytes=4)
     await client.put("a", body=b"full")
     last = await client.get("a")
     await client.post("a", b"rest")

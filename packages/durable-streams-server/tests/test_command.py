@@ -236,7 +236,7 @@ OPTIONS = [
     ("--long-poll-timeout", "0.5", "long_poll_timeout", 0.5),
     ("--sse-rotation", "5", "sse_rotation", 5.0),
     ("--max-body", "2", "max_body", 2),
-    ("--chunk", "64", "chunk", 64),
+    ("--page-size", "64", "page_size", 64),
     ("--max-waiting-readers", "7", "max_waiting_readers", 7),
     ("--max-producers", "8", "max_producers", 8),
     ("--max-connections", "9", "max_connections", 9),
@@ -275,11 +275,17 @@ def test_switches(settings: Any, flag: str) -> None:
     assert settings[flag[2:].replace("-", "_")] is True
 
 
-def test_settings_become_limits(settings: Any) -> None:
-    assert invoke("--max-body", "2", "--chunk", "64", "--long-poll-timeout", "0.5").exit_code == 0
-    limits = cli.limits_of(settings)
-    assert (limits.max_body, limits.chunk) == (2 * 1024 * 1024, 64 * 1024)
-    assert limits.long_poll_timeout == 0.5
+def test_settings_become_limits_of_the_engine_and_options_of_http(settings: Any) -> None:
+    flags = ("--max-body", "2", "--page-size", "64", "--long-poll-timeout", "0.5")
+    assert invoke(*flags).exit_code == 0
+    assert cli.limits_of(settings).page_bytes == 64 * 1024
+    options = cli.options_of(settings)
+    assert (options.max_body, options.long_poll_timeout) == (2 * 1024 * 1024, 0.5)
+
+
+def test_the_size_of_a_page_goes_by_its_former_flag_too(settings: Any) -> None:
+    assert invoke("--chunk", "64").exit_code == 0
+    assert settings["page_size"] == 64
 
 
 def test_it_tells_its_version() -> None:

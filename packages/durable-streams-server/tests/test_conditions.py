@@ -82,7 +82,7 @@ async def test_a_closed_stream_is_not_the_open_one(client: Client) -> None:
 
 
 async def test_the_tag_of_a_full_first_page_names_a_stream_that_is_the_same(serve: Serve) -> None:
-    client = await serve(chunk=4)
+    client = await serve(page_bytes=4)
     await client.put("a", body=b"fullrest")
     first = (await client.get("a"))["etag"]
     await client.delete("a")

@@ -116,7 +116,7 @@ async def test_a_page_costs_a_page_however_long_the_stream(
     serve: Callable[..., Awaitable[Client]], remote: RemoteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not the whole stream for every read."""
-    client = await serve(remote, chunk=1000)
+    client = await serve(remote, page_bytes=1000)
     await client.put("long", body=b"x" * 100_000)
     asked = []
     read = remote.read

@@ -73,7 +73,7 @@ async def test_following_from_now_skips_what_was_there(streams: Engine) -> None:
 async def test_a_saved_offset_goes_on_where_the_batch_ended(
     engines: Callable[..., object], memory: MemoryStore
 ) -> None:
-    streams = await engines(memory, chunk=4)
+    streams = await engines(memory, page_bytes=4)
     await streams.create("a", data="abcdefgh", closed=True)
     seen = []
     async for batch in streams.follow("a"):

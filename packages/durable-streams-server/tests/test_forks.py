@@ -101,7 +101,7 @@ async def test_a_sub_offset_past_the_bytes_is_refused(streams: Engine) -> None:
 async def test_a_long_json_sub_offset_is_counted_page_by_page(
     engines: Callable[..., object], store: Store
 ) -> None:
-    streams = await engines(store, chunk=16)
+    streams = await engines(store, page_bytes=16)
     await streams.create("source", content_type=JSON, data=str(list(range(100))).encode())
     await streams.fork("fork", "source", offset=START, sub_offset=60)
     seen, offset = [], START

@@ -10,7 +10,7 @@ from servers import SERVERS
 from wire import Client, chunked, request_bytes
 
 from durable_streams_core.offsets import BEGINNING
-from durable_streams_server import Engine, Limits, MemoryStore
+from durable_streams_server import Engine, MemoryStore
 from durable_streams_server.frontends.mount import Mount
 from durable_streams_server.http.options import Options
 
@@ -106,10 +106,10 @@ async def clients(request: pytest.FixtureRequest) -> AsyncIterator[Any]:
             store = MemoryStore(clock=lambda: 1_800_000_000_000)
             if request.param == "remote":
                 store = RemoteStore(store)
-            limits = Limits(max_body=10_000, long_poll_timeout=0.01)
-            engine = await stack.enter_async_context(Engine(store, limits=limits))
+            engine = await stack.enter_async_context(Engine(store))
             origins = ("https://first.example", "https://second.example")
-            mount = Mount(engine, Options(cors_origins=origins), None)
+            options = Options(cors_origins=origins, max_body=10_000, long_poll_timeout=0.01)
+            mount = Mount(engine, options, None)
             port = await stack.enter_async_context(serve(mount, "/v1/stream/"))
             found[name] = Client(port, "/v1/stream/", mount)
             stack.push_async_callback(found[name].close)

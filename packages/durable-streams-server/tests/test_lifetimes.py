@@ -157,7 +157,7 @@ async def test_a_reader_gets_the_data_though_the_renewal_cannot_be_stored(
 async def test_a_follower_keeps_a_stream_alive_whose_life_is_shorter_than_its_wait(
     engines: Callable[..., object], memory: MemoryStore, clock: Any
 ) -> None:
-    streams = await engines(memory, long_poll_timeout=3600)
+    streams = await engines(memory)
     await streams.create("a", ttl=1)
     renewed = asyncio.Event()
     stop = memory.watch(lambda _: None)

@@ -207,7 +207,7 @@ async def test_an_append_may_be_conditional_on_the_tail(client: Client) -> None:
 
 
 async def test_get_goes_page_by_page(serve: Callable[..., Awaitable[Client]]) -> None:
-    client = await serve(chunk=4)
+    client = await serve(page_bytes=4)
     await client.put("a", body=b"abcdefgh", stream_closed="true")
     first = await client.get("a?offset=-1")
     assert (first.body, position(first[TAIL])) == (b"abcd", 4)
@@ -367,7 +367,7 @@ async def test_expect_continue_is_answered_before_the_body_is_sent(client: Clien
 
 
 async def test_large_bodies_go_both_ways(serve: Callable[..., Awaitable[Client]]) -> None:
-    client = await serve(chunk=8 * 1024 * 1024)
+    client = await serve(page_bytes=8 * 1024 * 1024)
     data = bytes(range(256)) * 16 * 1024
     await client.put("a", "application/octet-stream", data)
     assert (await client.get("a")).body == data

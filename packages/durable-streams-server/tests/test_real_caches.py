@@ -90,7 +90,7 @@ async def nginx(directory: Path, upstream: int) -> AsyncIterator[int]:
 async def test_nginx_hides_nothing_and_serves_full_pages(
     serve: Callable[..., Awaitable[Client]], tmp_path: Path, public: bool
 ) -> None:
-    origin = await serve(public=public, chunk=4)
+    origin = await serve(public=public, page_bytes=4)
     async with nginx(tmp_path, origin.port) as port:
         readers = Client(port, origin.root, origin.mount)
         seen = []

@@ -175,7 +175,7 @@ async def test_a_deletion_ends_the_response(client: Client) -> None:
 async def test_a_long_stream_is_caught_up_in_pages_and_none_is_missed(
     serve: Callable[..., Awaitable[Client]],
 ) -> None:
-    client = await serve(chunk=1000)
+    client = await serve(page_bytes=1000)
     await client.put("a", JSON)
     for n in range(30):
         await client.post("a", b'"' + b"%d" % n * 100 + b'"', JSON)

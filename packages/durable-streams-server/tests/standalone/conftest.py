@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from durable_streams_server import Engine
-from durable_streams_server.engine.limits import Limits
 from durable_streams_server.frontends.mount import Mount
 from durable_streams_server.frontends.standalone import Bounds, StandaloneServer
 from durable_streams_server.http.options import Options
@@ -36,10 +35,8 @@ Start = Callable[..., Awaitable[Running]]
 async def start() -> AsyncIterator[Start]:
     async with AsyncExitStack() as stack:
 
-        async def begin(
-            bounds: Bounds | None = None, limits: Limits | None = None, **options: Any
-        ) -> Running:
-            engine = await stack.enter_async_context(Engine("memory:", limits=limits))
+        async def begin(bounds: Bounds | None = None, **options: Any) -> Running:
+            engine = await stack.enter_async_context(Engine("memory:"))
             await engine.create("s", content_type="text/plain", data="hello")
             mount = Mount(engine, Options(**options), None)
             server = StandaloneServer(mount, ROOT, bounds)

@@ -28,7 +28,6 @@ from raw_corpus import CASES
 
 from durable_streams_core.errors import ProtocolError
 from durable_streams_server import Engine
-from durable_streams_server.engine.limits import Limits
 from durable_streams_server.frontends.mount import Mount
 from durable_streams_server.frontends.standalone import Bounds, StandaloneServer
 from durable_streams_server.frontends.standalone.connection import Awaited, Connection
@@ -145,10 +144,10 @@ class Wire:
 
 async def answers(pieces: list[bytes]) -> tuple[list[Any], bool]:
     """The responses of a fresh server to some input, and whether the connection is over."""
-    limits = Limits(long_poll_timeout=0.001, max_body=5000)
-    async with Engine(MemoryStore(clock=lambda: 1_800_000_000_000), limits=limits) as engine:
+    options = Options(long_poll_timeout=0.001, max_body=5000)
+    async with Engine(MemoryStore(clock=lambda: 1_800_000_000_000)) as engine:
         await engine.create("s", content_type="text/plain", data="hello")
-        mount = Mount(engine, Options(), None)
+        mount = Mount(engine, options, None)
         server = StandaloneServer(mount, "/v1/stream/", Bounds(max_header=2500, max_target=500))
         server.look(0)
         connection = Connection(server, secure=False)

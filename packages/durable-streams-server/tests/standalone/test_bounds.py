@@ -10,7 +10,6 @@ from conftest import Running, Start
 from raw_answers import Answers, exchange
 from raw_corpus import CHUNKED, END, GET, POST
 
-from durable_streams_server.engine.limits import Limits
 from durable_streams_server.frontends.standalone import Bounds
 from durable_streams_server.frontends.standalone.bodies import MAX_DRAINED
 from durable_streams_server.frontends.standalone.connection import MAX_HELD, Awaited
@@ -87,7 +86,7 @@ async def test_a_long_target_is_refused(start: Any) -> None:
 async def test_a_declared_length_over_the_limit_is_refused_and_the_answer_arrives(
     start: Any,
 ) -> None:
-    running = await start(limits=Limits(max_body=1000))
+    running = await start(max_body=1000)
     reader, writer = await connect(running.port)
     writer.write(POST + b"Content-Length: 100000000\r\n\r\n")
     for _ in range(50):
@@ -98,7 +97,7 @@ async def test_a_declared_length_over_the_limit_is_refused_and_the_answer_arrive
 
 
 async def test_chunks_over_the_limit_are_refused_and_the_answer_arrives(start: Any) -> None:
-    running = await start(limits=Limits(max_body=1000))
+    running = await start(max_body=1000)
     chunk = b"400\r\n" + b"x" * 1024 + b"\r\n"
     reader, writer = await connect(running.port)
     writer.write(CHUNKED + chunk * 300)

@@ -12,7 +12,6 @@ from raw_corpus import END, GET, POST
 from test_bounds import connect, held, until
 
 from durable_streams_server import Engine
-from durable_streams_server.engine.limits import Limits
 from durable_streams_server.frontends.mount import Mount
 from durable_streams_server.frontends.servers import Address, standalone_server, tls_context
 from durable_streams_server.frontends.standalone import Bounds
@@ -25,7 +24,7 @@ APPEND = POST + b"Content-Length: 2\r\n\r\nhi"
 
 
 async def test_100_continue_comes_only_where_the_body_is_wanted(start: Any) -> None:
-    running = await start(limits=Limits(max_body=1000))
+    running = await start(max_body=1000)
     reader, writer = await connect(running.port)
     writer.write(POST + b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\n")
     assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -38,7 +37,7 @@ async def test_100_continue_comes_only_where_the_body_is_wanted(start: Any) -> N
 
 
 async def test_100_continue_waits_for_the_answers_before_it(start: Any) -> None:
-    running = await start(limits=Limits(long_poll_timeout=0.05))
+    running = await start(long_poll_timeout=0.05)
     reader, writer = await connect(running.port)
     writer.write(POLL + POST + b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\n")
     head = await reader.readuntil(b"\r\n\r\n")

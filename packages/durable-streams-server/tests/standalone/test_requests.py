@@ -10,7 +10,6 @@ from raw_answers import Answers, exchange
 from raw_corpus import END, GET, POST
 from test_bounds import connect, held, until
 
-from durable_streams_server.engine.limits import Limits
 from durable_streams_server.frontends.standalone import Bounds
 from durable_streams_server.frontends.standalone.connection import Awaited
 
@@ -100,7 +99,7 @@ async def test_what_follows_a_body_that_came_late_is_the_next_request(start: Any
 async def test_a_body_over_the_limit_is_refused_behind_a_head_that_was_taken(
     start: Any, clients: Any
 ) -> None:
-    running = await start(limits=Limits(max_body=1000))
+    running = await start(max_body=1000)
     client = await clients(running)
     assert await client.append(b"x" * 1000) == 204
     assert await client.append(b"x" * 1000) == 204

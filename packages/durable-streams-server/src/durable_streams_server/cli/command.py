@@ -31,7 +31,8 @@ from durable_streams_server.subscriptions import SubscriptionOptions
 
 log = logging.getLogger("durable_streams_server.cli")
 
-_DEFAULTS = Limits()
+_LIMITS = Limits()
+_OPTIONS = Options()
 _BOUNDS = Bounds()
 
 
@@ -123,48 +124,50 @@ def not_empty(_context: click.Context, parameter: click.Parameter, value: str | 
 @click.option("--no-compress", is_flag=True, help="Never compress pages.")
 @click.option(
     "--long-poll-timeout",
-    default=_DEFAULTS.long_poll_timeout,
+    default=_OPTIONS.long_poll_timeout,
     type=click.FloatRange(min=0, max=3600),
     metavar="SECONDS",
     help="How long a long-poll waits.",
 )
 @click.option(
     "--sse-rotation",
-    default=_DEFAULTS.sse_rotation,
+    default=_OPTIONS.sse_rotation,
     type=click.FloatRange(min=1),
     metavar="SECONDS",
     help="How long an SSE response lasts.",
 )
 @click.option(
     "--sse-retry",
-    default=Options().sse_retry,
+    default=_OPTIONS.sse_retry,
     type=click.FloatRange(min=0, max=3600),
     metavar="SECONDS",
     help="How soon a browser's EventSource reconnects.",
 )
 @click.option(
     "--max-body",
-    default=_DEFAULTS.max_body // MIB,
+    default=_OPTIONS.max_body // MIB,
     type=click.IntRange(1, 1024),
     metavar="MIB",
     help="Largest append.",
 )
 @click.option(
+    "--page-size",
     "--chunk",
-    default=_DEFAULTS.chunk // 1024,
+    "page_size",
+    default=_LIMITS.page_bytes // 1024,
     type=click.IntRange(1, 1024 * 1024),
     metavar="KIB",
     help="Size of a page of a read.",
 )
 @click.option(
     "--max-waiting-readers",
-    default=_DEFAULTS.max_waiting_readers,
+    default=_LIMITS.max_waiting_readers,
     type=click.IntRange(1),
     help="Live readers of one stream.",
 )
 @click.option(
     "--max-producers",
-    default=_DEFAULTS.max_producers,
+    default=_LIMITS.max_producers,
     type=click.IntRange(1),
     help="Producers remembered of one stream; the longest idle are forgotten.",
 )
@@ -254,14 +257,31 @@ def _loop_runner() -> Callable[[Any], None]:
 
 def limits_of(settings: dict[str, Any]) -> Limits:
     return Limits(
-        max_body=settings["max_body"] * MIB,
-        chunk=settings["chunk"] * 1024,
+        page_bytes=settings["page_size"] * 1024,
         max_waiting_readers=settings["max_waiting_readers"],
         max_producers=settings["max_producers"],
+        # Together with the time that the front end waits for responses, this is less than a
+        # supervisor waits before it kills.
+        drain=1.5,
+    )
+
+
+def options_of(settings: dict[str, Any]) -> Options:
+    """What the HTTP layer is told; raises ValueError for settings that contradict each other."""
+    return Options(
+        token=settings["token"],
+        cors_origins=tuple(settings["cors_origin"]),
+        cors_credentials=settings["cors_credentials"],
+        console=settings["console"],
+        cors_headers=tuple(settings["cors_header"]),
+        public=settings["public"],
+        public_url=settings["public_url"],
+        max_body=settings["max_body"] * MIB,
         long_poll_timeout=settings["long_poll_timeout"],
         sse_rotation=settings["sse_rotation"],
-        # With what the front end waits for answers, less than a supervisor's patience.
-        drain=1.5,
+        sse_retry=settings["sse_retry"],
+        compress=not settings["no_compress"],
+        health=True,
     )
 
 
@@ -298,22 +318,8 @@ async def serve(settings: dict[str, Any]) -> None:
         # The end of a terminal or of a login must not end the server.
         loop.add_signal_handler(signal.SIGHUP, log.info, "SIGHUP is ignored")
     try:
-        options = Options(
-            token=settings["token"],
-            cors_origins=tuple(settings["cors_origin"]),
-            cors_credentials=settings["cors_credentials"],
-            console=settings["console"],
-            cors_headers=tuple(settings["cors_header"]),
-            public=settings["public"],
-            public_url=settings["public_url"],
-            sse_retry=settings["sse_retry"],
-            compress=not settings["no_compress"],
-            health=True,
-        )
+        options = options_of(settings)
         root = parse_root(settings["root"])
-    except ValueError as error:
-        raise click.ClickException(str(error)) from error
-    try:
         unstarted = Engine(
             settings["store"],
             limits=limits_of(settings),

@@ -44,6 +44,9 @@ from durable_streams_server.engine.results import (
 )
 from durable_streams_server.engine.runtime import Runtime
 
+LOOK_SECONDS = 30.0
+"""How often ``follow`` looks, while nothing happens, whether its stream's life is to be renewed."""
+
 
 class Engine(Runtime):
     """Streams over one store. Start it with ``async with``, or ``start`` and ``stop``.
@@ -248,8 +251,8 @@ class Engine(Runtime):
         Args:
             path: the stream's path.
             offset: an offset that the stream gave out, ``START`` or ``NOW``.
-            limit: about how many bytes to read; None for ``limits.chunk``. A JSON message is never
-                cut.
+            limit: about how many bytes to read; None for ``limits.page_bytes``. A JSON message is
+                never cut.
 
         Raises:
             InvalidRequest: for an offset that the stream never gave out.
@@ -344,7 +347,7 @@ class Engine(Runtime):
 
     async def _until_notified(self, path: str, waiter: "Waiter", ttl: int | None) -> None:
         """Wait for notification, renewing the stream's life meanwhile: who follows it reads it."""
-        look_again = self.limits.long_poll_timeout
+        look_again = LOOK_SECONDS
         if ttl is not None:
             look_again = min(look_again, ttl / 2)
         while not waiter.notified:

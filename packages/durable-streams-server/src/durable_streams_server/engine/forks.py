@@ -60,12 +60,12 @@ class Forks:
         store: Store,
         pages: Pages,
         perform: Perform,
-        chunk: int,
+        page_bytes: int,
     ) -> None:
         self._store = store
         self._pages = pages
         self._perform = perform
-        self._chunk = chunk
+        self._page_bytes = page_bytes
 
     async def create(
         self, path: str, asked: CreationRequest, body: Body, *, closed: bool
@@ -149,7 +149,7 @@ class Forks:
         if position < head.tail and not rest:
             await self._pages.page(path, offset, 1)
         while rest:
-            page: Page = await self._pages.page(path, offset, self._chunk)
+            page: Page = await self._pages.page(path, offset, self._page_bytes)
             if page.head.incarnation != head.incarnation:
                 return await self._divergence(path, asked)
             length = skip_messages(page.data, rest)

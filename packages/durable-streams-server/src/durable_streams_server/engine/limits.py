@@ -1,4 +1,4 @@
-"""The bounds of an engine: of one stream, one request and one reader."""
+"""The bounds that an engine keeps: of its streams, of one page and of waiting."""
 
 import msgspec
 
@@ -8,12 +8,8 @@ MIB = 1024 * 1024
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Bounds with safe defaults. Sizes are bytes, times seconds."""
 
-    max_body: int = 32 * MIB
-    """Largest request body: one atomic append (413)."""
-    max_path: int = 1024
-    """Longest stream path, percent-decoded (414)."""
-    chunk: int = MIB
-    """How much one page of a read holds, but that a single JSON message is never cut."""
+    page_bytes: int = MIB
+    """Size of one page of a read. A page is larger only to hold one whole JSON message."""
     max_waiting_readers: int = 20_000
     """Long-polls and live readers of one stream (429)."""
     max_queued: int = 10_000
@@ -25,9 +21,4 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     unknown_outcome: float = 10.0
     """How long callers wait while a store does not say whether it applied a commit (504)."""
     drain: float = 10.0
-    """How long stopping waits for operations under way; who waits longer is told (504)."""
-    long_poll_timeout: float = 30.0
-    sse_rotation: float = 60.0
-    """Life of an SSE response, so that shared caches can collapse readers (§10.2)."""
-    sse_keep_alive: float = 15.0
-    """A comment is sent after this much silence."""
+    """How long stopping waits for operations under way; their callers then get an error (504)."""

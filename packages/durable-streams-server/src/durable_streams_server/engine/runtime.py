@@ -83,7 +83,7 @@ class Runtime:
         self._local = self.store if isinstance(self.store, LocalStore) else None
         self.fanout = Fanout(self.limits.max_waiting_readers)
         self._pages = Pages(self.store)
-        self._forks = Forks(self.store, self._pages, self.perform, self.limits.chunk)
+        self._forks = Forks(self.store, self._pages, self.perform, self.limits.page_bytes)
         self.subscriptions = Subscriptions(
             self.store, self.perform, self._check_readable, self._subscription_options
         )
@@ -283,7 +283,7 @@ class Runtime:
         """A page at once, or None when it has to be waited for (see :meth:`page`)."""
         self._require_started()
         try:
-            page = self._pages.page_nowait(path, offset, limit or self.limits.chunk)
+            page = self._pages.page_nowait(path, offset, limit or self.limits.page_bytes)
         except Unconfirmed:
             return None
         if page is not None and self._renewal_due(page.head):
@@ -298,7 +298,7 @@ class Runtime:
         while True:
             self._require_started()
             try:
-                page = await self._pages.page(path, offset, limit or self.limits.chunk)
+                page = await self._pages.page(path, offset, limit or self.limits.page_bytes)
             except Unconfirmed:
                 await self._forks.resolve(path)
                 continue

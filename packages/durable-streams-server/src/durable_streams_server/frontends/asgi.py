@@ -53,6 +53,11 @@ def create_asgi(
     console: bool = False,
     public: bool = False,
     public_url: str | None = None,
+    max_body: int = 32 * 1024 * 1024,
+    max_path: int = 1024,
+    long_poll_timeout: float = 30.0,
+    sse_rotation: float = 60.0,
+    sse_keep_alive: float = 15.0,
     sse_retry: float = 1.0,
     compress: bool = True,
 ) -> "AsgiApp":
@@ -70,6 +75,11 @@ def create_asgi(
         console=console,
         public=public,
         public_url=public_url,
+        max_body=max_body,
+        max_path=max_path,
+        long_poll_timeout=long_poll_timeout,
+        sse_rotation=sse_rotation,
+        sse_keep_alive=sse_keep_alive,
         sse_retry=sse_retry,
         compress=compress,
     )

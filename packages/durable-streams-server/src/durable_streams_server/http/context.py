@@ -24,7 +24,7 @@ class Context:
     def __init__(self, engine: Engine, options: Options) -> None:
         self.engine = engine
         self.options = options
-        self.readers = Readers(engine, sse_retry=options.sse_retry)
+        self.readers = Readers(engine, options)
         self.assets = load_assets(console=options.console)
         self.common_headers = CommonHeaders(
             options.cors_origins, options.cors_headers, credentials=options.cors_credentials

@@ -67,7 +67,7 @@ class Exchange:
 
     @property
     def max_body(self) -> int:
-        return self._engine.limits.max_body
+        return self._context.options.max_body
 
     def run(self, body: bytes) -> AnyResponse:
         """The second step: the response, given the whole body."""

@@ -102,7 +102,7 @@ class Handler:
         if known is None:
             raise wrong_method("GET", "HEAD", "POST", "PUT", "DELETE")
         kind, action = known
-        path = decode_path(request.path, self.engine.limits.max_path)
+        path = decode_path(request.path, self.options.max_path)
         if log.isEnabledFor(logging.DEBUG):
             log.debug("%s %s", request.method, path)
         exchange = kind(self._context, request, path, common)
@@ -182,7 +182,7 @@ class Handler:
     def too_large(self, request: RequestHead) -> Response:
         """For a body that turned out to be over the limit."""
         common = self._common_headers.of(request.headers.get(b"origin"))
-        limit = MAX_CONTROL_BODY if is_control(request.path) else self.engine.limits.max_body
+        limit = MAX_CONTROL_BODY if is_control(request.path) else self.options.max_body
         return self._problem(body_too_large(limit), request, common)
 
     def refuse(self, error: ProtocolError) -> Response:

@@ -19,6 +19,7 @@ from durable_streams_server.caches import ByteCache
 from durable_streams_server.engine.engine import Engine
 from durable_streams_server.engine.fanout import SLICE, Notification
 from durable_streams_server.engine.pages import Page
+from durable_streams_server.http.options import Options
 
 log = logging.getLogger("durable_streams_server.http")
 
@@ -31,9 +32,10 @@ TICK_SECONDS = 1.0
 class Readers:
     """The live readers of one front end: their clock and their end."""
 
-    def __init__(self, engine: Engine, *, sse_retry: float) -> None:
+    def __init__(self, engine: Engine, options: Options) -> None:
         self.engine = engine
-        self.retry = b"retry: %d\n" % round(sse_retry * 1000)
+        self.options = options
+        self.retry = b"retry: %d\n" % round(options.sse_retry * 1000)
         """The first line of an SSE response: after how many milliseconds a browser reconnects."""
         self._readers: set[Reader] = set()
         self._timer: asyncio.TimerHandle | None = None

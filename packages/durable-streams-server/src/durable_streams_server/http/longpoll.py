@@ -45,7 +45,7 @@ class LongPoll(Reader):
         """Whether something happened while a page was read."""
         pending.on_cancel(self.leave)
         self.enlist()
-        timeout = self.engine.limits.long_poll_timeout
+        timeout = registration.readers.options.long_poll_timeout
         self._timer = asyncio.get_running_loop().call_later(timeout, self.finish)
         if registration.missed:
             self._look(None)
@@ -70,7 +70,7 @@ class LongPoll(Reader):
                 notification.start == self.position
                 and same_timeline
                 and data is not None
-                and len(data) <= self.engine.limits.chunk
+                and len(data) <= self.engine.limits.page_bytes
             ):
                 page = notification.shared.get("page")
                 if page is None:
@@ -90,7 +90,7 @@ class LongPoll(Reader):
     def _look(self, notification: Notification | None) -> None:
         self._phase = Phase.READING
         self._missed = False
-        self.read(self.engine.limits.chunk, self._looked, notification)
+        self.read(self.engine.limits.page_bytes, self._looked, notification)
 
     def _looked(self, page: Page | ProtocolError) -> None:
         if self._phase is Phase.ENDED:
@@ -108,7 +108,7 @@ class LongPoll(Reader):
             self._task.cancel()
             self._task = None
         self._phase = Phase.READING
-        self.read(self.engine.limits.chunk, self._complete)
+        self.read(self.engine.limits.page_bytes, self._complete)
 
     def _complete(self, page: Page | ProtocolError) -> None:
         if self._phase is Phase.ENDED:

@@ -1,4 +1,4 @@
-"""How one front end speaks, beside the engine's limits."""
+"""The options of one front end: access, origins, addresses, and the bounds of HTTP."""
 
 import re
 from collections.abc import Callable
@@ -23,7 +23,7 @@ _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """Access, origins, addresses and compression."""
+    """What one front end permits and how it responds. Sizes are bytes, times seconds."""
 
     authorize: Authorize | None = None
     token: str | None = None
@@ -43,8 +43,18 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """Let shared caches keep full pages (§10.1); only for streams that everybody may read."""
     public_url: str | None = None
     """Where clients reach the server, for ``Location``; else the request's own Host is used."""
+    max_body: int = 32 * 1024 * 1024
+    """Largest request body, and so the largest append over HTTP (413)."""
+    max_path: int = 1024
+    """Longest stream path, percent-decoded (414)."""
+    long_poll_timeout: float = 30.0
+    """How long a long-poll waits before it answers without data (§5.7)."""
+    sse_rotation: float = 60.0
+    """Life of an SSE response, so that shared caches can collapse readers (§10.2)."""
+    sse_keep_alive: float = 15.0
+    """An SSE response carries a comment after this much silence."""
     sse_retry: float = 1.0
-    """After how many seconds a browser's ``EventSource`` reconnects."""
+    """How soon a browser's ``EventSource`` reconnects."""
     compress: bool = True
     health: bool = False
     """Answer ``GET /health``, outside of the stream root."""

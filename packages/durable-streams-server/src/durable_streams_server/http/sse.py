@@ -98,10 +98,10 @@ class SseReader(live.Reader):
 
     def tick(self, now: float) -> None:
         super().tick(now)
-        if now - self._born >= self.engine.limits.sse_rotation:
+        if now - self._born >= self._readers.options.sse_rotation:
             self.finish()
         elif not self._full and now - self._written >= (
-            self.engine.limits.sse_keep_alive - live.TICK_SECONDS / 2
+            self._readers.options.sse_keep_alive - live.TICK_SECONDS / 2
         ):
             self._write(KEEP_ALIVE)
 
@@ -245,7 +245,7 @@ class SseReader(live.Reader):
 
 def page_bytes(engine: Engine) -> int:
     """The size of a page that becomes one event."""
-    return min(PAGE_BYTES, engine.limits.chunk)
+    return min(PAGE_BYTES, engine.limits.page_bytes)
 
 
 def is_text(data: bytes) -> bool:

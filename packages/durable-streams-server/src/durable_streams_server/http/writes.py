@@ -171,7 +171,7 @@ class Creating(Exchange):
     def _check_head(self) -> None:
         super()._check_head()
         public_root = self._context.public_path + self.request.root
-        self._asked = parse_creation(self.request, public_root, self._engine.limits.max_path)
+        self._asked = parse_creation(self.request, public_root, self._context.options.max_path)
 
     def _respond(self, body: bytes) -> AnyResponse:
         asked = self._asked
