@@ -314,6 +314,7 @@ def bench(session: nox.Session) -> None:
     """Ours and its peers side by side on one core; arguments go to benchmarks/run.py. Linux."""
     install_suite(session)
     install(session, "server[uvicorn]")
+    install_group(session, "tests", of="server")
     session.install("rakaia-streams")
     session.run("python", "benchmarks/run.py", *session.posargs)
 

@@ -18,17 +18,15 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from load import request
+from realistic import MESSAGE, realistic_request, stream_request
+from workloads import BATCH
 
 from durable_streams_server.frontends.mount import Mount
 from durable_streams_server.frontends.standalone import StandaloneServer
 from durable_streams_server.frontends.standalone.connection import Connection
 from durable_streams_server.http.options import Options
 
-URL = "http://127.0.0.1:4437/v1/stream/"
-JSON = "Content-Type: application/json\r\n"
-MESSAGE = b'{"t":"tok","n":12345}'
-STREAMS = 200
+URL = "http://127.0.0.1:4437/v1/stream/r"
 RUNS = 1000
 TURNS = 20
 """Requests in one run: few, so that some runs are not interrupted."""
@@ -47,34 +45,21 @@ class Nowhere:
         return False
 
 
-def ids(n: int) -> str:
-    """Headers that are new with each request, and those that a client and a proxy add."""
-    return (
-        f"traceparent: 00-{n * 7919:032x}-{n:016x}-01\r\nX-Request-Id: {n * 31:08x}-{n % 65536:04x}\r\n"
-        "Authorization: Bearer abcdefghijklmnopqrstuvwxyz\r\nX-Forwarded-For: 10.1.2.3\r\n"
-    )
-
-
-def append(n: int, headers: str = "") -> bytes:
-    return request(f"{URL}r{n % STREAMS}", "POST", MESSAGE, JSON + ids(n) + headers)
-
-
-def read(n: int) -> bytes:
-    return request(f"{URL}r{n % STREAMS}?offset=-1", "GET", b"", ids(n))
-
-
-def batch(n: int) -> bytes:
-    """The next batch of each stream's producer."""
-    claim = f"Producer-Id: p\r\nProducer-Epoch: 0\r\nProducer-Seq: {n // STREAMS}\r\n"
-    return append(n, claim)
+def to_streams(operation: str, streams: int = 200, body: bytes = MESSAGE) -> Callable[[int], bytes]:
+    """The n-th request of the realistic load."""
+    return lambda n: stream_request(operation, f"{URL}{n % streams}", n, n // streams, "p", body)
 
 
 WORKLOADS: dict[str, Callable[[int], bytes]] = {
-    "read": read,
-    "append": append,
-    "append by a producer": batch,
-    "read, repeated": lambda _: read(1),
-    "append, repeated": lambda _: append(1),
+    # First what reads the one small message that each stream begins with.
+    "read": to_streams("read"),
+    "read, 20,000 streams": to_streams("read", 20_000),
+    "read, repeated": lambda _: to_streams("read")(1),
+    "append": to_streams("append"),
+    "append, 20,000 streams": to_streams("append", 20_000),
+    "append by a producer": to_streams("producers"),
+    "append, repeated": lambda _: to_streams("append")(1),
+    "append of 100 messages": to_streams("append", body=BATCH),
 }
 
 
@@ -99,8 +84,8 @@ async def measure(profile: str | None) -> None:
         connection = Connection(server, secure=False)
         connection.connection_made(transport)
         send = connection.data_received
-        for n in range(STREAMS):
-            send(request(f"{URL}r{n}", "PUT", MESSAGE, JSON))
+        for n in range(20_000):
+            send(realistic_request(f"{URL}{n}", "PUT", n, MESSAGE))
         if profile is not None:
             made = [WORKLOADS[profile](n) for n in range(5000)]
             profiler = cProfile.Profile()

@@ -179,10 +179,7 @@ async def ask(
 def wrk(
     url: str, method: str, body: bytes, headers: dict[str, str], *, connections: int, seconds: float
 ) -> Load | None:
-    """The same closed loops by wrk, or None where there is none."""
-    program = shutil.which("wrk")
-    if program is None:
-        return None
+    """Closed loops of one request by wrk, or None where there is none."""
     given = dict(line.split(": ", 1) for line in ORDINARY.strip().split("\r\n")) | headers
     lines = [f"wrk.method = {method!r}"]
     lines += [f"wrk.headers[{name!r}] = {value!r}" for name, value in given.items()]
@@ -191,17 +188,27 @@ def wrk(
     with tempfile.NamedTemporaryFile("w", suffix=".lua", delete=False) as script:
         script.write("\n".join(lines))
     try:
-        said = subprocess.run(
-            [
-                *(program, "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s"),
-                *("--latency", "-s", script.name, url),
-            ],
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout
+        return run_wrk(Path(script.name), url, connections=connections, seconds=seconds)
     finally:
         Path(script.name).unlink()
+
+
+def run_wrk(
+    script: Path, url: str, *arguments: str, connections: int, seconds: float
+) -> Load | None:
+    """The closed loops of a script by wrk, or None where there is none."""
+    program = shutil.which("wrk")
+    if program is None:
+        return None
+    said = subprocess.run(
+        [
+            *(program, "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s"),
+            *("--latency", "-s", str(script), url, "--", *arguments),
+        ],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
     total = re.search(r"(\d+) requests in ([\d.]+)(s|m)", said)
     assert total is not None, said
     bad = re.search(r"Non-2xx or 3xx responses: (\d+)", said)

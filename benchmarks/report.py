@@ -45,8 +45,8 @@ def table(raw: Raw, what: dict[str, str]) -> str:
 _KNOWN = ("ok", "failed", "per second", "cpu", "p50", "p99", "memory")
 
 _COLOURS = {
-    "ours": "#1b6ca8", "ours-aiohttp": "#4d96c9", "ours-uvicorn": "#8dbfe0", "ours-file": "#0b3c5d",
-    "node": "#e07a5f", "node-file": "#b5533c", "rakaia": "#81b29a",
+    "ours": "#1b6ca8", "ours-aiohttp": "#4d96c9", "ours-fastapi": "#8dbfe0", "ours-file": "#0b3c5d",
+    "node": "#e07a5f", "node-file": "#b5533c", "rakaia": "#81b29a", "caddy": "#3d8b6e",
     "rust-electric": "#6d6875", "rust-axum": "#a59fae",
 }  # fmt: skip
 _CUT_AT = 2.5

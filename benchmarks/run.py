@@ -1,12 +1,12 @@
 """Runs our servers and their peers side by side and writes a table, a plot and the raw figures.
 
-    python benchmarks/run.py [--servers ours,node] [--workloads append-100,read] [--rounds 5]
+    python benchmarks/run.py [--servers ours,node] [--workloads append-200,read-200] [--rounds 5]
 
 All servers are pinned to one core and the load to the others. Rounds are interleaved: one of each
 server, then the next of each; what is shown is the median. CPU per request, from /proc, is the
 steadiest figure on a machine that others use too. Only 2xx answers count; a round with others says
 so. Linux only. `npm ci` in conformance/ brings the Node peers, `pip install rakaia-streams` the
-Python one, `cargo install` the Rust ones.
+Python one, `cargo install` the Rust ones, `go build` the Caddy plugin's `cmd/caddy` as `ds-caddy`.
 """
 
 import argparse
@@ -63,7 +63,7 @@ async def compare(options: argparse.Namespace) -> dict[str, dict[str, list[dict[
                         continue
                     rounds[server.name].append(result)
                     print(
-                        f"{workload:12} {turn + 1}/{options.rounds} {server.name:14}"
+                        f"{workload:20} {turn + 1}/{options.rounds} {server.name:14}"
                         f" {result['cpu']:9.2f} us {result['per second']:10.0f}/s"
                         f" p99 {result['p99']:8.2f} ms  failed {result['failed']:.0f}  "
                         + "  ".join(

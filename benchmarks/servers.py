@@ -21,6 +21,8 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 OURS = [sys.executable, "-m", "durable_streams_server", "--port", "PORT", "--sse-rotation", "3600"]
 NODE = ["node", "reference.mjs", "--port", "PORT"]
 UVICORN = ["--host", "127.0.0.1", "--port", "PORT", "--no-access-log", "--log-level", "warning"]
+FASTAPI = [sys.executable, "-m", "uvicorn", "--app-dir", str(HERE), "fastapi_app:app"]
+CADDY = ["ds-caddy", "run", "--adapter", "caddyfile", "--config", str(HERE / "Caddyfile")]
 # Both crates call their program durable-streams-server: link the one of `durable-streams` as
 # ds-electric, that of `durable-streams-server` as ds-axum.
 ELECTRIC = ["ds-electric", "--port", "PORT", "--data-dir", "DIR", "--worker-threads", "1"]
@@ -50,14 +52,11 @@ KINDS = {
     for kind in (
         Kind("ours", [*OURS, "--store", "memory:"]),
         Kind("ours-aiohttp", [*OURS, "--store", "memory:", "--front-end", "aiohttp"]),
-        Kind(
-            "ours-uvicorn",
-            [sys.executable, "-m", "uvicorn", "asgi_app:app", *UVICORN],
-            environment={"CONFORMANCE_LONG_POLL_SECONDS": "30"},
-        ),
+        Kind("ours-fastapi", [*FASTAPI, *UVICORN]),
         Kind("ours-file", [*OURS, "--store", "file:DIR"], durable=True),
         Kind("node", NODE, "node"),
         Kind("node-file", [*NODE, "--data-dir", "DIR"], "node", durable=True),
+        Kind("caddy", CADDY, "ds-caddy", environment={"BENCH_PORT": "PORT"}),
         Kind("rakaia", [sys.executable, "-m", "uvicorn", "rakaia:app", *UVICORN]),
         Kind("rust-electric", [*ELECTRIC, "--durability", "memory"], "ds-electric"),
         Kind("rust-axum", ["ds-axum"], "ds-axum", environment=AXUM),
@@ -72,6 +71,8 @@ class Server:
     def __init__(self, kind: Kind, core: int) -> None:
         self.kind = kind
         self.name = kind.name
+        self.streams = 0
+        """How many streams the realistic load has created here."""
         self.directory = tempfile.TemporaryDirectory(prefix="durable-streams-bench-")
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port = probe.getsockname()[1]

@@ -10,13 +10,14 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from live import MESSAGE, Crowd, Schedule, append_on_schedule
+from live import MESSAGE as LIVE_MESSAGE
+from live import Crowd, Schedule, append_on_schedule
 from load import Load, Loop, ask, closed_loops, request, wrk
+from realistic import MESSAGE, create_streams, realistic_load, realistic_wrk
 from servers import Server
 
 TEXT = "Content-Type: text/plain\r\n"
 BYTES = "Content-Type: application/octet-stream\r\n"
-JSON = "Content-Type: application/json\r\n"
 MIB = 1024 * 1024
 
 names = itertools.count()
@@ -55,10 +56,34 @@ async def fresh(server: Server, headers: str = BYTES, body: bytes = b"") -> str:
     return url
 
 
-def append(
-    size: int, connections: int, most: int | None = None, headers: str = TEXT, body: bytes = b""
+def realistic(
+    operation: str, streams: int, body: bytes | None = None
 ) -> Callable[[Server, float, bool], Awaitable[Measure]]:
-    body = body or b"x" * size
+    """The realistic load over so many streams, which a server keeps between its rounds."""
+
+    async def run(server: Server, seconds: float, use_wrk: bool) -> Measure:
+        prefix = f"{server.url}/r"
+        if server.streams < streams:
+            await create_streams(prefix, streams)
+            server.streams = streams
+        producer = f"p{next(names)}"
+        if use_wrk and body is None:
+            before = server.cpu()
+            load = await asyncio.to_thread(
+                realistic_wrk, operation, prefix, streams, producer, seconds
+            )
+            if load is not None:
+                return Measure(load, server.cpu() - before, server.memory())
+        loading = realistic_load(operation, prefix, streams, producer, seconds, body or MESSAGE)
+        return await measured(server, loading)
+
+    return run
+
+
+def append(
+    size: int, connections: int, most: int | None = None, headers: str = TEXT
+) -> Callable[[Server, float, bool], Awaitable[Measure]]:
+    body = b"x" * size
 
     async def run(server: Server, seconds: float, use_wrk: bool) -> Measure:
         url = await fresh(server, headers)
@@ -223,7 +248,7 @@ def fan_out(
             await asyncio.to_thread(crowd.connect, live)
             await asyncio.sleep(1)
             memory = server.memory()
-            messages = [request(url, "POST", MESSAGE, TEXT) for url in urls]
+            messages = [request(url, "POST", LIVE_MESSAGE, TEXT) for url in urls]
             schedule = Schedule(rate * streams, streams, seconds)
             crowd.expect(schedule)
             cpu, own = server.cpu(), time.process_time()
@@ -282,20 +307,39 @@ BATCH = (
 WORKLOADS = {
     workload.name: workload
     for workload in (
-        Workload("append-100", "appends of 100 B, 64 connections", append(100, 64)),
-        Workload("append-1k", "appends of 1 KiB, 64 connections", append(1024, 64)),
+        *(
+            Workload(
+                f"{operation}-{streams}",
+                f"realistic: {what}, {streams:,} streams, 32 connections",
+                realistic(operation, streams),
+            )
+            for streams in (200, 20_000)
+            for operation, what in (
+                ("append", "appends of 21 B"),
+                ("read", "reads of 21 B"),
+                ("producers", "appends of 21 B, a producer on each stream"),
+            )
+        ),
+        Workload(
+            "json-batch",
+            "realistic: appends of 100 JSON messages, 200 streams, 32 connections",
+            realistic("append", 200, BATCH),
+        ),
+        Workload(
+            "repeated-append",
+            "best case: one request repeated, 100 B, 64 connections",
+            append(100, 64),
+        ),
+        Workload(
+            "repeated-read", "best case: one read of 100 B repeated, 64 connections", hot_read
+        ),
+        Workload("append-1k", "one append of 1 KiB repeated, 64 connections", append(1024, 64)),
         Workload(
             "append-1m", "appends of 1 MiB, 4 connections", append(MIB, 4, most=300, headers=BYTES)
         ),
-        Workload("read", "hot reads of 100 B, 64 connections", hot_read),
         Workload("replay", "replay of 100 MB, 1 connection", replay),
         Workload("long-poll", "append to poller's answer, 16 streams", long_poll),
-        Workload(
-            "json-batch",
-            "appends of 100 JSON messages, 16 connections",
-            append(len(BATCH), 16, headers=JSON, body=BATCH),
-        ),
-        Workload("producers", "appends of 100 B by 64 producers", producers),
+        Workload("producers-one-stream", "appends of 100 B by 64 producers", producers),
         Workload("sse-1", "1 SSE reader, 100 appends/s", fan_out(1, 100), live=True),
         Workload("sse-100", "100 SSE readers, 100 appends/s", fan_out(100, 100), live=True),
         Workload("sse-1000", "1,000 SSE readers, 100 appends/s", fan_out(1000, 100), live=True),
