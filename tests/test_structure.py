@@ -32,6 +32,7 @@ def modules() -> dict[str, Path]:
 
 
 MODULES = modules()
+TREES = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
 
 
 def imported(body: list[ast.stmt]) -> Iterator[str]:
@@ -51,9 +52,8 @@ def imported(body: list[ast.stmt]) -> Iterator[str]:
 
 def test_there_is_no_import_circle() -> None:
     arrows = {
-        name: {each for each in imported(ast.parse(path.read_text()).body) if each in MODULES}
-        - {name}
-        for name, path in MODULES.items()
+        name: {each for each in imported(tree.body) if each in MODULES} - {name}
+        for name, tree in TREES.items()
     }
     # Take away what imports nothing that is left; whatever remains goes round in circles.
     while leaves := [name for name, wanted in arrows.items() if not wanted]:
@@ -67,8 +67,8 @@ def test_there_is_no_import_circle() -> None:
 def test_a_long_class_says_why() -> None:
     silent = [
         f"{name}.{node.name}: {node.end_lineno - node.lineno} lines"
-        for name, path in MODULES.items()
-        for node in ast.walk(ast.parse(path.read_text()))
+        for name, tree in TREES.items()
+        for node in ast.walk(tree)
         if isinstance(node, ast.ClassDef)
         and node.end_lineno is not None
         and node.end_lineno - node.lineno > LONGEST_CLASS
@@ -89,3 +89,18 @@ def test_retired_words_stay_away() -> None:
         if pattern.search(line)
     ]
     assert not found
+
+
+def test_header_names_are_spelled_once() -> None:
+    """The server's bytes are in ``http/names.py``, made from core's ``protocol.py``."""
+    from durable_streams_server.http import names
+
+    spelled = {value for value in vars(names).values() if isinstance(value, bytes)}
+    repeated = [
+        f"{name}:{node.lineno}: {node.value!r}"
+        for name, tree in TREES.items()
+        if name.startswith("durable_streams_server.") and not name.endswith(".names")
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and node.value in spelled
+    ]
+    assert not repeated

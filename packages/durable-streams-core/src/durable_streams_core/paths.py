@@ -13,7 +13,7 @@ from urllib.parse import unquote_to_bytes
 from durable_streams_core.errors import InvalidRequest
 from durable_streams_core.protocol import RESERVED_SEGMENT
 
-__all__ = ["check_path", "decode_path"]
+__all__ = ["check_path", "decode_path", "percent_decoded"]
 
 MAX_PATH_BYTES: Final = 1024
 
@@ -29,18 +29,29 @@ def decode_path(raw: str, max_bytes: int = MAX_PATH_BYTES) -> str:
         raise _too_long(max_bytes)
     if "%" not in raw and raw.isascii():
         return check_path(raw, max_bytes)
-    if _BAD_ESCAPE.search(raw) or not raw.isascii():
-        raise InvalidRequest("Percent-encode the stream path as UTF-8.", code="invalid-path")
     if "%2f" in raw.lower() or "%5c" in raw.lower():
         raise InvalidRequest(
             "An encoded slash or backslash cannot be part of a stream path; use other names.",
             code="invalid-path",
         )
     try:
-        decoded = unquote_to_bytes(raw).decode()
-    except UnicodeDecodeError:
-        raise InvalidRequest("The stream path is not UTF-8.", code="invalid-path") from None
+        decoded = percent_decoded(raw)
+    except ValueError:
+        raise InvalidRequest(
+            "Percent-encode the stream path as UTF-8.", code="invalid-path"
+        ) from None
     return check_path(decoded, max_bytes)
+
+
+def percent_decoded(raw: str) -> str:
+    """Text that is percent-encoded UTF-8 (RFC 3986 §2.1).
+
+    Raises ``ValueError`` for text that is not ASCII, for a ``%`` without two hexadecimal digits,
+    and for escapes that are not UTF-8.
+    """
+    if _BAD_ESCAPE.search(raw) or not raw.isascii():
+        raise ValueError("This is not percent-encoded.")
+    return unquote_to_bytes(raw).decode()
 
 
 def check_path(path: str, max_bytes: int = MAX_PATH_BYTES) -> str:

@@ -14,6 +14,7 @@ from durable_streams_core.errors import ProtocolError, StoreError
 from durable_streams_server.engine.limits import Limits
 from durable_streams_server.frontends.asgi_scope import locate
 from durable_streams_server.frontends.mount import Mount, Streams
+from durable_streams_server.http import names
 from durable_streams_server.http.exchange import Exchange
 from durable_streams_server.http.headers import NO_STORE
 from durable_streams_server.http.messages import (
@@ -209,9 +210,9 @@ class _Client:
         body = b"" if self._method == "HEAD" else response.body
         headers = list(response.headers)
         if response.status not in (204, 304) and self._method != "HEAD":
-            headers.append((b"content-length", b"%d" % len(body)))
+            headers.append((names.CONTENT_LENGTH, b"%d" % len(body)))
         if not self._complete and self._method in ("POST", "PUT"):
-            headers.append((b"connection", b"close"))
+            headers.append((names.CONNECTION, b"close"))
         await self._send(
             {"type": "http.response.start", "status": response.status, "headers": headers}
         )

@@ -9,7 +9,7 @@ from importlib.resources import files
 from typing import Final
 
 from durable_streams_core.reads import etag_matches
-from durable_streams_server.http import headers
+from durable_streams_server.http import headers, names
 from durable_streams_server.http.errors import wrong_method
 from durable_streams_server.http.messages import Header, RequestHead, Response
 
@@ -50,13 +50,13 @@ class Asset:
             raise wrong_method("GET", "HEAD")
         fields = [
             *common,
-            (b"content-type", self.content_type),
-            (b"etag", self.tag.encode()),
+            (names.CONTENT_TYPE, self.content_type),
+            (names.ETAG, self.tag.encode()),
             headers.NO_CACHE,
         ]
         if self.content_type == _PAGE:
             fields += [_PAGE_POLICY, _REFERRER]
-        if_none_match = request.headers.get(b"if-none-match")
+        if_none_match = request.headers.get(names.IF_NONE_MATCH)
         if if_none_match is not None and etag_matches(if_none_match.decode("latin-1"), self.tag):
             return Response(304, fields)
         return Response(200, fields, self.body)

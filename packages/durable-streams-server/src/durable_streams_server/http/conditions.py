@@ -13,6 +13,7 @@ from durable_streams_core.errors import PreconditionFailed
 from durable_streams_core.offsets import BEGINNING, Offset
 from durable_streams_core.reads import etag, etag_matches
 from durable_streams_server.engine.engine import Engine
+from durable_streams_server.http import names
 from durable_streams_server.http.compression import GZIP
 from durable_streams_server.http.messages import RequestHead
 
@@ -69,8 +70,8 @@ class Conditions(msgspec.Struct, frozen=True):
 
 def parse_conditions(request: RequestHead) -> Conditions | None:
     """The conditions of a request, None for a request without any."""
-    if_match = request.headers.get(b"if-match")
-    if_none_match = request.headers.get(b"if-none-match")
+    if_match = request.headers.get(names.IF_MATCH)
+    if_none_match = request.headers.get(names.IF_NONE_MATCH)
     if if_match is None and if_none_match is None:
         return None
     return Conditions(

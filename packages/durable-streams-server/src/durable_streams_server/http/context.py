@@ -7,6 +7,7 @@ from durable_streams_core.reads import page_cache_control
 from durable_streams_server.caches import TwoGenerationCache
 from durable_streams_server.engine.engine import Engine
 from durable_streams_server.engine.pages import MAX_KEPT, MAX_KEPT_BYTES, Page
+from durable_streams_server.http import names
 from durable_streams_server.http.assets import load_assets
 from durable_streams_server.http.headers import CommonHeaders
 from durable_streams_server.http.live import Readers
@@ -30,7 +31,7 @@ class Context:
             options.cors_origins, options.cors_headers, credentials=options.cors_credentials
         )
         self.cache: Header = (
-            b"cache-control",
+            names.CACHE_CONTROL,
             page_cache_control(public=options.public).encode(),
         )
         public_url = options.public_url
@@ -49,14 +50,14 @@ class Context:
         """Where the client reached the server, up to the root; empty where that is not known."""
         if self._public_url is not None:
             return self._public_url
-        host = request.headers.get(b"host", b"")
+        host = request.headers.get(names.HOST, b"")
         return "" if _HOST.fullmatch(host) is None else f"{request.scheme}://{host.decode()}"
 
     def is_own(self, origin: bytes, request: RequestHead) -> bool:
         """Whether an ``Origin`` is that of this very server, as the client reached it."""
         scheme, _, authority = origin.lower().partition(b"://")
         default = {b"http": b":80", b"https": b":443"}.get(scheme, b"")
-        known = {request.headers.get(b"host", b"").lower()}
+        known = {request.headers.get(names.HOST, b"").lower()}
         if self._public_url is not None:
             known.add(urlsplit(self._public_url).netloc.lower().encode())
         hosts = {host.removesuffix(default) for host in known}

@@ -7,16 +7,15 @@
     GET               __ds/jwks.json
 
 Callback, ack and release are authenticated by the tokens of their wake alone, and the public keys
-are public; for everything else the server's own access rules are value.
+are public; for everything else the server's own access rules are asked.
 """
 
-import re
 from typing import Any, Final
-from urllib.parse import unquote_to_bytes
 
 import msgspec
 
 from durable_streams_core.errors import PreconditionFailed, ProtocolError, SubscriptionError
+from durable_streams_core.paths import percent_decoded
 from durable_streams_core.protocol import RESERVED_SEGMENT
 from durable_streams_core.subscriptions.operations import no_subscription
 from durable_streams_core.subscriptions.records import (
@@ -30,6 +29,7 @@ from durable_streams_core.subscriptions.records import (
     parse_streams,
     subscription_path,
 )
+from durable_streams_server.http import headers, names
 from durable_streams_server.http.conditions import ANY, Conditions, parse_conditions
 from durable_streams_server.http.errors import wrong_method
 from durable_streams_server.http.messages import Header, RequestHead, Response
@@ -40,12 +40,8 @@ from durable_streams_server.subscriptions.tokens import token_invalid
 
 MAX_CONTROL_BODY: Final = 1024 * 1024
 
-_JSON: Final[Header] = (b"content-type", b"application/json")
-_JWKS: Final[Header] = (b"content-type", b"application/jwk-set+json")
-_NO_STORE: Final[Header] = (b"cache-control", b"no-store")
-_FOR_MINUTES: Final[Header] = (b"cache-control", b"public, max-age=300")
-
-_BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_JWKS: Final[Header] = (names.CONTENT_TYPE, b"application/jwk-set+json")
+_FOR_MINUTES: Final[Header] = (names.CACHE_CONTROL, b"public, max-age=300")
 
 METHODS: Final = {
     "jwks": ("GET",),
@@ -59,7 +55,7 @@ METHODS: Final = {
 }
 BY_TOKEN: Final = ("callback", "ack", "release")
 OPEN: Final = ("jwks", *BY_TOKEN)
-"""Routes for which the server's own access rules are not value."""
+"""Routes for which the server's own access rules are not asked."""
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -115,11 +111,9 @@ def check_method(route: Route, method: str) -> None:
 
 def _decoded(raw: str) -> str:
     try:
-        if _BAD_ESCAPE.search(raw) is None:
-            return unquote_to_bytes(raw).decode()
-    except UnicodeDecodeError:
-        pass
-    raise invalid("Percent-encode the path as UTF-8.")
+        return percent_decoded(raw)
+    except ValueError:
+        raise invalid("Percent-encode the path as UTF-8.") from None
 
 
 def no_route() -> SubscriptionError:
@@ -145,7 +139,7 @@ def error_response(error: ProtocolError, common: list[Header]) -> Response:
     if isinstance(error, SubscriptionError):
         said.update(error.details)
     said["message"] = error.message
-    fields = [*common, _JSON, _NO_STORE]
+    fields = [*common, headers.JSON, headers.NO_STORE]
     fields += [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
     return Response(error.status, fields, msgspec.json.encode({"error": said}))
 
@@ -240,7 +234,7 @@ async def respond(
         return _json(await subscriptions.ack(named, bearer(request), wanted.body), common)
     else:
         await subscriptions.release(named, bearer(request), wanted.body)
-    return Response(204, [*common, _NO_STORE])
+    return Response(204, [*common, headers.NO_STORE])
 
 
 async def check_conditions(
@@ -258,4 +252,4 @@ async def check_conditions(
 
 
 def _json(value: object, common: list[Header], status: int = 200) -> Response:
-    return Response(status, [*common, _JSON, _NO_STORE], msgspec.json.encode(value))
+    return Response(status, [*common, headers.JSON, headers.NO_STORE], msgspec.json.encode(value))

@@ -12,6 +12,7 @@ from typing import Any
 
 from durable_streams_core.errors import ProtocolError
 from durable_streams_core.operations import Operation
+from durable_streams_server.http import names
 from durable_streams_server.http.context import Context
 from durable_streams_server.http.errors import (
     body_too_large,
@@ -86,12 +87,12 @@ class Exchange:
         """
         if self.takes_body:
             headers = self.request.headers
-            length = headers.get(b"content-length")
+            length = headers.get(names.CONTENT_LENGTH)
             if length is not None:
                 complete = length.isdigit() and int(length) == len(body)
             else:
                 complete = bool(body) or not (
-                    b"transfer-encoding" in headers and b"upgrade" in headers
+                    names.TRANSFER_ENCODING in headers and names.UPGRADE in headers
                 )
             if not complete:
                 return self.problem(incomplete_body(length, len(body)))
@@ -137,17 +138,17 @@ class Exchange:
             raise repeated_header(repeated)
         if not self.takes_body:
             return
-        length = headers.get(b"content-length")
+        length = headers.get(names.CONTENT_LENGTH)
         if length is not None and length.isdigit() and int(length) > self.max_body:
             raise body_too_large(self.max_body)
-        coding = headers.get(b"transfer-encoding")
+        coding = headers.get(names.TRANSFER_ENCODING)
         if coding is not None and coding.lower() != b"chunked":
             raise ProtocolError(
                 "The only transfer coding here is chunked.",
                 status=501,
                 code="transfer-encoding",
             )
-        coding = headers.get(b"content-encoding")
+        coding = headers.get(names.CONTENT_ENCODING)
         if coding is not None and coding.lower() != b"identity":
             raise ProtocolError(
                 "Send the body without Content-Encoding: what is stored is what is read.",

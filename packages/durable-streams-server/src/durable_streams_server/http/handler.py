@@ -14,7 +14,7 @@ from durable_streams_core.errors import NotFound, ProtocolError
 from durable_streams_core.paths import decode_path
 from durable_streams_core.protocol import RESERVED_SEGMENT
 from durable_streams_server.engine.engine import Engine
-from durable_streams_server.http import headers
+from durable_streams_server.http import headers, names
 from durable_streams_server.http.assets import Asset
 from durable_streams_server.http.context import Context
 from durable_streams_server.http.control import Controlling
@@ -73,7 +73,7 @@ class Handler:
 
     def begin(self, request: RequestHead) -> Response | Exchange:
         """The first step: a response, or the exchange to go on with."""
-        common = self._common_headers.of(request.headers.get(b"origin"))
+        common = self._common_headers.of(request.headers.get(names.ORIGIN))
         try:
             if request.method == "OPTIONS":
                 return Response(204, [*common, *self._common_headers.preflight()])
@@ -146,7 +146,7 @@ class Handler:
 
         A browser sends some writes without asking first, and only hides their responses.
         """
-        origin = request.headers.get(b"origin")
+        origin = request.headers.get(names.ORIGIN)
         if (
             origin is None
             or self._common_headers.allows(origin)
@@ -174,14 +174,14 @@ class Handler:
         """For a path that is not under the stream root."""
         common = self._common_headers.of(None)
         if self.options.health and path == "/health" and method in ("GET", "HEAD"):
-            fields = [*common, (b"content-type", b"application/json"), headers.NO_STORE]
+            fields = [*common, headers.JSON, headers.NO_STORE]
             return Response(200, fields, b'{"status":"ok"}')
         message = f"There is nothing here; streams live under {root}."
         return problem(NotFound(message, code="not-a-stream"), common)
 
     def too_large(self, request: RequestHead) -> Response:
         """For a body that turned out to be over the limit."""
-        common = self._common_headers.of(request.headers.get(b"origin"))
+        common = self._common_headers.of(request.headers.get(names.ORIGIN))
         limit = MAX_CONTROL_BODY if is_control(request.path) else self.options.max_body
         return self._problem(body_too_large(limit), request, common)
 

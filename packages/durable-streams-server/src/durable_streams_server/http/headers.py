@@ -1,7 +1,9 @@
 """The header pairs of responses: built once where they can be, cheap where they cannot."""
 
 from durable_streams_core.offsets import encode_offset
+from durable_streams_core.protocol import JSON_CONTENT_TYPE, SSE_CONTENT_TYPE
 from durable_streams_core.streams import Birth
+from durable_streams_server.http import names
 from durable_streams_server.http.messages import Header, to_lines
 
 NOSNIFF: Header = (b"x-content-type-options", b"nosniff")
@@ -9,54 +11,71 @@ RESOURCE_POLICY: Header = (b"cross-origin-resource-policy", b"cross-origin")
 SECURITY: list[Header] = [NOSNIFF, RESOURCE_POLICY]
 """On every response (§12.7)."""
 
-CLOSED: Header = (b"stream-closed", b"true")
-UP_TO_DATE: Header = (b"stream-up-to-date", b"true")
-NO_STORE: Header = (b"cache-control", b"no-store")
-NO_CACHE: Header = (b"cache-control", b"no-cache")
-VARY_ENCODING: Header = (b"vary", b"accept-encoding")
-SSE_TYPE: Header = (b"content-type", b"text/event-stream")
-SSE_BASE64: Header = (b"stream-sse-data-encoding", b"base64")
+CLOSED: Header = (names.STREAM_CLOSED, b"true")
+UP_TO_DATE: Header = (names.STREAM_UP_TO_DATE, b"true")
+JSON: Header = (names.CONTENT_TYPE, JSON_CONTENT_TYPE.encode())
+NO_STORE: Header = (names.CACHE_CONTROL, b"no-store")
+NO_CACHE: Header = (names.CACHE_CONTROL, b"no-cache")
+VARY_ENCODING: Header = (names.VARY, names.ACCEPT_ENCODING)
+SSE_TYPE: Header = (names.CONTENT_TYPE, SSE_CONTENT_TYPE.encode())
+SSE_BASE64: Header = (names.STREAM_SSE_DATA_ENCODING, b"base64")
 
 
 def next_offset(timeline: bytes, position: int) -> Header:
-    return (b"stream-next-offset", encode_offset(timeline, position))
+    return (names.STREAM_NEXT_OFFSET, encode_offset(timeline, position))
+
+
+_NEXT_OFFSET_LINE = b"%b" + names.STREAM_NEXT_OFFSET + b": %b_%016d\r\n"
+_CLOSED_LINE = to_lines([CLOSED])
+_PRODUCER_LINES = b"%b: %%d\r\n%b: %%d\r\n" % (names.PRODUCER_EPOCH, names.PRODUCER_SEQ)
 
 
 def appended_lines(
     common: bytes, timeline: bytes, tail: int, epoch: int, seq: int, *, closed: bool
 ) -> bytes:
     """The response to an append, the most frequent; ``epoch`` is negative without producer."""
-    lines = b"%bstream-next-offset: %b_%016d\r\n" % (common, timeline, tail)
+    lines = _NEXT_OFFSET_LINE % (common, timeline, tail)
     if closed:
-        lines += b"stream-closed: true\r\n"
+        lines += _CLOSED_LINE
     if epoch >= 0:
-        lines += b"producer-epoch: %d\r\nproducer-seq: %d\r\n" % (epoch, seq)
+        lines += _PRODUCER_LINES % (epoch, seq)
     return lines
 
 
 def content_type(birth: Birth) -> Header:
-    return (b"content-type", birth.content_type.encode())
+    return (names.CONTENT_TYPE, birth.content_type.encode())
+
+
+_TRACING = (
+    b"traceparent, tracestate, baggage, b3, x-b3-traceid, x-b3-spanid, x-b3-parentspanid, "
+    b"x-b3-sampled, x-b3-flags, x-request-id, x-correlation-id, sentry-trace, uber-trace-id, "
+    b"x-datadog-trace-id, x-datadog-parent-id, x-datadog-origin, x-datadog-sampling-priority, "
+    b"x-amzn-trace-id, x-cloud-trace-context"
+)
+"""Tracing libraries add these to every request of a page."""
 
 
 class CommonHeaders:
     """The headers of every response: security, and which pages of browsers may read it (CORS)."""
 
     METHODS = b"GET, HEAD, POST, PUT, DELETE, OPTIONS"
-    REQUEST_HEADERS = (
-        b"content-type, authorization, accept, if-match, if-none-match, last-event-id, "
-        b"stream-seq, stream-ttl, stream-expires-at, stream-closed, stream-forked-from, "
-        b"stream-fork-offset, stream-fork-sub-offset, producer-id, producer-epoch, producer-seq, "
-        # Tracing libraries add these to every request of a page.
-        b"traceparent, tracestate, baggage, b3, x-b3-traceid, x-b3-spanid, x-b3-parentspanid, "
-        b"x-b3-sampled, x-b3-flags, x-request-id, x-correlation-id, sentry-trace, uber-trace-id, "
-        b"x-datadog-trace-id, x-datadog-parent-id, x-datadog-origin, x-datadog-sampling-priority, "
-        b"x-amzn-trace-id, x-cloud-trace-context"
-    )
-    EXPOSED = (
-        b"etag, location, retry-after, stream-next-offset, stream-cursor, stream-up-to-date, "
-        b"stream-closed, stream-ttl, stream-expires-at, stream-sse-data-encoding, "
-        b"producer-epoch, producer-seq, producer-expected-seq, producer-received-seq"
-    )
+    REQUEST_HEADERS = b", ".join(
+        (
+            names.CONTENT_TYPE, names.AUTHORIZATION, b"accept", names.IF_MATCH, names.IF_NONE_MATCH,
+            names.LAST_EVENT_ID, names.STREAM_SEQ, names.STREAM_TTL, names.STREAM_EXPIRES_AT,
+            names.STREAM_CLOSED, names.STREAM_FORKED_FROM, names.STREAM_FORK_OFFSET,
+            names.STREAM_FORK_SUB_OFFSET, names.PRODUCER_ID, names.PRODUCER_EPOCH,
+            names.PRODUCER_SEQ, _TRACING,
+        )
+    )  # fmt: skip
+    EXPOSED = b", ".join(
+        (
+            names.ETAG, names.LOCATION, b"retry-after", names.STREAM_NEXT_OFFSET,
+            names.STREAM_CURSOR, names.STREAM_UP_TO_DATE, names.STREAM_CLOSED, names.STREAM_TTL,
+            names.STREAM_EXPIRES_AT, names.STREAM_SSE_DATA_ENCODING, names.PRODUCER_EPOCH,
+            names.PRODUCER_SEQ, names.PRODUCER_EXPECTED_SEQ, names.PRODUCER_RECEIVED_SEQ,
+        )
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -72,7 +91,7 @@ class CommonHeaders:
             (b"access-control-allow-origin", b"*"),
             (b"access-control-expose-headers", self.EXPOSED),
         ]
-        self._shut: list[Header] = [*SECURITY, (b"vary", b"origin")] if origins else SECURITY
+        self._shut: list[Header] = [*SECURITY, (names.VARY, names.ORIGIN)] if origins else SECURITY
         self._open_lines = to_lines(self._open)
         self._credentials: list[Header] = (
             [(b"access-control-allow-credentials", b"true")] if credentials else []

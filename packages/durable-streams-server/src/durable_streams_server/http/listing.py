@@ -26,7 +26,6 @@ log = logging.getLogger("durable_streams_server.http")
 
 DEFAULT_LIMIT: Final = 100
 MAX_LIMIT: Final = 1000
-_JSON: Final = (b"content-type", b"application/json")
 
 
 class ListedStream(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
@@ -72,7 +71,7 @@ class Listing(Exchange):
         return self._page(StreamPage(streams, rows[-1].path if len(rows) == limit else None))
 
     def _page(self, page: StreamPage | SubscriptionPage) -> Response:
-        fields = [*self._common, _JSON, headers.NO_STORE]
+        fields = [*self._common, headers.JSON, headers.NO_STORE]
         return Response(200, fields, msgspec.json.encode(page))
 
     async def _may_list(self, path: str) -> bool:

@@ -14,6 +14,7 @@ from typing import Protocol
 import msgspec
 
 from durable_streams_core.errors import InvalidRequest, ProtocolError
+from durable_streams_server.http import names
 from durable_streams_server.http.errors import repeated_header
 
 Header = tuple[bytes, bytes]
@@ -22,12 +23,13 @@ PROBLEM_JSON = b"application/problem+json"
 
 KNOWN_HEADERS = frozenset(
     (
-        b"accept-encoding", b"authorization", b"connection", b"content-encoding", b"content-length",
-        b"content-type", b"expect", b"host", b"if-match", b"if-none-match", b"last-event-id",
-        b"origin", b"producer-epoch", b"producer-id", b"producer-seq", b"proxy-connection",
-        b"stream-closed", b"stream-expires-at", b"stream-fork-offset", b"stream-fork-sub-offset",
-        b"stream-forked-from", b"stream-seq", b"stream-ttl", b"transfer-encoding",
-        b"upgrade",
+        names.ACCEPT_ENCODING, names.AUTHORIZATION, names.CONNECTION, names.CONTENT_ENCODING,
+        names.CONTENT_LENGTH, names.CONTENT_TYPE, names.EXPECT, names.HOST, names.IF_MATCH,
+        names.IF_NONE_MATCH, names.LAST_EVENT_ID, names.ORIGIN, names.PRODUCER_EPOCH,
+        names.PRODUCER_ID, names.PRODUCER_SEQ, names.PROXY_CONNECTION, names.STREAM_CLOSED,
+        names.STREAM_EXPIRES_AT, names.STREAM_FORK_OFFSET, names.STREAM_FORK_SUB_OFFSET,
+        names.STREAM_FORKED_FROM, names.STREAM_SEQ, names.STREAM_TTL, names.TRANSFER_ENCODING,
+        names.UPGRADE,
     )
 )  # fmt: skip
 """The headers of a request that this package reads: a front end need not read any other."""
@@ -35,11 +37,10 @@ KNOWN_HEADERS = frozenset(
 # Sent once or not at all (RFC 9110 §5.3): two of them, or a list, have no meaning to pick from.
 _SINGLE = frozenset(
     (
-        b"authorization", b"content-length", b"content-type", b"host", b"if-match",
-        b"last-event-id", b"origin",
-        b"producer-epoch", b"producer-id", b"producer-seq", b"stream-closed",
-        b"stream-expires-at", b"stream-fork-offset", b"stream-fork-sub-offset",
-        b"stream-forked-from", b"stream-seq", b"stream-ttl",
+        names.AUTHORIZATION, names.CONTENT_LENGTH, names.CONTENT_TYPE, names.HOST, names.IF_MATCH,
+        names.LAST_EVENT_ID, names.ORIGIN, names.PRODUCER_EPOCH, names.PRODUCER_ID,
+        names.PRODUCER_SEQ, names.STREAM_CLOSED, names.STREAM_EXPIRES_AT, names.STREAM_FORK_OFFSET,
+        names.STREAM_FORK_SUB_OFFSET, names.STREAM_FORKED_FROM, names.STREAM_SEQ, names.STREAM_TTL,
     )
 )  # fmt: skip
 
@@ -113,7 +114,7 @@ def fold_into(folded: dict[bytes, bytes], name: bytes, value: bytes) -> None:
     """
     if name not in _SINGLE:
         folded[name] = folded[name] + b", " + value
-    elif name == b"host" or (name == b"content-length" and value != folded[name]):
+    elif name == names.HOST or (name == names.CONTENT_LENGTH and value != folded[name]):
         raise repeated_header(name)
     elif value != folded[name]:
         folded[REPEATED] = name
@@ -285,6 +286,6 @@ def problem(error: ProtocolError, extra: list[Header]) -> Response:
             "detail": error.message,
         }
     )
-    headers = [(b"content-type", PROBLEM_JSON), (b"cache-control", b"no-store"), *extra]
+    headers = [(names.CONTENT_TYPE, PROBLEM_JSON), (names.CACHE_CONTROL, b"no-store"), *extra]
     headers += [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
     return Response(error.status, headers, body)

@@ -15,6 +15,7 @@ from durable_streams_core.paths import decode_path
 from durable_streams_core.protocol import MAX_PRODUCER_ID_BYTES, MAX_SEQ_BYTES
 from durable_streams_core.reads import parse_read_offset
 from durable_streams_core.streams import CreationRequest
+from durable_streams_server.http import names
 from durable_streams_server.http.messages import RequestHead
 from durable_streams_server.http.targets import path_below
 
@@ -34,7 +35,7 @@ def plain_integer(value: bytes) -> int | None:
 
 def bearer_token(request: RequestHead) -> bytes | None:
     """The token of ``Authorization: Bearer`` (RFC 6750), None without one."""
-    scheme, _, token = request.headers.get(b"authorization", b"").partition(b" ")
+    scheme, _, token = request.headers.get(names.AUTHORIZATION, b"").partition(b" ")
     return token.strip() if scheme.lower() == b"bearer" else None
 
 
@@ -75,9 +76,9 @@ def parse_producer(request: RequestHead) -> ProducerClaim | None:
     """The producer headers: all three or none (§5.2.1)."""
     headers = request.headers
     missing = (
-        (b"producer-id" not in headers)
-        + (b"producer-epoch" not in headers)
-        + (b"producer-seq" not in headers)
+        (names.PRODUCER_ID not in headers)
+        + (names.PRODUCER_EPOCH not in headers)
+        + (names.PRODUCER_SEQ not in headers)
     )
     if missing == 3:
         return None
@@ -86,25 +87,25 @@ def parse_producer(request: RequestHead) -> ProducerClaim | None:
             "Producer-Id, Producer-Epoch and Producer-Seq go together: send all three or none.",
             code="incomplete-producer",
         )
-    producer = request.text(b"producer-id") or ""
-    if not producer or len(headers[b"producer-id"]) > MAX_PRODUCER_ID_BYTES:
+    producer = request.text(names.PRODUCER_ID) or ""
+    if not producer or len(headers[names.PRODUCER_ID]) > MAX_PRODUCER_ID_BYTES:
         raise InvalidRequest(
             f"Producer-Id is text of 1 to {MAX_PRODUCER_ID_BYTES} bytes.",
             code="invalid-producer-id",
         )
-    epoch = parse_integer(protocol.PRODUCER_EPOCH, headers[b"producer-epoch"])
-    seq = parse_integer(protocol.PRODUCER_SEQ, headers[b"producer-seq"])
+    epoch = parse_integer(protocol.PRODUCER_EPOCH, headers[names.PRODUCER_EPOCH])
+    seq = parse_integer(protocol.PRODUCER_SEQ, headers[names.PRODUCER_SEQ])
     return ProducerClaim(producer, epoch, seq)
 
 
 def parse_closed(request: RequestHead) -> bool:
     """``Stream-Closed`` counts only when it says ``true``, in any case (§4.1)."""
-    value = request.headers.get(b"stream-closed")
+    value = request.headers.get(names.STREAM_CLOSED)
     return value is not None and value.lower() == b"true"
 
 
 def parse_seq(request: RequestHead) -> bytes | None:
-    value = request.headers.get(b"stream-seq")
+    value = request.headers.get(names.STREAM_SEQ)
     if value is not None and len(value) > MAX_SEQ_BYTES:
         raise InvalidRequest(
             f"Stream-Seq is at most {MAX_SEQ_BYTES} bytes long.", code="invalid-stream-seq"
@@ -117,9 +118,9 @@ def parse_if_match(request: RequestHead) -> Offset | None:
 
     None where it says something else, which :mod:`~durable_streams_server.http.conditions` reads.
     """
-    if b"if-match" not in request.headers:
+    if names.IF_MATCH not in request.headers:
         return None
-    value = request.text(b"if-match")
+    value = request.text(names.IF_MATCH)
     if value is None or value.strip() == "*":
         return None
     match = _IF_MATCH.fullmatch(value.strip())
@@ -136,16 +137,16 @@ def parse_if_match(request: RequestHead) -> Offset | None:
 
 def parse_creation(request: RequestHead, public_root: str, max_path: int) -> CreationRequest:
     """Everything a PUT asks for but its body (§5.1, §4.2)."""
-    content_type = request.text(b"content-type")
+    content_type = request.text(names.CONTENT_TYPE)
     if content_type is not None:
         media_type(content_type)
-    ttl = request.text(b"stream-ttl")
-    expires_at = request.text(b"stream-expires-at")
+    ttl = request.text(names.STREAM_TTL)
+    expires_at = request.text(names.STREAM_EXPIRES_AT)
     if ttl is not None and expires_at is not None:
         raise two_lifetimes()
-    forked_from = request.text(b"stream-forked-from")
-    offset = request.text(b"stream-fork-offset")
-    sub_offset = request.headers.get(b"stream-fork-sub-offset")
+    forked_from = request.text(names.STREAM_FORKED_FROM)
+    offset = request.text(names.STREAM_FORK_OFFSET)
+    sub_offset = request.headers.get(names.STREAM_FORK_SUB_OFFSET)
     if forked_from is None:
         if offset is not None or sub_offset is not None:
             raise InvalidRequest(

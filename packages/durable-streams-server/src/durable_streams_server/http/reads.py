@@ -13,7 +13,7 @@ from durable_streams_core.protocol import LIVE_LONG_POLL, LIVE_SSE, NOW, START
 from durable_streams_core.reads import etag, parse_read_offset
 from durable_streams_core.streams import birth_of
 from durable_streams_server.engine.pages import Page
-from durable_streams_server.http import compression, headers
+from durable_streams_server.http import compression, headers, names
 from durable_streams_server.http.conditions import Conditions, parse_conditions
 from durable_streams_server.http.context import Context
 from durable_streams_server.http.errors import internal_error
@@ -69,9 +69,9 @@ class Describing(Exchange):
         if head.closed:
             fields.append(headers.CLOSED)
         if birth.ttl is not None:
-            fields.append((b"stream-ttl", b"%d" % birth.ttl))
+            fields.append((names.STREAM_TTL, b"%d" % birth.ttl))
         if birth.expires_at is not None:
-            fields.append((b"stream-expires-at", format_time(birth.expires_at).encode()))
+            fields.append((names.STREAM_EXPIRES_AT, format_time(birth.expires_at).encode()))
         return Response(200, fields)
 
 
@@ -107,7 +107,7 @@ class Reading(Exchange):
 
     def _resumed_offset(self, live: str | None) -> str | None:
         """Where an ``EventSource`` that reconnects stands: its ``Last-Event-ID``, if it has one."""
-        return (self.request.text(b"last-event-id") or None) if live == LIVE_SSE else None
+        return (self.request.text(names.LAST_EVENT_ID) or None) if live == LIVE_SSE else None
 
     def _respond(self, body: bytes) -> AnyResponse:
         query = self._query
@@ -163,7 +163,7 @@ class Reading(Exchange):
             and options.compress
             and compression.is_compressible(birth.content_type)
         )
-        if compressible and compression.accepts_gzip(request.get(b"accept-encoding")):
+        if compressible and compression.accepts_gzip(request.get(names.ACCEPT_ENCODING)):
             coding = compression.GZIP
         conditions = parse_conditions(self.request)
         plain = cursor is None and conditions is None
@@ -176,13 +176,13 @@ class Reading(Exchange):
         # and a cache that kept it would hide appends, a close and a deletion.
         fields.append(headers.NO_CACHE if page.up_to_date else context.cache)
         if cursor is not None and not page.closed:
-            fields.append((b"stream-cursor", cursor.encode()))
+            fields.append((names.STREAM_CURSOR, cursor.encode()))
         if compressible:
             fields.append(headers.VARY_ENCODING)
         tag = etag(
             page.head, page.start, page.offset, page.closed, coding, more=not page.up_to_date
         )
-        fields.append((b"etag", tag.encode()))
+        fields.append((names.ETAG, tag.encode()))
         if conditions is not None:
             try:
                 conditions.check_page(tag)
@@ -192,7 +192,7 @@ class Reading(Exchange):
                 return Response(304, fields)
         body = to_page(birth.kind, page.data)
         if coding:
-            fields.append((b"content-encoding", coding.encode()))
+            fields.append((names.CONTENT_ENCODING, coding.encode()))
             if len(body) >= compression.OFF_LOOP_BYTES:
                 return self._later(self._compressed(fields, body))
             body = compression.compress(body)
@@ -232,7 +232,7 @@ class Reading(Exchange):
         fields = self._page_fields(page)
         fields.append(headers.NO_STORE)
         if not page.closed:
-            fields.append((b"stream-cursor", cursor.encode()))
+            fields.append((names.STREAM_CURSOR, cursor.encode()))
         return Response(204, fields)
 
     # Events (§5.8).

@@ -19,7 +19,7 @@ from durable_streams_core.operations import (
 )
 from durable_streams_core.streams import CreationRequest, birth_of
 from durable_streams_server.engine.arguments import LARGE_JSON, is_large_json
-from durable_streams_server.http import headers
+from durable_streams_server.http import headers, names
 from durable_streams_server.http.conditions import Conditions, parse_conditions
 from durable_streams_server.http.context import Context
 from durable_streams_server.http.exchange import Exchange
@@ -46,8 +46,8 @@ class Terms(msgspec.Struct, frozen=True):
 
 _CONDITIONS = frozenset(
     (
-        b"producer-id", b"producer-epoch", b"producer-seq", b"stream-closed", b"stream-seq",
-        b"if-match", b"if-none-match",
+        names.PRODUCER_ID, names.PRODUCER_EPOCH, names.PRODUCER_SEQ, names.STREAM_CLOSED,
+        names.STREAM_SEQ, names.IF_MATCH, names.IF_NONE_MATCH,
     )
 )  # fmt: skip
 """An append that has none of these headers is a plain one."""
@@ -55,7 +55,7 @@ _CONDITIONS = frozenset(
 
 def parse_terms(request: RequestHead) -> Terms:
     if _CONDITIONS.isdisjoint(request.headers):
-        return Terms(request.text(b"content-type"))
+        return Terms(request.text(names.CONTENT_TYPE))
     producer = parse_producer(request)
     close = parse_closed(request)
     seq = parse_seq(request)
@@ -64,7 +64,7 @@ def parse_terms(request: RequestHead) -> Terms:
     if expected is not None and conditions is not None and conditions.if_none_match is None:
         # The commit itself compares it, and knows a producer's resend first.
         conditions = None
-    return Terms(request.text(b"content-type"), close, seq, producer, expected, conditions)
+    return Terms(request.text(names.CONTENT_TYPE), close, seq, producer, expected, conditions)
 
 
 class Appending(Exchange):
@@ -229,7 +229,7 @@ class Creating(Exchange):
             fields.append(headers.CLOSED)
         if not created.new:
             return Response(200, fields)
-        fields.append((b"location", self._context.location(self.request, self.path)))
+        fields.append((names.LOCATION, self._context.location(self.request, self.path)))
         return Response(201, fields)
 
 

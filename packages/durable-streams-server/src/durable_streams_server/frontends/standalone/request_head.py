@@ -13,6 +13,7 @@ from typing import Final
 
 from durable_streams_core.errors import InvalidRequest, ProtocolError
 from durable_streams_server.frontends.standalone.bounds import Bounds
+from durable_streams_server.http import names
 from durable_streams_server.http.messages import KNOWN_HEADERS, Header, fold_headers
 
 _METHODS: Final = {
@@ -31,19 +32,21 @@ TRAILERS: Final = re.compile(_LINES)
 IMPOSSIBLE: Final = re.compile(rb"[^\t\r\n -~\x80-\xff]|\r(?=[^\n])|(?<!\r)\n")
 """Bytes that stand in no head."""
 _ANY_HEADER: Final = re.compile(rb"([^:]++):([^\r]*+)\r\n")
-_FRAMING_TRAILER: Final = re.compile(rb"(?i)(?:^|\n)(?:content-length|transfer-encoding):")
+_FRAMING_TRAILER: Final = re.compile(
+    rb"(?i)(?:^|\n)(?:%b|%b):" % (names.CONTENT_LENGTH, names.TRANSFER_ENCODING)
+)
 _OTHER_VERSION: Final = re.compile(rb"([A-Z]+) [!-~]+(?: HTTP/(?!1\.)\d\.\d)?")
-_FRAMING: Final = frozenset((b"transfer-encoding", b"proxy-connection", b"expect"))
+_FRAMING: Final = frozenset((names.TRANSFER_ENCODING, names.PROXY_CONNECTION, names.EXPECT))
 """Headers that change how the body is read or what becomes of the connection; they are rare."""
-_ALONE: Final = frozenset((b"content-length", b"transfer-encoding", b"host"))
+_ALONE: Final = frozenset((names.CONTENT_LENGTH, names.TRANSFER_ENCODING, names.HOST))
 """Headers that are refused when they come twice, even with the same value."""
 CHUNKED: Final = -1
 """The length of a body that comes in chunks."""
 
 
-def _alternatives(names: frozenset[bytes]) -> bytes:
+def _alternatives(known: frozenset[bytes]) -> bytes:
     """A pattern for any of the names, grouped by first letter so that most lines fail at once."""
-    groups = groupby(sorted(names), lambda name: name[:1])
+    groups = groupby(sorted(known), lambda name: name[:1])
     return b"|".join(
         first + b"(?:" + b"|".join(re.escape(name[1:]) for name in group) + b")"
         for first, group in groups
@@ -108,12 +111,12 @@ def read_head(match: re.Match[bytes], bounds: Bounds) -> Head:
     head = Head(method, target.decode(), headers, lines, old=minor == b"0")
     if (
         head.old
-        or b"host" not in headers
-        or headers.get(b"connection", b"keep-alive") != b"keep-alive"
+        or names.HOST not in headers
+        or headers.get(names.CONNECTION, b"keep-alive") != b"keep-alive"
         or not _FRAMING.isdisjoint(headers)
     ):
         _read_framing(head, headers)
-    length = headers.get(b"content-length")
+    length = headers.get(names.CONTENT_LENGTH)
     if length is not None:
         # More digits than any body has would take long to convert.
         if not length.isdigit() or len(length) > 19:
@@ -131,9 +134,8 @@ def read_head(match: re.Match[bytes], bounds: Bounds) -> Head:
 
 def _folded(pairs: list[Header]) -> dict[bytes, bytes]:
     pairs = [(name.lower(), value.strip()) for name, value in pairs]
-    names = [name for name, _ in pairs]
     for name in _ALONE:
-        if names.count(name) > 1:
+        if sum(other == name for other, _ in pairs) > 1:
             raise Malformed(f"The {name.decode()} header was sent twice; send it once.")
     try:
         return fold_headers(pairs)
@@ -143,19 +145,21 @@ def _folded(pairs: list[Header]) -> dict[bytes, bytes]:
 
 def _read_framing(head: Head, headers: dict[bytes, bytes]) -> None:
     """Read the less common headers that change the body or the connection."""
-    if not head.old and b"host" not in headers:
+    if not head.old and names.HOST not in headers:
         raise Malformed("An HTTP/1.1 request names its Host.", code="missing-host")
-    connection = headers.get(b"connection", b"") + b"," + headers.get(b"proxy-connection", b"")
+    connection = (
+        headers.get(names.CONNECTION, b"") + b"," + headers.get(names.PROXY_CONNECTION, b"")
+    )
     if connection != b",":
         options = [option.strip() for option in connection.lower().split(b",")]
         head.keep_alive = b"close" not in options and (not head.old or b"keep-alive" in options)
-    head.expectation = headers.get(b"expect")
-    coding = headers.get(b"transfer-encoding")
+    head.expectation = headers.get(names.EXPECT)
+    coding = headers.get(names.TRANSFER_ENCODING)
     if coding is None:
         return
     if head.old:
         raise Malformed("HTTP/1.0 has no Transfer-Encoding.")
-    if b"content-length" in headers:
+    if names.CONTENT_LENGTH in headers:
         raise Malformed("Send Content-Length or Transfer-Encoding, not both.")
     codings = [each.strip() for each in coding.lower().split(b",")]
     if b"" in codings or b"chunked" in codings[:-1]:
