@@ -240,8 +240,8 @@ class Adapter:
     async def do_idempotent_close(self, command: dict[str, Any]) -> dict[str, Any]:
         data = command.get("data")
         producer = self.kept_producer(command)
-        offset = await settle(producer.close_stream(data.encode() if data else None))
-        return {"status": 200, "finalOffset": offset}
+        closed = await settle(producer.close_stream(data.encode() if data else None))
+        return {"status": 200, "finalOffset": closed.offset}
 
     async def do_idempotent_detach(self, command: dict[str, Any]) -> dict[str, Any]:
         key = command["path"], command["producerId"], command["epoch"]
@@ -393,7 +393,7 @@ class Adapter:
     async def measure_throughput_read(self, operation: dict[str, Any]) -> dict[str, Any]:
         count = size = 0
         async for batch in each(self.stream(operation).read()):
-            count += len(batch.items)
+            count += len(batch.items())
             size += len(batch.data)
         return {"bytesTransferred": size, "messagesProcessed": count}
 
@@ -430,7 +430,7 @@ class Adapter:
 def shown(batch: ds.Batch[Any]) -> str:
     """The data of a batch as text; for JSON in its most compact form."""
     if batch.is_json:
-        return msgspec.json.encode(batch.items).decode()
+        return msgspec.json.encode(batch.items()).decode()
     return batch.data.decode("utf-8", "replace")
 
 

@@ -15,6 +15,7 @@ import durable_streams_client as client_errors
 from durable_streams_client import (
     START,
     AsyncClient,
+    Batch,
     Client,
     FileCheckpoint,
     OffsetGone,
@@ -22,6 +23,7 @@ from durable_streams_client import (
     StreamClosed,
 )
 from durable_streams_core import errors as core_errors
+from durable_streams_server import Batch as EngineBatch
 from durable_streams_server import Engine, create_asgi
 
 
@@ -81,6 +83,17 @@ def test_every_way_of_following(url: Any, live: str, kind: str) -> None:
                     out.append_many(pieces[100:])
                     out.close_stream()
         assert got == b"".join(pieces)
+
+
+def members(kind: type) -> set[str]:
+    """The public attributes and methods of a class, those of a ``Batch`` besides its stream."""
+    names = {name for name in dir(kind) if not name.startswith("_")}
+    special = {name for name in ("__iter__", "__len__", "__bool__") if name in dir(kind)}
+    return (names | special) - {"url"}
+
+
+def test_a_batch_of_the_engine_has_the_attributes_of_one_of_the_client() -> None:
+    assert members(EngineBatch) == members(Batch)
 
 
 async def test_many_readers_of_one_client(url: Any) -> None:

@@ -58,7 +58,7 @@ async def measure_async(url: str, readers: int) -> dict[str, Any]:
         async def follow() -> None:
             nonlocal live
             async for batch in followed.follow(live="sse"):
-                if batch.items:
+                if batch.items():
                     live += 1
                     if live == readers:
                         everyone.set()
@@ -107,7 +107,7 @@ def measure_sync(url: str, readers: int) -> dict[str, Any]:
         def follow(reader: ds.Reader[Any]) -> None:
             try:
                 for batch in reader:
-                    if batch.items:
+                    if batch.items():
                         count.release()
             except ds.Cancelled:
                 return

@@ -1,9 +1,11 @@
 """The package as its user sees it: its names, their help, their place in tracebacks."""
 
 import ast
+import copy
 import inspect
 import pickle
 import pydoc
+from collections.abc import Callable
 from graphlib import TopologicalSorter
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +23,10 @@ OURS: Final = {
     if inspect.isclass(each) or inspect.isfunction(each)
 }
 ROLES: Final = (":meth:", ":class:", ":func:", ":exc:", ":attr:", ":mod:", "~durable")
+
+
+def issubclass_of_error(each: object) -> bool:
+    return inspect.isclass(each) and issubclass(each, Exception)
 
 
 def public_members(kind: type) -> dict[str, Any]:
@@ -74,9 +80,57 @@ def test_everything_public_says_that_it_belongs_to_the_package(name: str) -> Non
     assert OURS[name].__module__ in {"durable_streams_client", "durable_streams_core.errors"}
 
 
-def test_an_error_that_was_pickled_is_of_the_same_class() -> None:
-    error = pickle.loads(pickle.dumps(ds.StreamClosed("The stream is closed.")))
-    assert type(error) is ds.StreamClosed
+ERRORS: Final = [each for each in OURS.values() if issubclass_of_error(each)]
+
+
+def error_of(kind: type[Exception]) -> Exception:
+    """An error of that class as the client raises it, with all that is known about the request."""
+    if not issubclass(kind, ds.ClientError):
+        return kind("It was refused.")
+    about: dict[str, Any] = {"method": "POST", "url": "http://h/a?secret=1", "code": "c"}
+    if kind is ds.NotStored:
+        cause = ds.TimedOut("It took too long.", **about)
+        return ds.NotStored("Some are not stored.", items=[b"1"], uncertain=1, cause=cause)
+    return kind("It failed.", status=400, advice="Do it again.", **about)
+
+
+@pytest.mark.parametrize("kind", ERRORS)
+@pytest.mark.parametrize("copied", [copy.copy, lambda error: pickle.loads(pickle.dumps(error))])
+def test_an_error_that_was_pickled_or_copied_says_the_same(
+    kind: type[Exception], copied: Callable[[Exception], Exception]
+) -> None:
+    error = error_of(kind)
+    again = copied(error)
+    assert type(again) is kind
+    assert str(again) == str(error)
+    assert vars(again).keys() == vars(error).keys()
+    if isinstance(error, ds.NotStored):
+        assert isinstance(again, ds.NotStored)
+        assert (again.items, again.uncertain, str(again.cause)) == ([b"1"], 1, str(error.cause))
+    else:
+        assert vars(again) == vars(error)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in ERRORS if issubclass(kind, ds.ClientError)])
+def test_the_repr_of_an_error_names_the_request_and_no_secret(kind: type[Exception]) -> None:
+    shown = repr(error_of(kind))
+    assert shown.startswith(f"{kind.__name__}(")
+    assert "POST http://h/a" in shown
+    assert "secret" not in shown
+
+
+def test_reprs_say_what_an_object_stands_for(tmp_path: Path) -> None:
+    with ds.Client("http://user:secret@h/") as client:
+        stream = client.stream("a")
+        reader = stream.follow("17", checkpoint=ds.FileCheckpoint(tmp_path / "kept"))
+        shown = [client, stream, reader, stream.producer("p"), ds.FileCheckpoint("kept")]
+        assert [repr(each) for each in shown] == [
+            "<Client http://h/>",
+            "<Stream http://h/a>",
+            "<Reader http://h/a at 17>",
+            "<Producer 'p' of http://h/a>",
+            "FileCheckpoint('kept')",
+        ]
 
 
 def imports(path: Path) -> set[Path]:

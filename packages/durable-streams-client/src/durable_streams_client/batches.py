@@ -51,12 +51,12 @@ class UnreadableMessage:
     """Why it cannot be decoded."""
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Batch(Generic[T]):
     """Consecutive data of a stream, handed out by a reader (§5.6-§5.8).
 
-    Iterating over it, and ``len``, are those of ``items``. A batch may be empty, when only the end
-    of the stream or its tail is new; it is true all the same.
+    Iterating over it, and ``len``, are those of ``items()``. A batch may be empty, when only the
+    end of the stream or its tail is new; it is true all the same.
 
     A message that msgspec refuses is decoded as ``json.loads`` does: a lone surrogate stays one,
     ``1e400`` is infinite. An integer with too many digits for ``int`` is a ``Decimal``, and a
@@ -77,39 +77,39 @@ class Batch(Generic[T]):
     """Whether the batch reached the tail at the time."""
     closed: bool
     """Whether the stream is closed and ends with this batch."""
-    url: str = field(repr=False)
-    decoder: msgspec.json.Decoder[list[Any]] = field(repr=False)
-    on_malformed: Callable[[], None] | None = field(default=None, repr=False)
+    url: str
+    """The URL of the stream."""
+    _decoder: msgspec.json.Decoder[list[Any]]
+    _on_malformed: Callable[[], None] | None = None
     """Called if the data is malformed, so that it leaves the page cache."""
-    _items: list[Any] | None = field(default=None, init=False, repr=False)
+    _items: list[Any] | None = field(default=None, init=False)
 
     @property
     def is_json(self) -> bool:
         """Whether this is a batch of JSON messages, by its content type."""
         return answered_kind(self.content_type) is Kind.JSON
 
-    @property
     def items(self) -> list[T]:
-        """The messages of a JSON stream, decoded; on other streams ``[data]``, or ``[]`` if empty.
+        """Return the decoded messages of a JSON stream.
 
-        Decoded once, at first use. Raises ``MalformedAnswer`` if the data of a JSON stream is not
-        an array, or if a message does not fit ``decode``; ``messages`` has the text of each.
+        On other streams it is ``[data]``, or ``[]`` if that is empty. Decoded once, at first use.
+        Raises ``MalformedAnswer`` if the data of a JSON stream is not an array, or if a message
+        does not fit ``decode``; ``messages()`` has the text of each.
         """
         if self._items is None:
             if self.is_json:
                 try:
-                    self._items = decode_page(self.decoder, self.data, self.url)
+                    self._items = decode_page(self._decoder, self.data, self.url)
                 except MalformedAnswer:
-                    if self.on_malformed is not None:
-                        self.on_malformed()
+                    if self._on_malformed is not None:
+                        self._on_malformed()
                     raise
             else:
                 self._items = [self.data] if self.data else []
         return self._items
 
-    @property
     def messages(self) -> list[bytes]:
-        """The text of each message of a JSON stream, undecoded; on other streams as ``items``.
+        """Return the text of each message of a JSON stream; on other streams as ``items()``.
 
         Raises ``MalformedAnswer`` if the data of a JSON stream is not an array.
         """
@@ -117,9 +117,8 @@ class Batch(Generic[T]):
             return split_page(self.data, self.url)
         return [self.data] if self.data else []
 
-    @property
     def text(self) -> str:
-        """The data as UTF-8 text.
+        """Return the data as UTF-8 text.
 
         Raises ``MalformedAnswer`` if it is not whole characters: a server may cut anywhere.
         ``Reader.text`` joins what was cut.
@@ -135,13 +134,18 @@ class Batch(Generic[T]):
             ) from None
 
     def __iter__(self) -> Iterator[T]:
-        return iter(self.items)
+        return iter(self.items())
 
     def __len__(self) -> int:
-        return len(self.items)
+        return len(self.items())
 
     def __bool__(self) -> bool:
         return True
+
+    def __repr__(self) -> str:
+        state = ", closed" if self.closed else ", up to date" if self.up_to_date else ""
+        size = f"{len(self.data):,} bytes of {self.content_type}"
+        return f"<Batch {size} up to {self.offset}{state}>"
 
 
 def decode_page(decoder: msgspec.json.Decoder[list[Any]], data: bytes, url: str) -> list[Any]:
@@ -190,7 +194,7 @@ def _misfit(number: int, reason: str, url: str) -> MalformedAnswer:
         f"Message {number} of the batch does not fit the type given as `decode`: {reason}.",
         url=url,
         code="wrong-type",
-        advice="Use `batch.messages`, the text of each message, or read without `decode`.",
+        advice="Use `batch.messages()`, the text of each message, or read without `decode`.",
     )
 
 

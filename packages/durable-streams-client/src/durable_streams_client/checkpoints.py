@@ -50,6 +50,9 @@ class FileCheckpoint:
         self.path = Path(path)
         self.sync = sync
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self.path)!r})"
+
     def load(self) -> str | None:
         """Return the offset in the file, or None if it is missing or empty.
 
@@ -99,6 +102,9 @@ class MemoryCheckpoint:
 
     def __init__(self, offset: str | None = None) -> None:
         self.offset = offset
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.offset!r})"
 
     def load(self) -> str | None:
         """Return the offset."""

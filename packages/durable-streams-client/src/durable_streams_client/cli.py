@@ -395,7 +395,7 @@ def show(reader: Reader[Any], *, raw: bool) -> None:
 
 def lines_of(batch: Batch[Any], *, pretty: bool) -> bytes:
     """The text of each message, on one line or indented."""
-    texts = batch.messages
+    texts = batch.messages()
     if pretty:
         texts = [_indented(text) for text in texts]
     else:

@@ -96,6 +96,9 @@ class ClientError(DurableStreamsError):
         target = f"{self.method} {public_url(self.url)}".strip()
         return f"{self.message} ({target}{'' if self.status is None else f': {self.status}'})"
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.summary()!r})"
+
     def __str__(self) -> str:
         parts = [self.summary()]
         if self.advice:

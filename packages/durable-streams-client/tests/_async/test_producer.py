@@ -82,7 +82,7 @@ async def test_linger_sends_without_being_asked(server: Hostile) -> None:
             await client.stream("a").head()
             reader = client.stream("a").follow()
             async for batch in reader:
-                if batch.items:
+                if batch.items():
                     break
             await reader.aclose()
             assert items(server) == [1]
@@ -346,8 +346,8 @@ async def test_close_stream_is_the_last_word(server: Hostile) -> None:
     async with AsyncClient(server.url) as client:
         async with client.stream("a").producer() as producer:
             await producer.append(1)
-            assert await producer.close_stream(2) == "00000002"
-            assert await producer.close_stream() == "00000002"
+            assert (await producer.close_stream(2)).offset == "00000002"
+            assert (await producer.close_stream()).offset == "00000002"
             with pytest.raises(StreamClosed):
                 await producer.append(3)
         with pytest.raises(NotStored) as caught:
@@ -355,7 +355,7 @@ async def test_close_stream_is_the_last_word(server: Hostile) -> None:
                 await late.append(4)
         assert isinstance(caught.value.cause, StreamClosed)
         async with client.stream("a").producer() as late:
-            assert await late.close_stream() == "00000002"
+            assert (await late.close_stream()).offset == "00000002"
     assert items(server) == [1, 2]
 
 

@@ -464,7 +464,8 @@ async def test_a_server_that_goes_on_telling_of_a_stream_that_is_gone_is_asked_e
 
     monkeypatch.setattr(runtime.Scope, "sleep", sleep)
     policy = RetryPolicy(initial=0.1, maximum=0.4, multiplier=2)
-    async with AsyncClient(hub.url, retry=policy, random=lambda: next(drawn)) as client:
+    monkeypatch.setattr("random.random", lambda: next(drawn))
+    async with AsyncClient(hub.url, retry=policy) as client:
         worker = AsyncPullWorker(client, "s", ignore, name="w")
         await worker.run()
     assert pauses == pytest.approx([0.1, 0.15, 0.4, 0.25, 0.1])
@@ -487,7 +488,8 @@ async def test_stopped_while_it_pauses_it_waits_no_longer(
 
     monkeypatch.setattr(runtime.Scope, "sleep", sleep_and_be_stopped)
     policy = RetryPolicy(initial=3600.0, maximum=3600.0)
-    async with AsyncClient(hub.url, retry=policy, random=lambda: 1.0) as client:
+    monkeypatch.setattr("random.random", lambda: 1.0)
+    async with AsyncClient(hub.url, retry=policy) as client:
         worker = AsyncPullWorker(client, "s", ignore, name="w")
         await worker.run()
     assert len(hub.asks("/claim")) == 1

@@ -363,13 +363,12 @@ async def test_silence_is_bounded(server: Hostile) -> None:
     assert [type(repeat.error) for repeat in repeats] == [TimedOut]
 
 
-async def test_a_call_has_a_total_limit(server: Hostile) -> None:
+async def test_a_call_has_a_total_limit(server: Hostile, monkeypatch: pytest.MonkeyPatch) -> None:
     server.faults = lambda asked: refuse(503)
     # The limit is met in the wait for the second try, however slow the first has been.
     policy = RetryPolicy(initial=60, maximum=60, attempts=1000)
-    async with AsyncClient(
-        server.url, timeouts=Timeouts(total=1.0), retry=policy, random=lambda: 1.0
-    ) as client:
+    monkeypatch.setattr("random.random", lambda: 1.0)
+    async with AsyncClient(server.url, timeouts=Timeouts(total=1.0), retry=policy) as client:
         with pytest.raises(TimedOut, match="last fault") as caught:
             await client.stream("a").head()
     assert isinstance(caught.value.__cause__, Unavailable)

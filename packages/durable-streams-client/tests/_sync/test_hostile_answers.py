@@ -167,12 +167,13 @@ def test_a_read_of_empty_pages_without_end_gives_up(wire: Wire) -> None:
     assert len(wire.requests) == QUICK.read_attempts
 
 
-def test_following_empty_pages_without_end_slows_down(wire: Wire) -> None:
+def test_following_empty_pages_without_end_slows_down(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
     wire.answer = _empty_pages
     doubling = RetryPolicy(initial=0.05)
-    with Client(
-        wire.url, retry=doubling, timeouts=Timeouts(total=0.5), random=lambda: 1.0
-    ) as client:
+    monkeypatch.setattr("random.random", lambda: 1.0)
+    with Client(wire.url, retry=doubling, timeouts=Timeouts(total=0.5)) as client:
         with pytest.raises(ClientError):
             client.stream("a").follow().read_items()
     assert len(wire.requests) <= 5  # after 0, 0.05, 0.15, 0.35 and 0.75 s

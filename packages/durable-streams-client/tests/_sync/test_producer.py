@@ -83,7 +83,7 @@ def test_linger_sends_without_being_asked(server: Hostile) -> None:
             client.stream("a").head()
             reader = client.stream("a").follow()
             for batch in reader:
-                if batch.items:
+                if batch.items():
                     break
             reader.close()
             assert items(server) == [1]
@@ -347,8 +347,8 @@ def test_close_stream_is_the_last_word(server: Hostile) -> None:
     with Client(server.url) as client:
         with client.stream("a").producer() as producer:
             producer.append(1)
-            assert producer.close_stream(2) == "00000002"
-            assert producer.close_stream() == "00000002"
+            assert (producer.close_stream(2)).offset == "00000002"
+            assert (producer.close_stream()).offset == "00000002"
             with pytest.raises(StreamClosed):
                 producer.append(3)
         with pytest.raises(NotStored) as caught:
@@ -356,7 +356,7 @@ def test_close_stream_is_the_last_word(server: Hostile) -> None:
                 late.append(4)
         assert isinstance(caught.value.cause, StreamClosed)
         with client.stream("a").producer() as late:
-            assert late.close_stream() == "00000002"
+            assert (late.close_stream()).offset == "00000002"
     assert items(server) == [1, 2]
 
 

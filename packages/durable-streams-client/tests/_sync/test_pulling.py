@@ -465,7 +465,8 @@ def test_a_server_that_goes_on_telling_of_a_stream_that_is_gone_is_asked_ever_le
 
     monkeypatch.setattr(runtime.Scope, "sleep", sleep)
     policy = RetryPolicy(initial=0.1, maximum=0.4, multiplier=2)
-    with Client(hub.url, retry=policy, random=lambda: next(drawn)) as client:
+    monkeypatch.setattr("random.random", lambda: next(drawn))
+    with Client(hub.url, retry=policy) as client:
         worker = PullWorker(client, "s", ignore, name="w")
         worker.run()
     assert pauses == pytest.approx([0.1, 0.15, 0.4, 0.25, 0.1])
@@ -488,7 +489,8 @@ def test_stopped_while_it_pauses_it_waits_no_longer(
 
     monkeypatch.setattr(runtime.Scope, "sleep", sleep_and_be_stopped)
     policy = RetryPolicy(initial=3600.0, maximum=3600.0)
-    with Client(hub.url, retry=policy, random=lambda: 1.0) as client:
+    monkeypatch.setattr("random.random", lambda: 1.0)
+    with Client(hub.url, retry=policy) as client:
         worker = PullWorker(client, "s", ignore, name="w")
         worker.run()
     assert len(hub.asks("/claim")) == 1

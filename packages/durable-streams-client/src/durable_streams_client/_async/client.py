@@ -1,6 +1,6 @@
 """The client: connections, credentials and limits that streams share."""
 
-import random as random_module
+import random
 import ssl
 from collections.abc import Callable
 from types import TracebackType
@@ -49,7 +49,6 @@ class AsyncClient:
       without being stored twice (§5.2.1). Without it they are repeated only after a failure that
       certainly changed nothing.
     - ``cache_bytes``: keeps this many bytes of pages, to fetch only pages that changed (§10.1).
-    - ``random``: returns numbers from 0 up to 1, for the jitter of delays.
 
     Raises ``InvalidArgument`` for options that have no meaning.
 
@@ -74,7 +73,6 @@ class AsyncClient:
         compress: bool = True,
         safe_append: bool = True,
         cache_bytes: int = 8 * 1024 * 1024,
-        random: Callable[[], float] | None = None,
     ) -> None:
         options = Options(
             timeouts=timeouts or Timeouts(),
@@ -82,7 +80,7 @@ class AsyncClient:
             on_retry=on_retry,
             compress=compress,
             safe_append=safe_append,
-            random=random or random_module.random,
+            random=random.random,
         )
         calls = AsyncCalls(
             AsyncTransport(http, http2=http2, verify=verify),

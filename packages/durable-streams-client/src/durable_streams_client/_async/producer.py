@@ -21,6 +21,7 @@ from durable_streams_client.errors import (
     StreamClosed,
     public_url,
 )
+from durable_streams_client.messages import Appended
 from durable_streams_client.options import Extra
 from durable_streams_client.producing import (
     FULL,
@@ -202,10 +203,11 @@ class AsyncProducer:
             self._sender.wake(self)
         await self._wait(lambda: self._machine.acknowledged >= target)
 
-    async def close_stream(self, data: Any = None) -> str:
+    async def close_stream(self, data: Any = None) -> Appended:
         """Store everything, then close the stream for ever, with ``data`` as a last item if given.
 
-        Returns the final offset. Calling it again changes nothing (§5.3).
+        Returns an ``Appended`` with the final offset, as ``AsyncStream.close_stream`` does. Calling
+        it again changes nothing (§5.3).
 
         Raises what ``flush`` raises, and ``InvalidArgument`` for data that cannot be encoded.
         """
@@ -218,7 +220,7 @@ class AsyncProducer:
                 self._machine.close(parts)
         self._sender.wake(self)
         await self._wait(lambda: self._machine.closed)
-        return self._machine.offset
+        return Appended(self._machine.offset, closed=True)
 
     async def _wait(self, is_reached: Callable[[], bool]) -> None:
         while True:

@@ -221,7 +221,7 @@ class AsyncPullWorker:
     def _has_wake(self, batch: Batch[Any]) -> bool:
         """Whether the batch holds a wake of this subscription. Other events are ignored."""
         try:
-            events = batch.items
+            events = batch.items()
         except MalformedAnswer as error:
             logger.warning("%s: %s; claiming all the same", self.name, error.message)
             return True

@@ -11,7 +11,7 @@ from durable_streams_client._async.context import AsyncContext
 from durable_streams_client._async.fetching import AsyncFetcher
 from durable_streams_client.batches import Batch
 from durable_streams_client.checkpoints import AsyncCheckpoint, Checkpoint
-from durable_streams_client.errors import ClientError
+from durable_streams_client.errors import ClientError, public_url
 from durable_streams_client.options import Extra, Live
 from durable_streams_client.reading import ReaderMachine
 from durable_streams_client.text import TextJoiner
@@ -63,6 +63,10 @@ class AsyncReader(Generic[T]):
         self._loaded = checkpoint is None
         self._finished = False
 
+    def __repr__(self) -> str:
+        state = ", closed" if self.closed else ", up to date" if self.up_to_date else ""
+        return f"<{type(self).__name__} {public_url(self.url)} at {self.offset}{state}>"
+
     # -- state ---------------------------------------------------------------------------
 
     @property
@@ -112,7 +116,7 @@ class AsyncReader(Generic[T]):
         Raises ``MalformedAnswer`` for a message that does not fit ``decode``.
         """
         async for batch in self:
-            for item in batch.items:
+            for item in batch.items():
                 yield item
 
     async def chunks(self) -> AsyncIterator[bytes]:

@@ -22,6 +22,7 @@ from durable_streams_client.errors import (
     StreamClosed,
     public_url,
 )
+from durable_streams_client.messages import Appended
 from durable_streams_client.options import Extra
 from durable_streams_client.producing import (
     FULL,
@@ -201,10 +202,11 @@ class Producer:
             self._sender.wake(self)
         self._wait(lambda: self._machine.acknowledged >= target)
 
-    def close_stream(self, data: Any = None) -> str:
+    def close_stream(self, data: Any = None) -> Appended:
         """Store everything, then close the stream for ever, with ``data`` as a last item if given.
 
-        Returns the final offset. Calling it again changes nothing (§5.3).
+        Returns an ``Appended`` with the final offset, as ``Stream.close_stream`` does. Calling
+        it again changes nothing (§5.3).
 
         Raises what ``flush`` raises, and ``InvalidArgument`` for data that cannot be encoded.
         """
@@ -217,7 +219,7 @@ class Producer:
                 self._machine.close(parts)
         self._sender.wake(self)
         self._wait(lambda: self._machine.closed)
-        return self._machine.offset
+        return Appended(self._machine.offset, closed=True)
 
     def _wait(self, is_reached: Callable[[], bool]) -> None:
         while True:

@@ -12,7 +12,7 @@ from durable_streams_client._sync.context import Context
 from durable_streams_client._sync.fetching import Fetcher
 from durable_streams_client.batches import Batch
 from durable_streams_client.checkpoints import Checkpoint
-from durable_streams_client.errors import ClientError
+from durable_streams_client.errors import ClientError, public_url
 from durable_streams_client.options import Extra, Live
 from durable_streams_client.reading import ReaderMachine
 from durable_streams_client.text import TextJoiner
@@ -64,6 +64,10 @@ class Reader(Generic[T]):
         self._loaded = checkpoint is None
         self._finished = False
 
+    def __repr__(self) -> str:
+        state = ", closed" if self.closed else ", up to date" if self.up_to_date else ""
+        return f"<{type(self).__name__} {public_url(self.url)} at {self.offset}{state}>"
+
     # -- state ---------------------------------------------------------------------------
 
     @property
@@ -113,7 +117,7 @@ class Reader(Generic[T]):
         Raises ``MalformedAnswer`` for a message that does not fit ``decode``.
         """
         for batch in self:
-            yield from batch.items
+            yield from batch.items()
 
     def chunks(self) -> Iterator[bytes]:
         """Iterate over the bytes of each batch; on a JSON stream each is the text of an array."""

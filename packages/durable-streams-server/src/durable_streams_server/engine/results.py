@@ -5,9 +5,10 @@ from typing import Any
 
 import msgspec
 
-from durable_streams_core.content import Kind, to_page
+from durable_streams_core.content import Kind, media_type, to_page
 from durable_streams_core.entities import Head
 from durable_streams_core.expiry import format_time
+from durable_streams_core.json_messages import split_json
 from durable_streams_core.offsets import Offset, format_offset
 from durable_streams_core.operations import Appended, Created
 from durable_streams_core.streams import birth_of
@@ -48,27 +49,52 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
 
     ``data`` is the body a GET would answer: the bytes themselves, or for JSON an array. ``offset``
     is safe to store once the batch was handled. Iterate it for its items: the messages of a JSON
-    stream as Python values, else its bytes in one piece.
+    stream as Python values, else its bytes in one piece. A batch may be empty, and is true all the
+    same. The client's ``Batch`` has the same attributes and methods.
     """
 
     data: bytes
     offset: str
+    content_type: str
     up_to_date: bool
     closed: bool
-    json: bool
+
+    @property
+    def is_json(self) -> bool:
+        """Whether this is a batch of JSON messages, by its content type."""
+        return media_type(self.content_type).kind is Kind.JSON
 
     def items(self) -> list[Any]:
-        """The messages of a JSON stream as Python values, else the bytes in one piece.
+        """Return the messages of a JSON stream as Python values, else the bytes in one piece.
 
         Numbers and strings that Python's types cannot hold exactly come as
         :func:`~durable_streams_core.values.decode_page` says.
         """
-        if self.json:
+        if self.is_json:
             return decode_page(self.data)
         return [self.data] if self.data else []
 
+    def messages(self) -> list[bytes]:
+        """Return the text of each message of a JSON stream, else the bytes in one piece."""
+        if self.is_json:
+            return split_json(self.data)
+        return [self.data] if self.data else []
+
+    def text(self) -> str:
+        """Return the data as UTF-8 text.
+
+        Raises :class:`UnicodeDecodeError` if the batch begins or ends inside a character.
+        """
+        return self.data.decode()
+
     def __iter__(self) -> Iterator[Any]:
         return iter(self.items())
+
+    def __len__(self) -> int:
+        return len(self.items())
+
+    def __bool__(self) -> bool:
+        return True
 
 
 def stream_info(
@@ -119,7 +145,7 @@ def batch_of(page: Page) -> Batch:
     return Batch(
         data=to_page(kind, page.data),
         offset=format_offset(page.timeline, page.end),
+        content_type=page.birth.content_type,
         up_to_date=page.up_to_date,
         closed=page.closed,
-        json=kind is Kind.JSON,
     )
