@@ -16,6 +16,7 @@ RETIRED = {
     "lane": "commit queue",
     "lately": "TwoGenerationCache",
     "news": "notification",
+    "prompt_?store": "immediate store",
     "standings": "positions",
 }
 

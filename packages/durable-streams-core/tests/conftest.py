@@ -21,7 +21,7 @@ from durable_streams_core.entities import (
 from durable_streams_core.errors import ProtocolError
 from durable_streams_core.offsets import NO_TIMELINE, later_timeline
 from durable_streams_core.operations import Unconfirmed
-from durable_streams_core.store import PromptStore
+from durable_streams_core.store import ImmediateStore
 
 settings.register_profile(
     "core",
@@ -53,7 +53,7 @@ class Shelf:
         self.telling = False
 
 
-class TinyStore(PromptStore):
+class TinyStore(ImmediateStore):
     """Obvious rather than fast. Its steps are methods, so that tests can break each of them."""
 
     api = 1

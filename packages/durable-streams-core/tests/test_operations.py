@@ -59,9 +59,13 @@ JSON = "application/json"
 
 
 def create(incarnation: Any = "i1", content_type: Any = TEXT, body: Any = b"", **more: Any) -> Any:
-    asked = {key: more[key] for key in ("ttl", "expires_at") if key in more}
+    requested = {key: more[key] for key in ("ttl", "expires_at") if key in more}
     return Create(
-        incarnation, CreationRequest(content_type, **asked), content_type, body=Body(body), **more
+        incarnation,
+        CreationRequest(content_type, **requested),
+        content_type,
+        body=Body(body),
+        **more,
     )
 
 
@@ -360,12 +364,12 @@ def test_a_creation_compares_closure_with_what_is_so_now(runner: Any) -> None:
 
 
 def test_the_creation_as_it_was_asked_is_what_counts_and_not_what_took_effect(runner: Any) -> None:
-    asked = CreationRequest(None, None, None, "src", 3)
-    fork = Create("i1", asked, TEXT, 60, None, False, Body(b""), Origin("src", "s1"), 3)
+    requested = CreationRequest(None, None, None, "src", 3)
+    fork = Create("i1", requested, TEXT, 60, None, False, Body(b""), Origin("src", "s1"), 3)
     runner.do(fork)
     runner.do(Confirm("i1"))
     assert not runner.do(
-        Create("i2", asked, TEXT, 99, None, origin=Origin("src", "s2"), start=3)
+        Create("i2", requested, TEXT, 99, None, origin=Origin("src", "s2"), start=3)
     ).new
 
 
@@ -489,9 +493,9 @@ def fork(
     start: Any = 2,
     **more: Any,
 ) -> Any:
-    asked = CreationRequest(forked_from=source, fork_offset=start)
+    requested = CreationRequest(forked_from=source, fork_offset=start)
     origin = Origin(source, source_incarnation)
-    return Create(incarnation, asked, TEXT, origin=origin, start=start, **more)
+    return Create(incarnation, requested, TEXT, origin=origin, start=start, **more)
 
 
 def link(incarnation: Any = "f1", source: Any = "i1", path: Any = "fork", position: Any = 2) -> Any:

@@ -541,7 +541,7 @@ async def test_stopping_leaves_nobody_waiting_for_an_outcome_that_never_comes(
 
 
 class Reluctant(MemoryStore):
-    """A prompt store that refuses its first commits, and counts what it is asked."""
+    """An immediate store that refuses its first commits, and counts what it is asked."""
 
     def __init__(self, *refusals: Any) -> None:
         super().__init__()
@@ -555,7 +555,9 @@ class Reluctant(MemoryStore):
         return super().commit_nowait(batch)
 
 
-async def test_a_prompt_store_is_asked_once_for_an_append(engines: Callable[..., object]) -> None:
+async def test_an_immediate_store_is_asked_once_for_an_append(
+    engines: Callable[..., object],
+) -> None:
     store = Reluctant()
     streams = await engines(store)
     await streams.create("a")
@@ -564,7 +566,7 @@ async def test_a_prompt_store_is_asked_once_for_an_append(engines: Callable[...,
     assert store.asked == 1
 
 
-async def test_what_a_prompt_store_does_not_do_at_once_takes_its_turn_in_the_lane(
+async def test_what_an_immediate_store_does_not_do_at_once_takes_its_turn_in_the_commit_queue(
     engines: Callable[..., object],
 ) -> None:
     streams = await engines(Reluctant(Refused("storage-full", "Full."), Conflicted(None)))
@@ -573,7 +575,7 @@ async def test_what_a_prompt_store_does_not_do_at_once_takes_its_turn_in_the_lan
     assert (await streams.read("a")).data == b"x"
 
 
-async def test_a_prompt_store_that_stays_full_says_so(engines: Callable[..., object]) -> None:
+async def test_an_immediate_store_that_stays_full_says_so(engines: Callable[..., object]) -> None:
     full = Refused("storage-full", "The store is full.")
     streams = await engines(Reluctant(full, full))
     await streams.create("a")
@@ -617,7 +619,7 @@ async def test_a_bug_in_a_decision_is_the_same_answer_at_once(
     assert position((await streams.append("a", "x")).offset) == 1
 
 
-async def test_an_outcome_that_a_prompt_store_does_not_know_is_not_tried_again(
+async def test_an_outcome_that_an_immediate_store_does_not_know_is_not_tried_again(
     engines: Callable[..., object],
 ) -> None:
     """It was taken for a refusal, and the append was stored twice."""
@@ -638,7 +640,7 @@ async def test_an_outcome_that_a_prompt_store_does_not_know_is_not_tried_again(
 
 
 @pytest.mark.parametrize("call", ["append", "close_stream", "create"])
-async def test_a_prompt_store_that_raises_blocks_no_stream(
+async def test_an_immediate_store_that_raises_blocks_no_stream(
     engines: Callable[..., object],
     memory: MemoryStore,
     monkeypatch: pytest.MonkeyPatch,

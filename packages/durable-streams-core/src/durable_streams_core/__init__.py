@@ -77,7 +77,14 @@ from durable_streams_core.sse import (
     encode_control,
     encode_data,
 )
-from durable_streams_core.store import STORE_API, LocalStore, PromptStore, Store, Watcher, Watchers
+from durable_streams_core.store import (
+    STORE_API,
+    ImmediateStore,
+    LocalStore,
+    Store,
+    Watcher,
+    Watchers,
+)
 
 __version__ = version("durable-streams-core")
 
@@ -107,6 +114,7 @@ __all__ = [
     "Gone",
     "Guard",
     "Head",
+    "ImmediateStore",
     "InvalidRequest",
     "Kind",
     "LocalStore",
@@ -118,7 +126,6 @@ __all__ = [
     "Outcome",
     "PreconditionFailed",
     "ProducerClaim",
-    "PromptStore",
     "ProtocolError",
     "Refused",
     "Removed",

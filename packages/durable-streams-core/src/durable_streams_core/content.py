@@ -91,9 +91,9 @@ def media_type(content_type: str) -> MediaType:
     return MediaType(name, charset, Kind.TEXT if charset == "utf-8" else Kind.BINARY)
 
 
-def require_same_type(asked: str, stream: str) -> None:
+def require_same_type(content_type: str, stream: str) -> None:
     """Raise :class:`Conflict` unless appends of type ``asked`` fit a stream of type ``stream``."""
-    if asked != stream and media_type(asked) != media_type(stream):
+    if content_type != stream and media_type(content_type) != media_type(stream):
         raise Conflict(
             f"The stream holds {stream}; send data of that content type.",
             code="content-type-mismatch",

@@ -225,9 +225,9 @@ class Append(msgspec.Struct, frozen=True, gc=False):
             return Appended(draft.tail, True, timeline=draft.timeline)
         stored = _NO_DATA
         if self.body.raw or self.body.text:
-            asked = self.content_type
-            if asked is not None and asked != birth.content_type:
-                require_same_type(asked, birth.content_type)
+            content_type = self.content_type
+            if content_type is not None and content_type != birth.content_type:
+                require_same_type(content_type, birth.content_type)
             stored = self.body.stored(birth.kind)
         if not stored and not self.close:
             raise empty_append()
@@ -298,13 +298,13 @@ class Create(_NoFields, frozen=True, gc=False):
     """Create or ensure (§5.1), also of a fork whose origin and start are known (§4.2).
 
     ``incarnation`` is a fresh random id, used if nothing is there. ``content_type``, ``ttl`` and
-    ``expires_at`` are what takes effect, ``asked`` is what was said. ``timeline`` is that of the
-    source at ``start``. With ``existing_only`` nothing is created:
+    ``expires_at`` are what takes effect, ``requested`` is what the client said. ``timeline`` is
+    that of the source at ``start``. With ``existing_only`` nothing is created:
     :class:`PreconditionFailed` is raised where no stream is there.
     """
 
     incarnation: str
-    asked: CreationRequest
+    requested: CreationRequest
     content_type: str
     ttl: int | None = None
     expires_at: int | None = None
@@ -324,7 +324,9 @@ class Create(_NoFields, frozen=True, gc=False):
             raise PreconditionFailed
         kind = media_type(self.content_type).kind
         stored = self.body.stored(kind, creating=True) if self.body else _NO_DATA
-        birth = Birth(self.content_type, now, self.asked, self.ttl, self.expires_at, self.origin)
+        birth = Birth(
+            self.content_type, now, self.requested, self.ttl, self.expires_at, self.origin
+        )
         deadline = first_deadline(self.ttl, self.expires_at, now)
         state = LIVE
         if self.origin is not None:
@@ -356,7 +358,7 @@ class Create(_NoFields, frozen=True, gc=False):
                 "The path is taken: its stream was deleted, but forks still read its data.",
                 code="soft-deleted",
             )
-        if not _same_request(self.asked, self.closed, head, draft.is_closed()):
+        if not _same_request(self.requested, self.closed, head, draft.is_closed()):
             raise Conflict(
                 "A stream exists here with another configuration; use its own or another path.",
                 code="configuration-mismatch",
@@ -364,21 +366,21 @@ class Create(_NoFields, frozen=True, gc=False):
         return Created(False, head, draft.tail, draft.is_closed(), draft.timeline)
 
 
-def _same_request(asked: CreationRequest, closed: bool, head: Head, is_closed: bool) -> bool:
+def _same_request(requested: CreationRequest, closed: bool, head: Head, is_closed: bool) -> bool:
     """Whether a creation asks for what is there (§5.1): same type, lifetime, origin, closure."""
     birth = birth_of(head)
-    before = birth.asked
-    wanted = asked.content_type
-    if wanted is None and asked.forked_from is None:
-        wanted = DEFAULT_CONTENT_TYPE
+    before = birth.requested
+    content_type = requested.content_type
+    if content_type is None and requested.forked_from is None:
+        content_type = DEFAULT_CONTENT_TYPE
     return (
         closed == is_closed
-        and (wanted is None or media_type(wanted) == media_type(birth.content_type))
-        and asked.ttl == before.ttl
-        and asked.expires_at == before.expires_at
-        and asked.forked_from == before.forked_from
-        and asked.fork_from == before.fork_from
-        and asked.fork_sub_offset == before.fork_sub_offset
+        and (content_type is None or media_type(content_type) == media_type(birth.content_type))
+        and requested.ttl == before.ttl
+        and requested.expires_at == before.expires_at
+        and requested.forked_from == before.forked_from
+        and requested.fork_from == before.fork_from
+        and requested.fork_sub_offset == before.fork_sub_offset
     )
 
 

@@ -2,7 +2,7 @@
 
 Every store implements :class:`Store`. A store that keeps its facts in this process implements
 :class:`LocalStore`: it returns them without waiting, so the engine needs no task per request. A
-store that also commits without waiting implements :class:`PromptStore`.
+store that also commits without waiting implements :class:`ImmediateStore`.
 """
 
 import logging
@@ -17,8 +17,8 @@ from durable_streams_core.errors import StoreError
 
 __all__ = [
     "STORE_API",
+    "ImmediateStore",
     "LocalStore",
-    "PromptStore",
     "Store",
     "Watcher",
     "Watchers",
@@ -199,7 +199,7 @@ class LocalStore(Store):
         return self.slice(path, incarnation, start, limit)
 
 
-class PromptStore(LocalStore):
+class ImmediateStore(LocalStore):
     """A local store whose commits are done when the call returns: implement :meth:`commit_nowait`.
 
     The engine then needs no queue for an operation on a stream that is otherwise idle.

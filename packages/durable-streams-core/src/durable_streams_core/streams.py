@@ -78,7 +78,7 @@ class Birth(msgspec.Struct, frozen=True, array_like=True):
 
     content_type: str
     created: int
-    asked: CreationRequest = CreationRequest()
+    requested: CreationRequest = CreationRequest()
     ttl: int | None = None
     expires_at: int | None = None
     origin: Origin | None = None

@@ -32,7 +32,7 @@ from durable_streams_server.frontends.mount import Mount
 from durable_streams_server.frontends.standalone import Bounds, StandaloneServer
 from durable_streams_server.frontends.standalone.connection import Awaited, Connection
 from durable_streams_server.frontends.standalone.receiver import Event, Receiver
-from durable_streams_server.frontends.standalone.request_head import Head
+from durable_streams_server.frontends.standalone.request_head import ReceivedHead
 from durable_streams_server.http.messages import KNOWN_HEADERS, fold_headers
 from durable_streams_server.http.options import Options
 from durable_streams_server.stores.memory import MemoryStore
@@ -267,7 +267,7 @@ def is_last(request: Request) -> bool:
 
 
 def note(event: Event, found: list[Request]) -> None:
-    if isinstance(event, Head):
+    if isinstance(event, ReceivedHead):
         request = Request()
         request.method, request.target = event.method, event.target.encode()
         request.pairs = list(event.all_headers().items())

@@ -13,7 +13,7 @@ import durable_streams_server.http
 from durable_streams_core.errors import ProtocolError
 from durable_streams_server.frontends.standalone import Bounds
 from durable_streams_server.frontends.standalone.receiver import BODY_END, Event, Receiver
-from durable_streams_server.frontends.standalone.request_head import CHUNKED, Head
+from durable_streams_server.frontends.standalone.request_head import CHUNKED, ReceivedHead
 from durable_streams_server.http.messages import KNOWN_HEADERS
 
 CHUNKS = POST + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -34,7 +34,7 @@ def summary(found: list[Event]) -> list[object]:
     said: list[object] = []
     for event in found:
         match event:
-            case Head():
+            case ReceivedHead():
                 said.append((event.method, event.target, event.headers, event.keep_alive))
                 said.append(event.body or b"")
                 if event.body is not None:
@@ -51,9 +51,9 @@ def summary(found: list[Event]) -> list[object]:
     return said
 
 
-def head_of(raw: bytes) -> Head:
+def head_of(raw: bytes) -> ReceivedHead:
     head = events(raw)[0]
-    assert isinstance(head, Head)
+    assert isinstance(head, ReceivedHead)
     return head
 
 
@@ -72,16 +72,16 @@ def test_a_head_brings_a_body_that_is_all_there() -> None:
 def test_a_body_that_comes_later_comes_in_pieces_with_an_end() -> None:
     found = events(POST + b"Content-Length: 4\r\n\r\na", b"bc", b"d" + GET + END)
     head, *pieces, end, other = found
-    assert isinstance(head, Head)
+    assert isinstance(head, ReceivedHead)
     assert head.body is None
     assert pieces == [b"a", b"bc", b"d"]
     assert end is BODY_END
-    assert isinstance(other, Head)
+    assert isinstance(other, ReceivedHead)
 
 
 def test_all_chunks_that_have_come_are_one_piece() -> None:
     head, piece, end = events(CHUNKS + b"2\r\nhi\r\n" * 3 + LAST)
-    assert isinstance(head, Head)
+    assert isinstance(head, ReceivedHead)
     assert head.length == CHUNKED
     assert (piece, end) == (b"hihihi", BODY_END)
 
@@ -143,7 +143,9 @@ def test_a_bare_line_feed_is_not_joined_with_a_return_that_ended_a_body() -> Non
 
 def test_a_head_has_a_bound_whether_it_ends_or_not() -> None:
     bounds = Bounds(max_header=100, max_target=40)
-    assert isinstance(events(GET + b"X: " + b"y" * 80 + b"\r\n\r\n", bounds=bounds)[0], Head)
+    assert isinstance(
+        events(GET + b"X: " + b"y" * 80 + b"\r\n\r\n", bounds=bounds)[0], ReceivedHead
+    )
     for ending in (b"", b"\r\n\r\n"):
         assert error_of(GET + b"X: " + b"y" * 300 + ending, bounds=bounds)[0] == 431
     assert error_of(b"GET /" + b"s" * 300, bounds=bounds)[0] == 414
@@ -157,7 +159,7 @@ def test_nothing_follows_an_error() -> None:
 def test_an_idle_receiver_holds_no_bytes() -> None:
     receiver = Receiver(Bounds())
     receiver.feed(GET + END)
-    assert isinstance(receiver.next(), Head)
+    assert isinstance(receiver.next(), ReceivedHead)
     assert receiver.next() is None
     assert receiver.buffered == 0
 

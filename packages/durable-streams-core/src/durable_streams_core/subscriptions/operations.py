@@ -34,10 +34,10 @@ from durable_streams_core.subscriptions.records import (
     NO_CURSOR,
     PULL_WAKE,
     BaseUrl,
-    Birth,
     Config,
     Cursor,
     LinkedStream,
+    SubscriptionBirth,
     birth_of,
     decode_cursor,
     encode,
@@ -104,11 +104,11 @@ class Subscribe(msgspec.Struct, frozen=True, gc=False):
         return (BASE_URL,)
 
     def decide(self, draft: Draft, now: int) -> Subscribed | None:
-        wanted = self.config.hash()
+        config_hash = self.config.hash()
         base_url = encode(self.base_url)
         head = draft.head
         if head is not None:
-            if birth_of(head).hash != wanted:
+            if birth_of(head).hash != config_hash:
                 raise SubscriptionError(
                     "SUBSCRIPTION_ALREADY_EXISTS",
                     "A subscription with this id exists with another configuration.",
@@ -121,7 +121,7 @@ class Subscribe(msgspec.Struct, frozen=True, gc=False):
         state, deadline = LIVE, 0
         if self.linking:
             state, deadline = LINKING, now + _RELINK_MILLISECONDS
-        birth = encode(Birth(self.config, wanted, now))
+        birth = encode(SubscriptionBirth(self.config, config_hash, now))
         head = Head(self.incarnation, birth, state=state, deadline=deadline)
         draft.create(head)
         draft.set_field(BASE_URL, base_url)

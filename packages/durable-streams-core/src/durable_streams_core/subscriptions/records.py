@@ -71,7 +71,7 @@ _ID: Final = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029/\\]+")
 
 
 class Config(msgspec.Struct, frozen=True, array_like=True):
-    """A subscription as it was asked for, normalised: the same wish always compares equal."""
+    """A requested subscription, normalised: equal requests always compare equal."""
 
     type: str
     pattern: str | None
@@ -117,7 +117,7 @@ def _glob(pattern: str) -> tuple[str, ...]:
     return parse_glob(pattern)
 
 
-class Birth(msgspec.Struct, frozen=True, array_like=True):
+class SubscriptionBirth(msgspec.Struct, frozen=True, array_like=True):
     """The facts that are fixed when a subscription is created; ``created`` in milliseconds."""
 
     config: Config
@@ -149,22 +149,22 @@ class Cursor(msgspec.Struct, frozen=True, array_like=True):
 NO_CURSOR: Final = Cursor()
 
 _encoder: Final = msgspec.msgpack.Encoder()
-_births: Final = msgspec.msgpack.Decoder(Birth)
+_births: Final = msgspec.msgpack.Decoder(SubscriptionBirth)
 _base_urls: Final = msgspec.msgpack.Decoder(BaseUrl)
 _cursors: Final = msgspec.msgpack.Decoder(Cursor)
 
 
-def encode(value: Birth | BaseUrl | Cursor) -> bytes:
+def encode(value: SubscriptionBirth | BaseUrl | Cursor) -> bytes:
     """The stored form."""
     return _encoder.encode(value)
 
 
 @lru_cache(maxsize=8192)
-def _decode_birth(data: bytes) -> Birth:
+def _decode_birth(data: bytes) -> SubscriptionBirth:
     return _births.decode(data)
 
 
-def birth_of(head: Head) -> Birth:
+def birth_of(head: Head) -> SubscriptionBirth:
     """The decoded birth of a subscription's head."""
     return _decode_birth(head.birth)
 
@@ -248,30 +248,30 @@ def invalid(message: str) -> SubscriptionError:
 
 def parse_config(body: object) -> Config:
     """The wish in the body of a PUT (§6.2), normalised. The webhook's URL is not judged here."""
-    asked = parse_object(body)
-    kind = asked.get("type")
+    value = parse_object(body)
+    kind = value.get("type")
     if kind not in (WEBHOOK, PULL_WAKE):
         raise invalid('type is "webhook" or "pull-wake".')
-    pattern = _pattern(asked.get("pattern"))
-    streams = () if asked.get("streams") is None else parse_streams(asked, empty=True)
+    pattern = _pattern(value.get("pattern"))
+    streams = () if value.get("streams") is None else parse_streams(value, empty=True)
     if pattern is None and not streams:
         raise invalid("Give a pattern, streams, or both.")
     webhook = wake_stream = None
     if kind == WEBHOOK:
-        webhook = _webhook(asked.get("webhook"))
+        webhook = _webhook(value.get("webhook"))
     else:
-        name = asked.get("wake_stream")
+        name = value.get("wake_stream")
         if not isinstance(name, str) or not name:
             raise invalid("A pull-wake subscription needs a wake_stream: a stream's path.")
         wake_stream = parse_stream(name)
         if wake_stream in streams:
             raise invalid("A subscription cannot be woken by its own wake stream.")
-    description = asked.get("description")
+    description = value.get("description")
     if description is not None and (
         not isinstance(description, str) or len(description) > _MAX_DESCRIPTION
     ):
         raise invalid(f"description is text of at most {_MAX_DESCRIPTION} characters.")
-    lease = _lease(asked.get("lease_ttl_ms", _DEFAULT_LEASE_MS))
+    lease = _lease(value.get("lease_ttl_ms", _DEFAULT_LEASE_MS))
     return Config(kind, pattern, streams, webhook, wake_stream, lease, description)
 
 
@@ -282,9 +282,9 @@ def parse_object(body: object) -> Mapping[str, Any]:
     return body
 
 
-def parse_streams(asked: Mapping[str, Any], *, empty: bool = False) -> tuple[str, ...]:
+def parse_streams(value: Mapping[str, Any], *, empty: bool = False) -> tuple[str, ...]:
     """The explicit streams that a body names, each once, in order of paths."""
-    names = asked.get("streams")
+    names = value.get("streams")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise invalid("streams is an array of stream paths.")
     if len(names) > MAX_EXPLICIT or not (names or empty):
@@ -312,10 +312,10 @@ def parse_ack_offset(offset: object) -> Offset:
     )
 
 
-def _pattern(asked: object) -> str | None:
-    if asked is None:
+def _pattern(value: object) -> str | None:
+    if value is None:
         return None
-    text = asked.strip("/") if isinstance(asked, str) else ""
+    text = value.strip("/") if isinstance(value, str) else ""
     if not text:
         raise invalid("pattern is a glob over stream paths, such as events/* or events/**.")
     # Its wildcards are names like any other here: this is about dots, slashes and the like.
@@ -325,16 +325,16 @@ def _pattern(asked: object) -> str | None:
     return "/".join(checked)
 
 
-def _webhook(asked: object) -> str:
-    url = asked.get("url") if isinstance(asked, dict) else None
+def _webhook(value: object) -> str:
+    url = value.get("url") if isinstance(value, dict) else None
     if not isinstance(url, str) or not 0 < len(url) <= _MAX_URL:
         raise invalid("A webhook subscription needs webhook.url.")
     return url
 
 
-def _lease(asked: object) -> int:
-    if isinstance(asked, float) and asked.is_integer():
-        asked = int(asked)
-    if type(asked) is not int or not _MIN_LEASE_MS <= asked <= _MAX_LEASE_MS:
+def _lease(value: object) -> int:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if type(value) is not int or not _MIN_LEASE_MS <= value <= _MAX_LEASE_MS:
         raise invalid(f"lease_ttl_ms is a whole number from {_MIN_LEASE_MS} to {_MAX_LEASE_MS}.")
-    return asked
+    return value

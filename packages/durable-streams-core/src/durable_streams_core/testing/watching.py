@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 
 from durable_streams_core.entities import DELETED, FORKING, LIVE, Applied, Change, Guard, Head
-from durable_streams_core.store import LocalStore, PromptStore, Store
+from durable_streams_core.store import ImmediateStore, LocalStore, Store
 from durable_streams_core.testing.harness import (
     Recorder,
     StoreHarness,
@@ -273,10 +273,10 @@ class Watching(StoreHarness):
             stop()
 
     async def test_a_commit_is_done_and_told_when_the_call_returns(self) -> None:
-        """For a :class:`PromptStore`: the engine asks it without a queue."""
+        """For an :class:`ImmediateStore`: the engine asks it without a queue."""
         async with self.opened() as store:
-            if not isinstance(store, PromptStore):
-                raise skip("only a prompt store commits within the call")
+            if not isinstance(store, ImmediateStore):
+                raise skip("only an immediate store commits within the call")
             recorder: list[Change] = []
             stop = store.watch(lambda changes: recorder.extend(changes or ()))
             head = new_head()

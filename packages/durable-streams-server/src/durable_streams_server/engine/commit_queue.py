@@ -42,7 +42,7 @@ from durable_streams_core.operations import (
     Operation,
     Unconfirmed,
 )
-from durable_streams_core.store import LocalStore, PromptStore, Store
+from durable_streams_core.store import ImmediateStore, LocalStore, Store
 from durable_streams_server.engine.limits import Limits
 from durable_streams_server.engine.refusals import (
     STORE_FAILED,
@@ -164,7 +164,7 @@ class CommitQueues:
     ) -> None:
         self._store = store
         self._local = store if isinstance(store, LocalStore) else None
-        self._prompt = store if isinstance(store, PromptStore) else None
+        self._immediate = store if isinstance(store, ImmediateStore) else None
         self._limits = limits
         self._applied = applied
         self._unconfirmed = unconfirmed
@@ -211,12 +211,12 @@ class CommitQueues:
 
         For operations whose result is never None. Raises the ProtocolError that ends it.
         """
-        prompt = self._prompt
-        if prompt is None or path in self._queues or not self._running:
+        immediate = self._immediate
+        if immediate is None or path in self._queues or not self._running:
             return None
-        draft = Draft(path, prompt.peek(path, operation.fields))
+        draft = Draft(path, immediate.peek(path, operation.fields))
         try:
-            result = operation.decide(draft, prompt.now())
+            result = operation.decide(draft, immediate.now())
         except Unconfirmed:
             return None
         except ProtocolError:
@@ -229,7 +229,7 @@ class CommitQueues:
         if draft.changes:
             commit = draft.commit(self.new_id)
             try:
-                outcome = prompt.commit_nowait((commit,))[0]
+                outcome = immediate.commit_nowait((commit,))[0]
             except Exception:
                 log.exception(STORE_FAILED)
                 raise outcome_unknown() from None

@@ -312,19 +312,19 @@ class Engine(Runtime):
         self._require_started()
         if not (is_unicode(prefix) and is_unicode(after)):
             raise InvalidRequest("A stream path is Unicode text.", code="invalid-path")
-        found: list[StreamInfo] = []
+        streams: list[StreamInfo] = []
         now = self.store.now()
-        while len(found) < limit:
-            wanted = limit - len(found)
-            rows = await self.store.list(prefix, after, wanted)
+        while len(streams) < limit:
+            missing = limit - len(streams)
+            rows = await self.store.list(prefix, after, missing)
             for path, head in rows:
                 reserved = path.startswith(RESERVED_SEGMENT + "/")
                 if head.live_at(now) and not reserved:
-                    found.append(stream_info(path, head))
-            if len(rows) < wanted:
+                    streams.append(stream_info(path, head))
+            if len(rows) < missing:
                 break
             after = rows[-1][0]
-        return found
+        return streams
 
     def sign(self, path: str, expires: datetime | timedelta | float) -> str:
         """A query parameter that permits reading and following one stream until a moment.

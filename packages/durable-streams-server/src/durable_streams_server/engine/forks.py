@@ -68,9 +68,9 @@ class Forks:
         self._page_bytes = page_bytes
 
     async def create(
-        self, path: str, asked: CreationRequest, body: Body, *, closed: bool
+        self, path: str, requested: CreationRequest, body: Body, *, closed: bool
     ) -> Created:
-        """Create or ensure the fork that ``asked`` describes."""
+        """Create or ensure the fork that ``requested`` describes."""
         for _ in range(MAX_TRIES):
             facts = await self._store.load(path)
             if facts is not None:
@@ -80,24 +80,24 @@ class Forks:
                 if facts.head.state == LIVE and not facts.head.live_at(self._store.now()):
                     await self._perform(path, Expire())
                     continue
-                compare = Create("", asked, birth_of(facts.head).content_type, closed=closed)
+                compare = Create("", requested, birth_of(facts.head).content_type, closed=closed)
                 return compare.decide(Draft(path, facts), self._store.now())
-            created = await self._try(path, asked, body, closed=closed)
+            created = await self._try(path, requested, body, closed=closed)
             if created is not None:
                 return created
         raise Unavailable("The fork is too contended; try again.", code="contended")
 
     async def _try(
-        self, path: str, asked: CreationRequest, body: Body, *, closed: bool
+        self, path: str, requested: CreationRequest, body: Body, *, closed: bool
     ) -> Created | None:
-        source_path = asked.forked_from
+        source_path = requested.forked_from
         assert source_path is not None
-        source, position = await self._divergence(source_path, asked)
+        source, position = await self._divergence(source_path, requested)
         timeline = await self._pages.timeline_at(source_path, source.head, position)
         birth = birth_of(source.head)
         if body:
             body.stored(birth.kind, creating=True)
-        ttl, expires_at = _lifetime(asked, birth)
+        ttl, expires_at = _lifetime(requested, birth)
         incarnation = new_incarnation()
         origin = Origin(source_path, source.head.incarnation)
         link = ForkLink(incarnation, position)
@@ -108,7 +108,7 @@ class Forks:
             return None
         create = Create(
             incarnation,
-            asked,
+            requested,
             birth.content_type,
             ttl,
             expires_at,
@@ -129,19 +129,19 @@ class Forks:
             return created
         return created if await self._finish(path, origin, incarnation) else None
 
-    async def _divergence(self, path: str, asked: CreationRequest) -> tuple[Facts, int]:
+    async def _divergence(self, path: str, requested: CreationRequest) -> tuple[Facts, int]:
         """The source's facts and the position where the fork leaves it (§4.2)."""
         facts = await self._source(path)
         head = facts.head
         birth = birth_of(head)
-        if asked.content_type is not None:
-            require_same_type(asked.content_type, birth.content_type)
-        offset = asked.fork_from
+        if requested.content_type is not None:
+            require_same_type(requested.content_type, birth.content_type)
+        offset = requested.fork_from
         position = head.tail
         if offset is not None:
             await self._pages.check_offset(path, head, offset)
             position = offset.position
-        rest = asked.fork_sub_offset
+        rest = requested.fork_sub_offset
         if birth.kind is not Kind.JSON:
             if position + rest > head.tail:
                 raise _overshoot()
@@ -151,7 +151,7 @@ class Forks:
         while rest:
             page: Page = await self._pages.page(path, offset, self._page_bytes)
             if page.head.incarnation != head.incarnation:
-                return await self._divergence(path, asked)
+                return await self._divergence(path, requested)
             length = skip_messages(page.data, rest)
             if length >= 0:
                 return facts, position + length
@@ -235,10 +235,10 @@ class Forks:
         await self._perform(path, Reap())
 
 
-def _lifetime(asked: CreationRequest, source: Birth) -> tuple[int | None, int | None]:
+def _lifetime(requested: CreationRequest, source: Birth) -> tuple[int | None, int | None]:
     """TTL and expiry that take effect: one's own, or else the source's (§4.2)."""
-    if asked.ttl is not None or asked.expires_at is not None:
-        return asked.ttl, asked.expires_at
+    if requested.ttl is not None or requested.expires_at is not None:
+        return requested.ttl, requested.expires_at
     return source.ttl, source.expires_at
 
 

@@ -64,8 +64,8 @@ class Owner(msgspec.Struct, frozen=True, gc=False):
     upto: int
 
 
-Answer = TypeVar("Answer")
-Steps = Generator[Need, Any, Answer]
+Result = TypeVar("Result")
+Steps = Generator[Need, Any, Result]
 
 
 def check_live(head: Head | None, now: int) -> Head:
@@ -103,11 +103,11 @@ class Pages:
         if kept is not None:
             # Many read the same page of a stream. While its head is the very one that the page
             # was made of, and the stream has no life to renew, it is the page to give.
-            asked, most, known = kept
-            if most == limit and asked == offset:
+            kept_offset, kept_limit, page_then = kept
+            if kept_limit == limit and kept_offset == offset:
                 facts = local.peek(path)
-                if facts is not None and facts.head is known.head:
-                    return known
+                if facts is not None and facts.head is page_then.head:
+                    return page_then
         page = self._make_nowait(local, path, offset, limit)
         if page is not None and not page.head.deadline and len(page.data) <= MAX_KEPT_BYTES:
             self._kept.add(path, (offset, limit, page))
@@ -127,25 +127,25 @@ class Pages:
                     steps.close()
                     return None
                 else:
-                    found = local.slice(need.path, need.incarnation, need.start, need.limit)
-                    need = steps.send(found)
+                    piece = local.slice(need.path, need.incarnation, need.start, need.limit)
+                    need = steps.send(piece)
         except StopIteration as stop:
             page: Page = stop.value
             return page
 
     async def page(self, path: str, offset: Offset | None, limit: int) -> Page:
         """A page from ``offset`` (None: the tail) of about ``limit`` bytes."""
-        return await self._answered(self.steps(path, offset, limit))
+        return await self._awaited(self.steps(path, offset, limit))
 
     async def timeline_at(self, path: str, head: Head, position: int) -> bytes:
         """The timeline of a position of a stream, be it in what a fork has from its source."""
-        return await self._answered(self._timeline_at(path, head, position))
+        return await self._awaited(self._timeline_at(path, head, position))
 
     async def check_offset(self, path: str, head: Head, offset: Offset) -> None:
         """Raise what the protocol answers for an offset from which a stream cannot be read (§8)."""
-        await self._answered(self._check_offset(path, head, offset))
+        await self._awaited(self._check_offset(path, head, offset))
 
-    async def _answered(self, steps: Steps[Answer]) -> Answer:
+    async def _awaited(self, steps: Steps[Result]) -> Result:
         store = self._store
         try:
             need = next(steps)
@@ -154,11 +154,11 @@ class Pages:
                     facts = await store.load(need.path)
                     need = steps.send(None if facts is None else facts.head)
                 else:
-                    found = await store.read(need.path, need.incarnation, need.start, need.limit)
-                    need = steps.send(found)
+                    piece = await store.read(need.path, need.incarnation, need.start, need.limit)
+                    need = steps.send(piece)
         except StopIteration as stop:
-            answer: Answer = stop.value
-            return answer
+            result: Result = stop.value
+            return result
 
     def steps(self, path: str, offset: Offset | None, limit: int) -> Steps[Page]:
         """The reads that make a page; raises what the protocol answers (§5.6, §8)."""
@@ -243,13 +243,13 @@ class Pages:
             until = min(end, owner.upto)
             if start >= until:
                 continue
-            found: Slice | None = yield Need(
+            piece: Slice | None = yield Need(
                 owner.path, owner.head.incarnation, start, until - start
             )
-            if found is None:
+            if piece is None:
                 raise no_stream() if owner.path == path else _lost(owner.path)
-            parts.append(found.data)
-            start += len(found.data)
+            parts.append(piece.data)
+            start += len(piece.data)
             if start < until:
                 raise no_stream() if owner.path == path else _lost(owner.path)
         return b"".join(parts), head
@@ -268,10 +268,10 @@ class Pages:
             key = origin.incarnation
             known = self._ancestry.get(key)
             if known is None:
-                found: Head | None = yield Need(origin.path)
-                if found is None or found.incarnation != key:
+                source_head: Head | None = yield Need(origin.path)
+                if source_head is None or source_head.incarnation != key:
                     raise _lost(origin.path)
-                known = self._ancestry[key] = found, birth_of(found).origin
+                known = self._ancestry[key] = source_head, birth_of(source_head).origin
                 if len(self._ancestry) > 4096:
                     self._ancestry.popitem(last=False)
             source, next_origin = known

@@ -235,24 +235,24 @@ class Runtime:
             raise result
         return result
 
-    def creation(self, asked: CreationRequest, body: Body, *, closed: bool) -> Create:
+    def creation(self, requested: CreationRequest, body: Body, *, closed: bool) -> Create:
         """The operation that creates a stream which is not a fork."""
         return Create(
             new_incarnation(),
-            asked,
-            asked.content_type or DEFAULT_CONTENT_TYPE,
-            asked.ttl,
-            asked.expires_at,
+            requested,
+            requested.content_type or DEFAULT_CONTENT_TYPE,
+            requested.ttl,
+            requested.expires_at,
             closed,
             body,
         )
 
     async def create_fork(
-        self, path: str, asked: CreationRequest, body: Body, *, closed: bool
+        self, path: str, requested: CreationRequest, body: Body, *, closed: bool
     ) -> Created:
         """Create or ensure a fork; goes on to a clean end if the caller goes away."""
         self._require_started()
-        task = self.spawn(self._forks.create(path, asked, body, closed=closed))
+        task = self.spawn(self._forks.create(path, requested, body, closed=closed))
         created: Created = await asyncio.shield(task)
         return created
 

@@ -61,8 +61,8 @@ class Controlling(Exchange):
 
     async def _control(self, body: bytes) -> Response:
         context = self._context
-        wanted = parse_body(self._route, self.request.method, body)
-        steps = self._consult(context.options.authorize, iter(wanted.questions))
+        control_request = parse_body(self._route, self.request.method, body)
+        steps = self._consult(context.options.authorize, iter(control_request.questions))
         question = next(steps, None)
         if question is not None:
             await self._consult_on(steps, question)
@@ -73,7 +73,7 @@ class Controlling(Exchange):
             self._engine.subscriptions,
             self._route,
             self.request,
-            wanted,
+            control_request,
             base_url=base_url,
             common=self._common,
         )

@@ -45,7 +45,7 @@ _FOR_MINUTES: Final[Header] = (names.CACHE_CONTROL, b"public, max-age=300")
 
 METHODS: Final = {
     "jwks": ("GET",),
-    "base": ("PUT", "GET", "DELETE"),
+    "subscription": ("PUT", "GET", "DELETE"),
     "streams": ("POST",),
     "stream": ("DELETE",),
     "callback": ("POST",),
@@ -92,7 +92,7 @@ def parse_route(path: str) -> Route:
     subscription_path(subscription)
     match parts[2:]:
         case []:
-            return Route("base", subscription)
+            return Route("subscription", subscription)
         case ["streams"]:
             return Route("streams", subscription)
         case ["streams", *stream]:
@@ -173,7 +173,7 @@ def parse_body(route: Route, method: str, body: bytes) -> ControlRequest:
     if method in ("GET", "DELETE"):
         return ControlRequest([])
     value = parse_json(body)
-    if route.name == "base":
+    if route.name == "subscription":
         config = parse_config(value)
         questions = [("subscribe", path) for path in config.streams]
         if config.pattern is not None:
@@ -196,7 +196,7 @@ async def respond(
     subscriptions: Subscriptions,
     route: Route,
     request: RequestHead,
-    wanted: ControlRequest,
+    control_request: ControlRequest,
     *,
     base_url: BaseUrl,
     common: list[Header],
@@ -207,33 +207,35 @@ async def respond(
     if name == "jwks":
         keys = msgspec.json.encode(await subscriptions.jwks())
         return Response(200, [*common, _JWKS, _FOR_MINUTES], keys)
-    if name == "base":
+    if name == "subscription":
         conditions = parse_conditions(request)
         if conditions is not None:
             await check_conditions(subscriptions, named, request.method, conditions, base_url)
-        if wanted.config is not None:
-            if wanted.config.type == WEBHOOK and not base_url.origin:
+        if control_request.config is not None:
+            if control_request.config.type == WEBHOOK and not base_url.origin:
                 raise invalid(
                     "The server cannot tell where it is reached: send a Host header, or "
                     "configure its public URL."
                 )
-            new, described = await subscriptions.create(named, wanted.config, base_url)
+            new, described = await subscriptions.create(named, control_request.config, base_url)
             return _json(described, common, 201 if new else 200)
         if request.method == "GET":
             return _json(await subscriptions.describe(named, base_url), common)
         await subscriptions.delete(named)
     elif name == "streams":
-        await subscriptions.add_streams(named, wanted.streams)
+        await subscriptions.add_streams(named, control_request.streams)
     elif name == "stream":
         await subscriptions.remove_stream(named, route.stream)
     elif name == "claim":
-        return _json(await subscriptions.claim(named, wanted.worker), common)
+        return _json(await subscriptions.claim(named, control_request.worker), common)
     elif name == "callback":
-        return _json(await subscriptions.callback(named, bearer(request), wanted.body), common)
+        return _json(
+            await subscriptions.callback(named, bearer(request), control_request.body), common
+        )
     elif name == "ack":
-        return _json(await subscriptions.ack(named, bearer(request), wanted.body), common)
+        return _json(await subscriptions.ack(named, bearer(request), control_request.body), common)
     else:
-        await subscriptions.release(named, bearer(request), wanted.body)
+        await subscriptions.release(named, bearer(request), control_request.body)
     return Response(204, [*common, headers.NO_STORE])
 
 

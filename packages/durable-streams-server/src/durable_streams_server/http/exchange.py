@@ -1,7 +1,7 @@
 """One request and its response: access, body, outcome.
 
 An exchange is made from a request before its body has come. Running it with the body gives a
-response: at once, pending (see :class:`Submission`), or live.
+response: at once, pending (see :class:`Responder`), or live.
 """
 
 import logging
@@ -206,9 +206,9 @@ class Exchange:
         self, operation: Operation[Any], respond: Callable[[Any], Response]
     ) -> Response | Pending:
         """Put an operation in its commit queue, and respond at once if it is done at once."""
-        submission = Submission(respond, self._common)
-        ticket = self._engine.submit(self.path, operation, submission.complete)
-        return submission.response(ticket.cancel)
+        responder = Responder(respond, self._common)
+        ticket = self._engine.submit(self.path, operation, responder.complete)
+        return responder.response(ticket.cancel)
 
     def _later(self, work: Coroutine[Any, Any, Response | Live]) -> Pending:
         """A response that a coroutine works out."""
@@ -230,7 +230,7 @@ class Exchange:
         return pending
 
 
-class Submission:
+class Responder:
     """One operation in its commit queue, until its outcome has become a response."""
 
     __slots__ = ("_common", "_done", "_pending", "_respond")

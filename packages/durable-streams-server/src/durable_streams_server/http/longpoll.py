@@ -14,7 +14,7 @@ from durable_streams_server.http.live import Reader, Registration
 from durable_streams_server.http.messages import Pending
 
 
-class Phase(Enum):
+class LongPollPhase(Enum):
     """The state of a long-poll. An empty page leads from reading back to waiting."""
 
     WAITING = "waiting"
@@ -40,7 +40,7 @@ class LongPoll(Reader):
         self._cursor = cursor
         self._pending = pending
         self._respond = respond
-        self._phase = Phase.WAITING
+        self._phase = LongPollPhase.WAITING
         self._missed = False
         """Whether something happened while a page was read."""
         pending.on_cancel(self.leave)
@@ -51,13 +51,13 @@ class LongPoll(Reader):
             self._look(None)
 
     def leave(self) -> None:
-        self._phase = Phase.ENDED
+        self._phase = LongPollPhase.ENDED
         super().leave()
         self._timer.cancel()
 
     def notify(self, notification: Notification) -> None:
         change = notification.change
-        if self._phase is not Phase.WAITING:
+        if self._phase is not LongPollPhase.WAITING:
             # The page that is being read may be older than this.
             self._missed = True
             return
@@ -88,17 +88,17 @@ class LongPoll(Reader):
         return Page(head, birth, start, change.tail, data, True, change.closed, change.timeline)
 
     def _look(self, notification: Notification | None) -> None:
-        self._phase = Phase.READING
+        self._phase = LongPollPhase.READING
         self._missed = False
         self.read(self.engine.limits.page_bytes, self._looked, notification)
 
     def _looked(self, page: Page | ProtocolError) -> None:
-        if self._phase is Phase.ENDED:
+        if self._phase is LongPollPhase.ENDED:
             return
         if isinstance(page, ProtocolError) or page.data or page.closed:
             self._complete(page)
             return
-        self._phase = Phase.WAITING
+        self._phase = LongPollPhase.WAITING
         if self._missed:
             self._look(None)
 
@@ -107,11 +107,11 @@ class LongPoll(Reader):
         if self._task is not None:
             self._task.cancel()
             self._task = None
-        self._phase = Phase.READING
+        self._phase = LongPollPhase.READING
         self.read(self.engine.limits.page_bytes, self._complete)
 
     def _complete(self, page: Page | ProtocolError) -> None:
-        if self._phase is Phase.ENDED:
+        if self._phase is LongPollPhase.ENDED:
             return
         self._task = None
         self.leave()

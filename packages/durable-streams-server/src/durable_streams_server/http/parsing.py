@@ -155,7 +155,7 @@ def parse_creation(request: RequestHead, public_root: str, max_path: int) -> Cre
             )
     else:
         forked_from = source_path(forked_from, request.root, public_root, max_path)
-    asked = CreationRequest(
+    requested = CreationRequest(
         content_type,
         None if ttl is None else parse_ttl(ttl),
         None if expires_at is None else parse_expires_at(expires_at),
@@ -163,7 +163,7 @@ def parse_creation(request: RequestHead, public_root: str, max_path: int) -> Cre
         None,
         0 if sub_offset is None else parse_integer(protocol.STREAM_FORK_SUB_OFFSET, sub_offset),
     )
-    return asked if offset is None else asked.forked_at(parse_read_offset(offset))
+    return requested if offset is None else requested.forked_at(parse_read_offset(offset))
 
 
 def source_path(value: str, root: str, public_root: str, max_path: int) -> str:

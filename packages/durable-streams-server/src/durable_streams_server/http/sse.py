@@ -18,7 +18,7 @@ PAGE_BYTES = 64 * 1024
 """The size of one event in catch-up, and so about the cost of a client that stalls."""
 
 
-class Phase(Enum):
+class SsePhase(Enum):
     """How far an SSE response is. Pages lead from reading to live, or to reading again."""
 
     NEW = "new"
@@ -53,7 +53,7 @@ class SseReader(live.Reader):
         self.response = response
         self._first: Page | None = page
         self._sink: Sink | None = None
-        self._phase = Phase.NEW
+        self._phase = SsePhase.NEW
         self._full = False
         """Whether the sink takes no more for now."""
         self._behind = registration.missed
@@ -66,13 +66,13 @@ class SseReader(live.Reader):
 
     def attach(self, sink: Sink) -> None:
         page, self._first = self._first, None
-        if self._phase is Phase.ENDED or page is None:
+        if self._phase is SsePhase.ENDED or page is None:
             self.leave()
             sink.end()
             return
         self._sink = sink
         self._born = self._written = asyncio.get_running_loop().time()
-        self._phase = Phase.PAUSED
+        self._phase = SsePhase.PAUSED
         self.enlist()
         self._take(page, first=True)
         if self._readers.closing:
@@ -80,18 +80,18 @@ class SseReader(live.Reader):
 
     def drained(self) -> None:
         self._full = False
-        if self._behind and self._phase is not Phase.ENDED:
+        if self._behind and self._phase is not SsePhase.ENDED:
             self._behind = False
             self._catch_up()
 
     def gone(self) -> None:
-        self._phase = Phase.ENDED
+        self._phase = SsePhase.ENDED
         self.leave()
 
     def finish(self) -> None:
         """End the response so that the client comes back from where it is."""
-        if self._phase is not Phase.ENDED:
-            self._phase = Phase.ENDED
+        if self._phase is not SsePhase.ENDED:
+            self._phase = SsePhase.ENDED
             self.leave()
             if self._sink is not None:
                 self._sink.end()
@@ -109,7 +109,7 @@ class SseReader(live.Reader):
         change = notification.change
         if (
             notification.start == self.position
-            and self._phase is Phase.LIVE
+            and self._phase is SsePhase.LIVE
             and not self._full
             and change is not None
             and change.timeline == self.timeline
@@ -136,7 +136,7 @@ class SseReader(live.Reader):
             ):
                 return
         # It asks for a look, came before the first page, or concerns a former incarnation.
-        if self._full or self._phase is not Phase.LIVE:
+        if self._full or self._phase is not SsePhase.LIVE:
             self._behind = True
         else:
             self._catch_up(notification)
@@ -169,19 +169,19 @@ class SseReader(live.Reader):
 
     def _catch_up(self, notification: Notification | None = None) -> None:
         """Read on until the tail is reached or the sink is full."""
-        if self._phase is Phase.READING:
+        if self._phase is SsePhase.READING:
             # The page that is being read may be older than this; two reads at once would
             # send the same data twice.
             self._behind = True
             return
-        self._phase = Phase.READING
+        self._phase = SsePhase.READING
         self.read(page_bytes(self.engine), self._caught, notification)
 
     def _caught(self, page: Page | ProtocolError) -> None:
         self._task = None
-        if self._phase is Phase.ENDED:
+        if self._phase is SsePhase.ENDED:
             return
-        self._phase = Phase.PAUSED
+        self._phase = SsePhase.PAUSED
         if isinstance(page, ProtocolError):
             # The client comes back from where it is, and is told.
             self.finish()
@@ -220,7 +220,7 @@ class SseReader(live.Reader):
         if closed:
             self.finish()
         elif page.up_to_date:
-            self._phase = Phase.LIVE
+            self._phase = SsePhase.LIVE
             if self._behind and not self._full:
                 # Something came while this page was being read.
                 self._behind = False
@@ -233,7 +233,7 @@ class SseReader(live.Reader):
     def _go_on(self) -> None:
         if self._full:
             self._behind = True
-        elif self._phase is not Phase.ENDED:
+        elif self._phase is not SsePhase.ENDED:
             self._catch_up()
 
     def _write(self, frame: bytes) -> None:

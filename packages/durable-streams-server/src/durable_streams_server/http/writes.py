@@ -91,16 +91,16 @@ class Appending(Exchange):
                     "An append needs a Content-Type, that of the stream.",
                     code="missing-content-type",
                 )
-            wanted = Body(body)
+            content = Body(body)
         else:
             if not terms.close:
                 raise empty_append()
-            wanted, content_type = EMPTY_BODY, None
-        operation = Append(wanted, content_type, terms.close, terms.seq, producer, terms.expected)
+            content, content_type = EMPTY_BODY, None
+        operation = Append(content, content_type, terms.close, terms.seq, producer, terms.expected)
         respond = self._stored if body and producer is not None else self._appended
         if terms.conditions is not None:
             return self._later(self._append_if(operation, terms.conditions, respond))
-        if len(body) >= LARGE_JSON and is_large_json(wanted, content_type or ""):
+        if len(body) >= LARGE_JSON and is_large_json(content, content_type or ""):
             return self._later(self._append_large(operation, respond))
         appended = self._engine.perform_nowait(self.path, operation)
         if appended is not None:
@@ -152,18 +152,18 @@ class Appending(Exchange):
 class Creating(Exchange):
     """PUT: create, ensure, fork."""
 
-    __slots__ = ("_asked",)
+    __slots__ = ("_requested",)
 
     def __init__(
         self, context: Context, request: RequestHead, path: str, common: list[Header]
     ) -> None:
         super().__init__(context, request, path, common)
-        self._asked: CreationRequest | None = None
+        self._requested: CreationRequest | None = None
 
     def _questions(self, action: str) -> Iterator[tuple[str, str]]:
         yield from super()._questions(action)
-        assert self._asked is not None
-        source = self._asked.forked_from
+        assert self._requested is not None
+        source = self._requested.forked_from
         if source is not None:
             # A fork shows its source's data.
             yield "read", source
@@ -171,31 +171,31 @@ class Creating(Exchange):
     def _check_head(self) -> None:
         super()._check_head()
         public_root = self._context.public_path + self.request.root
-        self._asked = parse_creation(self.request, public_root, self._context.options.max_path)
+        self._requested = parse_creation(self.request, public_root, self._context.options.max_path)
 
     def _respond(self, body: bytes) -> AnyResponse:
-        asked = self._asked
-        assert asked is not None
+        requested = self._requested
+        assert requested is not None
         closed = parse_closed(self.request)
-        wanted = Body(body) if body else EMPTY_BODY
+        content = Body(body) if body else EMPTY_BODY
         conditions = parse_conditions(self.request)
         if conditions is not None:
-            return self._later(self._create_if(asked, wanted, conditions, closed=closed))
-        if asked.forked_from is not None:
-            return self._later(self._fork(asked, wanted, closed=closed))
-        operation: Create = self._engine.creation(asked, wanted, closed=closed)
-        if body and is_large_json(wanted, operation.content_type):
+            return self._later(self._create_if(requested, content, conditions, closed=closed))
+        if requested.forked_from is not None:
+            return self._later(self._fork(requested, content, closed=closed))
+        operation: Create = self._engine.creation(requested, content, closed=closed)
+        if body and is_large_json(content, operation.content_type):
             return self._later(self._create_large(operation))
         return self._submit(operation, self._created)
 
     async def _create_if(
-        self, asked: CreationRequest, body: Body, conditions: Conditions, *, closed: bool
+        self, requested: CreationRequest, body: Body, conditions: Conditions, *, closed: bool
     ) -> Response:
         """Create or ensure under conditions. What exists is not changed, so they go second."""
         engine = self._engine
-        if asked.forked_from is None:
+        if requested.forked_from is None:
             operation = msgspec.structs.replace(
-                engine.creation(asked, body, closed=closed),
+                engine.creation(requested, body, closed=closed),
                 existing_only=conditions.requires_stream,
             )
             await engine.prepare(body, operation.content_type)
@@ -206,7 +206,7 @@ class Creating(Exchange):
                     await engine.live_head(self.path)
                 except NotFound:
                     raise PreconditionFailed from None
-            created = await engine.create_fork(self.path, asked, body, closed=closed)
+            created = await engine.create_fork(self.path, requested, body, closed=closed)
         if not created.new:
             await conditions.check(engine, self.path)
         return self._created(created)
@@ -215,8 +215,8 @@ class Creating(Exchange):
         await self._engine.prepare(operation.body, operation.content_type)
         return self._created(await self._engine.perform(self.path, operation))
 
-    async def _fork(self, asked: CreationRequest, body: Body, *, closed: bool) -> Response:
-        created = await self._engine.create_fork(self.path, asked, body, closed=closed)
+    async def _fork(self, requested: CreationRequest, body: Body, *, closed: bool) -> Response:
+        created = await self._engine.create_fork(self.path, requested, body, closed=closed)
         return self._created(created)
 
     def _created(self, created: Created) -> Response:

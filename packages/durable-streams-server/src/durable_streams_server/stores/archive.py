@@ -72,7 +72,7 @@ _decoder: Final = msgspec.msgpack.Decoder(Frame)
 
 async def export_store(store: Store, file: IO[bytes], progress: Progress) -> int:
     """Write everything that an open store holds; the number of streams and subscriptions."""
-    heads = [found async for found in _everything(store)]
+    heads = [row async for row in _everything(store)]
     everything = sum(head.tail - head.start for _, head in heads)
     _write(file, Beginning(_NAME, _VERSION, everything))
     done = count = 0
@@ -88,12 +88,12 @@ async def export_store(store: Store, file: IO[bytes], progress: Progress) -> int
         position = head.start
         while position < head.tail:
             limit = min(PIECE, head.tail - position)
-            found = await store.read(path, head.incarnation, position, limit)
-            if found is None or not found.data:
+            piece = await store.read(path, head.incarnation, position, limit)
+            if piece is None or not piece.data:
                 raise StoreError(f"{path!r} was removed while it was exported; export again.")
-            _write(file, Piece(found.data))
-            position += len(found.data)
-            done += len(found.data)
+            _write(file, Piece(piece.data))
+            position += len(piece.data)
+            done += len(piece.data)
             progress(done, max(done, everything))
         count += 1
     _write(file, Ending(count))
@@ -197,8 +197,8 @@ async def _everything(store: Store) -> AsyncIterator[tuple[str, Head]]:
     after = ""
     while True:
         page: Sequence[tuple[str, Head]] = await store.list("", after, PAGE)
-        for found in page:
-            yield found
+        for row in page:
+            yield row
         if len(page) < PAGE:
             return
         after = page[-1][0]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from durable_streams_core.entities import Change, Commit, Facts, Head, Outcome, Slice
 from durable_streams_core.errors import StoreError
-from durable_streams_core.store import PromptStore, Watcher, Watchers
+from durable_streams_core.store import ImmediateStore, Watcher, Watchers
 from durable_streams_server.stores.clock import Clock
 from durable_streams_server.stores.table import Entity, Recent, Table
 
@@ -67,7 +67,7 @@ class Kept(Entity):
         self.bytes = Bytes()
 
 
-class MemoryStore(PromptStore):
+class MemoryStore(ImmediateStore):
     """Keeps everything in this process and nothing beyond it.
 
     ``clock`` returns milliseconds since 1970; tests pass their own.

@@ -222,24 +222,24 @@ class Table(Generic[AnyEntity]):
             if after >= prefix
             else bisect_left(self._sorted, prefix)
         )
-        found: list[tuple[str, Head]] = []
+        rows: list[tuple[str, Head]] = []
         for position in range(begin, len(self._sorted)):
             path = self._sorted[position]
-            if len(found) == limit or not path.startswith(prefix):
+            if len(rows) == limit or not path.startswith(prefix):
                 break
             entity = self.entities.get(path)
             if entity is not None:
-                found.append((path, entity.head))
-        return found
+                rows.append((path, entity.head))
+        return rows
 
     def due(self, before: int, limit: int) -> Sequence[str]:
         heap = self._deadlines
-        found: dict[str, int] = {}
-        while heap and heap[0][0] <= before and len(found) < limit:
+        due: dict[str, int] = {}
+        while heap and heap[0][0] <= before and len(due) < limit:
             deadline, path = heapq.heappop(heap)
             entity = self.entities.get(path)
             if entity is not None and entity.head.deadline == deadline:
-                found[path] = deadline
-        for path, deadline in found.items():
+                due[path] = deadline
+        for path, deadline in due.items():
             heapq.heappush(heap, (deadline, path))
-        return list(found)
+        return list(due)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from durable_streams_server.frontends.standalone.request_head import Head
+from durable_streams_server.frontends.standalone.request_head import ReceivedHead
 from durable_streams_server.http.exchange import Exchange
 from durable_streams_server.http.messages import Response
 
@@ -15,7 +15,7 @@ class Incoming:
 
     __slots__ = ("_pieces", "begun", "head", "size")
 
-    def __init__(self, head: Head, begun: Response | Exchange) -> None:
+    def __init__(self, head: ReceivedHead, begun: Response | Exchange) -> None:
         self.head = head
         self.begun = begun
         """The handler's response to the head, or the exchange that it began."""

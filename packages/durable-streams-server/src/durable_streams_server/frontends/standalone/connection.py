@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, cast
 from durable_streams_core.errors import ProtocolError, Unavailable
 from durable_streams_server.frontends.standalone.bodies import MAX_DRAINED, Incoming
 from durable_streams_server.frontends.standalone.receiver import BODY_END, Receiver
-from durable_streams_server.frontends.standalone.request_head import Head, too_slow
-from durable_streams_server.frontends.standalone.sending import Phase, Sender
+from durable_streams_server.frontends.standalone.request_head import ReceivedHead, too_slow
+from durable_streams_server.frontends.standalone.sending import ConnectionPhase, Sender
 from durable_streams_server.http import wire
 from durable_streams_server.http.exchange import Exchange
 from durable_streams_server.http.messages import AnyResponse, Live, Pending, Response
@@ -64,7 +64,7 @@ class Connection(Sender):
         """Whether a part of a head has come, which set the deadline."""
         self._incoming: Incoming | None = None
         """The request whose body is being received."""
-        self._head: Head | None = None
+        self._head: ReceivedHead | None = None
         """The head of the request that is being answered; None for what was not a request."""
         self._waiting: Pending | asyncio.Task[None] | Live | None = None
         """The pending response, permission or live response that is waited for."""
@@ -85,7 +85,7 @@ class Connection(Sender):
             self._flush()
 
     def data_received(self, data: bytes) -> None:
-        if self._phase is not Phase.OPEN:
+        if self._phase is not ConnectionPhase.OPEN:
             return
         receiver = self._receiver
         receiver.feed(data)
@@ -101,13 +101,13 @@ class Connection(Sender):
         live = self._live is not None or (
             type(waiting) is Pending and self._head is not None and "live=" in self._head.target
         )
-        if live or self._phase is Phase.LINGERING or self._secure:
+        if live or self._phase is ConnectionPhase.LINGERING or self._secure:
             return False
         self._eof = True
         return waiting is not None or self._paused
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._phase = Phase.LOST
+        self._phase = ConnectionPhase.LOST
         self._server.forget(self)
         waiting, self._waiting = self._waiting, None
         live, self._live = self._live, None
@@ -135,7 +135,7 @@ class Connection(Sender):
     @property
     def awaited(self) -> Awaited:
         """The thing that this connection waits for."""
-        if self._phase is not Phase.OPEN:
+        if self._phase is not ConnectionPhase.OPEN:
             return Awaited.END
         if self._paused:
             return Awaited.CLIENT
@@ -165,7 +165,7 @@ class Connection(Sender):
 
     def shut(self) -> None:
         """The server stops: answer what is under way, then close."""
-        if self._phase is Phase.LINGERING or self.awaited is Awaited.REQUEST:
+        if self._phase is ConnectionPhase.LINGERING or self.awaited is Awaited.REQUEST:
             self._transport.close()
 
     # Requests.
@@ -177,11 +177,13 @@ class Connection(Sender):
         self._advancing = True
         receiver = self._receiver
         try:
-            while self._waiting is None and not self._paused and self._phase is Phase.OPEN:
+            while (
+                self._waiting is None and not self._paused and self._phase is ConnectionPhase.OPEN
+            ):
                 event = receiver.next()
                 if event is None:
                     break
-                if type(event) is Head:
+                if type(event) is ReceivedHead:
                     self._begin(event)
                 elif type(event) is bytes:
                     self._take(event)
@@ -193,7 +195,7 @@ class Connection(Sender):
             self._advancing = False
         self._flush()
 
-    def _begin(self, head: Head) -> None:
+    def _begin(self, head: ReceivedHead) -> None:
         """Begin a request, and answer it if it is all there."""
         begun = self._server.begin(head, secure=self._secure)
         body = head.body
@@ -306,18 +308,18 @@ class Connection(Sender):
 
     # Responses.
 
-    def _give(self, head: Head, answer: AnyResponse) -> None:
+    def _give(self, head: ReceivedHead, response: AnyResponse) -> None:
         """Send an answer, or wait for it."""
-        if type(answer) is Response:
-            self._respond(head, answer)
+        if type(response) is Response:
+            self._respond(head, response)
             return
         self._head = head
         self.deadline = inf
-        if type(answer) is Pending:
-            self._waiting = answer
-            answer.then(self._settled)
+        if type(response) is Pending:
+            self._waiting = response
+            response.then(self._settled)
         else:
-            self._go_live(head, cast(Live, answer))
+            self._go_live(head, cast(Live, response))
 
     def _settled(self, result: Response | Live) -> None:
         head = self._head
@@ -329,7 +331,7 @@ class Connection(Sender):
         else:
             self._go_live(head, cast(Live, result))
 
-    def _go_live(self, head: Head, live: Live) -> None:
+    def _go_live(self, head: ReceivedHead, live: Live) -> None:
         self._waiting = self._live = live
         keep = head.keep_alive and not head.old
         framing = wire.CHUNKED if not head.old else b""
@@ -343,7 +345,7 @@ class Connection(Sender):
 
     def write(self, frame: bytes) -> bool:
         """A live response's frame; False if no more should come until it is drained."""
-        if self._phase is Phase.LOST or self._transport.is_closing():
+        if self._phase is ConnectionPhase.LOST or self._transport.is_closing():
             return False
         if self._head is not None and not self._head.old:
             frame = self._server.framed(frame)
@@ -363,7 +365,7 @@ class Connection(Sender):
         if not head.old:
             self._out.append(wire.LAST_CHUNK)
         if head.old or not head.keep_alive or self._server.closing:
-            self._phase = Phase.ENDING
+            self._phase = ConnectionPhase.ENDING
         self._resume()
 
     def _resume(self) -> None:
@@ -378,13 +380,13 @@ class Connection(Sender):
 
     def _flush(self) -> None:
         """Write what has gathered, set the next deadline, and close if that was the last of it."""
-        if self._waiting is None and not self._paused and self._phase is Phase.OPEN:
+        if self._waiting is None and not self._paused and self._phase is ConnectionPhase.OPEN:
             self._await_request()
         self._push()
         if self._waiting is None:
-            if self._phase is Phase.ENDING:
+            if self._phase is ConnectionPhase.ENDING:
                 self._linger()
-            elif self._eof and not self._paused and self._phase is Phase.OPEN:
+            elif self._eof and not self._paused and self._phase is ConnectionPhase.OPEN:
                 self._transport.close()
 
     def _await_request(self) -> None:

@@ -29,7 +29,7 @@ from durable_streams_server.frontends.standalone.request_head import (
     HEAD,
     IMPOSSIBLE,
     TRAILERS,
-    Head,
+    ReceivedHead,
     bad_syntax,
     check_trailers,
     header_too_large,
@@ -63,7 +63,7 @@ class BodyEnd:
 
 
 BODY_END: Final = BodyEnd()
-Event = Head | bytes | BodyEnd | ProtocolError | None
+Event = ReceivedHead | bytes | BodyEnd | ProtocolError | None
 """A head, a piece of its body, the body's end, an error after which nothing follows, or nothing."""
 
 

@@ -62,7 +62,7 @@ class Malformed(InvalidRequest):
     code = "malformed-request"
 
 
-class Head:
+class ReceivedHead:
     """A request head, and the body where all of it has already come.
 
     ``headers`` holds the headers that this server knows, by lower-case name; ``lines`` is all
@@ -93,7 +93,7 @@ class Head:
         return fold_headers([(name, value.strip()) for name, value in pairs])
 
 
-def read_head(match: re.Match[bytes], bounds: Bounds) -> Head:
+def read_head(match: re.Match[bytes], bounds: Bounds) -> ReceivedHead:
     """Read a match of :data:`HEAD`; raises :class:`Malformed`."""
     name, target, minor, lines = match.groups()
     if len(target) > bounds.max_target:
@@ -108,7 +108,7 @@ def read_head(match: re.Match[bytes], bounds: Bounds) -> Head:
     headers = {name.lower(): value.strip() for name, value in pairs}
     if len(headers) != len(pairs):
         headers = _folded(pairs)
-    head = Head(method, target.decode(), headers, lines, old=minor == b"0")
+    head = ReceivedHead(method, target.decode(), headers, lines, old=minor == b"0")
     if (
         head.old
         or names.HOST not in headers
@@ -143,7 +143,7 @@ def _folded(pairs: list[Header]) -> dict[bytes, bytes]:
         raise Malformed(error.message, code=error.code) from error
 
 
-def _read_framing(head: Head, headers: dict[bytes, bytes]) -> None:
+def _read_framing(head: ReceivedHead, headers: dict[bytes, bytes]) -> None:
     """Read the less common headers that change the body or the connection."""
     if not head.old and names.HOST not in headers:
         raise Malformed("An HTTP/1.1 request names its Host.", code="missing-host")

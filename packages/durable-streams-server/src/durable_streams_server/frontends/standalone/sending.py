@@ -4,7 +4,7 @@ import asyncio
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from durable_streams_server.frontends.standalone.request_head import Head
+from durable_streams_server.frontends.standalone.request_head import ReceivedHead
 from durable_streams_server.http import wire
 from durable_streams_server.http.messages import Response
 
@@ -17,7 +17,7 @@ LINGER_SECONDS = 0.5
 """How long the connection reads on after its last response; checked by the server's timer."""
 
 
-class Phase(Enum):
+class ConnectionPhase(Enum):
     """How far the life of a connection has come."""
 
     OPEN = "open"
@@ -42,7 +42,7 @@ class Sender(asyncio.Protocol):
 
     def __init__(self, server: "StandaloneServer") -> None:
         self._server = server
-        self._phase = Phase.OPEN
+        self._phase = ConnectionPhase.OPEN
         self.deadline = server.now + server.bounds.header_timeout
         self._out: list[bytes] = []
         self._paused = False
@@ -59,7 +59,7 @@ class Sender(asyncio.Protocol):
     def abort(self) -> None:
         self._transport.abort()
 
-    def _respond(self, head: Head | None, response: Response) -> None:
+    def _respond(self, head: ReceivedHead | None, response: Response) -> None:
         server = self._server
         status = response.status
         body = response.body
@@ -70,7 +70,7 @@ class Sender(asyncio.Protocol):
             framing = b"content-length: %d\r\n" % len(body)
         if head is None or not head.keep_alive or server.closing:
             framing += wire.CLOSE
-            self._phase = Phase.ENDING
+            self._phase = ConnectionPhase.ENDING
         elif head.old:
             framing += wire.KEEP_ALIVE
         out = self._out
@@ -105,7 +105,7 @@ class Sender(asyncio.Protocol):
             self.deadline = server.now + server.bounds.write_timeout
             transport.close()
             return
-        self._phase = Phase.LINGERING
+        self._phase = ConnectionPhase.LINGERING
         patience = LINGER_SECONDS
         if transport.get_write_buffer_size():
             patience = server.bounds.write_timeout

@@ -13,7 +13,10 @@ from durable_streams_server.frontends.sockets import listen_at, listen_at_path
 from durable_streams_server.frontends.standalone.bodies import Bodies
 from durable_streams_server.frontends.standalone.bounds import Bounds, connections_allowed
 from durable_streams_server.frontends.standalone.connection import Connection
-from durable_streams_server.frontends.standalone.request_head import Head, expectation_failed
+from durable_streams_server.frontends.standalone.request_head import (
+    ReceivedHead,
+    expectation_failed,
+)
 from durable_streams_server.http import wire
 from durable_streams_server.http.exchange import Exchange
 from durable_streams_server.http.messages import RequestHead, Response
@@ -198,7 +201,7 @@ class StandaloneServer:
         if not self._connections:
             self._empty.set()
 
-    def begin(self, head: Head, *, secure: bool) -> Response | Exchange:
+    def begin(self, head: ReceivedHead, *, secure: bool) -> Response | Exchange:
         """Have the handler look at a request's head."""
         root = self.root
         handler = self.handler
