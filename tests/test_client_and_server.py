@@ -8,16 +8,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 import durable_streams_client as client_errors
 from durable_streams_client import (
     START,
+    AsgiTransport,
+    AsyncAsgiTransport,
     AsyncClient,
     Batch,
     Client,
     FileCheckpoint,
+    NotUsableHere,
     OffsetGone,
     ProducerLimits,
     StreamClosed,
@@ -28,9 +30,9 @@ from durable_streams_server import Engine, create_asgi
 
 
 async def test_in_memory_over_asgi() -> None:
-    """An application is tested without a socket: hand the client httpx's own transport."""
+    """An application is tested without a socket, and live."""
     async with Engine("memory:") as streams:
-        http = httpx.ASGITransport(app=create_asgi(streams))
+        http = AsyncAsgiTransport(create_asgi(streams))
         async with AsyncClient("http://test/", http=http) as client:
             chat = client.stream("chats/42")
             await chat.create(content_type="application/json", ttl=60)
@@ -45,6 +47,62 @@ async def test_in_memory_over_asgi() -> None:
             await fork.fork(chat, offset=START, sub_offset=2)
             assert await fork.read().read_items() == [{"n": 0}, {"n": 1}]
             assert (await fork.head()).ttl == 60
+
+
+@pytest.mark.parametrize("live", ["auto", "sse", "long-poll"])
+async def test_in_memory_readers_wait_for_more(live: Any) -> None:
+    async with Engine("memory:") as streams:
+        http = AsyncAsgiTransport(create_asgi(streams))
+        async with AsyncClient("http://test/", http=http) as client:
+            await streams.create("a", content_type="application/json")
+            items = client.stream("a").follow(live=live).items()
+            for n in range(3):
+                await streams.append("a", n)
+                assert await anext(items) == n
+            await streams.close_stream("a")
+            assert [item async for item in items] == []
+
+
+@pytest.mark.parametrize("live", ["sse", "long-poll"])
+async def test_an_engine_has_no_reader_left_once_its_client_is_cancelled(live: Any) -> None:
+    async with Engine("memory:") as streams:
+        await streams.create("a")
+        http = AsyncAsgiTransport(create_asgi(streams))
+        async with AsyncClient("http://test/", http=http) as client:
+            reading = asyncio.create_task(client.stream("a").follow(live=live).read_bytes())
+            while not streams.fanout.subscribers("a"):
+                await asyncio.sleep(0)
+            reading.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await reading
+            async with asyncio.timeout(5):
+                while streams.fanout.subscribers("a"):
+                    await asyncio.sleep(0)
+
+
+async def test_a_sync_client_follows_an_engine_of_another_thread() -> None:
+    """The engine's loop goes on while a thread waits."""
+    async with Engine("memory:") as streams:
+        await streams.create("a", content_type="application/json")
+        http = AsgiTransport(create_asgi(streams), loop=asyncio.get_running_loop())
+        with Client("http://test/", http=http) as client:
+            items = client.stream("a").follow().items()
+            for n in range(3):
+                await streams.append("a", n)
+                assert await asyncio.to_thread(next, items) == n
+            with pytest.raises(NotUsableHere, match="AsyncClient"):
+                client.stream("a").head()
+            await asyncio.to_thread(client.close)
+
+
+def test_a_sync_client_of_an_application_needs_no_loop() -> None:
+    with Client("http://test/", http=AsgiTransport(create_asgi("memory:"))) as client:
+        stream = client.stream("a")
+        stream.create(content_type="application/json")
+        with stream.producer() as out:
+            out.append_many(range(100))
+            out.close_stream()
+        assert list(stream.follow().items()) == list(range(100))
 
 
 @pytest.fixture(scope="module")

@@ -63,4 +63,4 @@ def test_the_how_tos(server: Any, tmp_path: Path) -> None:
     printed = run("client-howto.md", server, tmp_path)
     assert "tea\nOnce upon a time, a stream …done 1\ndone 2\ndone 3\n" in printed
     assert '[b\'{"too":"late"}\'] not acknowledged, 0 of them perhaps stored' in printed
-    assert "stopped\napplication/json\na line\n" in printed
+    assert "stopped\napplication/json\nit works\na line\n" in printed

@@ -15,6 +15,7 @@
 
 from importlib.metadata import version
 
+from durable_streams_client._async.asgi import AsyncAsgiTransport
 from durable_streams_client._async.client import AsyncClient
 from durable_streams_client._async.producer import AsyncProducer
 from durable_streams_client._async.pulling import AsyncPullWorker
@@ -22,6 +23,7 @@ from durable_streams_client._async.reader import AsyncReader
 from durable_streams_client._async.stream import AsyncStream
 from durable_streams_client._async.subscriptions import AsyncSubscriptions
 from durable_streams_client._async.verifying import AsyncWebhookVerifier
+from durable_streams_client._sync.asgi import AsgiTransport
 from durable_streams_client._sync.client import Client
 from durable_streams_client._sync.producer import Producer
 from durable_streams_client._sync.pulling import PullWorker
@@ -94,6 +96,8 @@ __all__ = [
     "AccessDenied",
     "AnswerError",
     "Appended",
+    "AsgiTransport",
+    "AsyncAsgiTransport",
     "AsyncCheckpoint",
     "AsyncClient",
     "AsyncProducer",

@@ -65,6 +65,8 @@ class Response:
             with suppress(OSError):
                 # The method of the plain socket: that of a TLS socket is not for two threads.
                 socket.socket.shutdown(connection, socket.SHUT_RDWR)
+        elif stream is not None:
+            stream.close()  # nothing but an application in this process has no socket
 
 
 class _Errand(Generic[T]):

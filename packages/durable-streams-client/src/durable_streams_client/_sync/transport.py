@@ -13,6 +13,7 @@ import httpx
 
 from durable_streams_client import forking, wire
 from durable_streams_client._sync import httpx_client, runtime
+from durable_streams_client._sync.asgi import AsgiTransport
 from durable_streams_client._sync.pool import Pool
 from durable_streams_client.addresses import with_params
 from durable_streams_client.decoding import CorruptCoding, UnknownCoding, decoder_of
@@ -141,12 +142,15 @@ class Answer:
 class Transport:
     """Sends requests over connections of its own, or over an httpx client that was handed in.
 
-    ``http`` may be an httpx client, which then is the caller's to close, or an httpx transport.
+    ``http`` may be an httpx client, which then is the caller's to close, or an httpx transport. Our
+    own transport to an application takes requests directly, so that each of its waits can be ended.
     """
 
     def __init__(self, http: Any, *, http2: bool, verify: ssl.SSLContext | bool) -> None:
         self._given = http
         self._given_client = hasattr(http, "build_request")
+        self._direct = http is None or isinstance(http, AsgiTransport)
+        """Whether requests are sent without a client of httpx."""
         self._http2 = http2
         self._verify = verify
         self._shared: runtime.Local[Any] = runtime.Local(self._make, self._end)
@@ -160,7 +164,7 @@ class Transport:
     def _make(self) -> Any:
         if self._given is None:
             return Pool(verify=self._verify, http2=self._http2)
-        if self._given_client:
+        if self._given_client or self._direct:
             return self._given
         return httpx.Client(transport=self._given, timeout=None)  # noqa: S113 - each request has its own
 
@@ -213,7 +217,7 @@ class Transport:
     ) -> Any:
         shared = self._current()
         try:
-            if self._given is None:
+            if self._direct:
                 return shared.send(wire.request_of(request, headers, timeout))
             return httpx_client.send(
                 shared,
