@@ -25,13 +25,13 @@ CODES: list[tuple[type[ds.ClientError], str]] = [
     (ds.InvalidArgument, "INVALID_ARGUMENT"),
     (ds.TimedOut, "TIMEOUT"),
     (ds.TransportError, "NETWORK_ERROR"),
-    (ds.MalformedAnswer, "PARSE_ERROR"),
+    (ds.MalformedResponse, "PARSE_ERROR"),
     (ds.NotFound, "NOT_FOUND"),
     (ds.StreamClosed, "STREAM_CLOSED"),
     (ds.SequenceConflict, "SEQUENCE_CONFLICT"),
     (ds.SequenceGap, "SEQUENCE_CONFLICT"),
     (ds.Conflict, "CONFLICT"),
-    (ds.AnswerError, "UNEXPECTED_STATUS"),
+    (ds.ResponseError, "UNEXPECTED_STATUS"),
 ]
 FEATURES = {
     "batching": True,

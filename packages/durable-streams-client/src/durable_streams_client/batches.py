@@ -9,8 +9,8 @@ from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
-from durable_streams_client.encoding import answered_kind
-from durable_streams_client.errors import MalformedAnswer
+from durable_streams_client.encoding import response_kind
+from durable_streams_client.errors import MalformedResponse
 from durable_streams_core.content import Kind
 
 T = TypeVar("T")
@@ -87,20 +87,20 @@ class Batch(Generic[T]):
     @property
     def is_json(self) -> bool:
         """Whether this is a batch of JSON messages, by its content type."""
-        return answered_kind(self.content_type) is Kind.JSON
+        return response_kind(self.content_type) is Kind.JSON
 
     def items(self) -> list[T]:
         """Return the decoded messages of a JSON stream.
 
         On other streams it is ``[data]``, or ``[]`` if that is empty. Decoded once, at first use.
-        Raises ``MalformedAnswer`` if the data of a JSON stream is not an array, or if a message
+        Raises ``MalformedResponse`` if the data of a JSON stream is not an array, or if a message
         does not fit ``decode``; ``messages()`` has the text of each.
         """
         if self._items is None:
             if self.is_json:
                 try:
                     self._items = decode_page(self._decoder, self.data, self.url)
-                except MalformedAnswer:
+                except MalformedResponse:
                     if self._on_malformed is not None:
                         self._on_malformed()
                     raise
@@ -111,7 +111,7 @@ class Batch(Generic[T]):
     def messages(self) -> list[bytes]:
         """Return the text of each message of a JSON stream; on other streams as ``items()``.
 
-        Raises ``MalformedAnswer`` if the data of a JSON stream is not an array.
+        Raises ``MalformedResponse`` if the data of a JSON stream is not an array.
         """
         if self.is_json:
             return split_page(self.data, self.url)
@@ -120,13 +120,13 @@ class Batch(Generic[T]):
     def text(self) -> str:
         """Return the data as UTF-8 text.
 
-        Raises ``MalformedAnswer`` if it is not whole characters: a server may cut anywhere.
+        Raises ``MalformedResponse`` if it is not whole characters: a server may cut anywhere.
         ``Reader.text`` joins what was cut.
         """
         try:
             return self.data.decode()
         except UnicodeDecodeError as error:
-            raise MalformedAnswer(
+            raise MalformedResponse(
                 f"The data is not whole UTF-8 text: {error.reason}.",
                 url=self.url,
                 code="invalid-text",
@@ -189,8 +189,8 @@ def _integer(digits: str) -> int | Decimal:
         return Decimal(digits)
 
 
-def _misfit(number: int, reason: str, url: str) -> MalformedAnswer:
-    return MalformedAnswer(
+def _misfit(number: int, reason: str, url: str) -> MalformedResponse:
+    return MalformedResponse(
         f"Message {number} of the batch does not fit the type given as `decode`: {reason}.",
         url=url,
         code="wrong-type",
@@ -199,7 +199,10 @@ def _misfit(number: int, reason: str, url: str) -> MalformedAnswer:
 
 
 def split_page(data: bytes, url: str) -> list[bytes]:
-    """The text of each message of a JSON page; raises ``MalformedAnswer`` unless it is an array."""
+    """The text of each message of a JSON page.
+
+    Raises ``MalformedResponse`` unless the page is an array.
+    """
     if not data:
         return []
     try:
@@ -230,7 +233,7 @@ def split_page(data: bytes, url: str) -> list[bytes]:
     return messages
 
 
-def _not_an_array(url: str) -> MalformedAnswer:
-    return MalformedAnswer(
+def _not_an_array(url: str) -> MalformedResponse:
+    return MalformedResponse(
         "The data of a JSON stream is not a JSON array.", url=url, code="invalid-json"
     )

@@ -1,4 +1,4 @@
-"""Undoes the content codings of an answer piece by piece, and knows whether its end has come.
+"""Undoes the content codings of a response piece by piece, and knows whether its end has come.
 
 A compressed body marks its own end. One that stops before it was cut, even where the HTTP message
 around it is complete, and half a page must never be taken for a whole one. Pieces are small, so

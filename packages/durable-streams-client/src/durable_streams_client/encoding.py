@@ -27,7 +27,7 @@ def kind_of(content_type: str) -> Kind:
         raise InvalidArgument(error.message) from None
 
 
-def answered_kind(content_type: str) -> Kind:
+def response_kind(content_type: str) -> Kind:
     """The same for a content type that a server sent: what cannot be read is bytes."""
     try:
         return media_type(content_type).kind

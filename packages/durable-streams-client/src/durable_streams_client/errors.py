@@ -12,8 +12,8 @@
         │   ├── ConnectFailed           no connection: the server did not get the request
         │   ├── TimedOut                also a TimeoutError
         │   └── ConnectionLost          the connection broke during the request
-        ├── MalformedAnswer             the response breaks the protocol
-        └── AnswerError                 the server refused; also a ProtocolError of core
+        ├── MalformedResponse           the response breaks the protocol
+        └── ResponseError               the server refused; also a ProtocolError of core
             ├── InvalidRequest          400, 405, 412, 501 and other 4xx
             ├── AccessDenied            401, 403
             ├── Fenced                  403: a newer epoch of the producer exists (§5.2.1)
@@ -33,7 +33,7 @@
 No exception of the HTTP library leaves the client; it is the ``__cause__`` of one of these.
 Messages name the method and the URL without its query, which may hold secrets.
 
-A class below AnswerError that core has too is a kind of core's, with the same ``code``: an
+A class below ResponseError that core has too is a kind of core's, with the same ``code``: an
 ``except`` clause for ``durable_streams_core.errors.StreamClosed`` works on an engine in the process
 and on a client of a server alike.
 """
@@ -222,18 +222,18 @@ class ConnectionLost(TransportError):
     code = "connection-lost"
 
 
-class MalformedAnswer(ClientError):
+class MalformedResponse(ClientError):
     """The response breaks the protocol, for example by a missing header.
 
     It is also raised by a batch whose data does not fit its content type or ``decode``. The request
     may have been carried out.
     """
 
-    code = "malformed-answer"
+    code = "malformed-response"
     advice = "Check that the URL is that of a stream and that no proxy rewrites the response."
 
 
-class AnswerError(ClientError, core.ProtocolError):
+class ResponseError(ClientError, core.ProtocolError):
     """The server refused the request. Nothing was changed, unless a subclass says otherwise."""
 
     code = "refused"
@@ -241,21 +241,21 @@ class AnswerError(ClientError, core.ProtocolError):
     """The ``Retry-After`` header as the server sent it: seconds, or an HTTP date."""
 
 
-class InvalidRequest(AnswerError, core.InvalidRequest):
+class InvalidRequest(ResponseError, core.InvalidRequest):
     """The server will not take such a request, now or later (400, 405, 412, 501, other 4xx)."""
 
     code = "invalid-request"
     advice = "The request cannot succeed unchanged."
 
 
-class AccessDenied(AnswerError):
+class AccessDenied(ResponseError):
     """The server wants other credentials (401), or does not permit this to these (403)."""
 
     code = "access-denied"
     advice = "Check the credentials in the client's headers."
 
 
-class Fenced(AnswerError, core.Fenced):
+class Fenced(ResponseError, core.Fenced):
     """The server refused a producer because it knows a newer epoch of it (403, §5.2.1)."""
 
     code = "producer-fenced"
@@ -266,7 +266,7 @@ class Fenced(AnswerError, core.Fenced):
     """The newer epoch, if the server told it."""
 
 
-class Redirected(AnswerError):
+class Redirected(ResponseError):
     """The server redirects to another origin, or somewhere that cannot be followed (3xx).
 
     The client follows redirects within one origin only, because its headers may hold credentials
@@ -279,14 +279,14 @@ class Redirected(AnswerError):
     """The ``Location`` header as the server sent it."""
 
 
-class NotFound(AnswerError, core.NotFound):
+class NotFound(ResponseError, core.NotFound):
     """There is no such stream or subscription (404)."""
 
     code = "not-found"
     advice = "Create the stream first, or check its name and the client's base URL."
 
 
-class Gone(AnswerError, core.Gone):
+class Gone(ResponseError, core.Gone):
     """The stream was deleted but still has forks (§4.2), or the offset is not kept (410, §8)."""
 
     code = "gone"
@@ -304,14 +304,14 @@ class OffsetGone(Gone, core.OffsetGone):
     advice = "Discard what you have read of the stream, and read it again from START."
 
 
-class TooLarge(AnswerError):
+class TooLarge(ResponseError):
     """The request's body is larger than the server accepts (413)."""
 
     code = "too-large"
     advice = "Send less at a time."
 
 
-class Conflict(AnswerError, core.Conflict):
+class Conflict(ResponseError, core.Conflict):
     """The stream's state does not allow the request (409)."""
 
     code = "conflict"
@@ -355,7 +355,7 @@ class SequenceGap(Conflict, core.SequenceGap):
     """The sequence number that it received."""
 
 
-class Unavailable(AnswerError, core.Unavailable):
+class Unavailable(ResponseError, core.Unavailable):
     """The server cannot carry out the request now (408, 425, 429 and most 5xx).
 
     Whether it has carried it out is unknown, except that after 429 it has not.
@@ -385,10 +385,10 @@ def is_unapplied(error: ClientError) -> bool:
     """Whether the request certainly changed nothing: it did not arrive, or was refused."""
     if isinstance(error, Unavailable):
         return error.status == 429
-    return isinstance(error, (ConnectFailed, NoFreeConnection, AnswerError, InvalidArgument))
+    return isinstance(error, (ConnectFailed, NoFreeConnection, ResponseError, InvalidArgument))
 
 
-_BY_STATUS: Final[dict[int, type[AnswerError]]] = {
+_BY_STATUS: Final[dict[int, type[ResponseError]]] = {
     401: AccessDenied,
     403: AccessDenied,
     404: NotFound,
@@ -397,7 +397,7 @@ _BY_STATUS: Final[dict[int, type[AnswerError]]] = {
     413: TooLarge,
 }
 
-_MESSAGES: Final[dict[type[AnswerError], str]] = {
+_MESSAGES: Final[dict[type[ResponseError], str]] = {
     InvalidRequest: "The server refused the request",
     AccessDenied: "The server denied access",
     Fenced: "A newer epoch of this producer has taken over",
@@ -415,13 +415,13 @@ _MESSAGES: Final[dict[type[AnswerError], str]] = {
 }
 
 
-def describe(kind: type[AnswerError], detail: str) -> str:
+def describe(kind: type[ResponseError], detail: str) -> str:
     """The message of an error: what happened, and what the server said about it."""
     message = _MESSAGES[kind]
     return f"{message}: {detail}" if detail else f"{message}."
 
 
-def kind_of(status: int, **facts: Any) -> type[AnswerError]:
+def kind_of(status: int, **facts: Any) -> type[ResponseError]:
     """The error class of a refusing status, given facts about the request and the headers."""
     if status in RETRYABLE_STATUSES or (status >= 500 and status not in {501, 505}):
         return Unavailable

@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from durable_streams_client import errors
-from durable_streams_client.errors import AnswerError, InvalidArgument, MalformedAnswer
+from durable_streams_client.errors import InvalidArgument, MalformedResponse, ResponseError
 from durable_streams_client.options import is_whole
 from durable_streams_client.parsing import NotJson, parse_json, parse_number
 from durable_streams_core import protocol
@@ -34,7 +34,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class ResponseHead:
     """Status and headers of a response; names are lower case."""
 
     status: int
@@ -49,13 +49,13 @@ class Head:
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class WholeResponse:
     """A whole response.
 
     ``uncertain`` says that an earlier attempt of the same request may have been carried out.
     """
 
-    head: Head
+    head: ResponseHead
     body: bytes
     uncertain: bool
 
@@ -203,7 +203,7 @@ def append_request(
     return Request("POST", url, headers, content=content)
 
 
-def info_of(url: str, head: Head) -> StreamInfo:
+def info_of(url: str, head: ResponseHead) -> StreamInfo:
     """The state of a stream from the response to ``HEAD`` (§5.5)."""
     return StreamInfo(
         content_type=head.get("content-type") or protocol.DEFAULT_CONTENT_TYPE,
@@ -215,19 +215,19 @@ def info_of(url: str, head: Head) -> StreamInfo:
     )
 
 
-def created_of(url: str, reply: Reply, content_type: str | None) -> Created:
+def created_of(url: str, response: WholeResponse, content_type: str | None) -> Created:
     """The result of a creation from the response to ``PUT`` (§5.1)."""
     return Created(
-        created=reply.head.status == 201,
-        offset=next_offset(url, reply.head),
-        closed=reply.head.flag(protocol.STREAM_CLOSED),
-        content_type=reply.head.get("content-type")
+        created=response.head.status == 201,
+        offset=next_offset(url, response.head),
+        closed=response.head.flag(protocol.STREAM_CLOSED),
+        content_type=response.head.get("content-type")
         or content_type
         or protocol.DEFAULT_CONTENT_TYPE,
     )
 
 
-def appended_of(url: str, head: Head, *, producing: bool) -> Appended:
+def appended_of(url: str, head: ResponseHead, *, producing: bool) -> Appended:
     """The result of an append from the response to ``POST``.
 
     If the request had producer headers, 204 says that it is a duplicate (§5.2.1).
@@ -242,11 +242,11 @@ def appended_of(url: str, head: Head, *, producing: bool) -> Appended:
     return Appended(offset, closed, duplicate)
 
 
-def next_offset(url: str, head: Head) -> str:
-    """``Stream-Next-Offset``, which every success must carry; raises MalformedAnswer."""
+def next_offset(url: str, head: ResponseHead) -> str:
+    """``Stream-Next-Offset``, which every success must carry; raises MalformedResponse."""
     offset = head.get(protocol.STREAM_NEXT_OFFSET)
     if offset is None or not is_offset(offset):
-        raise MalformedAnswer(
+        raise MalformedResponse(
             f"The response lacks the header {protocol.STREAM_NEXT_OFFSET}."
             if offset is None
             else f"The header {protocol.STREAM_NEXT_OFFSET} does not hold an offset.",
@@ -279,7 +279,7 @@ class _Problem(msgspec.Struct):
 _PROBLEM: Final = msgspec.json.Decoder(_Problem)
 
 
-def _problem_of(head: Head, body: bytes) -> tuple[str | None, str, bool]:
+def _problem_of(head: ResponseHead, body: bytes) -> tuple[str | None, str, bool]:
     """Code and text of an error's body, and whether the text is a whole sentence."""
     kind = head.get("content-type") or ""
     if "json" in kind:
@@ -300,7 +300,7 @@ def _printable(text: str) -> str:
     return " ".join(shown.split())[:200]
 
 
-def error_of(request: Request, head: Head, body: bytes) -> AnswerError:
+def error_of(request: Request, head: ResponseHead, body: bytes) -> ResponseError:
     """The error for a response that refuses."""
     closed = head.flag(protocol.STREAM_CLOSED)
     epoch = head.get(protocol.PRODUCER_EPOCH)

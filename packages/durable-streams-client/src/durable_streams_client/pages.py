@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from threading import Lock
 
 from durable_streams_client import forking
-from durable_streams_client.messages import Head
+from durable_streams_client.messages import ResponseHead
 
 
 @dataclass(frozen=True, slots=True)
-class KeptPage:
+class CachedPage:
     etag: str
-    head: Head
+    head: ResponseHead
     body: bytes
 
 
@@ -25,21 +25,21 @@ class PageCache:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._held = 0
-        self._pages: OrderedDict[str, KeptPage] = OrderedDict()
+        self._pages: OrderedDict[str, CachedPage] = OrderedDict()
         self._mutex = Lock()
         forking.register(self, PageCache.after_fork)
 
     def after_fork(self) -> None:
         self._mutex = Lock()
 
-    def get(self, url: str) -> KeptPage | None:
+    def get(self, url: str) -> CachedPage | None:
         with self._mutex:
             page = self._pages.get(url)
             if page is not None:
                 self._pages.move_to_end(url)
             return page
 
-    def put(self, url: str, head: Head, body: bytes) -> None:
+    def put(self, url: str, head: ResponseHead, body: bytes) -> None:
         """Keep a page if it has an ETag and is no more than a quarter of what fits."""
         etag = head.get("etag")
         with self._mutex:
@@ -48,7 +48,7 @@ class PageCache:
                 self._held -= len(old.body)
             if etag is None or not body or len(body) * 4 > self._limit:
                 return
-            self._pages[url] = KeptPage(etag, head, body)
+            self._pages[url] = CachedPage(etag, head, body)
             self._held += len(body)
             while self._held > self._limit:
                 _, out = self._pages.popitem(last=False)
@@ -56,7 +56,7 @@ class PageCache:
 
     def drop(self, url: str) -> None:
         """Forget a page that turned out to be malformed."""
-        self.put(url, Head(0, {}), b"")
+        self.put(url, ResponseHead(0, {}), b"")
 
     def clear(self) -> None:
         with self._mutex:

@@ -7,7 +7,7 @@
 Rules:
 
 * Every reader begins with plain reads, also from ``now``: that pins the tail, so that a drop
-  before the first live answer misses nothing.
+  before the first live response misses nothing.
 * Data counts once its control information has come: a page when its body is complete, an SSE data
   event when its control event has followed. Data that was cut before that is asked for again.
 * ``Stream-Closed`` ends a reader, and nothing else does.
@@ -27,16 +27,16 @@ from typing import Final
 import msgspec
 
 from durable_streams_client.batches import Page
-from durable_streams_client.encoding import answered_kind
+from durable_streams_client.encoding import response_kind
 from durable_streams_client.errors import (
     ClientError,
     ConnectFailed,
     ConnectionLost,
     InvalidRequest,
-    MalformedAnswer,
+    MalformedResponse,
     is_retryable,
 )
-from durable_streams_client.messages import Head, is_offset, next_offset
+from durable_streams_client.messages import ResponseHead, is_offset, next_offset
 from durable_streams_client.options import Live
 from durable_streams_client.parsing import NotJson, parse_json
 from durable_streams_client.retry import Backoff
@@ -109,17 +109,17 @@ class ReaderMachine:
         self._sent_at = now + delay
         return Fetch(self.mode, params, delay)
 
-    # -- whole answers: catch-up and long-poll ---------------------------------------------------
+    # -- whole responses: catch-up and long-poll --------------------------------------------------
 
-    def page(self, head: Head, body: bytes, now: float) -> Page | None:
-        """Take a complete answer of a plain read or a long-poll; raises MalformedAnswer."""
+    def page(self, head: ResponseHead, body: bytes, now: float) -> Page | None:
+        """Take a complete response of a plain read or a long-poll; raises MalformedResponse."""
         offset = next_offset(self.url, head)
         if head.status == 200:
             self.content_type = head.get("content-type") or self.content_type
         elif head.status == 204:
             body = b""
         else:
-            raise MalformedAnswer(
+            raise MalformedResponse(
                 "A read is answered with 200 or 204.", url=self.url, status=head.status
             )
         closed = head.flag(protocol.STREAM_CLOSED)
@@ -144,11 +144,11 @@ class ReaderMachine:
 
     # -- SSE ---------------------------------------------------------------------------------------
 
-    def opened(self, head: Head, now: float) -> None:
-        """An SSE answer has begun; raises MalformedAnswer if it is none."""
+    def opened(self, head: ResponseHead, now: float) -> None:
+        """An SSE response has begun; raises MalformedResponse if it is none."""
         kind = (head.get("content-type") or "").partition(";")[0].strip().lower()
         if head.status != 200 or kind != protocol.SSE_CONTENT_TYPE:
-            raise MalformedAnswer(
+            raise MalformedResponse(
                 f"The server did not answer with an event stream but with {kind or 'nothing'}.",
                 url=self.url,
                 status=head.status,
@@ -156,11 +156,11 @@ class ReaderMachine:
             )
         encoding = head.get(protocol.STREAM_SSE_DATA_ENCODING)
         base64 = (encoding or "").strip().lower() == BASE64
-        self._events = _Events(self.url, answered_kind(self.content_type), base64=base64)
+        self._events = _Events(self.url, response_kind(self.content_type), base64=base64)
         self._sent_at = now
 
     def events(self, chunk: bytes) -> list[Page]:
-        """Take bytes of an SSE answer: the pages whose control event has come."""
+        """Take bytes of an SSE response: the pages whose control event has come."""
         assert self._events is not None
         pages = []
         for data, control in self._events.feed(chunk):
@@ -182,11 +182,11 @@ class ReaderMachine:
 
     @property
     def heard(self) -> bool:
-        """Whether the current SSE answer has brought a control event."""
+        """Whether the current SSE response has brought a control event."""
         return self._events is not None and self._events.controls > 0
 
     def cut(self, now: float) -> None:
-        """An SSE answer ended without an error: rotation, or a proxy that cuts."""
+        """An SSE response ended without an error: rotation, or a proxy that cuts."""
         heard, self._events = self.heard, None
         if self.closed:
             return
@@ -198,7 +198,7 @@ class ReaderMachine:
         self._delay = self._pause()
 
     def silent(self, now: float) -> None:
-        """An SSE answer brought nothing for too long."""
+        """An SSE response brought nothing for too long."""
         self._events = None
         if self.live == "auto":
             self._leave_sse(now)
@@ -249,7 +249,7 @@ class ReaderMachine:
         self._sse_wait *= 2
 
     def _pause(self) -> float:
-        """A delay after an answer that was none of use; such pauses never end a reader."""
+        """A delay after a response that was none of use; such pauses never end a reader."""
         self.backoff.failures = min(self.backoff.failures + 1, 30)
         return self.backoff.pause()
 
@@ -257,7 +257,7 @@ class ReaderMachine:
         """A delay after a page of a catch-up read that held nothing and is not the last."""
         delay = self.backoff.failed()
         if delay is None:
-            raise MalformedAnswer(
+            raise MalformedResponse(
                 "The server goes on answering with pages that hold nothing, and does not say that"
                 " its end is reached.",
                 method="GET",
@@ -267,16 +267,16 @@ class ReaderMachine:
         return delay
 
     def _check_step(self, data: bytes, offset: str) -> None:
-        """Raise MalformedAnswer unless reading on from ``offset`` leads forward (§8)."""
+        """Raise MalformedResponse unless reading on from ``offset`` leads forward (§8)."""
         if self.offset in (protocol.START, protocol.NOW):
             return
         if offset < self.offset:
             message = f"The next offset, {offset}, lies before the one asked for, {self.offset}."
         elif data and offset == self.offset:
-            message = "The answer holds data but its next offset is the one asked for."
+            message = "The response holds data but its next offset is the one asked for."
         else:
             return
-        raise MalformedAnswer(message, method="GET", url=self.url, code="offset-went-back")
+        raise MalformedResponse(message, method="GET", url=self.url, code="offset-went-back")
 
     def _advance(
         self, data: bytes, offset: str, cursor: str | None, *, at_tail: bool, closed: bool
@@ -295,7 +295,7 @@ def _is_empty(content_type: str, body: bytes) -> bool:
     """Whether a body holds nothing: for JSON that is an empty array (§9.1.5)."""
     if not body:
         return True
-    return len(body) <= 16 and answered_kind(content_type) is Kind.JSON and _is_empty_array(body)
+    return len(body) <= 16 and response_kind(content_type) is Kind.JSON and _is_empty_array(body)
 
 
 def _is_empty_array(body: bytes) -> bool:
@@ -303,13 +303,13 @@ def _is_empty_array(body: bytes) -> bool:
 
 
 def _refuses_sse(error: ClientError) -> bool:
-    return (isinstance(error, MalformedAnswer) and error.code == "no-event-stream") or (
+    return (isinstance(error, MalformedResponse) and error.code == "no-event-stream") or (
         isinstance(error, InvalidRequest)
     )
 
 
 class _Events:
-    """Pairs the data events of one SSE answer with their control event."""
+    """Pairs the data events of one SSE response with their control event."""
 
     def __init__(self, url: str, kind: Kind, *, base64: bool) -> None:
         self.controls = 0
@@ -371,5 +371,5 @@ class _Events:
                 return b"[%b]" % b",".join(part.strip()[1:-1] for part in parts)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def _malformed(self, message: str) -> MalformedAnswer:
-        return MalformedAnswer(message, method="GET", url=self._url, code="invalid-event")
+    def _malformed(self, message: str) -> MalformedResponse:
+        return MalformedResponse(message, method="GET", url=self._url, code="invalid-event")

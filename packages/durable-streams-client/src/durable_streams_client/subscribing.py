@@ -8,8 +8,8 @@ from urllib.parse import quote
 
 import msgspec
 
-from durable_streams_client.errors import AnswerError, InvalidArgument, MalformedAnswer
-from durable_streams_client.messages import Reply, Request, error_of
+from durable_streams_client.errors import InvalidArgument, MalformedResponse, ResponseError
+from durable_streams_client.messages import Request, WholeResponse, error_of
 from durable_streams_client.parsing import NotJson, parse_json, parse_object
 from durable_streams_core import protocol
 
@@ -25,7 +25,7 @@ NO_PENDING_WORK: Final = "NO_PENDING_WORK"
 _DOTS: Final = frozenset({".", ".."})
 
 
-class SubscriptionRefused(AnswerError):
+class SubscriptionRefused(ResponseError):
     """The server refused a request about a subscription with an error object (§7).
 
     ``code`` is the protocol's, such as ``FENCED`` or ``SUBSCRIPTION_NOT_FOUND``. ``details`` hold
@@ -212,13 +212,13 @@ _CLAIM: Final = msgspec.json.Decoder(_ClaimBody)
 _ACK: Final = msgspec.json.Decoder(_AckBody)
 
 
-def check(sent: Request, reply: Reply) -> None:
+def check(sent: Request, response: WholeResponse) -> None:
     """Raise the error of a response that refuses."""
-    if 200 <= reply.head.status < 300:
+    if 200 <= response.head.status < 300:
         return
-    error = error_of(sent, reply.head, reply.body)
+    error = error_of(sent, response.head, response.body)
     try:
-        refusal = parse_object(reply.body)["error"]
+        refusal = parse_object(response.body)["error"]
         details = {key: refusal[key] for key in refusal if key not in ("code", "message")}
         code, message = refusal["code"], refusal.get("message", "")
     except (NotJson, TypeError, KeyError, AttributeError):
@@ -229,26 +229,26 @@ def check(sent: Request, reply: Reply) -> None:
         f"{code}: {message}" if message else code,
         method=sent.method,
         url=sent.url,
-        status=reply.head.status,
+        status=response.head.status,
         code=code,
         details=details,
     )
 
 
-def _body(sent: Request, reply: Reply, decoder: msgspec.json.Decoder[T]) -> T:
-    check(sent, reply)
+def _body(sent: Request, response: WholeResponse, decoder: msgspec.json.Decoder[T]) -> T:
+    check(sent, response)
     try:
-        return parse_json(reply.body, decoder)
+        return parse_json(response.body, decoder)
     except NotJson as error:
-        raise MalformedAnswer(
+        raise MalformedResponse(
             f"The response about a subscription is not of its form: {error}.",
             method=sent.method,
             url=sent.url,
         ) from None
 
 
-def subscription_of(sent: Request, reply: Reply) -> Subscription:
-    body = _body(sent, reply, _SUBSCRIPTION)
+def subscription_of(sent: Request, response: WholeResponse) -> Subscription:
+    body = _body(sent, response, _SUBSCRIPTION)
     webhook = body.webhook or _Webhook()
     return Subscription(
         id=body.id,
@@ -261,12 +261,12 @@ def subscription_of(sent: Request, reply: Reply) -> Subscription:
         webhook_url=webhook.url,
         jwks_url=webhook.signing.jwks_url if webhook.signing is not None else None,
         description=body.description,
-        created=reply.head.status == 201,
+        created=response.head.status == 201,
     )
 
 
-def claim_of(subscription: str, sent: Request, reply: Reply) -> Claim:
-    body = _body(sent, reply, _CLAIM)
+def claim_of(subscription: str, sent: Request, response: WholeResponse) -> Claim:
+    body = _body(sent, response, _CLAIM)
     return Claim(
         subscription,
         body.wake_id,
@@ -277,10 +277,10 @@ def claim_of(subscription: str, sent: Request, reply: Reply) -> Claim:
     )
 
 
-def more_work(sent: Request, reply: Reply) -> bool:
+def more_work(sent: Request, response: WholeResponse) -> bool:
     """Whether the response to an ack says that more work is pending already."""
-    check(sent, reply)
-    return bool(reply.body) and _body(sent, reply, _ACK).next_wake
+    check(sent, response)
+    return bool(response.body) and _body(sent, response, _ACK).next_wake
 
 
 def ack_body(claim: Claim, acks: Mapping[str, str], *, done: bool) -> dict[str, object]:

@@ -7,7 +7,7 @@ what was handed out is always safe to store.
 from typing import Any
 
 from durable_streams_client.batches import Batch
-from durable_streams_client.errors import MalformedAnswer
+from durable_streams_client.errors import MalformedResponse
 from durable_streams_core.content import incomplete_suffix
 
 
@@ -20,7 +20,7 @@ class TextJoiner:
     def feed(self, batch: Batch[Any]) -> str | None:
         """The text up to the end of ``batch``, or None if that is inside a character.
 
-        Raises ``MalformedAnswer`` for bytes that are no UTF-8.
+        Raises ``MalformedResponse`` for bytes that are no UTF-8.
         """
         data = self._held + batch.data if self._held else batch.data
         if incomplete_suffix(data) and not batch.closed:
@@ -30,7 +30,7 @@ class TextJoiner:
         try:
             return data.decode()
         except UnicodeDecodeError as error:
-            raise MalformedAnswer(
+            raise MalformedResponse(
                 f"The stream is not UTF-8 text: {error.reason}.",
                 url=batch.url,
                 code="invalid-text",

@@ -11,7 +11,7 @@ import httpx
 
 from durable_streams_client.addresses import with_params
 from durable_streams_client.fields import merged
-from durable_streams_client.messages import Head, Request
+from durable_streams_client.messages import Request, ResponseHead
 
 USER_AGENT: Final = "durable-streams-client/" + version("durable-streams-client")
 REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
@@ -45,7 +45,7 @@ def request_of(
     )
 
 
-def redirect_of(request: Request, head: Head) -> Request | None:
+def redirect_of(request: Request, head: ResponseHead) -> Request | None:
     """The request to send instead, if it was redirected within its origin.
 
     Only reads follow the redirects that may change the method.

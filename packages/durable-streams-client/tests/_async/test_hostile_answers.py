@@ -10,7 +10,7 @@ from durable_streams_client import (
     AsyncSubscriptions,
     AsyncWebhookVerifier,
     ClientError,
-    MalformedAnswer,
+    MalformedResponse,
     NotStored,
     Retry,
     RetryPolicy,
@@ -80,7 +80,7 @@ async def test_a_control_event_that_is_none_is_an_error(server: Hostile, control
     )
     server.faults = lambda asked: events if asked.live == "sse" else None
     async with AsyncClient(server.url, retry=QUICK) as client:
-        with pytest.raises(MalformedAnswer):
+        with pytest.raises(MalformedResponse):
             await client.stream("a").follow().read_bytes()
 
 
@@ -89,7 +89,7 @@ async def test_an_offset_that_is_none_is_an_error(server: Hostile, offset: str) 
     server.put("a", b"1")
     server.faults = lambda asked: Fault(headers={"Stream-Next-Offset": offset})
     async with AsyncClient(server.url, retry=QUICK) as client:
-        with pytest.raises(MalformedAnswer, match="Stream-Next-Offset"):
+        with pytest.raises(MalformedResponse, match="Stream-Next-Offset"):
             await client.stream("a").head()
 
 
@@ -143,7 +143,7 @@ async def test_no_answer_leads_a_reader_backwards(server: Hostile, live: str | N
     async with AsyncClient(server.url, retry=QUICK) as client:
         stream = client.stream("a")
         reader = stream.read() if live is None else stream.follow(live=live)  # type: ignore[arg-type]
-        with pytest.raises(MalformedAnswer, match="before the one asked for"):
+        with pytest.raises(MalformedResponse, match="before the one asked for"):
             await reader.read_items()
     assert len(server.asked) == 2
 
@@ -160,7 +160,7 @@ def _empty_pages(request: bytes) -> bytes:
 async def test_a_read_of_empty_pages_without_end_gives_up(wire: Wire) -> None:
     wire.answer = _empty_pages
     async with AsyncClient(wire.url, retry=QUICK) as client:
-        with pytest.raises(MalformedAnswer, match="hold nothing") as caught:
+        with pytest.raises(MalformedResponse, match="hold nothing") as caught:
             await client.stream("a").read().read_items()
     assert caught.value.code == "empty-pages"
     assert len(wire.requests) == QUICK.read_attempts
@@ -199,9 +199,9 @@ async def test_a_lease_that_cannot_be_kept_is_an_error(
 ) -> None:
     wire.answer = lambda request: answer(200, {}, LEASE.replace(*wrong))
     async with AsyncClient(wire.url, retry=QUICK) as client:
-        with pytest.raises(MalformedAnswer):
+        with pytest.raises(MalformedResponse):
             await AsyncSubscriptions(client).claim("s", "me")
-        with pytest.raises(MalformedAnswer):
+        with pytest.raises(MalformedResponse):
             await AsyncPullWorker(client, "s", print, name="me").work_once()
 
 
@@ -210,5 +210,5 @@ async def test_a_key_set_or_a_webhook_nested_too_deeply_is_an_error(wire: Wire) 
     signed = {"webhook-signature": "t=1,kid=k,ed25519=" + "A" * 86}
     async with AsyncClient(wire.url, retry=QUICK) as client:
         verifier = AsyncWebhookVerifier(client, f"{wire.url}jwks", window=float("inf"))
-        with pytest.raises((MalformedAnswer, WebhookRejected)):
+        with pytest.raises((MalformedResponse, WebhookRejected)):
             await verifier.verify(signed, DEEP)

@@ -18,7 +18,7 @@ from durable_streams_client import (
     Gone,
     InvalidArgument,
     InvalidRequest,
-    MalformedAnswer,
+    MalformedResponse,
     MemoryCheckpoint,
     NotFound,
     OffsetGone,
@@ -69,7 +69,7 @@ async def test_json_of_a_type(server: Hostile) -> None:
         reader = stream.read(decode=str)
         batch = await anext(reader)
         assert batch.is_json
-        with pytest.raises(MalformedAnswer, match="type") as caught:
+        with pytest.raises(MalformedResponse, match="type") as caught:
             len(batch)
         assert caught.value.code == "wrong-type"
 
@@ -111,10 +111,10 @@ async def test_text_never_splits_a_character(server: Hostile) -> None:
 async def test_text_that_is_none(server: Hostile) -> None:
     server.put("a", b"a\xff", content_type="text/plain").closed = True
     async with AsyncClient(server.url) as client:
-        with pytest.raises(MalformedAnswer, match="UTF-8"):
+        with pytest.raises(MalformedResponse, match="UTF-8"):
             await client.stream("a").read().read_text()
         batch = await anext(client.stream("a").read())
-        with pytest.raises(MalformedAnswer):
+        with pytest.raises(MalformedResponse):
             batch.text()
         assert list(batch) == [b"a\xff"]
 
@@ -239,7 +239,7 @@ async def test_sse_that_is_none_falls_back(server: Hostile) -> None:
         server.write("a", b"2", close=True)
         assert (await anext(reader)).data == b"2"
         server.put("b")
-        with pytest.raises(MalformedAnswer) as caught:
+        with pytest.raises(MalformedResponse) as caught:
             await client.stream("b").follow(NOW, live="sse").read_bytes()
         assert caught.value.code == "no-event-stream"
 
@@ -297,7 +297,7 @@ async def test_malformed_events_are_errors(server: Hostile, body: bytes) -> None
         Fault(apply=False, status=200, headers=events, body=body) if asked.live == "sse" else None
     )
     async with AsyncClient(server.url) as client:
-        with pytest.raises(MalformedAnswer):
+        with pytest.raises(MalformedResponse):
             await client.stream("a").follow().read_bytes()
 
 
@@ -322,7 +322,7 @@ async def test_an_answer_that_would_loop_is_an_error(server: Hostile) -> None:
         headers={"Stream-Next-Offset": "00000001"}, drop=["Stream-Up-To-Date"]
     )
     async with AsyncClient(server.url) as client:
-        with pytest.raises(MalformedAnswer, match="next offset"):
+        with pytest.raises(MalformedResponse, match="next offset"):
             await client.stream("a").read("00000001").read_bytes()
 
 

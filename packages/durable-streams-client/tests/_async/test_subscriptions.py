@@ -14,7 +14,7 @@ from durable_streams_client import (
     Conflict,
     ConnectionLost,
     InvalidArgument,
-    MalformedAnswer,
+    MalformedResponse,
     RetryPolicy,
     SubscriptionRefused,
     Unavailable,
@@ -142,9 +142,9 @@ async def test_malformed_answers_are_errors_of_the_client(hub: Subscribed, body:
     hub.faults = lambda asked: Fault(apply=False, status=200, body=body)
     async with AsyncClient(hub.url) as client:
         subscriptions = AsyncSubscriptions(client)
-        with pytest.raises(MalformedAnswer):
+        with pytest.raises(MalformedResponse):
             await subscriptions.get("s")
-        with pytest.raises(MalformedAnswer):
+        with pytest.raises(MalformedResponse):
             await subscriptions.claim("s", "me")
 
 

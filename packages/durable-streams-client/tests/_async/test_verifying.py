@@ -10,7 +10,7 @@ from subscribed import JWKS, Signer, Subscribed
 from durable_streams_client import (
     AsyncClient,
     AsyncWebhookVerifier,
-    MalformedAnswer,
+    MalformedResponse,
     RetryPolicy,
     Unavailable,
     UnknownKey,
@@ -111,7 +111,7 @@ async def test_a_key_set_that_is_none_is_no_verdict_on_the_webhook(
     hub.faults = lambda asked: Fault(apply=False, status=200, body=body)
     async with AsyncClient(hub.url) as client:
         verifier = AsyncWebhookVerifier(client, f"{hub.url}{JWKS}")
-        with pytest.raises(MalformedAnswer, match="key set"):
+        with pytest.raises(MalformedResponse, match="key set"):
             await verifier.verify(signed(Signer("k1")), BODY)
 
 

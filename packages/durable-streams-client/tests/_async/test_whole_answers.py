@@ -9,7 +9,7 @@ from wire import Wire, answer
 from durable_streams_client import (
     AsyncClient,
     ConnectionLost,
-    MalformedAnswer,
+    MalformedResponse,
     NotFound,
     Retry,
     RetryPolicy,
@@ -120,7 +120,7 @@ async def test_a_coding_that_was_not_asked_for_is_an_error(wire: Wire, coding: s
     page = answer(200, {**PAGE, "Content-Encoding": coding}, CODED["gzip"])
     wire.answer = lambda request: page
     async with AsyncClient(wire.url, retry=QUICK) as client:
-        with pytest.raises(MalformedAnswer) as caught:
+        with pytest.raises(MalformedResponse) as caught:
             await client.stream("a").read().read_bytes()
     assert caught.value.code == "unknown-encoding"
 
@@ -130,9 +130,9 @@ async def test_a_page_that_decompresses_without_bound_is_refused(wire: Wire) -> 
     assert len(page) < 1 << 20
     wire.answer = lambda request: page
     async with AsyncClient(wire.url, retry=QUICK) as client:
-        with pytest.raises(MalformedAnswer, match="more than 134217728 bytes") as caught:
+        with pytest.raises(MalformedResponse, match="more than 134217728 bytes") as caught:
             await client.stream("a").read().read_bytes()
-    assert caught.value.code == "answer-too-large"
+    assert caught.value.code == "response-too-large"
 
 
 async def test_a_refusal_is_believed_however_large_or_damaged_its_body_is(wire: Wire) -> None:

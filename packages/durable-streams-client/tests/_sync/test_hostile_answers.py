@@ -8,7 +8,7 @@ from wire import Wire, answer
 from durable_streams_client import (
     Client,
     ClientError,
-    MalformedAnswer,
+    MalformedResponse,
     NotStored,
     PullWorker,
     Retry,
@@ -81,7 +81,7 @@ def test_a_control_event_that_is_none_is_an_error(server: Hostile, control: byte
     )
     server.faults = lambda asked: events if asked.live == "sse" else None
     with Client(server.url, retry=QUICK) as client:
-        with pytest.raises(MalformedAnswer):
+        with pytest.raises(MalformedResponse):
             client.stream("a").follow().read_bytes()
 
 
@@ -90,7 +90,7 @@ def test_an_offset_that_is_none_is_an_error(server: Hostile, offset: str) -> Non
     server.put("a", b"1")
     server.faults = lambda asked: Fault(headers={"Stream-Next-Offset": offset})
     with Client(server.url, retry=QUICK) as client:
-        with pytest.raises(MalformedAnswer, match="Stream-Next-Offset"):
+        with pytest.raises(MalformedResponse, match="Stream-Next-Offset"):
             client.stream("a").head()
 
 
@@ -144,7 +144,7 @@ def test_no_answer_leads_a_reader_backwards(server: Hostile, live: str | None) -
     with Client(server.url, retry=QUICK) as client:
         stream = client.stream("a")
         reader = stream.read() if live is None else stream.follow(live=live)  # type: ignore[arg-type]
-        with pytest.raises(MalformedAnswer, match="before the one asked for"):
+        with pytest.raises(MalformedResponse, match="before the one asked for"):
             reader.read_items()
     assert len(server.asked) == 2
 
@@ -161,7 +161,7 @@ def _empty_pages(request: bytes) -> bytes:
 def test_a_read_of_empty_pages_without_end_gives_up(wire: Wire) -> None:
     wire.answer = _empty_pages
     with Client(wire.url, retry=QUICK) as client:
-        with pytest.raises(MalformedAnswer, match="hold nothing") as caught:
+        with pytest.raises(MalformedResponse, match="hold nothing") as caught:
             client.stream("a").read().read_items()
     assert caught.value.code == "empty-pages"
     assert len(wire.requests) == QUICK.read_attempts
@@ -198,9 +198,9 @@ LEASE = b'{"wake_id":"w","generation":1,"token":"t","streams":[],"lease_ttl_ms":
 def test_a_lease_that_cannot_be_kept_is_an_error(wire: Wire, wrong: tuple[bytes, bytes]) -> None:
     wire.answer = lambda request: answer(200, {}, LEASE.replace(*wrong))
     with Client(wire.url, retry=QUICK) as client:
-        with pytest.raises(MalformedAnswer):
+        with pytest.raises(MalformedResponse):
             Subscriptions(client).claim("s", "me")
-        with pytest.raises(MalformedAnswer):
+        with pytest.raises(MalformedResponse):
             PullWorker(client, "s", print, name="me").work_once()
 
 
@@ -209,5 +209,5 @@ def test_a_key_set_or_a_webhook_nested_too_deeply_is_an_error(wire: Wire) -> Non
     signed = {"webhook-signature": "t=1,kid=k,ed25519=" + "A" * 86}
     with Client(wire.url, retry=QUICK) as client:
         verifier = WebhookVerifier(client, f"{wire.url}jwks", window=float("inf"))
-        with pytest.raises((MalformedAnswer, WebhookRejected)):
+        with pytest.raises((MalformedResponse, WebhookRejected)):
             verifier.verify(signed, DEEP)

@@ -19,7 +19,7 @@ from durable_streams_client import (
     Gone,
     InvalidArgument,
     InvalidRequest,
-    MalformedAnswer,
+    MalformedResponse,
     MemoryCheckpoint,
     NotFound,
     OffsetGone,
@@ -70,7 +70,7 @@ def test_json_of_a_type(server: Hostile) -> None:
         reader = stream.read(decode=str)
         batch = next(reader)
         assert batch.is_json
-        with pytest.raises(MalformedAnswer, match="type") as caught:
+        with pytest.raises(MalformedResponse, match="type") as caught:
             len(batch)
         assert caught.value.code == "wrong-type"
 
@@ -112,10 +112,10 @@ def test_text_never_splits_a_character(server: Hostile) -> None:
 def test_text_that_is_none(server: Hostile) -> None:
     server.put("a", b"a\xff", content_type="text/plain").closed = True
     with Client(server.url) as client:
-        with pytest.raises(MalformedAnswer, match="UTF-8"):
+        with pytest.raises(MalformedResponse, match="UTF-8"):
             client.stream("a").read().read_text()
         batch = next(client.stream("a").read())
-        with pytest.raises(MalformedAnswer):
+        with pytest.raises(MalformedResponse):
             batch.text()
         assert list(batch) == [b"a\xff"]
 
@@ -240,7 +240,7 @@ def test_sse_that_is_none_falls_back(server: Hostile) -> None:
         server.write("a", b"2", close=True)
         assert (next(reader)).data == b"2"
         server.put("b")
-        with pytest.raises(MalformedAnswer) as caught:
+        with pytest.raises(MalformedResponse) as caught:
             client.stream("b").follow(NOW, live="sse").read_bytes()
         assert caught.value.code == "no-event-stream"
 
@@ -298,7 +298,7 @@ def test_malformed_events_are_errors(server: Hostile, body: bytes) -> None:
         Fault(apply=False, status=200, headers=events, body=body) if asked.live == "sse" else None
     )
     with Client(server.url) as client:
-        with pytest.raises(MalformedAnswer):
+        with pytest.raises(MalformedResponse):
             client.stream("a").follow().read_bytes()
 
 
@@ -323,7 +323,7 @@ def test_an_answer_that_would_loop_is_an_error(server: Hostile) -> None:
         headers={"Stream-Next-Offset": "00000001"}, drop=["Stream-Up-To-Date"]
     )
     with Client(server.url) as client:
-        with pytest.raises(MalformedAnswer, match="next offset"):
+        with pytest.raises(MalformedResponse, match="next offset"):
             client.stream("a").read("00000001").read_bytes()
 
 

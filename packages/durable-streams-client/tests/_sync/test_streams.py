@@ -8,16 +8,16 @@ import pytest
 from hostile import IGNORED, LOST, Fault, Hostile, refuse
 
 from durable_streams_client import (
-    AnswerError,
     Client,
     ClientClosed,
     Conflict,
     ConnectFailed,
     InvalidArgument,
     InvalidRequest,
-    MalformedAnswer,
+    MalformedResponse,
     NotFound,
     Redirected,
+    ResponseError,
     Retry,
     RetryPolicy,
     SequenceConflict,
@@ -261,7 +261,7 @@ def test_tries_run_out(server: Hostile) -> None:
 def test_refusals_are_final(server: Hostile, status: int) -> None:
     server.faults = lambda asked: refuse(status)
     with Client(server.url, retry=QUICK) as client:
-        with pytest.raises(AnswerError) as caught:
+        with pytest.raises(ResponseError) as caught:
             client.stream("a", content_type="text/plain").append("x")
     assert caught.value.status == status
     assert len(server.asked) == 1
@@ -377,7 +377,7 @@ def test_an_answer_without_its_offset(server: Hostile) -> None:
     server.faults = lambda asked: Fault(drop=["Stream-Next-Offset"])
     with Client(server.url) as client:
         for call in (client.stream("a").head, client.stream("a").create):
-            with pytest.raises(MalformedAnswer, match="Stream-Next-Offset"):
+            with pytest.raises(MalformedResponse, match="Stream-Next-Offset"):
                 call()
 
 

@@ -14,7 +14,7 @@ from durable_streams_client import (
     Conflict,
     ConnectionLost,
     InvalidArgument,
-    MalformedAnswer,
+    MalformedResponse,
     RetryPolicy,
     SubscriptionRefused,
     Subscriptions,
@@ -143,9 +143,9 @@ def test_malformed_answers_are_errors_of_the_client(hub: Subscribed, body: bytes
     hub.faults = lambda asked: Fault(apply=False, status=200, body=body)
     with Client(hub.url) as client:
         subscriptions = Subscriptions(client)
-        with pytest.raises(MalformedAnswer):
+        with pytest.raises(MalformedResponse):
             subscriptions.get("s")
-        with pytest.raises(MalformedAnswer):
+        with pytest.raises(MalformedResponse):
             subscriptions.claim("s", "me")
 
 

@@ -10,7 +10,7 @@ from subscribed import JWKS, Signer, Subscribed
 
 from durable_streams_client import (
     Client,
-    MalformedAnswer,
+    MalformedResponse,
     RetryPolicy,
     Unavailable,
     UnknownKey,
@@ -106,7 +106,7 @@ def test_a_key_set_that_is_none_is_no_verdict_on_the_webhook(hub: Subscribed, bo
     hub.faults = lambda asked: Fault(apply=False, status=200, body=body)
     with Client(hub.url) as client:
         verifier = WebhookVerifier(client, f"{hub.url}{JWKS}")
-        with pytest.raises(MalformedAnswer, match="key set"):
+        with pytest.raises(MalformedResponse, match="key set"):
             verifier.verify(signed(Signer("k1")), BODY)
 
 

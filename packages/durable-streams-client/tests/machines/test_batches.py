@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from durable_streams_client import Batch, MalformedAnswer, UnreadableMessage
+from durable_streams_client import Batch, MalformedResponse, UnreadableMessage
 from durable_streams_client.batches import decoder_for
 
 DEEP = b"[" * 100_000 + b"]" * 100_000
@@ -55,7 +55,7 @@ def test_an_odd_message_is_read_as_the_type_asked_for() -> None:
 @pytest.mark.parametrize("text", [b'{"delta":1}', b"1e400", DIGITS, DEEP, rb'"\ud83d"'])
 def test_a_message_of_another_type_is_named_and_the_texts_are_there(text: bytes) -> None:
     batch = batch_of(b'[{"delta":"a"},%b]' % text, Delta)
-    with pytest.raises(MalformedAnswer, match="Message 2 of the batch") as caught:
+    with pytest.raises(MalformedResponse, match="Message 2 of the batch") as caught:
         batch.items()
     assert caught.value.code == "wrong-type"
     assert batch.messages() == [b'{"delta":"a"}', text]
@@ -84,7 +84,7 @@ def test_a_message_of_another_type_is_named_and_the_texts_are_there(text: bytes)
     ],
 )
 def test_a_page_that_is_not_an_array_is_an_error(page: bytes) -> None:
-    with pytest.raises(MalformedAnswer):
+    with pytest.raises(MalformedResponse):
         batch_of(page).items()
 
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from durable_streams_client.errors import ConnectionLost, MalformedAnswer, NotFound
-from durable_streams_client.messages import Head
+from durable_streams_client.errors import ConnectionLost, MalformedResponse, NotFound
+from durable_streams_client.messages import ResponseHead
 from durable_streams_client.reading import MAX_SHORT, SSE_AGAIN_SECONDS, Mode, ReaderMachine
 from durable_streams_client.retry import Backoff, RetryPolicy
 
@@ -22,16 +22,18 @@ def machine(live: str | None = "auto", offset: str = "-1") -> ReaderMachine:
     return ReaderMachine(URL, offset, live, backoff)  # type: ignore[arg-type]
 
 
-def head(offset: int, *, status: int = 200, tail: bool = False, closed: bool = False) -> Head:
+def head(
+    offset: int, *, status: int = 200, tail: bool = False, closed: bool = False
+) -> ResponseHead:
     headers = {"stream-next-offset": f"{offset:04d}", "content-type": BINARY}
     if tail:
         headers["stream-up-to-date"] = "true"
     if closed:
         headers["stream-closed"] = "true"
-    return Head(status, headers)
+    return ResponseHead(status, headers)
 
 
-SSE = Head(200, {"content-type": "text/event-stream", "stream-sse-data-encoding": "base64"})
+SSE = ResponseHead(200, {"content-type": "text/event-stream", "stream-sse-data-encoding": "base64"})
 
 
 @given(
@@ -182,15 +184,15 @@ def test_polls_answered_at_once_with_nothing_are_spaced_out() -> None:
 def test_what_cannot_be_repeated_is_raised() -> None:
     reader = caught_up()
     assert reader.failed(NotFound("gone", status=404), None, 0.0) is None
-    with pytest.raises(MalformedAnswer):
-        reader.page(Head(206, {"stream-next-offset": "2"}), b"", 0.0)
+    with pytest.raises(MalformedResponse):
+        reader.page(ResponseHead(206, {"stream-next-offset": "2"}), b"", 0.0)
 
 
 def test_the_cursor_is_echoed() -> None:
     reader = machine("long-poll")
     reader.next(0.0)
     answer = head(1, tail=True)
-    reader.page(Head(200, {**answer.headers, "stream-cursor": "7"}), b"x", 0.0)
+    reader.page(ResponseHead(200, {**answer.headers, "stream-cursor": "7"}), b"x", 0.0)
     fetch = reader.next(0.0)
     assert fetch is not None
     assert dict(fetch.params) == {"offset": "0001", "live": "long-poll", "cursor": "7"}

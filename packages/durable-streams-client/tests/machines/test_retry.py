@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from durable_streams_client.errors import InvalidArgument
 from durable_streams_client.identities import MAX_IDENTITIES, MAX_STREAMS, IdentityCache
-from durable_streams_client.messages import Head
+from durable_streams_client.messages import ResponseHead
 from durable_streams_client.options import Timeouts
 from durable_streams_client.pages import PageCache
 from durable_streams_client.retry import Backoff, RetryPolicy, parse_retry_after
@@ -133,7 +133,7 @@ def test_lanes_are_forgotten_unless_in_use_and_never_come_again() -> None:
 def test_kept_pages_stay_within_their_bound(puts: list[tuple[int, int, bool]]) -> None:
     cache = PageCache(100)
     for url, size, tagged in puts:
-        cache.put(str(url), Head(200, {"etag": '"e"'} if tagged else {}), b"x" * size)
+        cache.put(str(url), ResponseHead(200, {"etag": '"e"'} if tagged else {}), b"x" * size)
         kept = cache.get(str(url))
         assert (kept is not None) == (tagged and 0 < size <= 25)
         held = [page for n in range(10) if (page := cache.get(str(n)))]

@@ -6,7 +6,7 @@ import httpcore
 import httpx
 import pytest
 
-from durable_streams_client.encoding import answered_kind, encode_bytes, encode_message
+from durable_streams_client.encoding import encode_bytes, encode_message, response_kind
 from durable_streams_client.errors import (
     ClientClosed,
     ConnectFailed,
@@ -84,4 +84,4 @@ def test_text_and_types_that_are_none() -> None:
     with pytest.raises(InvalidArgument, match="Unicode"):
         encode_bytes("\ud800")
     assert encode_bytes(memoryview(b"x")) == b"x"
-    assert answered_kind("what is this") is Kind.BINARY
+    assert response_kind("what is this") is Kind.BINARY

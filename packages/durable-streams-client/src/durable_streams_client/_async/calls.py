@@ -5,16 +5,16 @@ import time
 from typing import Any
 
 from durable_streams_client._async import runtime
-from durable_streams_client._async.transport import AsyncAnswer, AsyncTransport
+from durable_streams_client._async.transport import AsyncResponse, AsyncTransport
 from durable_streams_client.errors import (
-    AnswerError,
     ClientError,
+    ResponseError,
     TimedOut,
     is_retryable,
     is_unapplied,
 )
 from durable_streams_client.fields import check_header, check_param, merged
-from durable_streams_client.messages import Head, Reply, Request, error_of
+from durable_streams_client.messages import Request, ResponseHead, WholeResponse, error_of
 from durable_streams_client.options import Extra, Options, Retry
 from durable_streams_client.retry import Backoff, parse_retry_after
 
@@ -63,7 +63,7 @@ class AsyncCalls:
         extra: Extra,
         read: float | None,
         compress: bool | None = None,
-    ) -> AsyncAnswer:
+    ) -> AsyncResponse:
         """Send ``request`` once; ``read`` is the longest silence in seconds."""
         compress = self.options.compress if compress is None else compress
         headers = merged(
@@ -92,10 +92,10 @@ class AsyncCalls:
         extra: Extra,
         repeatable: bool = True,
         accept: tuple[int, ...] = (),
-    ) -> Reply:
-        """Send until there is an answer that counts; raises ``ClientError``.
+    ) -> WholeResponse:
+        """Send until there is a response that counts; raises ``ClientError``.
 
-        Unless ``repeatable``, it is sent again only when it certainly changed nothing. An answer
+        Unless ``repeatable``, it is sent again only when it certainly changed nothing. A response
         with a status in ``accept`` counts even if it is an error.
         """
         total = self.options.timeouts.total
@@ -111,7 +111,7 @@ class AsyncCalls:
                     try:
                         head, body = await self.exchange(request, extra=extra)
                         if 200 <= head.status < 300 or head.status in accept:
-                            return Reply(head, body, uncertain)
+                            return WholeResponse(head, body, uncertain)
                         raise error_of(request, head, body)
                     except ClientError as error:
                         last = error
@@ -134,10 +134,10 @@ class AsyncCalls:
                 url=request.url,
             ) from last
 
-    async def exchange(self, request: Request, *, extra: Extra) -> tuple[Head, bytes]:
-        """Send once and take the whole answer."""
-        answer = await self.open(request, extra=extra, read=self.options.timeouts.read)
-        return answer.head, await answer.read()
+    async def exchange(self, request: Request, *, extra: Extra) -> tuple[ResponseHead, bytes]:
+        """Send once and take the whole response."""
+        response = await self.open(request, extra=extra, read=self.options.timeouts.read)
+        return response.head, await response.read()
 
     def note(self, error: ClientError, attempt: int, delay: float) -> None:
         """Tell the log and the hook that a request will be repeated."""
@@ -150,7 +150,7 @@ class AsyncCalls:
 
 def retry_after(error: ClientError) -> float | None:
     """Seconds that the server asked to wait."""
-    if isinstance(error, AnswerError):
+    if isinstance(error, ResponseError):
         return parse_retry_after(error.retry_after, time.time())
     return None
 

@@ -2,8 +2,8 @@
 
 httpcore lets its network be replaced. Ours is asyncio without a layer between: what arrives is
 handed on in the pieces it was received in, up to 256 KiB at a time, so that catching up is fast and
-a small answer costs few steps. A connection that is not read from stops receiving at 1 MiB. Head
-and body of a small request leave together, when the answer is waited for.
+a small response costs few steps. A connection that is not read from stops receiving at 1 MiB. Head
+and body of a small request leave together, when the response is waited for.
 """
 
 import asyncio

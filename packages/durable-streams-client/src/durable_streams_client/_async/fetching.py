@@ -13,7 +13,7 @@ from durable_streams_client import forking
 from durable_streams_client._async import runtime
 from durable_streams_client._async.calls import retry_after
 from durable_streams_client._async.context import AsyncContext
-from durable_streams_client._async.transport import AsyncAnswer
+from durable_streams_client._async.transport import AsyncResponse
 from durable_streams_client.addresses import with_params
 from durable_streams_client.batches import Page
 from durable_streams_client.errors import ClientError, TimedOut
@@ -38,7 +38,7 @@ class AsyncFetcher:
         self._calls = context.calls
         self._cache = context.cache
         self._extra = extra
-        self._answer: AsyncAnswer | None = None
+        self._response: AsyncResponse | None = None
         self._chunks: AsyncIterator[bytes] | None = None
         """The body of an event stream that is being read."""
         self._opened_at = 0.0
@@ -48,8 +48,8 @@ class AsyncFetcher:
 
     def after_fork(self) -> None:
         """Go on in the child from the same place, with a response of its own."""
-        forking.keep((self._chunks, self._answer))
-        self._chunks = self._answer = None
+        forking.keep((self._chunks, self._response))
+        self._chunks = self._response = None
         self.scope = self._calls.scope()
 
     async def fetch(self) -> bool:
@@ -81,11 +81,11 @@ class AsyncFetcher:
     async def release(self) -> None:
         """Give the connection back."""
         chunks, self._chunks = self._chunks, None
-        answer, self._answer = self._answer, None
+        response, self._response = self._response, None
         if chunks is not None:
             await chunks.aclose()  # type: ignore[attr-defined]
-        if answer is not None:
-            await answer.aclose()
+        if response is not None:
+            await response.aclose()
 
     async def _fetch_page(self, fetch: Fetch) -> None:
         request = Request("GET", self.machine.url, params=fetch.params)
@@ -97,9 +97,9 @@ class AsyncFetcher:
             kept = self._cache.get(key)
             if kept is not None:
                 request.headers["If-None-Match"] = kept.etag
-        answer = await self._open(request, timeouts.read if plain else timeouts.idle)
-        body = await answer.read()
-        head = answer.head
+        response = await self._open(request, timeouts.read if plain else timeouts.idle)
+        body = await response.read()
+        head = response.head
         if head.status == 304 and kept is not None:
             head, body = kept.head, kept.body
             self.status = head.status
@@ -113,15 +113,15 @@ class AsyncFetcher:
         timeouts = self._calls.options.timeouts
         request = Request("GET", self.machine.url, params=fetch.params)
         request.headers["Accept"] = protocol.SSE_CONTENT_TYPE
-        answer = None
+        response = None
         try:
             async with runtime.Limit(timeouts.first_event, "The event stream kept silent."):
-                answer = await self._open(request, timeouts.idle, compress=False)
-                if answer.head.status != 200:
-                    raise error_of(request, answer.head, await answer.read())
-                self.machine.opened(answer.head, time.monotonic())
-                self._answer, self._chunks = answer, answer.chunks()
-                answer = None
+                response = await self._open(request, timeouts.idle, compress=False)
+                if response.head.status != 200:
+                    raise error_of(request, response.head, await response.read())
+                self.machine.opened(response.head, time.monotonic())
+                self._response, self._chunks = response, response.chunks()
+                response = None
                 while not self.machine.heard:
                     if not await self._more_events():
                         return
@@ -133,8 +133,8 @@ class AsyncFetcher:
             self._calls.note(error, 1, 0.0)
             self.machine.silent(time.monotonic())
         finally:
-            if answer is not None:
-                await answer.aclose()
+            if response is not None:
+                await response.aclose()
 
     async def _more_events(self) -> bool:
         """Take the next bytes of an event stream; False at its end."""
@@ -156,11 +156,11 @@ class AsyncFetcher:
 
     async def _open(
         self, request: Request, read: float | None, *, compress: bool | None = None
-    ) -> AsyncAnswer:
+    ) -> AsyncResponse:
         self._opened_at = time.monotonic()
-        answer = await self._calls.open(request, extra=self._extra, read=read, compress=compress)
-        self.status = answer.head.status
-        return answer
+        response = await self._calls.open(request, extra=self._extra, read=read, compress=compress)
+        self.status = response.head.status
+        return response
 
     def _take(self, page: Page | None) -> None:
         if page is not None:
@@ -175,5 +175,5 @@ class AsyncFetcher:
         self._calls.note(error, max(1, self.machine.backoff.failures), delay)
 
     def __del__(self) -> None:
-        if getattr(self, "_answer", None) is not None:
+        if getattr(self, "_response", None) is not None:
             runtime.release_later(self.release)

@@ -30,8 +30,8 @@ Server: TypeAlias = tuple[bytes, bytes, int]
 """Scheme, host and port."""
 
 
-class AsyncResponse:
-    """An answer whose head has come; what it has is named as in httpx."""
+class AsyncPoolResponse:
+    """A response whose head has come; what it has is named as in httpx."""
 
     is_stream_consumed = False
 
@@ -59,7 +59,7 @@ class AsyncResponse:
         self._whole = True
 
     async def aclose(self) -> None:
-        """Give the connection back; it is used again if the answer was read to its end."""
+        """Give the connection back; it is used again if the response was read to its end."""
         if self._closed:
             return
         self._closed = True
@@ -73,7 +73,7 @@ class AsyncResponse:
         await self._pool.give_back(self._connection, self._server, whole=self._whole)
 
     def cut(self) -> None:
-        """End the connection under an answer that somebody may be reading."""
+        """End the connection under a response that somebody may be reading."""
         self.extensions["network_stream"].cut()
 
 
@@ -94,12 +94,12 @@ class AsyncPool:
         self._idle: dict[httpcore.AsyncConnectionInterface, Server] = {}
         """Oldest first."""
         self._by_server: dict[Server, deque[httpcore.AsyncConnectionInterface]] = {}
-        self._busy: set[AsyncResponse] = set()
+        self._busy: set[AsyncPoolResponse] = set()
         self._mutex = runtime.Mutex()
         self._closed = False
 
-    async def send(self, request: httpcore.Request) -> AsyncResponse:
-        """Send a request and return its answer as soon as the head has come."""
+    async def send(self, request: httpcore.Request) -> AsyncPoolResponse:
+        """Send a request and return its response as soon as the head has come."""
         origin = request.url.origin
         server = origin.scheme, origin.host, origin.port
         idle = await self._take(server)
@@ -117,15 +117,15 @@ class AsyncPool:
         request: httpcore.Request,
         connection: httpcore.AsyncConnectionInterface,
         server: Server,
-    ) -> AsyncResponse:
+    ) -> AsyncPoolResponse:
         try:
             response = await connection.handle_async_request(request)
         except BaseException:
             await connection.aclose()
             raise
-        answer = AsyncResponse(response, self, connection, server)
-        self._busy.add(answer)
-        return answer
+        pooled = AsyncPoolResponse(response, self, connection, server)
+        self._busy.add(pooled)
+        return pooled
 
     async def _take(self, server: Server) -> httpcore.AsyncConnectionInterface | None:
         """The idle connection that was used last, if there is one that still works."""
@@ -146,7 +146,7 @@ class AsyncPool:
         self, connection: httpcore.AsyncConnectionInterface, server: Server, *, whole: bool
     ) -> None:
         """Keep a connection for another request, or close it."""
-        # Over HTTP/2 the rest of an answer that was not read to its end is still to come.
+        # Over HTTP/2 the rest of a response that was not read to its end is still to come.
         if not (whole and connection.is_idle() and connection.is_available()) or self._closed:
             await connection.aclose()
             return
@@ -159,8 +159,8 @@ class AsyncPool:
         for old in surplus:
             await old.aclose()
 
-    def discard(self, response: AsyncResponse) -> None:
-        """An answer is done with."""
+    def discard(self, response: AsyncPoolResponse) -> None:
+        """A response is done with."""
         self._busy.discard(response)
 
     def _oldest_has_expired(self) -> bool:
@@ -204,7 +204,7 @@ class AsyncPool:
         )
 
     async def aclose(self) -> None:
-        """Close what is idle, and end the connections under answers that are being read."""
+        """Close what is idle, and end the connections under responses that are being read."""
         self._closed = True
         with self._mutex:
             idle = list(self._idle)

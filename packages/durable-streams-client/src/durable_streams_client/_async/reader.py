@@ -113,7 +113,7 @@ class AsyncReader(Generic[T]):
     async def items(self) -> AsyncIterator[T]:
         """Iterate over the messages of a JSON stream; on other streams the bytes of each batch.
 
-        Raises ``MalformedAnswer`` for a message that does not fit ``decode``.
+        Raises ``MalformedResponse`` for a message that does not fit ``decode``.
         """
         async for batch in self:
             for item in batch.items():
@@ -128,7 +128,7 @@ class AsyncReader(Generic[T]):
     async def text(self) -> AsyncIterator[str]:
         """Iterate over UTF-8 text in whole characters, wherever the server cuts the data.
 
-        Raises ``MalformedAnswer`` if the stream is not UTF-8.
+        Raises ``MalformedResponse`` if the stream is not UTF-8.
         """
         joiner = TextJoiner()
         await self._handled()
@@ -151,7 +151,7 @@ class AsyncReader(Generic[T]):
         return b"".join([data async for data in self.chunks()])
 
     async def read_text(self) -> str:
-        """Return all text up to the end. Raises ``MalformedAnswer`` if it is not UTF-8."""
+        """Return all text up to the end. Raises ``MalformedResponse`` if it is not UTF-8."""
         return "".join([text async for text in self.text()])
 
     async def save(self) -> None:

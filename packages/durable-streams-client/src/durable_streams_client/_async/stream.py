@@ -13,7 +13,7 @@ from durable_streams_client.batches import decoder_for
 from durable_streams_client.checkpoints import AsyncCheckpoint, Checkpoint
 from durable_streams_client.encoding import encode_all, join, kind_of
 from durable_streams_client.errors import InvalidArgument, NotFound, StreamExists, public_url
-from durable_streams_client.messages import Appended, Created, Reply, Request, StreamInfo
+from durable_streams_client.messages import Appended, Created, Request, StreamInfo, WholeResponse
 from durable_streams_client.options import LIVE_MODES, Extra, Live
 from durable_streams_client.producing import ProducerLimits
 from durable_streams_core import protocol
@@ -126,11 +126,11 @@ class AsyncStream:
         return await self._put(request, content_type, exist_ok=exist_ok)
 
     async def _put(self, request: Request, content_type: str | None, *, exist_ok: bool) -> Created:
-        reply = await self._call(request)
-        created = messages.created_of(self.url, reply, content_type)
-        if not exist_ok and not created.created and not reply.uncertain:
+        response = await self._call(request)
+        created = messages.created_of(self.url, response, content_type)
+        if not exist_ok and not created.created and not response.uncertain:
             raise StreamExists(
-                "The stream exists.", method="PUT", url=self.url, status=reply.head.status
+                "The stream exists.", method="PUT", url=self.url, status=response.head.status
             )
         self.content_type = created.content_type
         return created
@@ -141,9 +141,9 @@ class AsyncStream:
         Raises ``NotFound`` if there is none, unless ``missing_ok`` is true.
         """
         request = Request("DELETE", self.url)
-        reply = await self._call(request, accept=(404,))
-        if reply.head.status == 404 and not missing_ok and not reply.uncertain:
-            raise messages.error_of(request, reply.head, reply.body)
+        response = await self._call(request, accept=(404,))
+        if response.head.status == 404 and not missing_ok and not response.uncertain:
+            raise messages.error_of(request, response.head, response.body)
         await self._context.appends.forget(self.url)
 
     async def head(self) -> StreamInfo:
@@ -151,8 +151,8 @@ class AsyncStream:
 
         This does not renew the lifetime. Raises ``NotFound`` or ``Gone``.
         """
-        reply = await self._call(Request("HEAD", self.url))
-        info = messages.info_of(self.url, reply.head)
+        response = await self._call(Request("HEAD", self.url))
+        info = messages.info_of(self.url, response.head)
         self.content_type = info.content_type
         return info
 
@@ -180,7 +180,7 @@ class AsyncStream:
 
         Raises ``StreamClosed``; ``SequenceConflict`` if ``seq`` is not greater; ``TooLarge``;
         ``Conflict``; ``NotFound``; ``Gone``; ``InvalidArgument`` for data that cannot be encoded.
-        After a ``TransportError``, ``Unavailable`` or ``MalformedAnswer`` the data may be stored.
+        After a ``TransportError``, ``Unavailable`` or ``MalformedResponse`` the data may be stored.
         """
         return await self.append_many([data], seq=seq)
 
@@ -342,5 +342,5 @@ class AsyncStream:
             decoder=decoder_for(decode),
         )
 
-    async def _call(self, request: Request, accept: tuple[int, ...] = ()) -> Reply:
+    async def _call(self, request: Request, accept: tuple[int, ...] = ()) -> WholeResponse:
         return await self._context.calls.call(request, extra=self._extra, accept=accept)

@@ -101,8 +101,8 @@ class AsyncSubscriptions:
 
     async def _create(self, subscription: str, body: dict[str, object]) -> Subscription:
         sent = control_request("PUT", self._url(subscription), body)
-        reply = await self._calls.call(sent, extra=self._extra, accept=REFUSALS)
-        return subscription_of(sent, reply)
+        response = await self._calls.call(sent, extra=self._extra, accept=REFUSALS)
+        return subscription_of(sent, response)
 
     async def get(self, subscription: str) -> Subscription:
         """Return the subscription with its streams and cursors (§6.3).
@@ -110,8 +110,8 @@ class AsyncSubscriptions:
         Raises ``SubscriptionRefused`` with ``SUBSCRIPTION_NOT_FOUND`` if there is none.
         """
         sent = control_request("GET", self._url(subscription))
-        reply = await self._calls.call(sent, extra=self._extra, accept=REFUSALS)
-        return subscription_of(sent, reply)
+        response = await self._calls.call(sent, extra=self._extra, accept=REFUSALS)
+        return subscription_of(sent, response)
 
     async def delete(self, subscription: str) -> None:
         """Delete the subscription (§6.3). Nothing happens if there is none."""
@@ -134,9 +134,11 @@ class AsyncSubscriptions:
         """
         sent = control_request("POST", self._url(subscription, "/claim"), {"worker": worker})
         # Not repeated when its response is lost: the lease is then held, and its token unknown.
-        reply = await self._calls.call(sent, extra=self._extra, accept=REFUSALS, repeatable=False)
+        response = await self._calls.call(
+            sent, extra=self._extra, accept=REFUSALS, repeatable=False
+        )
         try:
-            return claim_of(subscription, sent, reply)
+            return claim_of(subscription, sent, response)
         except SubscriptionRefused as refused:
             if refused.code in (ALREADY_CLAIMED, NO_PENDING_WORK):
                 return None
@@ -159,11 +161,11 @@ class AsyncSubscriptions:
             ack_body(claim, acks or {}, done=done),
             claim.token,
         )
-        reply = await self._by_token.call(sent, extra=self._extra, accept=REFUSALS)
+        response = await self._by_token.call(sent, extra=self._extra, accept=REFUSALS)
         try:
-            return more_work(sent, reply)
+            return more_work(sent, response)
         except SubscriptionRefused as refused:
-            if done and reply.uncertain and refused.code == FENCED:
+            if done and response.uncertain and refused.code == FENCED:
                 return False  # an earlier attempt ended the lease, and its response was lost
             raise
 
@@ -171,11 +173,11 @@ class AsyncSubscriptions:
         """End the lease of ``claim`` without acknowledging, for another worker (§7.2)."""
         body = {"wake_id": claim.wake_id, "generation": claim.generation}
         sent = control_request("POST", self._url(claim.subscription, "/release"), body, claim.token)
-        reply = await self._by_token.call(sent, extra=self._extra, accept=REFUSALS)
+        response = await self._by_token.call(sent, extra=self._extra, accept=REFUSALS)
         try:
-            check(sent, reply)
+            check(sent, response)
         except SubscriptionRefused as refused:
-            if not (reply.uncertain and refused.code == FENCED):
+            if not (response.uncertain and refused.code == FENCED):
                 raise
 
     def _url(self, subscription: str, action: str = "") -> str:

@@ -1,7 +1,7 @@
-"""Sends one request and takes its answer, over httpx or a client of the same shape.
+"""Sends one request and takes its response, over httpx or a client of the same shape.
 
 The one place that knows the HTTP library. Its exceptions are turned into ours here, and every
-answer that is not read to its end gives its connection back.
+response that is not read to its end gives its connection back.
 """
 
 import ssl
@@ -19,11 +19,11 @@ from durable_streams_client.decoding import CorruptCoding, UnknownCoding, decode
 from durable_streams_client.errors import (
     ClientClosed,
     ConnectionLost,
-    MalformedAnswer,
+    MalformedResponse,
     NotUsableHere,
     TransportError,
 )
-from durable_streams_client.messages import Head, Request
+from durable_streams_client.messages import Request, ResponseHead
 from durable_streams_client.transport_errors import transport_error_of
 
 MAX_BODY_BYTES = 128 * 1024 * 1024
@@ -34,13 +34,13 @@ MAX_REDIRECTS = 5
 """Of one attempt. A server that redirects in a circle gets six requests."""
 
 
-class AsyncAnswer:
-    """An answer whose head has come. Read it, or close it."""
+class AsyncResponse:
+    """A response whose head has come. Read it, or close it."""
 
     def __init__(self, response: Any, request: Request) -> None:
         self._response = response
         self._request = request
-        self.head = Head(
+        self.head = ResponseHead(
             response.status_code, {name.lower(): value for name, value in response.headers.items()}
         )
 
@@ -62,7 +62,7 @@ class AsyncAnswer:
                     for piece in decoder.feed(chunk):
                         yield piece
         except UnknownCoding as error:
-            raise MalformedAnswer(
+            raise MalformedResponse(
                 f"The body cannot be decoded: {error}.",
                 method=self._request.method,
                 url=self._request.url,
@@ -99,8 +99,8 @@ class AsyncAnswer:
     async def read(self) -> bytes:
         """The whole body; the connection is given back.
 
-        Of a refusal as much as there is, up to 64 KiB: its head says enough. Raises MalformedAnswer
-        for a success with more than ``MAX_BODY_BYTES``, after decompression.
+        Of a refusal it is as much as comes, up to 64 KiB, because its head says enough. Raises
+        MalformedResponse for a success with more than ``MAX_BODY_BYTES``, after decompression.
         """
         refused = self.head.status >= 300
         limit = MAX_REFUSAL_BYTES if refused else MAX_BODY_BYTES
@@ -113,19 +113,19 @@ class AsyncAnswer:
                 parts.append(chunk)
                 if size > limit:
                     break
-        except (TransportError, MalformedAnswer):
+        except (TransportError, MalformedResponse):
             if not refused:
                 raise
         finally:
             await chunks.aclose()  # type: ignore[attr-defined]
             await self.aclose()
         if size > limit and not refused:
-            raise MalformedAnswer(
+            raise MalformedResponse(
                 f"The body holds more than {limit} bytes.",
                 method=self._request.method,
                 url=self._request.url,
                 status=self.head.status,
-                code="answer-too-large",
+                code="response-too-large",
                 advice="Check that the URL is that of a stream, and let the server send less"
                 " at a time.",
             )
@@ -193,21 +193,21 @@ class AsyncTransport:
         request: Request,
         headers: list[tuple[str, str]],
         timeout: dict[str, float | None],
-    ) -> AsyncAnswer:
-        """Send ``request`` and return its answer as soon as the head has come.
+    ) -> AsyncResponse:
+        """Send ``request`` and return its response as soon as the head has come.
 
         ``headers`` are all of its header fields. ``timeout`` has the keys of httpx: connect, read,
         write and pool, in seconds. Redirects within the origin are followed; any other redirect
-        is an answer like others.
+        is a response like others.
         """
         for left in range(MAX_REDIRECTS, -1, -1):
-            answer = AsyncAnswer(await self._send(request, headers, timeout), request)
-            target = wire.redirect_of(request, answer.head) if left else None
+            response = AsyncResponse(await self._send(request, headers, timeout), request)
+            target = wire.redirect_of(request, response.head) if left else None
             if target is None:
                 break
-            await answer.aclose()
+            await response.aclose()
             request = target
-        return answer
+        return response
 
     async def _send(
         self,

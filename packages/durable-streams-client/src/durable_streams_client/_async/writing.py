@@ -52,8 +52,8 @@ class AsyncAppends:
                 url, content, content_type=content_type, close=close, seq=seq
             )
             # Without producer headers, only closing without data is safe to repeat (§5.2).
-            reply = await self._calls.call(request, extra=extra, repeatable=not content)
-            return messages.appended_of(url, reply.head, producing=False)
+            response = await self._calls.call(request, extra=extra, repeatable=not content)
+            return messages.appended_of(url, response.head, producing=False)
         identities = await self._identities.get()
         total = self._calls.options.timeouts.total
         async with (
@@ -92,10 +92,10 @@ class AsyncAppends:
             )
             known = False
             try:
-                reply = await self._calls.call(request, extra=extra)
+                response = await self._calls.call(request, extra=extra)
                 known = True
                 identity.stored()
-                return messages.appended_of(url, reply.head, producing=True)
+                return messages.appended_of(url, response.head, producing=True)
             except (Fenced, SequenceGap) as error:
                 # The server has forgotten the identity, or the stream was created again. Either way
                 # it has not stored this append.

@@ -6,16 +6,16 @@ import time
 from typing import Any
 
 from durable_streams_client._sync import runtime
-from durable_streams_client._sync.transport import Answer, Transport
+from durable_streams_client._sync.transport import Response, Transport
 from durable_streams_client.errors import (
-    AnswerError,
     ClientError,
+    ResponseError,
     TimedOut,
     is_retryable,
     is_unapplied,
 )
 from durable_streams_client.fields import check_header, check_param, merged
-from durable_streams_client.messages import Head, Reply, Request, error_of
+from durable_streams_client.messages import Request, ResponseHead, WholeResponse, error_of
 from durable_streams_client.options import Extra, Options, Retry
 from durable_streams_client.retry import Backoff, parse_retry_after
 
@@ -64,7 +64,7 @@ class Calls:
         extra: Extra,
         read: float | None,
         compress: bool | None = None,
-    ) -> Answer:
+    ) -> Response:
         """Send ``request`` once; ``read`` is the longest silence in seconds."""
         compress = self.options.compress if compress is None else compress
         headers = merged(
@@ -93,10 +93,10 @@ class Calls:
         extra: Extra,
         repeatable: bool = True,
         accept: tuple[int, ...] = (),
-    ) -> Reply:
-        """Send until there is an answer that counts; raises ``ClientError``.
+    ) -> WholeResponse:
+        """Send until there is a response that counts; raises ``ClientError``.
 
-        Unless ``repeatable``, it is sent again only when it certainly changed nothing. An answer
+        Unless ``repeatable``, it is sent again only when it certainly changed nothing. A response
         with a status in ``accept`` counts even if it is an error.
         """
         total = self.options.timeouts.total
@@ -112,7 +112,7 @@ class Calls:
                     try:
                         head, body = self.exchange(request, extra=extra)
                         if 200 <= head.status < 300 or head.status in accept:
-                            return Reply(head, body, uncertain)
+                            return WholeResponse(head, body, uncertain)
                         raise error_of(request, head, body)
                     except ClientError as error:
                         last = error
@@ -135,10 +135,10 @@ class Calls:
                 url=request.url,
             ) from last
 
-    def exchange(self, request: Request, *, extra: Extra) -> tuple[Head, bytes]:
-        """Send once and take the whole answer."""
-        answer = self.open(request, extra=extra, read=self.options.timeouts.read)
-        return answer.head, answer.read()
+    def exchange(self, request: Request, *, extra: Extra) -> tuple[ResponseHead, bytes]:
+        """Send once and take the whole response."""
+        response = self.open(request, extra=extra, read=self.options.timeouts.read)
+        return response.head, response.read()
 
     def note(self, error: ClientError, attempt: int, delay: float) -> None:
         """Tell the log and the hook that a request will be repeated."""
@@ -151,7 +151,7 @@ class Calls:
 
 def retry_after(error: ClientError) -> float | None:
     """Seconds that the server asked to wait."""
-    if isinstance(error, AnswerError):
+    if isinstance(error, ResponseError):
         return parse_retry_after(error.retry_after, time.time())
     return None
 

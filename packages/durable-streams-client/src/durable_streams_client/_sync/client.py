@@ -54,7 +54,7 @@ class Client:
     Raises ``InvalidArgument`` for options that have no meaning.
 
     Every call that sends a request may raise ``AccessDenied``, ``InvalidRequest``, ``Redirected``,
-    ``MalformedAnswer``, ``ClientClosed``, ``NotUsableHere``, ``NoFreeConnection`` and, once its
+    ``MalformedResponse``, ``ClientClosed``, ``NotUsableHere``, ``NoFreeConnection`` and, once its
     attempts or its time are used up, ``TransportError`` or ``Unavailable``. All are
     ``ClientError``. The methods list what they raise besides.
     """

@@ -14,7 +14,7 @@ from durable_streams_client import forking
 from durable_streams_client._sync import runtime
 from durable_streams_client._sync.calls import retry_after
 from durable_streams_client._sync.context import Context
-from durable_streams_client._sync.transport import Answer
+from durable_streams_client._sync.transport import Response
 from durable_streams_client.addresses import with_params
 from durable_streams_client.batches import Page
 from durable_streams_client.errors import ClientError, TimedOut
@@ -39,7 +39,7 @@ class Fetcher:
         self._calls = context.calls
         self._cache = context.cache
         self._extra = extra
-        self._answer: Answer | None = None
+        self._response: Response | None = None
         self._chunks: Iterator[bytes] | None = None
         """The body of an event stream that is being read."""
         self._opened_at = 0.0
@@ -49,8 +49,8 @@ class Fetcher:
 
     def after_fork(self) -> None:
         """Go on in the child from the same place, with a response of its own."""
-        forking.keep((self._chunks, self._answer))
-        self._chunks = self._answer = None
+        forking.keep((self._chunks, self._response))
+        self._chunks = self._response = None
         self.scope = self._calls.scope()
 
     def fetch(self) -> bool:
@@ -82,11 +82,11 @@ class Fetcher:
     def release(self) -> None:
         """Give the connection back."""
         chunks, self._chunks = self._chunks, None
-        answer, self._answer = self._answer, None
+        response, self._response = self._response, None
         if chunks is not None:
             chunks.close()  # type: ignore[attr-defined]
-        if answer is not None:
-            answer.close()
+        if response is not None:
+            response.close()
 
     def _fetch_page(self, fetch: Fetch) -> None:
         request = Request("GET", self.machine.url, params=fetch.params)
@@ -98,9 +98,9 @@ class Fetcher:
             kept = self._cache.get(key)
             if kept is not None:
                 request.headers["If-None-Match"] = kept.etag
-        answer = self._open(request, timeouts.read if plain else timeouts.idle)
-        body = answer.read()
-        head = answer.head
+        response = self._open(request, timeouts.read if plain else timeouts.idle)
+        body = response.read()
+        head = response.head
         if head.status == 304 and kept is not None:
             head, body = kept.head, kept.body
             self.status = head.status
@@ -114,15 +114,15 @@ class Fetcher:
         timeouts = self._calls.options.timeouts
         request = Request("GET", self.machine.url, params=fetch.params)
         request.headers["Accept"] = protocol.SSE_CONTENT_TYPE
-        answer = None
+        response = None
         try:
             with runtime.Limit(timeouts.first_event, "The event stream kept silent."):
-                answer = self._open(request, timeouts.idle, compress=False)
-                if answer.head.status != 200:
-                    raise error_of(request, answer.head, answer.read())
-                self.machine.opened(answer.head, time.monotonic())
-                self._answer, self._chunks = answer, answer.chunks()
-                answer = None
+                response = self._open(request, timeouts.idle, compress=False)
+                if response.head.status != 200:
+                    raise error_of(request, response.head, response.read())
+                self.machine.opened(response.head, time.monotonic())
+                self._response, self._chunks = response, response.chunks()
+                response = None
                 while not self.machine.heard:
                     if not self._more_events():
                         return
@@ -134,8 +134,8 @@ class Fetcher:
             self._calls.note(error, 1, 0.0)
             self.machine.silent(time.monotonic())
         finally:
-            if answer is not None:
-                answer.close()
+            if response is not None:
+                response.close()
 
     def _more_events(self) -> bool:
         """Take the next bytes of an event stream; False at its end."""
@@ -157,11 +157,11 @@ class Fetcher:
 
     def _open(
         self, request: Request, read: float | None, *, compress: bool | None = None
-    ) -> Answer:
+    ) -> Response:
         self._opened_at = time.monotonic()
-        answer = self._calls.open(request, extra=self._extra, read=read, compress=compress)
-        self.status = answer.head.status
-        return answer
+        response = self._calls.open(request, extra=self._extra, read=read, compress=compress)
+        self.status = response.head.status
+        return response
 
     def _take(self, page: Page | None) -> None:
         if page is not None:
@@ -176,5 +176,5 @@ class Fetcher:
         self._calls.note(error, max(1, self.machine.backoff.failures), delay)
 
     def __del__(self) -> None:
-        if getattr(self, "_answer", None) is not None:
+        if getattr(self, "_response", None) is not None:
             runtime.release_later(self.release)

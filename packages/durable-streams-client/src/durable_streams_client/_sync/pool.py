@@ -31,8 +31,8 @@ Server: TypeAlias = tuple[bytes, bytes, int]
 """Scheme, host and port."""
 
 
-class Response:
-    """An answer whose head has come; what it has is named as in httpx."""
+class PoolResponse:
+    """A response whose head has come; what it has is named as in httpx."""
 
     is_stream_consumed = False
 
@@ -59,7 +59,7 @@ class Response:
         self._whole = True
 
     def close(self) -> None:
-        """Give the connection back; it is used again if the answer was read to its end."""
+        """Give the connection back; it is used again if the response was read to its end."""
         if self._closed:
             return
         self._closed = True
@@ -73,7 +73,7 @@ class Response:
         self._pool.give_back(self._connection, self._server, whole=self._whole)
 
     def cut(self) -> None:
-        """End the connection under an answer that somebody may be reading."""
+        """End the connection under a response that somebody may be reading."""
         self.extensions["network_stream"].cut()
 
 
@@ -94,12 +94,12 @@ class Pool:
         self._idle: dict[httpcore.ConnectionInterface, Server] = {}
         """Oldest first."""
         self._by_server: dict[Server, deque[httpcore.ConnectionInterface]] = {}
-        self._busy: set[Response] = set()
+        self._busy: set[PoolResponse] = set()
         self._mutex = runtime.Mutex()
         self._closed = False
 
-    def send(self, request: httpcore.Request) -> Response:
-        """Send a request and return its answer as soon as the head has come."""
+    def send(self, request: httpcore.Request) -> PoolResponse:
+        """Send a request and return its response as soon as the head has come."""
         origin = request.url.origin
         server = origin.scheme, origin.host, origin.port
         idle = self._take(server)
@@ -117,15 +117,15 @@ class Pool:
         request: httpcore.Request,
         connection: httpcore.ConnectionInterface,
         server: Server,
-    ) -> Response:
+    ) -> PoolResponse:
         try:
             response = connection.handle_request(request)
         except BaseException:
             connection.close()
             raise
-        answer = Response(response, self, connection, server)
-        self._busy.add(answer)
-        return answer
+        pooled = PoolResponse(response, self, connection, server)
+        self._busy.add(pooled)
+        return pooled
 
     def _take(self, server: Server) -> httpcore.ConnectionInterface | None:
         """The idle connection that was used last, if there is one that still works."""
@@ -146,7 +146,7 @@ class Pool:
         self, connection: httpcore.ConnectionInterface, server: Server, *, whole: bool
     ) -> None:
         """Keep a connection for another request, or close it."""
-        # Over HTTP/2 the rest of an answer that was not read to its end is still to come.
+        # Over HTTP/2 the rest of a response that was not read to its end is still to come.
         if not (whole and connection.is_idle() and connection.is_available()) or self._closed:
             connection.close()
             return
@@ -159,8 +159,8 @@ class Pool:
         for old in surplus:
             old.close()
 
-    def discard(self, response: Response) -> None:
-        """An answer is done with."""
+    def discard(self, response: PoolResponse) -> None:
+        """A response is done with."""
         self._busy.discard(response)
 
     def _oldest_has_expired(self) -> bool:
@@ -204,7 +204,7 @@ class Pool:
         )
 
     def close(self) -> None:
-        """Close what is idle, and end the connections under answers that are being read."""
+        """Close what is idle, and end the connections under responses that are being read."""
         self._closed = True
         with self._mutex:
             idle = list(self._idle)

@@ -18,7 +18,7 @@ from durable_streams_client.errors import (
     Cancelled,
     ClientError,
     InvalidArgument,
-    MalformedAnswer,
+    MalformedResponse,
     NotFound,
     OffsetGone,
     is_retryable,
@@ -223,7 +223,7 @@ class PullWorker:
         """Whether the batch holds a wake of this subscription. Other events are ignored."""
         try:
             events = batch.items()
-        except MalformedAnswer as error:
+        except MalformedResponse as error:
             logger.warning("%s: %s; claiming all the same", self.name, error.message)
             return True
         return any(

@@ -114,7 +114,7 @@ class Reader(Generic[T]):
     def items(self) -> Iterator[T]:
         """Iterate over the messages of a JSON stream; on other streams the bytes of each batch.
 
-        Raises ``MalformedAnswer`` for a message that does not fit ``decode``.
+        Raises ``MalformedResponse`` for a message that does not fit ``decode``.
         """
         for batch in self:
             yield from batch.items()
@@ -128,7 +128,7 @@ class Reader(Generic[T]):
     def text(self) -> Iterator[str]:
         """Iterate over UTF-8 text in whole characters, wherever the server cuts the data.
 
-        Raises ``MalformedAnswer`` if the stream is not UTF-8.
+        Raises ``MalformedResponse`` if the stream is not UTF-8.
         """
         joiner = TextJoiner()
         self._handled()
@@ -151,7 +151,7 @@ class Reader(Generic[T]):
         return b"".join(list(self.chunks()))
 
     def read_text(self) -> str:
-        """Return all text up to the end. Raises ``MalformedAnswer`` if it is not UTF-8."""
+        """Return all text up to the end. Raises ``MalformedResponse`` if it is not UTF-8."""
         return "".join(list(self.text()))
 
     def save(self) -> None:

@@ -102,8 +102,8 @@ class Subscriptions:
 
     def _create(self, subscription: str, body: dict[str, object]) -> Subscription:
         sent = control_request("PUT", self._url(subscription), body)
-        reply = self._calls.call(sent, extra=self._extra, accept=REFUSALS)
-        return subscription_of(sent, reply)
+        response = self._calls.call(sent, extra=self._extra, accept=REFUSALS)
+        return subscription_of(sent, response)
 
     def get(self, subscription: str) -> Subscription:
         """Return the subscription with its streams and cursors (§6.3).
@@ -111,8 +111,8 @@ class Subscriptions:
         Raises ``SubscriptionRefused`` with ``SUBSCRIPTION_NOT_FOUND`` if there is none.
         """
         sent = control_request("GET", self._url(subscription))
-        reply = self._calls.call(sent, extra=self._extra, accept=REFUSALS)
-        return subscription_of(sent, reply)
+        response = self._calls.call(sent, extra=self._extra, accept=REFUSALS)
+        return subscription_of(sent, response)
 
     def delete(self, subscription: str) -> None:
         """Delete the subscription (§6.3). Nothing happens if there is none."""
@@ -135,9 +135,9 @@ class Subscriptions:
         """
         sent = control_request("POST", self._url(subscription, "/claim"), {"worker": worker})
         # Not repeated when its response is lost: the lease is then held, and its token unknown.
-        reply = self._calls.call(sent, extra=self._extra, accept=REFUSALS, repeatable=False)
+        response = self._calls.call(sent, extra=self._extra, accept=REFUSALS, repeatable=False)
         try:
-            return claim_of(subscription, sent, reply)
+            return claim_of(subscription, sent, response)
         except SubscriptionRefused as refused:
             if refused.code in (ALREADY_CLAIMED, NO_PENDING_WORK):
                 return None
@@ -160,11 +160,11 @@ class Subscriptions:
             ack_body(claim, acks or {}, done=done),
             claim.token,
         )
-        reply = self._by_token.call(sent, extra=self._extra, accept=REFUSALS)
+        response = self._by_token.call(sent, extra=self._extra, accept=REFUSALS)
         try:
-            return more_work(sent, reply)
+            return more_work(sent, response)
         except SubscriptionRefused as refused:
-            if done and reply.uncertain and refused.code == FENCED:
+            if done and response.uncertain and refused.code == FENCED:
                 return False  # an earlier attempt ended the lease, and its response was lost
             raise
 
@@ -172,11 +172,11 @@ class Subscriptions:
         """End the lease of ``claim`` without acknowledging, for another worker (§7.2)."""
         body = {"wake_id": claim.wake_id, "generation": claim.generation}
         sent = control_request("POST", self._url(claim.subscription, "/release"), body, claim.token)
-        reply = self._by_token.call(sent, extra=self._extra, accept=REFUSALS)
+        response = self._by_token.call(sent, extra=self._extra, accept=REFUSALS)
         try:
-            check(sent, reply)
+            check(sent, response)
         except SubscriptionRefused as refused:
-            if not (reply.uncertain and refused.code == FENCED):
+            if not (response.uncertain and refused.code == FENCED):
                 raise
 
     def _url(self, subscription: str, action: str = "") -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from durable_streams_client._sync.client import Client
 from durable_streams_client._sync.context import context_of
-from durable_streams_client.errors import MalformedAnswer
+from durable_streams_client.errors import MalformedResponse
 from durable_streams_client.messages import Request
 from durable_streams_client.options import Extra
 from durable_streams_client.parsing import NotJson, parse_object
@@ -59,13 +59,13 @@ class WebhookVerifier:
 
     def _fetch(self) -> None:
         try:
-            reply = self._calls.call(Request("GET", self._url), extra=Extra([], []))
+            response = self._calls.call(Request("GET", self._url), extra=Extra([], []))
         finally:
             self._tried_at = time.monotonic()
         try:
-            jwks = parse_object(reply.body)
+            jwks = parse_object(response.body)
         except NotJson as error:
-            raise MalformedAnswer(
+            raise MalformedResponse(
                 f"The key set is not a JSON object: {error}.", method="GET", url=self._url
             ) from None
         self._jwks = jwks

@@ -53,8 +53,8 @@ class Appends:
                 url, content, content_type=content_type, close=close, seq=seq
             )
             # Without producer headers, only closing without data is safe to repeat (§5.2).
-            reply = self._calls.call(request, extra=extra, repeatable=not content)
-            return messages.appended_of(url, reply.head, producing=False)
+            response = self._calls.call(request, extra=extra, repeatable=not content)
+            return messages.appended_of(url, response.head, producing=False)
         identities = self._identities.get()
         total = self._calls.options.timeouts.total
         with (
@@ -93,10 +93,10 @@ class Appends:
             )
             known = False
             try:
-                reply = self._calls.call(request, extra=extra)
+                response = self._calls.call(request, extra=extra)
                 known = True
                 identity.stored()
-                return messages.appended_of(url, reply.head, producing=True)
+                return messages.appended_of(url, response.head, producing=True)
             except (Fenced, SequenceGap) as error:
                 # The server has forgotten the identity, or the stream was created again. Either way
                 # it has not stored this append.
