@@ -1,12 +1,17 @@
 """The table against a plain dictionary: whatever was done, it lists, counts and is due the same."""
 
+import gc
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from durable_streams_core.entities import Applied, Commit, Conflicted, Delta, Guard, Head
+from durable_streams_server.stores.file.write_behind import Stored
+from durable_streams_server.stores.memory import Kept
 from durable_streams_server.stores.table import (
+    MANY,
     REMEMBERED_COMMITS,
     SMALL_CHANGE,
     Entity,
@@ -66,6 +71,27 @@ def test_a_table_is_a_dictionary_that_also_lists_and_knows_what_is_due(history: 
             facts = table.facts(path_there, [])
             assert facts is not None
             assert facts.counts.get("p", 0) == len(fields[path_there])
+
+
+@settings(deadline=None, derandomize=True)
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 2 * MANY)), max_size=30))
+def test_an_entity_with_many_fields_is_paged_through_in_order(changes: Any) -> None:
+    entity = Entity(Head("i", b""))
+    fields = {f"p{number:03}": b"" for number in range(0, 4 * MANY, 2)} | {"f1": b"", "q1": b""}
+    entity.set_fields(fields)
+    for add, number in changes:
+        entity.set_fields({f"p{number:03}": b"" if add else None})
+        fields.pop(f"p{number:03}", None)
+        if add:
+            fields[f"p{number:03}"] = b""
+        for after in ("", f"p{number:03}"):
+            wanted = sorted(key for key in fields if key[0] == "p" and key > after)[:20]
+            assert [key for key, _ in entity.scan("p", after, 20)] == wanted
+
+
+@pytest.mark.parametrize("entity", [Entity, Kept, Stored])
+def test_the_garbage_collector_does_not_look_at_entities(entity: Any) -> None:
+    assert not gc.is_tracked(entity(Head("i", b"")))
 
 
 def test_a_check_alone_changes_nothing() -> None:

@@ -4,6 +4,8 @@ import sys
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 
+import msgspec
+
 from durable_streams_core.entities import Change, Commit, Facts, Head, Outcome, Slice
 from durable_streams_core.errors import StoreError
 from durable_streams_core.store import ImmediateStore, Watcher, Watchers
@@ -57,14 +59,10 @@ class Bytes:
         return found[0] if len(found) == 1 else b"".join(found)
 
 
-class Kept(Entity):
+class Kept(Entity, eq=False, gc=False):
     """An entity with its bytes."""
 
-    __slots__ = ("bytes",)
-
-    def __init__(self, head: Head) -> None:
-        super().__init__(head)
-        self.bytes = Bytes()
+    bytes: Bytes = msgspec.field(default_factory=Bytes)
 
 
 class MemoryStore(ImmediateStore):

@@ -5,8 +5,8 @@ table keeps the bytes themselves.
 """
 
 import heapq
-from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice, takewhile
 from typing import Generic, TypeVar
 
 import msgspec
@@ -25,25 +25,29 @@ from durable_streams_core.entities import (
 )
 from durable_streams_core.offsets import NO_TIMELINE, later_timeline
 from durable_streams_server.caches import TwoGenerationCache
+from durable_streams_server.stores.sorted_keys import SortedKeys
 
 SMALL_CHANGE = 64 * 1024
 """Bytes of a commit up to this size ride along with the change that watchers see."""
 
 REMEMBERED_COMMITS = 4096
 
-FEW = 32
-"""So many new paths are put in their places one by one, more are sorted with all others."""
+MANY = 256
+"""The fields of an entity that has more are kept in order once they have been paged through."""
 
 
-class Entity:
-    """One entity's head, fields and counts."""
+class Entity(msgspec.Struct, eq=False, gc=False):
+    """One entity's head, fields and counts.
 
-    __slots__ = ("counts", "fields", "head")
+    The garbage collector does not look at entities, which are never part of a circle: with a
+    million of them, each of its rounds would take as long as thousands of appends.
+    """
 
-    def __init__(self, head: Head) -> None:
-        self.head = head
-        self.fields: dict[str, bytes] | None = None
-        self.counts: Mapping[str, int] = NO_COUNTS
+    head: Head
+    fields: dict[str, bytes] | None = None
+    counts: Mapping[str, int] = NO_COUNTS
+    ordered: SortedKeys | None = None
+    """The keys of ``fields`` in order, if there are many and they were paged through."""
 
     def facts(self, fields: Sequence[str]) -> Facts:
         if not fields:
@@ -79,12 +83,33 @@ class Entity:
                 if moved is None:
                     moved = dict(self.counts)
                 moved[key[0]] = moved.get(key[0], 0) + (-1 if value is None else 1)
+                if self.ordered is not None:
+                    (self.ordered.add if value is not None else self.ordered.discard)(key)
             if value is None:
                 own.pop(key, None)
             else:
                 own[key] = value
         if moved is not None:
             self.counts = moved
+
+    def scan(self, kind: str, after: str, limit: int) -> Sequence[tuple[str, bytes]]:
+        """At most ``limit`` fields of a kind, in order, with keys behind ``after``."""
+        own = self.fields
+        if not own:
+            return []
+        if len(own) <= MANY:
+            keys = sorted(key for key in own if key[0] == kind and key > after)[:limit]
+        else:
+            if self.ordered is None:
+                self.ordered = SortedKeys(own)
+            keys = _page(self.ordered, kind, after, limit)
+        return [(key, own[key]) for key in keys]
+
+
+def _page(ordered: SortedKeys, prefix: str, after: str, limit: int) -> list[str]:
+    """At most ``limit`` keys that begin with ``prefix`` and come behind ``after``."""
+    found = ordered.after(after) if after >= prefix else ordered.after(prefix, inclusive=True)
+    return list(islice(takewhile(lambda key: key.startswith(prefix), found), limit))
 
 
 AnyEntity = TypeVar("AnyEntity", bound=Entity)
@@ -109,8 +134,8 @@ class Table(Generic[AnyEntity]):
     def __init__(self, make: Callable[[Head], AnyEntity]) -> None:
         self.entities: dict[str, AnyEntity] = {}
         self._make = make
-        self._sorted: list[str] = []
-        self._unsorted: list[str] = []
+        self._ordered: SortedKeys | None = None
+        """All paths, once they have been listed."""
         self._deadlines: list[tuple[int, str]] = []
         self.last_timeline = NO_TIMELINE
         """The latest timeline that was given: what is created next has a later one."""
@@ -119,25 +144,11 @@ class Table(Generic[AnyEntity]):
         """Place an entity where nothing is."""
         self.entities[path] = entity
         self.last_timeline = max(self.last_timeline, entity.head.timeline)
-        self._unsorted.append(path)
-        if len(self._unsorted) > 1000 + 2 * len(self.entities):
-            self._sort()
+        if self._ordered is not None:
+            self._ordered.add(path)
         if entity.head.deadline:
             self._push(entity.head.deadline, path)
         return entity
-
-    def _sort(self) -> None:
-        """Bring the new paths in order, where each stands once."""
-        new, self._unsorted = self._unsorted, []
-        if len(new) > FEW:
-            merged = self._sorted + new
-            merged.sort()
-            self._sorted = list(dict.fromkeys(p for p in merged if p in self.entities))
-            return
-        for path in new:
-            place = bisect_left(self._sorted, path)
-            if place == len(self._sorted) or self._sorted[place] != path:
-                self._sorted.insert(place, path)
 
     def _push(self, deadline: int, path: str) -> None:
         heap = self._deadlines
@@ -167,6 +178,8 @@ class Table(Generic[AnyEntity]):
         if delta.remove and entity is not None:
             del self.entities[path]
             entity = None
+            if self._ordered is not None and delta.create is None:
+                self._ordered.discard(path)
         if delta.create is not None:
             head = delta.create
             if delta.timeline is not None:
@@ -209,28 +222,15 @@ class Table(Generic[AnyEntity]):
         self, path: str, incarnation: str, kind: str, after: str, limit: int
     ) -> Sequence[tuple[str, bytes]]:
         entity = self.entities.get(path)
-        if entity is None or entity.head.incarnation != incarnation or not entity.fields:
+        if entity is None or entity.head.incarnation != incarnation:
             return []
-        own = entity.fields
-        keys = sorted(key for key in own if key[0] == kind and key > after)
-        return [(key, own[key]) for key in keys[:limit]]
+        return entity.scan(kind, after, limit)
 
     def list(self, prefix: str, after: str, limit: int) -> Sequence[tuple[str, Head]]:
-        self._sort()
-        begin = (
-            bisect_right(self._sorted, after)
-            if after >= prefix
-            else bisect_left(self._sorted, prefix)
-        )
-        rows: list[tuple[str, Head]] = []
-        for position in range(begin, len(self._sorted)):
-            path = self._sorted[position]
-            if len(rows) == limit or not path.startswith(prefix):
-                break
-            entity = self.entities.get(path)
-            if entity is not None:
-                rows.append((path, entity.head))
-        return rows
+        if self._ordered is None:
+            self._ordered = SortedKeys(self.entities)
+        entities = self.entities
+        return [(path, entities[path].head) for path in _page(self._ordered, prefix, after, limit)]
 
     def due(self, before: int, limit: int) -> Sequence[str]:
         heap = self._deadlines

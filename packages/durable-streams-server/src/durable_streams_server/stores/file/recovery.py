@@ -221,7 +221,7 @@ class Recovery:
                     # The journal's part of it is added from here.
                     self._tails[kept.number] = kept.tail
                     head = _with_tail(head, kept.proven)
-                entity = Stored(head, kept.number, Sums(kept.blocks, kept.crc))
+                entity = Stored(head, number=kept.number, sums=Sums(kept.blocks, kept.crc))
                 if not reader.with_blocks and kept.proven - kept.start >= BLOCK:
                     entity.sums = self._sums_of_whole(entity, kept.proven - kept.start)
                 if kept.fields:
@@ -301,7 +301,7 @@ class Recovery:
         if created is not None:
             if path in self._paths:
                 raise CorruptionError(group.name, group.begin, f"it creates {path!r} twice")
-            self._add(path, Stored(unpack_head(created), number))
+            self._add(path, Stored(unpack_head(created), number=number))
         found = self.by_number.get(number)
         if found is None:
             if number != removed:

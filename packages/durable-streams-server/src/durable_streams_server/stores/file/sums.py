@@ -2,13 +2,15 @@
 
 import zlib
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 BLOCK: Final = 256 * 1024
 _LENGTH: Final = 4
 
 
-class Sums(NamedTuple):
+class Sums(msgspec.Struct, frozen=True, gc=False):
     """``full`` is the CRCs of all whole blocks, four bytes each; ``rest`` that of what follows."""
 
     full: bytes = b""

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Final
 
-from durable_streams_core.entities import Head
+import msgspec
+
 from durable_streams_server.stores.file.data_files import FileWriter, Write, Written
 from durable_streams_server.stores.file.sums import NO_SUMS, Sums
 from durable_streams_server.stores.file.worker import Worker
@@ -24,18 +25,15 @@ AT_ONCE: Final = 1000
 """Streams that are written to their files in one go, so that the event loop is not held."""
 
 
-class Unsaved:
+class Unsaved(msgspec.Struct, eq=False, gc=False):
     """Bytes that are not in the stream's file yet: from position ``begin``, what is being written
-    now and then what came since.
+    now (``leaving``) and then what came since (``fresh``).
     """
 
-    __slots__ = ("begin", "fresh", "gone", "leaving")
-
-    def __init__(self, begin: int) -> None:
-        self.begin = begin
-        self.gone = False
-        self.leaving: bytearray | None = None
-        self.fresh = bytearray()
+    begin: int
+    gone: bool = False
+    leaving: bytearray | None = None
+    fresh: bytearray = msgspec.field(default_factory=bytearray)
 
     def read(self, start: int, limit: int) -> bytes:
         """At most ``limit`` bytes from position ``start``, which is not before ``begin``."""
@@ -56,24 +54,20 @@ def _part(data: bytearray, offset: int, limit: int) -> bytes:
         return bytes(view[offset : offset + limit])
 
 
-class Stored(Entity):
+class Stored(Entity, eq=False, gc=False):
     """An entity of the file store. ``sums`` are those of the bytes in its file, which are all up to
     ``unsaved.begin``, or to the tail. ``unverified`` has a bit for each block of it that was found
     at the start and not read since.
     """
 
-    __slots__ = ("number", "sums", "unsaved", "unverified")
-
-    def __init__(self, head: Head, number: int = 0, sums: Sums = NO_SUMS) -> None:
-        super().__init__(head)
-        self.number = number
-        self.sums = sums
-        self.unverified = 0
-        self.unsaved: Unsaved | None = None
+    number: int = 0
+    sums: Sums = NO_SUMS
+    unverified: int = 0
+    unsaved: Unsaved | None = None
 
     def copy(self) -> "Stored":
         """Its head and fields, without its bytes."""
-        copy = Stored(self.head, self.number)
+        copy = Stored(self.head, number=self.number)
         copy.fields = None if self.fields is None else dict(self.fields)
         copy.counts = self.counts
         return copy
