@@ -9,7 +9,9 @@ from durable_streams_server.stores.file.data_files import file_name
 from durable_streams_server.stores.file.directory import FORMAT, identify, lock_to_read
 from durable_streams_server.stores.file.disk import LocalDisk
 from durable_streams_server.stores.file.journal_reader import CorruptionError
-from durable_streams_server.stores.file.recovery import Recovery, Report
+from durable_streams_server.stores.file.proof import file_sums
+from durable_streams_server.stores.file.recovery import Recovery
+from durable_streams_server.stores.file.report import Report
 
 
 class Checked(msgspec.Struct):
@@ -38,14 +40,13 @@ def check(path: str, progress: Callable[[int, int], None] = lambda _done, _all: 
 
 
 def _check(disk: LocalDisk, path: str, progress: Callable[[int, int], None]) -> Checked:
-    recovery = Recovery(disk, identify(disk, path, str, create=False))
-    checked = Checked(recovery.report)
+    store = identify(disk, path, str, create=False)
     try:
-        recovery.load()
+        recovery = Recovery(disk, store)
     except CorruptionError as error:
-        checked.problems.append(_told(error))
-        return checked
-    checked.problems.extend(_told(error) for error in recovery.damaged)
+        return Checked(Report(), problems=[_described(error)])
+    checked = Checked(recovery.report)
+    checked.problems.extend(_described(error) for error in recovery.damaged)
     damaged = {error.number for error in recovery.damaged}
     sound = [
         (stream, entity)
@@ -55,7 +56,7 @@ def _check(disk: LocalDisk, path: str, progress: Callable[[int, int], None]) -> 
     everything = sum(entity.head.tail - entity.head.start for _, entity in sound)
     for stream, entity in sound:
         length = entity.head.tail - entity.head.start
-        if length and recovery.file_sums(entity.number, 0, length) != entity.sums:
+        if length and file_sums(disk, entity.number, 0, length) != entity.sums:
             checked.problems.append(
                 f"{file_name(entity.number)}: its bytes are not those that were stored; it holds the "
                 f"stream {stream!r}"
@@ -65,5 +66,5 @@ def _check(disk: LocalDisk, path: str, progress: Callable[[int, int], None]) -> 
     return checked
 
 
-def _told(error: CorruptionError) -> str:
+def _described(error: CorruptionError) -> str:
     return f"{error.name}, byte {error.position}: {error.problem}"

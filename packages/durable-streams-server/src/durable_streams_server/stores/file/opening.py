@@ -74,7 +74,6 @@ def recover(disk: Disk, lock: DirectoryLock, settings: Settings) -> Recovered:
         lock.take()
         store = identify(disk, path, lambda: settings.draw(16).hex())
         recovery = Recovery(disk, store, set_aside=settings.set_aside)
-        recovery.load()
         if recovery.damaged:
             raise recovery.damaged[0]
         recovery.settle()

@@ -21,7 +21,7 @@ from durable_streams_server.stores.file.directory import make_root
 from durable_streams_server.stores.file.disk import Disk
 from durable_streams_server.stores.file.opening import DirectoryLock, Settings, recover
 from durable_streams_server.stores.file.pipeline import CLOSED
-from durable_streams_server.stores.file.recovery import Report
+from durable_streams_server.stores.file.report import Report
 from durable_streams_server.stores.file.session import Session
 from durable_streams_server.stores.file.worker import ThreadWorker, Worker
 from durable_streams_server.stores.file.write_behind import Stored
