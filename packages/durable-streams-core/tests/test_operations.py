@@ -3,10 +3,13 @@
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from durable_streams_core.content import Kind
-from durable_streams_core.entities import DELETED, FORKING, LIVE
+from durable_streams_core.drafts import Draft
+from durable_streams_core.entities import DELETED, FORKING, LIVE, Delta, Facts, Head
 from durable_streams_core.errors import (
     Conflict,
     Fenced,
@@ -14,6 +17,7 @@ from durable_streams_core.errors import (
     InvalidRequest,
     NotFound,
     PreconditionFailed,
+    ProtocolError,
     SequenceGap,
     StreamClosed,
     TailMoved,
@@ -46,6 +50,7 @@ from durable_streams_core.streams import (
     Origin,
     birth_of,
     decode_link,
+    encode,
     link_key,
     linked_fork,
 )
@@ -699,3 +704,63 @@ def test_a_creation_request_names_the_offset_where_a_fork_leaves_its_source() ->
 
 def test_text_is_one_string_on_a_json_stream() -> None:
     assert Body('"é'.encode(), text=True).stored(Kind.JSON) == '"\\"é",\n'.encode()
+
+
+# Appends that need no draft.
+
+small_heads = st.builds(
+    Head,
+    st.just("i1"),
+    st.builds(
+        lambda kind, ttl: encode(Birth(kind, 0, ttl=ttl)),
+        st.sampled_from((TEXT, JSON)),
+        st.sampled_from((None, 1)),
+    ),
+    tail=st.integers(0, 3),
+    closed=st.booleans(),
+    state=st.sampled_from((LIVE, LIVE, FORKING, DELETED)),
+    deadline=st.sampled_from((0, 100, 1100, 2200)),
+    timeline=st.just(BORN),
+    past=st.sampled_from(((), ((NEXT, 1),))),
+)
+any_append = st.builds(
+    Append,
+    st.builds(
+        Body,
+        st.sampled_from((b"", b"1", b"[]", b"[1,2]", b"no JSON")),
+        value=st.booleans(),
+        text=st.booleans(),
+    ),
+    st.sampled_from((None, TEXT, JSON)),
+    st.booleans(),
+    st.sampled_from((None, b"2")),
+    st.sampled_from((None, ProducerClaim("p", 0, 0))),
+    st.sampled_from((None, Offset(BORN, 3))),
+)
+
+
+@given(small_heads, any_append, st.sampled_from((0, 100, 1100)))
+def test_an_append_that_needs_no_draft_is_decided_as_with_one(
+    head: Head, operation: Append, now: int
+) -> None:
+    def outcome(decide: Any) -> Any:
+        try:
+            return decide()
+        except (ProtocolError, Unconfirmed) as error:
+            return type(error), str(error), getattr(error, "code", None)
+
+    draft = Draft("a", Facts(head, dict.fromkeys(operation.fields)))
+    decided = outcome(lambda: operation.decide(draft, now))
+    added = outcome(lambda: operation.added_to(head, now))
+    if isinstance(added, bytes):
+        assert draft.commit(lambda: "").delta == Delta(data=added)
+        assert decided == Appended(head.tail + len(added), False, timeline=head.timeline)
+        assert head.grown(len(added)) == head.apply(Delta(data=added))
+    elif added is not None:
+        assert decided == added
+
+
+@pytest.mark.parametrize("lifetime", [{}, {"deadline": 100}])
+def test_an_ordinary_append_needs_no_draft(lifetime: Any) -> None:
+    head = Head("i1", encode(Birth(TEXT, 0)), **lifetime)
+    assert append(b"xy").added_to(head, 99) == b"xy"

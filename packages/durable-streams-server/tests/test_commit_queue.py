@@ -554,6 +554,9 @@ class Reluctant(MemoryStore):
             return [self.outcomes.pop(0)]
         return super().commit_nowait(batch)
 
+    def append_nowait(self, path: Any, head: Any, data: Any) -> bool:
+        return False
+
 
 async def test_an_immediate_store_is_asked_once_for_an_append(
     engines: Callable[..., object],
@@ -611,11 +614,16 @@ async def test_a_bug_in_a_decision_is_the_same_answer_at_once(
         def decide(self, draft: Any, now: Any) -> None:
             raise ValueError("a bug")
 
+    class WrongBody(Body):
+        def stored(self, kind: Any, *, creating: bool = False) -> bytes:
+            raise ValueError("a bug")
+
     streams = await engines(memory)
     await streams.create("a")
-    with pytest.raises(ProtocolError):
-        streams.perform_nowait("a", Wrong(Body(b"x")))
-    assert "deciding Wrong failed" in caplog.text
+    for operation in (Wrong(Body(b"x")), Append(WrongBody(b"x"))):
+        with pytest.raises(ProtocolError):
+            streams.perform_nowait("a", operation)
+        assert f"deciding {type(operation).__name__} failed" in caplog.text
     assert position((await streams.append("a", "x")).offset) == 1
 
 
@@ -651,11 +659,12 @@ async def test_an_immediate_store_that_raises_blocks_no_stream(
     streams = await engines(memory)
     await streams.create("a", content_type="text/plain")
 
-    def fail(_batch: Any) -> None:
+    def fail(*_: Any) -> None:
         raise OSError("a bug")
 
     with monkeypatch.context() as patched:
         patched.setattr(memory, "commit_nowait", fail)
+        patched.setattr(memory, "append_nowait", fail)
         with pytest.raises(Unavailable) as caught:
             if call == "create":
                 await streams.create("b")

@@ -70,8 +70,8 @@ class Head(msgspec.Struct, frozen=True, gc=False):
 
     def apply(self, delta: "Delta") -> "Head":
         """The head after a delta that changes the entity without creating or removing it."""
-        if not (delta.data or delta.close or delta.state is not None or delta.deadline is not None):
-            return self
+        if delta.state is None and delta.deadline is None and not delta.close:
+            return self.grown(len(delta.data)) if delta.data else self
         return Head(
             self.incarnation,
             self.birth,
@@ -80,6 +80,20 @@ class Head(msgspec.Struct, frozen=True, gc=False):
             self.closed or delta.close,
             self.state if delta.state is None else delta.state,
             self.deadline if delta.deadline is None else delta.deadline,
+            self.timeline,
+            self.past,
+        )
+
+    def grown(self, size: int) -> "Head":
+        """The head after an append of so many bytes."""
+        return Head(
+            self.incarnation,
+            self.birth,
+            self.start,
+            self.tail + size,
+            self.closed,
+            self.state,
+            self.deadline,
             self.timeline,
             self.past,
         )

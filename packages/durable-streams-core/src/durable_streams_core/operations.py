@@ -223,12 +223,7 @@ class Append(msgspec.Struct, frozen=True, gc=False):
             if self.body or not self.close or producer is not None:
                 raise StreamClosed(draft.tail_offset)
             return Appended(draft.tail, True, timeline=draft.timeline)
-        stored = _NO_DATA
-        if self.body.raw or self.body.text:
-            content_type = self.content_type
-            if content_type is not None and content_type != birth.content_type:
-                require_same_type(content_type, birth.content_type)
-            stored = self.body.stored(birth.kind)
+        stored = self._stored(birth) if self.body else _NO_DATA
         if not stored and not self.close:
             raise empty_append()
         if self.expected is not None:
@@ -255,6 +250,35 @@ class Append(msgspec.Struct, frozen=True, gc=False):
                 draft.tail, self.close, False, producer.epoch, producer.seq, draft.timeline
             )
         return Appended(draft.tail, self.close, False, -1, -1, draft.timeline)
+
+    def _stored(self, birth: Birth) -> bytes:
+        """The bytes that the body adds to a stream of this birth."""
+        content_type = self.content_type
+        if content_type is not None and content_type != birth.content_type:
+            require_same_type(content_type, birth.content_type)
+        return self.body.stored(birth.kind)
+
+    def added_to(self, head: Head, now: int) -> bytes | None:
+        """The bytes that this adds where that is all that :meth:`decide` would come to.
+
+        None says nothing but that a draft is needed: the append changes more, or is refused. For
+        stores that need no guard, because nobody else can write before they do.
+        """
+        if (
+            self.close
+            or self.seq is not None
+            or self.producer is not None
+            or self.expected is not None
+            or head.state != LIVE
+            or head.closed
+            or is_past(head.deadline, now)
+            or not self.body
+        ):
+            return None
+        birth = birth_of(head)
+        if birth.ttl is not None and renewal_due(birth.ttl, head.deadline, now):
+            return None
+        return self._stored(birth) or None
 
     def _check_producer(self, claim: ProducerClaim, draft: Draft) -> Appended | None:
         """The table of §5.2.1; a result if this batch was stored before.

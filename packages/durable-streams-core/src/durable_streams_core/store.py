@@ -60,10 +60,11 @@ def as_future(
 class Watchers:
     """The watchers of a store, for its implementation: :meth:`Store.watch` calls :meth:`add`."""
 
-    __slots__ = ("_watchers",)
+    __slots__ = ("_all", "_watchers")
 
     def __init__(self) -> None:
         self._watchers: dict[object, Watcher] = {}
+        self._all: tuple[Watcher, ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self._watchers)
@@ -74,15 +75,17 @@ class Watchers:
         """
         token = object()
         self._watchers[token] = watcher
+        self._all = tuple(self._watchers.values())
 
         def stop() -> None:
             self._watchers.pop(token, None)
+            self._all = tuple(self._watchers.values())
 
         return stop
 
     def tell(self, changes: Sequence[Change] | None) -> None:
         """Notify every watcher. An exception of one is logged; the others are still notified."""
-        for watcher in tuple(self._watchers.values()):
+        for watcher in self._all:
             try:
                 watcher(changes)
             except Exception:
@@ -210,6 +213,14 @@ class ImmediateStore(LocalStore):
         """Do as :meth:`Store.commit` does, and notify the watchers before the outermost call
         returns. A watcher may commit more; every watcher is notified of that after this.
         """
+
+    def append_nowait(self, path: str, head: Head, data: bytes) -> bool:
+        """Append ``data`` to the entity that has this very head, as a commit without a guard does.
+
+        False if nothing was done: the caller commits it then. A store need not implement this; it
+        saves the most frequent commit its guard and its id.
+        """
+        return False
 
     def submit(self, batch: Sequence[Commit], done: Callable[[Sequence[Outcome]], None]) -> None:
         done(self.commit_nowait(batch))

@@ -288,6 +288,32 @@ class Watching(StoreHarness):
             assert facts.head.tail == 1
             stop()
 
+    async def test_an_append_at_once_is_told_and_needs_the_very_head(self) -> None:
+        """For a :class:`ImmediateStore` that implements :meth:`ImmediateStore.append_nowait`."""
+        async with self.opened() as store:
+            if not isinstance(store, ImmediateStore):
+                raise skip("only an immediate store appends within the call")
+            await store.commit([creation(PATH, new_head(), data=b"a")])
+            first = store.peek(PATH)
+            assert first is not None
+            recorder: list[Change] = []
+            stop = store.watch(lambda changes: recorder.extend(changes or ()))
+            if not store.append_nowait(PATH, first.head, b"bc"):
+                raise skip("this store has every append committed")
+            assert not store.append_nowait(PATH, first.head, b"d")
+            assert not store.append_nowait("elsewhere", first.head, b"d")
+            stop()
+            facts = store.peek(PATH)
+            assert facts is not None
+            assert facts.head == first.head.grown(2)
+            found = store.slice(PATH, first.head.incarnation, 0, 10)
+            assert found is not None
+            assert found.data == b"abc"
+            timeline = first.head.timeline
+            assert recorder == [
+                Change(PATH, first.head.incarnation, 3, data=b"bc", timeline=timeline)
+            ]
+
 
 async def _write(store: Store, head: Head, total: int) -> None:
     for n in range(total):

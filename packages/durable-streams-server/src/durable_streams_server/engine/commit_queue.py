@@ -27,6 +27,7 @@ from durable_streams_core.entities import (
     Commit,
     Conflicted,
     Facts,
+    Head,
     Outcome,
     Refused,
     Unknown,
@@ -214,7 +215,12 @@ class CommitQueues:
         immediate = self._immediate
         if immediate is None or path in self._queues or not self._running:
             return None
-        draft = Draft(path, immediate.peek(path, operation.fields))
+        facts = immediate.peek(path, operation.fields)
+        if facts is not None and type(operation) is Append:
+            appended = _append_nowait(immediate, path, operation, facts.head)
+            if appended is not None:
+                return appended
+        draft = Draft(path, facts)
         try:
             result = operation.decide(draft, immediate.now())
         except Unconfirmed:
@@ -422,6 +428,26 @@ class CommitQueues:
         for path, queue in list(self._queues.items())[: MAX_REMEMBERED_QUEUES // 10]:
             if not queue.busy and queue.facts is not None:
                 del self._queues[path]
+
+
+def _append_nowait(
+    store: ImmediateStore, path: str, operation: Append, head: Head
+) -> Appended | None:
+    """Append at once where nothing but data is added; None if a commit is needed."""
+    try:
+        # A life without an end needs no clock.
+        added = operation.added_to(head, store.now() if head.deadline else 0)
+    except ProtocolError:
+        raise
+    except Exception as error:
+        raise decision_failed(operation, error) from None
+    try:
+        if added is None or not store.append_nowait(path, head, added):
+            return None
+    except Exception:
+        log.exception(STORE_FAILED)
+        raise outcome_unknown() from None
+    return Appended(head.tail + len(added), False, False, -1, -1, head.timeline)
 
 
 def relocated(results: Sequence[Any], draft: Draft, applied: Applied) -> list[Any]:

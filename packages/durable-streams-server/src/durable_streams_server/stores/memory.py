@@ -10,7 +10,7 @@ from durable_streams_core.entities import Change, Commit, Facts, Head, Outcome, 
 from durable_streams_core.errors import StoreError
 from durable_streams_core.store import ImmediateStore, Watcher, Watchers
 from durable_streams_server.stores.clock import Clock
-from durable_streams_server.stores.table import Entity, Recent, Table
+from durable_streams_server.stores.table import Entity, Recent, Table, appended
 
 LARGE = 64 * 1024
 SEALED = 1024 * 1024
@@ -103,6 +103,17 @@ class MemoryStore(ImmediateStore):
         if self._untold:
             self._tell()
         return outcomes
+
+    def append_nowait(self, path: str, head: Head, data: bytes) -> bool:
+        entity = self._table.entities.get(path)
+        if entity is None or entity.head is not head:
+            return False
+        entity.head = grown = head.grown(len(data))
+        entity.bytes.add(data)
+        if self._watchers:
+            self._untold.append(appended(path, grown, data))
+            self._tell()
+        return True
 
     def _tell(self) -> None:
         """Tell the watchers, never of one change inside another: who is called may change more, and

@@ -12,6 +12,7 @@ from typing import Generic, TypeVar
 import msgspec
 
 from durable_streams_core.entities import (
+    LIVE,
     NO_COUNTS,
     NO_FIELDS,
     Applied,
@@ -128,6 +129,20 @@ class Recent(TwoGenerationCache[str, Applied]):
         return self._newer.get(key) or self._older.get(key)
 
 
+def appended(path: str, head: Head, data: bytes) -> Change:
+    """The notification of a commit that appended ``data`` or nothing and led to this head."""
+    return Change(
+        path,
+        head.incarnation,
+        head.tail,
+        head.closed,
+        head.state != LIVE,
+        data if len(data) <= SMALL_CHANGE else None,
+        # Bytes that were just appended lie on the present timeline.
+        head.timeline if data else head.tail_timeline,
+    )
+
+
 class Table(Generic[AnyEntity]):
     """All entities of one store, by path; ``make`` makes the entity of a new head."""
 
@@ -210,11 +225,7 @@ class Table(Generic[AnyEntity]):
         if entity is None:
             return removed
         if delta.data or delta.close or delta.state is not None or delta.create is not None:
-            head = entity.head
-            data = delta.data if len(delta.data) <= SMALL_CHANGE else None
-            gone = head.state != "live"
-            timeline = head.timeline if data else head.tail_timeline
-            change = Change(path, head.incarnation, head.tail, head.closed, gone, data, timeline)
+            change = appended(path, entity.head, delta.data)
             return (*removed, change) if removed else (change,)
         return removed
 

@@ -189,7 +189,8 @@ class Driver:
                 concerned = index.find(change.path)
                 if not concerned:
                     self._control_changed(change)
-            self._stream_changed(concerned, change.path)
+            if concerned:
+                self._stream_changed(concerned, change.path)
 
     def _stream_changed(self, concerned: Iterable[SubscriptionState], stream: str) -> None:
         for state in concerned:
