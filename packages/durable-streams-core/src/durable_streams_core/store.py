@@ -2,7 +2,8 @@
 
 Every store implements :class:`Store`. A store that keeps its facts in this process implements
 :class:`LocalStore`: it returns them without waiting, so the engine needs no task per request. A
-store that also commits without waiting implements :class:`ImmediateStore`.
+store that also commits without waiting implements :class:`ImmediateStore`. A store whose data is
+elsewhere implements :class:`RemoteStore`: reading again what was read before then needs no task.
 """
 
 import logging
@@ -19,6 +20,7 @@ __all__ = [
     "STORE_API",
     "ImmediateStore",
     "LocalStore",
+    "RemoteStore",
     "Store",
     "Watcher",
     "Watchers",
@@ -224,6 +226,22 @@ class ImmediateStore(LocalStore):
 
     def submit(self, batch: Sequence[Commit], done: Callable[[Sequence[Outcome]], None]) -> None:
         done(self.commit_nowait(batch))
+
+
+class RemoteStore(Store):
+    """A store that asks others for its data, and can ask for a head without a task: implement
+    :meth:`look`.
+
+    The engine keeps pages. Before it serves one again, it looks whether the stream is as it was.
+    """
+
+    @abstractmethod
+    def look(self, path: str, done: Callable[[Head | Exception | None], None]) -> None:
+        """Call ``done`` once, later and in the event loop, with the head that :meth:`load` would
+        find, None where nothing is, or with what :meth:`load` would raise.
+
+        The head is one that was there after this call began. Raises where nothing can be asked.
+        """
 
 
 def check_api(store: Store) -> None:

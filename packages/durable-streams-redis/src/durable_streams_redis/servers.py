@@ -1,7 +1,7 @@
 """A pool of connections to one server, which knows what was certainly not sent.
 
-redis-py makes the connections (addresses, TLS, credentials) and reads replies. Its retries are off:
-a commit may be repeated only under its id, and the engine does that.
+redis-py makes the connections (addresses, TLS, credentials). Its retries are off: a commit may be
+repeated only under its id, and the engine does that.
 
 * :class:`Unreachable`: nothing was sent.
 * :class:`Lost`: it was sent, or part of it, and the reply never came.
@@ -15,21 +15,13 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import (
-    AuthenticationError,
-    AuthorizationError,
-    BusyLoadingError,
-    RedisError,
-    ResponseError,
-)
+from redis.exceptions import RedisError
 
 from durable_streams_redis.scripts import pack
 from durable_streams_redis.settings import Address
+from durable_streams_redis.wires import Wire
 
 _INFO = pack(b"INFO", b"server", b"replication")
-
-_ANSWERS = (AuthenticationError, AuthorizationError, BusyLoadingError)
-"""Errors that a server answered, though redis-py files them under failures of the connection."""
 
 _SILENT_SECONDS = 0.5
 
@@ -85,7 +77,7 @@ class Server:
         self._timeout = timeout
         self._question_timeout = timeout if question_timeout is None else question_timeout
         self._admit = admit
-        self._idle: list[AbstractConnection] = []
+        self._idle: list[Wire] = []
         self._places = asyncio.Semaphore(connections)
         self._gathered: deque[tuple[bytes, asyncio.Future[Reply]]] = deque()
         self._flushes: set[asyncio.Task[None]] = set()
@@ -130,51 +122,43 @@ class Server:
         if not as many as usual. Raises :class:`Unreachable`.
         """
         async with self._places:
-            connection = await self._take(timeout)
+            wire = await self._take(timeout)
             replies: list[Reply] = []
             try:
                 async with self.limit((timeout or self._timeout) + patience):
-                    await connection.send_packed_command(commands, check_health=False)
-                    for _ in commands:
-                        try:
-                            replies.append(await connection.read_response(disable_decoding=True))
-                        except ResponseError as error:
-                            replies.append(error)
+                    await wire.ask(commands, replies)
             except Exception as error:
-                # Of redis-py, or of its parser where what answers is not Redis.
-                await discard(connection)
-                if isinstance(error, _ANSWERS):
-                    replies.append(error)
                 lost = Lost(f"{self.name}: {_sentence(error)}")
                 replies += [lost] * (len(commands) - len(replies))
-                return replies
-            except BaseException:
-                # Whatever comes on this connection belongs to a call that nobody waits for.
-                await discard(connection)
-                raise
-            if self._closed:
-                await discard(connection)
-            else:
-                self._idle.append(connection)
+            finally:
+                if self._closed or not wire.usable:
+                    await discard(wire.connection)
+                else:
+                    self._idle.append(wire)
             return replies
 
-    async def _take(self, timeout: float | None) -> AbstractConnection:
+    async def ask(self, commands: Sequence[bytes]) -> list[Reply]:
+        """The reply to each question, as :meth:`send` with the time limit of questions."""
+        return await self.send(commands, timeout=self._question_timeout)
+
+    async def _take(self, timeout: float | None) -> Wire:
         while self._idle:
-            connection = self._idle.pop()
-            usable = False
-            try:
-                # True means that the server closed it, or said something unasked.
-                usable = not await connection.can_read()
-            except (RedisError, OSError):
-                pass
-            finally:
-                if not usable:
-                    await discard(connection)
-            if usable:
-                return connection
+            wire = self._idle.pop()
+            if wire.usable:
+                return wire
+            await discard(wire.connection)
         if self._closed:
             raise Unreachable(f"{self.name}: no longer in use")
-        return await self.connect(timeout)
+        connection = await self.connect(timeout)
+        try:
+            # True means that the server closed it, or said something unasked.
+            usable = not await connection.can_read()
+        except RedisError:
+            usable = False
+        if not usable:
+            await discard(connection)
+            raise Unreachable(f"{self.name}: it closed the connection")
+        return Wire(connection)
 
     def send_soon(self, command: bytes) -> asyncio.Future[Reply]:
         """The reply to one command, an error as a value; shares a pipeline with the others of this
@@ -198,9 +182,7 @@ class Server:
 
     async def _send_gathered(self, calls: list[tuple[bytes, asyncio.Future[Reply]]]) -> None:
         try:
-            replies = await self.send(
-                [command for command, _ in calls], timeout=self._question_timeout
-            )
+            replies = await self.ask([command for command, _ in calls])
         except Unreachable as error:
             replies = [error] * len(calls)
         except BaseException:
@@ -237,7 +219,7 @@ class Server:
     async def disconnect(self) -> None:
         """Drop the idle connections; the next command makes a new one."""
         while self._idle:
-            await discard(self._idle.pop())
+            await discard(self._idle.pop().connection)
 
     async def retire(self) -> None:
         """Stop waiting for replies and use this server no more.

@@ -22,11 +22,12 @@ from durable_streams_core.entities import (
     Unknown,
 )
 from durable_streams_core.errors import StoreError, Unavailable
-from durable_streams_core.store import Store, Watcher, Watchers
+from durable_streams_core.store import RemoteStore, Watcher, Watchers
 from durable_streams_redis.deploy import deploy
 from durable_streams_redis.deployments import Deployment, Request
 from durable_streams_redis.durability import parse_durability
 from durable_streams_redis.feeds import Feed
+from durable_streams_redis.looks import Looks
 from durable_streams_redis.schema import Schema, Shard, check_prefix, check_shards
 from durable_streams_redis.scripts import (
     HEAD_FIELDS,
@@ -58,7 +59,7 @@ _RENEWALS: Final = 3
 """How often a commit is packed anew for another timeline."""
 
 
-class RedisStore(Store):
+class RedisStore(RemoteStore):
     """Streams on Redis or Valkey: one server, a master that Sentinels watch, or a Cluster.
 
     ``source`` is a URL or a client of redis-py, which is read for its settings and left alone.
@@ -103,6 +104,7 @@ class RedisStore(Store):
         self._deployment: Deployment | None = None
         self._timelines: Timelines | None = None
         self._schema = Schema(self._prefix, 1)
+        self._looks: Looks | None = None
         self._feeds: list[Feed] = []
         self._watchers = Watchers()
         self._in_doubt: dict[str, None] = {}
@@ -145,6 +147,7 @@ class RedisStore(Store):
         await deployment.admit_again()
         asked = time.monotonic()
         self._measure(await deployment.send(schema.shards[0].slot, pack(b"TIME")), asked)
+        self._looks = Looks(deployment, self.load)
         groups = [schema.shards] if deployment.one_server else [[s] for s in schema.shards]
         self._feeds = [self._feed(deployment, group) for group in groups]
         for feed in self._feeds:
@@ -185,6 +188,8 @@ class RedisStore(Store):
             self._forget()
         await asyncio.gather(*set(self._under_way.values()), return_exceptions=True)
         deployment, self._deployment = self._deployment, None
+        if self._looks is not None:
+            await self._looks.close()
         for feed in self._feeds:
             await feed.close()
         self._feeds = []
@@ -231,6 +236,11 @@ class RedisStore(Store):
         if isinstance(reply, Exception):
             raise _unavailable(reply)
         return reply
+
+    def look(self, path: str, done: Callable[[Head | Exception | None], None]) -> None:
+        self._readable()
+        assert self._looks is not None
+        self._looks.add(self._schema.shard(path), path, done)
 
     async def load(self, path: str, fields: Sequence[str] = ()) -> Facts | None:
         shard = self._schema.shard(path)

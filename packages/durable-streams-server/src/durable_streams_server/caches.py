@@ -39,8 +39,8 @@ class TwoGenerationCache(Generic[Key, Value]):
         yield from self._newer.items()
 
 
-class ByteCache(Generic[Key]):
-    """Keeps the byte strings that were used last, as many as ``most`` bytes hold.
+class ByteCache(Generic[Key, Value]):
+    """Keeps the values that were used last, as many as ``most`` bytes hold.
 
     One that is larger than that is not kept.
     """
@@ -50,20 +50,28 @@ class ByteCache(Generic[Key]):
     def __init__(self, most: int) -> None:
         self._most = most
         self._size = 0
-        self._kept: OrderedDict[Key, bytes] = OrderedDict()
+        self._kept: OrderedDict[Key, tuple[Value, int]] = OrderedDict()
 
-    def get(self, key: Key) -> bytes | None:
-        value = self._kept.get(key)
-        if value is not None:
-            self._kept.move_to_end(key)
-        return value
+    def get(self, key: Key) -> Value | None:
+        entry = self._kept.get(key)
+        if entry is None:
+            return None
+        self._kept.move_to_end(key)
+        return entry[0]
 
-    def add(self, key: Key, value: bytes) -> None:
-        """Keep a value under a key that has none yet."""
-        if len(value) > self._most:
+    def add(self, key: Key, value: Value, size: int) -> None:
+        """Keep a value of so many bytes, in place of one under the same key."""
+        before = self._kept.pop(key, None)
+        if before is not None:
+            self._size -= before[1]
+        if size > self._most:
             return
-        self._kept[key] = value
-        self._size += len(value)
+        self._kept[key] = value, size
+        self._size += size
         while self._size > self._most:
-            _, dropped = self._kept.popitem(last=False)
-            self._size -= len(dropped)
+            _, (_, dropped) = self._kept.popitem(last=False)
+            self._size -= dropped
+
+    def clear(self) -> None:
+        self._kept.clear()
+        self._size = 0

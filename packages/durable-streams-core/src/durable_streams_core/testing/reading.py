@@ -2,21 +2,23 @@
 
 import asyncio
 
-from durable_streams_core.entities import Head, Slice
+from durable_streams_core.entities import Guard, Head, Slice
 from durable_streams_core.protocol import MAX_SAFE_INTEGER
-from durable_streams_core.store import Store
+from durable_streams_core.store import RemoteStore, Store
 from durable_streams_core.testing.harness import (
     EVERY_BYTE,
     PATHS,
     StoreHarness,
     append,
     applied,
+    change,
     content,
     created,
     creation,
     loaded,
     new_head,
     removal,
+    skip,
 )
 
 PATH = "read"
@@ -25,6 +27,20 @@ PATH = "read"
 def pattern(length: int) -> bytes:
     """Bytes in which no two places look alike for long."""
     return b"".join(n.to_bytes(4) for n in range(length // 4 + 1))[:length]
+
+
+async def look(store: RemoteStore, path: str) -> Head | None:
+    """The head that a look finds; raises the error that it is told."""
+    future: asyncio.Future[Head | None] = asyncio.get_running_loop().create_future()
+
+    def done(found: Head | Exception | None) -> None:
+        if isinstance(found, Exception):
+            future.set_exception(found)
+        else:
+            future.set_result(found)
+
+    store.look(path, done)
+    return await future
 
 
 class Reading(StoreHarness):
@@ -41,6 +57,32 @@ class Reading(StoreHarness):
                 for limit in (1, 2, 7, 39, 40, 41, 1000):
                     found = await store.read(PATH, head.incarnation, start, limit)
                     assert found == Slice(head, whole[start : start + limit])
+
+    async def test_a_look_finds_all_that_was_acknowledged_before_it(self) -> None:
+        """For a :class:`RemoteStore`: the engine serves a page again if this head allows it."""
+        async with self.handles() as (store, other):
+            if not isinstance(other, RemoteStore):
+                raise skip("only a remote store can look")
+            assert await look(other, PATH) is None
+            head = await created(store, PATH)
+            for n in range(1, 20):
+                await applied(store, append(PATH, head, b"x"))
+                # Some at once, of this path and another.
+                first, absent, second = await asyncio.gather(
+                    look(other, PATH), look(other, "absent"), look(other, PATH)
+                )
+                assert absent is None
+                assert first == second == (await loaded(store, PATH)).head
+                assert first.tail == n
+            guard = Guard(head.incarnation)
+            await applied(store, change(PATH, guard, 19, close=True, deadline=9))
+            found = await look(other, PATH)
+            assert found == (await loaded(store, PATH)).head
+            assert (found.closed, found.deadline) == (True, 9)
+            await applied(store, removal(PATH, head))
+            assert await look(other, PATH) is None
+            again = await created(store, PATH)
+            assert await look(other, PATH) == again
 
     async def test_an_entity_without_bytes(self) -> None:
         async with self.opened() as store:

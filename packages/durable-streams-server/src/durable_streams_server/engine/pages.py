@@ -1,11 +1,12 @@
 """Reading: one page of a stream, stitched over its fork chain and cut where content allows.
 
 The steps are written once, as a generator that yields what it needs. A local store gives it at
-once, any other store is awaited.
+once, any other store is awaited. Of a store that is elsewhere pages are kept: bytes never change,
+so a page is right for as long as the stream's head is the one that it was made of.
 """
 
 from collections import OrderedDict
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any, TypeVar
 
 import msgspec
@@ -16,13 +17,17 @@ from durable_streams_core.errors import ProtocolError
 from durable_streams_core.offsets import BEGINNING, Offset
 from durable_streams_core.operations import Unconfirmed, no_stream, soft_deleted
 from durable_streams_core.reads import check_in_range, check_offset, inside_message, not_held
-from durable_streams_core.store import LocalStore, Store
+from durable_streams_core.store import LocalStore, RemoteStore, Store
 from durable_streams_core.streams import Birth, Origin, birth_of
-from durable_streams_server.caches import TwoGenerationCache
+from durable_streams_server.caches import ByteCache, TwoGenerationCache
 
 MAX_ANCESTORS = 65_536
 MAX_KEPT = 256
 MAX_KEPT_BYTES = 16 * 1024
+REMOTE_MEMORY = 32 * 1024 * 1024
+"""Bytes that the kept pages of a store elsewhere may take, about."""
+PAGE_MEMORY = 1024
+"""Bytes of a kept page beside its data, about."""
 
 
 class Page(msgspec.Struct, frozen=True, gc=False):
@@ -64,6 +69,11 @@ class Owner(msgspec.Struct, frozen=True, gc=False):
     upto: int
 
 
+OnPage = Callable[[Page | Head | Exception], None]
+"""Gets a page, the error that a read is answered with, or the head from which the page is still
+to be made: ``page`` goes on from it.
+"""
+
 Result = TypeVar("Result")
 Steps = Generator[Need, Any, Result]
 
@@ -85,14 +95,19 @@ class Pages:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._local = store if isinstance(store, LocalStore) else None
+        self._remote = store if isinstance(store, RemoteStore) else None
         self._ancestry: OrderedDict[str, tuple[Head, Origin | None]] = OrderedDict()
         self._kept: TwoGenerationCache[str, tuple[Offset | None, int, Page]] = TwoGenerationCache(
             MAX_KEPT
         )
+        self._kept_of_remote: ByteCache[str, tuple[Offset | None, int, Page]] = ByteCache(
+            REMOTE_MEMORY
+        )
 
     def forget(self) -> None:
-        """Look anew at every source of a fork: the store may have lost something."""
+        """Look at everything anew: the store may have lost something."""
         self._ancestry.clear()
+        self._kept_of_remote.clear()
 
     def page_nowait(self, path: str, offset: Offset | None, limit: int) -> Page | None:
         """A page at once, or None if it has to be waited for."""
@@ -133,9 +148,61 @@ class Pages:
             page: Page = stop.value
             return page
 
-    async def page(self, path: str, offset: Offset | None, limit: int) -> Page:
-        """A page from ``offset`` (None: the tail) of about ``limit`` bytes."""
-        return await self._awaited(self.steps(path, offset, limit))
+    def look(self, path: str, offset: Offset | None, limit: int, done: OnPage) -> bool:
+        """Whether ``done`` will be called, later: the store can look at a head without a task."""
+        remote = self._remote
+        if remote is None:
+            return False
+
+        def looked(head: Head | Exception | None) -> None:
+            done(head if isinstance(head, Exception) else self._found(path, offset, limit, head))
+
+        remote.look(path, looked)
+        return True
+
+    def _found(
+        self, path: str, offset: Offset | None, limit: int, head: Head | None
+    ) -> Page | Head | ProtocolError:
+        """The page, if it is kept or needs no bytes, or an error; else the head."""
+        try:
+            head = check_live(head, self._store.now())
+            kept = self._kept_of_remote.get(path)
+            if kept is not None:
+                asked, most, page = kept
+                if most == limit and asked == offset and page.head == head:
+                    return page
+            steps = self.steps(path, offset, limit)
+            next(steps)
+            steps.send(head)
+            steps.close()
+        except StopIteration as stop:
+            made: Page = stop.value
+            return made
+        except ProtocolError as error:
+            return error
+        except Unconfirmed:
+            # It is served once its source has confirmed it.
+            assert head is not None
+        return head
+
+    async def page(
+        self, path: str, offset: Offset | None, limit: int, head: Head | None = None
+    ) -> Page:
+        """A page from ``offset`` (None: the tail) of about ``limit`` bytes.
+
+        ``head`` is one that was just looked at, if there is one.
+        """
+        page = await self._awaited(self.steps(path, offset, limit), head)
+        # One that an append overtook ends before the tail of its head, and would hide that append.
+        size = len(page.data)
+        if (
+            self._remote is not None
+            and page.up_to_date
+            and page.start >= page.head.start
+            and 0 < size <= MAX_KEPT_BYTES
+        ):
+            self._kept_of_remote.add(path, (offset, limit, page), PAGE_MEMORY + size)
+        return page
 
     async def timeline_at(self, path: str, head: Head, position: int) -> bytes:
         """The timeline of a position of a stream, be it in what a fork has from its source."""
@@ -145,10 +212,13 @@ class Pages:
         """Raise what the protocol answers for an offset from which a stream cannot be read (§8)."""
         await self._awaited(self._check_offset(path, head, offset))
 
-    async def _awaited(self, steps: Steps[Result]) -> Result:
+    async def _awaited(self, steps: Steps[Result], head: Head | None = None) -> Result:
+        """The answer of the steps; ``head`` is the first one that they need, if it is known."""
         store = self._store
         try:
             need = next(steps)
+            if head is not None:
+                need = steps.send(head)
             while True:
                 if need.incarnation is None:
                     facts = await store.load(need.path)

@@ -35,7 +35,7 @@ from durable_streams_server.engine.fanout import Fanout
 from durable_streams_server.engine.forks import Forks, new_incarnation
 from durable_streams_server.engine.hooks import Hook, call_hooks
 from durable_streams_server.engine.limits import Limits
-from durable_streams_server.engine.pages import Page, Pages, check_live
+from durable_streams_server.engine.pages import OnPage, Page, Pages, check_live
 from durable_streams_server.engine.refusals import stopped
 from durable_streams_server.engine.upkeep import Upkeep
 from durable_streams_server.signing import ReadSigner
@@ -290,15 +290,36 @@ class Runtime:
             return None
         return page
 
-    async def page(self, path: str, offset: Offset | None, limit: int | None = None) -> Page:
+    def look_for_page(self, path: str, offset: Offset | None, done: OnPage) -> bool:
+        """Whether ``done`` will be called, later and without a task; else :meth:`page` it."""
+        self._require_started()
+
+        def found(page: Page | Head | Exception) -> None:
+            # Renewing the lifetime takes a task.
+            if isinstance(page, Page) and self._renewal_due(page.head):
+                page = page.head
+            done(page)
+
+        return self._pages.look(path, offset, self.limits.page_bytes, found)
+
+    async def page(
+        self,
+        path: str,
+        offset: Offset | None,
+        limit: int | None = None,
+        *,
+        head: Head | None = None,
+    ) -> Page:
         """A page from ``offset`` (None: the tail) of about ``limit`` bytes.
 
-        Renews the stream's lifetime where that is due. Raises what the protocol answers a read.
+        ``head`` is one that was just looked at, if there is one. Renews the stream's lifetime where
+        that is due. Raises what the protocol answers a read.
         """
         while True:
             self._require_started()
+            known, head = head, None
             try:
-                page = await self._pages.page(path, offset, limit or self.limits.page_bytes)
+                page = await self._pages.page(path, offset, limit or self.limits.page_bytes, known)
             except Unconfirmed:
                 await self._forks.resolve(path)
                 continue

@@ -39,7 +39,9 @@ class Readers:
         """The first line of an SSE response: after how many milliseconds a browser reconnects."""
         self._readers: set[Reader] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self._frames: ByteCache[tuple[str, bytes, int, int, bool]] = ByteCache(KEPT_FRAME_BYTES)
+        self._frames: ByteCache[tuple[str, bytes, int, int, bool], bytes] = ByteCache(
+            KEPT_FRAME_BYTES
+        )
         self.closing = False
         self.now = 0.0
         """The loop's time at the last tick: near enough for keep-alives, and free to read."""
@@ -67,7 +69,7 @@ class Readers:
         frame = frames.get(key)
         if frame is None:
             frame = encode_data(page.birth.kind, data, base64=base64)
-            frames.add(key, frame)
+            frames.add(key, frame, len(frame))
         return frame
 
     def _tick(self) -> None:

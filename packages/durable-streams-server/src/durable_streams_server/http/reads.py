@@ -118,7 +118,7 @@ class Reading(Exchange):
         if live is None:
             page = self._engine.page_nowait(self.path, offset)
             if page is None:
-                return self._later(self._catch_up_later(offset, now=now))
+                return self._look(offset, now=now)
             return self._caught_up(page, now=now)
         if live == LIVE_SSE:
             return self._sse(offset, cursor)
@@ -126,8 +126,34 @@ class Reading(Exchange):
 
     # One page (§5.6).
 
-    async def _catch_up_later(self, offset: Offset | None, *, now: bool) -> Response | Live:
-        page = await self._engine.page(self.path, offset)
+    def _look(self, offset: Offset | None, *, now: bool) -> Pending:
+        """Wait for the page, without a task where the store can look at the stream without one."""
+        pending = Pending()
+
+        def found(page: Page | Head | Exception) -> None:
+            response: Response | Pending
+            try:
+                if isinstance(page, Page):
+                    response = self._caught_up(page, now=now)
+                elif isinstance(page, Head):
+                    response = self._later(self._catch_up_later(offset, page, now=now))
+                else:
+                    raise page
+            except ProtocolError as error:
+                response = self.problem(error)
+            except Exception:
+                log.exception("responding to a request failed")
+                response = self.problem(internal_error())
+            self._resolve(pending, response)
+
+        if self._engine.look_for_page(self.path, offset, found):
+            return pending
+        return self._later(self._catch_up_later(offset, now=now))
+
+    async def _catch_up_later(
+        self, offset: Offset | None, head: Head | None = None, *, now: bool
+    ) -> Response | Live:
+        page = await self._engine.page(self.path, offset, head=head)
         response = self._caught_up(page, now=now)
         if isinstance(response, Pending):
             return await awaited(response)
