@@ -61,7 +61,9 @@ class FileWriter:
     def __init__(self, disk: Disk) -> None:
         self._disk = disk
         self._directories: set[str] = set()
-        self._changed: set[int] = set()
+        # Not a set: the garbage collector looks through a set of millions in each of its rounds,
+        # and skips a dictionary of numbers.
+        self._changed: dict[int, None] = {}
         self.distrusted = disk.file_size(UNSYNCED) is not None
         """A sync failed, and what the files seem to hold may not be on the disk."""
 
@@ -78,12 +80,12 @@ class FileWriter:
 
     def changed(self, numbers: Iterable[int]) -> None:
         """Count files as not synced."""
-        self._changed.update(numbers)
+        self._changed.update(dict.fromkeys(numbers))
 
     def remove(self, numbers: Sequence[int]) -> None:
         """Unlink the files that there are of these entities."""
         for number in numbers:
-            self._changed.discard(number)
+            self._changed.pop(number, None)
             with suppress(FileNotFoundError):
                 self._disk.unlink(file_name(number))
 
@@ -94,7 +96,7 @@ class FileWriter:
             self._disk.truncate(fd, length)
         finally:
             self._disk.close(fd)
-        self._changed.add(number)
+        self._changed[number] = None
 
     def sync(self) -> None:
         """Make everything written so far durable.
@@ -140,7 +142,7 @@ class FileWriter:
         if directory not in self._directories:
             disk.make_directory(directory)
             self._directories.add(directory)
-        self._changed.add(write.number)
+        self._changed[write.number] = None
         fd = disk.open(file_name(write.number), create=True, write=True)
         try:
             disk.write(fd, [write.data], write.offset)
