@@ -125,14 +125,24 @@ class AsgiApp:
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         client = _Client(receive, send, scope["method"])
         try:
-            await self._mount.ready()
-            path, mount = locate(scope)
-            below = path_below(path, self._root)
-            root = mount + self._root
-            if below is None:
-                await client.respond(self._handler.outside(scope["method"], path, root))
-                return
-            head = RequestHead(
+            if not self._mount.engine.started:
+                await self._mount.ready()
+            begun = self._begin(scope)
+        except ProtocolError as error:
+            begun = self._handler.refuse(error)
+        if isinstance(begun, Response):
+            await client.respond(begun)
+        else:
+            await self._exchange(begun, client)
+
+    def _begin(self, scope: Scope) -> Response | Exchange:
+        path, mount = locate(scope)
+        root = mount + self._root
+        below = path_below(path, self._root)
+        if below is None:
+            return self._handler.outside(scope["method"], path, root)
+        return self._handler.begin(
+            RequestHead(
                 scope["method"],
                 below,
                 scope.get("query_string", b"").decode("latin-1"),
@@ -141,14 +151,7 @@ class AsgiApp:
                 scheme=scope.get("scheme", "http"),
                 native=scope,
             )
-        except ProtocolError as error:
-            await client.respond(self._handler.refuse(error))
-            return
-        begun = self._handler.begin(head)
-        if isinstance(begun, Response):
-            await client.respond(begun)
-            return
-        await self._exchange(begun, client)
+        )
 
     async def _exchange(self, exchange: Exchange, client: "_Client") -> None:
         if exchange.permission is not None:
@@ -156,12 +159,10 @@ class AsgiApp:
         if exchange.verdict is not None:
             await client.respond(exchange.verdict)
             return
-        body = await client.body(exchange.max_body if exchange.takes_body else 0)
+        body = await client.body(exchange.max_body) if exchange.takes_body else b""
         if body is None:
-            if exchange.takes_body:
-                await client.respond(self._handler.too_large(exchange.request))
-                return
-            body = b""
+            await client.respond(self._handler.too_large(exchange.request))
+            return
         if client.gone:
             await client.respond_to_nobody()
             return
@@ -181,11 +182,14 @@ class AsgiApp:
 class _Client:
     """One request's two channels."""
 
+    __slots__ = ("_complete", "_method", "_receive", "_send", "gone")
+
     def __init__(self, receive: Receive, send: Send, method: str) -> None:
         self._receive = receive
         self._send = send
         self._method = method
-        self._complete = False
+        self._complete = method not in ("POST", "PUT")
+        """Whether no more of a body is to come that the next request has to wait for."""
         self.gone = False
 
     async def body(self, limit: int) -> bytes | None:
@@ -208,10 +212,11 @@ class _Client:
 
     async def respond(self, response: Response) -> None:
         body = b"" if self._method == "HEAD" else response.body
+        # A copy, because middleware may change what it is given.
         headers = list(response.headers)
         if response.status not in (204, 304) and self._method != "HEAD":
             headers.append((names.CONTENT_LENGTH, b"%d" % len(body)))
-        if not self._complete and self._method in ("POST", "PUT"):
+        if not self._complete:
             headers.append((names.CONNECTION, b"close"))
         await self._send(
             {"type": "http.response.start", "status": response.status, "headers": headers}

@@ -13,12 +13,16 @@ Servers and routers disagree on three keys of the scope:
 says how that part was encoded.
 """
 
+import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 from urllib.parse import unquote
 
 from durable_streams_core.errors import InvalidRequest
 from durable_streams_server.http.targets import encode_path, not_a_path
+
+_PLAIN: Final = re.compile(r"[A-Za-z0-9/._~-]*+")
+"""A path that is the same encoded and decoded."""
 
 
 def locate(scope: Mapping[str, Any]) -> tuple[str, str]:
@@ -33,7 +37,13 @@ def locate(scope: Mapping[str, Any]) -> tuple[str, str]:
     raw = scope.get("raw_path")
     if raw is None:
         return encode_path(_below_mount(scope, path, mount)), _encoded(mount)
-    received = raw.decode("latin-1").partition("?")[0]
+    received = raw.decode("latin-1")
+    if received == path and _PLAIN.fullmatch(path) and _PLAIN.fullmatch(mount):
+        # The way that most requests go: nothing is encoded, and nothing was rewritten.
+        relative = _below_mount(scope, path, mount)
+        left_out = path[: len(path) - len(relative)]
+        return relative, mount if mount.endswith(left_out) else mount + left_out
+    received = received.partition("?")[0]
     relative = path
     if unquote(received) == path or _suffix(received, path) is None:
         relative = _below_mount(scope, path, mount)
@@ -55,11 +65,10 @@ def locate(scope: Mapping[str, Any]) -> tuple[str, str]:
 
 def _below_mount(scope: Mapping[str, Any], path: str, mount: str) -> str:
     """The decoded path without the mount, with or without the proxy's prefix before it."""
-    prefix = scope.get("app_root_path", "").rstrip("/")
-    for known in (mount, mount.removeprefix(prefix)):
-        if path.startswith(known + "/"):
-            return path[len(known) :]
-    return path
+    if path.startswith(mount + "/"):
+        return path[len(mount) :]
+    own = mount.removeprefix(scope.get("app_root_path", "").rstrip("/"))
+    return path[len(own) :] if path.startswith(own + "/") else path
 
 
 def _suffix(received: str, path: str) -> int | None:

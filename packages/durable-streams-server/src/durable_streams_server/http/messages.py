@@ -8,8 +8,9 @@ None of the three needs a task.
 """
 
 import asyncio
+import re
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
@@ -96,7 +97,11 @@ Not an error yet, because only those who may know of the stream are told what is
 
 def fold_headers(pairs: Iterable[Header]) -> dict[bytes, bytes]:
     """Headers by lower-case name; raises :class:`InvalidRequest` for two values of ``Host``."""
-    folded: dict[bytes, bytes] = {}
+    pairs = tuple(pairs)
+    folded = {name.lower(): value for name, value in pairs}
+    if len(folded) == len(pairs):
+        return folded
+    folded.clear()
     for raw_name, value in pairs:
         name = raw_name.lower()
         if name in folded:
@@ -160,10 +165,12 @@ def to_lines(headers: Iterable[Header]) -> bytes:
     return b"".join([b"%b: %b\r\n" % header for header in headers])
 
 
+_PAIR: Final = re.compile(rb"([^:]++): ([^\r]*+)\r\n")
+
+
 def to_pairs(lines: bytes) -> list[Header]:
     """What :func:`to_lines` was given."""
-    pairs = (line.partition(b": ") for line in lines.split(b"\r\n")[:-1])
-    return [(name, value) for name, _, value in pairs]
+    return _PAIR.findall(lines)
 
 
 class Sink(Protocol):
