@@ -48,6 +48,7 @@ from durable_streams_core.streams import (
     CreationRequest,
     ForkLink,
     Origin,
+    ProducerEntry,
     birth_of,
     decode_link,
     encode,
@@ -734,14 +735,26 @@ any_append = st.builds(
     st.sampled_from((None, TEXT, JSON)),
     st.booleans(),
     st.sampled_from((None, b"2")),
-    st.sampled_from((None, ProducerClaim("p", 0, 0))),
+    st.one_of(
+        st.none(), st.builds(ProducerClaim, st.just("p"), st.integers(0, 2), st.integers(0, 3))
+    ),
     st.sampled_from((None, Offset(BORN, 3))),
 )
 
 
-@given(small_heads, any_append, st.sampled_from((0, 100, 1100)))
+entries = st.one_of(
+    st.none(),
+    st.builds(
+        lambda epoch, seq: encode(ProducerEntry(epoch, seq, 0)),
+        st.integers(0, 2),
+        st.integers(0, 2),
+    ),
+)
+
+
+@given(small_heads, any_append, entries, st.sampled_from((0, 100, 1100)))
 def test_an_append_that_needs_no_draft_is_decided_as_with_one(
-    head: Head, operation: Append, now: int
+    head: Head, operation: Append, entry: bytes | None, now: int
 ) -> None:
     def outcome(decide: Any) -> Any:
         try:
@@ -749,18 +762,31 @@ def test_an_append_that_needs_no_draft_is_decided_as_with_one(
         except (ProtocolError, Unconfirmed) as error:
             return type(error), str(error), getattr(error, "code", None)
 
-    draft = Draft("a", Facts(head, dict.fromkeys(operation.fields)))
+    known = {key: entry if key == "pp" else None for key in operation.fields}
+    facts = Facts(head, known)
+    draft = Draft("a", facts)
     decided = outcome(lambda: operation.decide(draft, now))
-    added = outcome(lambda: operation.added_to(head, now))
-    if isinstance(added, bytes):
-        assert draft.commit(lambda: "").delta == Delta(data=added)
-        assert decided == Appended(head.tail + len(added), False, timeline=head.timeline)
-        assert head.grown(len(added)) == head.apply(Delta(data=added))
-    elif added is not None:
+    added = outcome(lambda: operation.added_to(facts, now))
+    if added is None:
+        return
+    if isinstance(added[0], bytes):
+        data, fields = added
+        claim = operation.producer
+        epoch, seq = (-1, -1) if claim is None else (claim.epoch, claim.seq)
+        assert draft.commit(lambda: "").delta == Delta(data=data, fields=fields)
+        assert decided == Appended(head.tail + len(data), False, False, epoch, seq, head.timeline)
+        assert head.grown(len(data)) == head.apply(Delta(data=data))
+    else:
         assert decided == added
 
 
 @pytest.mark.parametrize("lifetime", [{}, {"deadline": 100}])
 def test_an_ordinary_append_needs_no_draft(lifetime: Any) -> None:
     head = Head("i1", encode(Birth(TEXT, 0)), **lifetime)
-    assert append(b"xy").added_to(head, 99) == b"xy"
+    assert append(b"xy").added_to(Facts(head), 99) == (b"xy", {})
+
+
+def test_the_next_batch_of_a_producer_needs_no_draft() -> None:
+    facts = Facts(Head("i1", encode(Birth(TEXT, 0))), {"pp": encode(ProducerEntry(1, 7, 5))})
+    added = produce(1, 8, b"xy").added_to(facts, 99)
+    assert added == (b"xy", {"pp": encode(ProducerEntry(1, 8, 99))})

@@ -554,7 +554,7 @@ class Reluctant(MemoryStore):
             return [self.outcomes.pop(0)]
         return super().commit_nowait(batch)
 
-    def append_nowait(self, path: Any, head: Any, data: Any) -> bool:
+    def append_nowait(self, path: Any, head: Any, data: Any, fields: Any) -> bool:
         return False
 
 

@@ -7,14 +7,14 @@ raises has changed nothing, but that a stream whose life was over may have been 
 ``now`` is the store's clock in milliseconds. ``fields`` names the fields a decision may look at.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, Protocol, TypeVar
 
 import msgspec
 
 from durable_streams_core.content import Kind, media_type, require_same_type, to_stored
 from durable_streams_core.drafts import Draft
-from durable_streams_core.entities import DELETED, FORKING, LIVE, Head
+from durable_streams_core.entities import DELETED, FORKING, LIVE, NO_FIELDS, Facts, Head
 from durable_streams_core.errors import (
     Conflict,
     Fenced,
@@ -258,16 +258,17 @@ class Append(msgspec.Struct, frozen=True, gc=False):
             require_same_type(content_type, birth.content_type)
         return self.body.stored(birth.kind)
 
-    def added_to(self, head: Head, now: int) -> bytes | None:
-        """The bytes that this adds where that is all that :meth:`decide` would come to.
+    def added_to(self, facts: Facts, now: int) -> tuple[bytes, Mapping[str, bytes | None]] | None:
+        """The bytes and fields that this adds where that is all that :meth:`decide` would come to.
 
         None says nothing but that a draft is needed: the append changes more, or is refused. For
-        stores that need no guard, because nobody else can write before they do.
+        stores that need no guard, because nobody else can write before they do. Of a producer's
+        batches only the one that follows its last is decided here.
         """
+        head = facts.head
         if (
             self.close
             or self.seq is not None
-            or self.producer is not None
             or self.expected is not None
             or head.state != LIVE
             or head.closed
@@ -278,7 +279,16 @@ class Append(msgspec.Struct, frozen=True, gc=False):
         birth = birth_of(head)
         if birth.ttl is not None and renewal_due(birth.ttl, head.deadline, now):
             return None
-        return self._stored(birth) or None
+        producer = self.producer
+        fields = NO_FIELDS
+        if producer is not None:
+            key = PRODUCER + producer.id
+            entry = decode_producer(facts.fields[key])
+            if entry is None or (producer.epoch, producer.seq) != (entry.epoch, entry.seq + 1):
+                return None
+            fields = {key: encode(ProducerEntry(producer.epoch, producer.seq, now))}
+        stored = self._stored(birth)
+        return (stored, fields) if stored else None
 
     def _check_producer(self, claim: ProducerClaim, draft: Draft) -> Appended | None:
         """The table of §5.2.1; a result if this batch was stored before.

@@ -9,7 +9,7 @@ elsewhere implements :class:`RemoteStore`: reading again what was read before th
 import logging
 from abc import ABC, abstractmethod
 from asyncio import Future, get_running_loop
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final, TypeVar
 
@@ -216,11 +216,14 @@ class ImmediateStore(LocalStore):
         returns. A watcher may commit more; every watcher is notified of that after this.
         """
 
-    def append_nowait(self, path: str, head: Head, data: bytes) -> bool:
-        """Append ``data`` to the entity that has this very head, as a commit without a guard does.
+    def append_nowait(
+        self, path: str, head: Head, data: bytes, fields: Mapping[str, bytes | None]
+    ) -> bool:
+        """Append ``data`` to the entity that has this very head and set ``fields``, as a commit
+        without a guard does.
 
         False if nothing was done: the caller commits it then. A store need not implement this; it
-        saves the most frequent commit its guard and its id.
+        saves the most frequent commits their guard and their id.
         """
         return False
 

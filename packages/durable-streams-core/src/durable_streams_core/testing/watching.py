@@ -298,14 +298,16 @@ class Watching(StoreHarness):
             assert first is not None
             recorder: list[Change] = []
             stop = store.watch(lambda changes: recorder.extend(changes or ()))
-            if not store.append_nowait(PATH, first.head, b"bc"):
+            if not store.append_nowait(PATH, first.head, b"bc", {"p1": b"x"}):
                 raise skip("this store has every append committed")
-            assert not store.append_nowait(PATH, first.head, b"d")
-            assert not store.append_nowait("elsewhere", first.head, b"d")
+            assert not store.append_nowait(PATH, first.head, b"d", {"p1": b"y"})
+            assert not store.append_nowait("elsewhere", first.head, b"d", {})
             stop()
-            facts = store.peek(PATH)
+            facts = store.peek(PATH, ["p1"])
             assert facts is not None
             assert facts.head == first.head.grown(2)
+            assert facts.fields == {"p1": b"x"}
+            assert facts.counts.get("p") == 1
             found = store.slice(PATH, first.head.incarnation, 0, 10)
             assert found is not None
             assert found.data == b"abc"

@@ -27,7 +27,6 @@ from durable_streams_core.entities import (
     Commit,
     Conflicted,
     Facts,
-    Head,
     Outcome,
     Refused,
     Unknown,
@@ -217,7 +216,7 @@ class CommitQueues:
             return None
         facts = immediate.peek(path, operation.fields)
         if facts is not None and type(operation) is Append:
-            appended = _append_nowait(immediate, path, operation, facts.head)
+            appended = _append_nowait(immediate, path, operation, facts)
             if appended is not None:
                 return appended
         draft = Draft(path, facts)
@@ -431,23 +430,31 @@ class CommitQueues:
 
 
 def _append_nowait(
-    store: ImmediateStore, path: str, operation: Append, head: Head
+    store: ImmediateStore, path: str, operation: Append, facts: Facts
 ) -> Appended | None:
     """Append at once where nothing but data is added; None if a commit is needed."""
+    head, producer = facts.head, operation.producer
     try:
-        # A life without an end needs no clock.
-        added = operation.added_to(head, store.now() if head.deadline else 0)
+        # Without a deadline and a producer nobody asks what time it is.
+        now = store.now() if head.deadline or producer is not None else 0
+        added = operation.added_to(facts, now)
     except ProtocolError:
         raise
     except Exception as error:
         raise decision_failed(operation, error) from None
+    if added is None:
+        return None
+    data, fields = added
     try:
-        if added is None or not store.append_nowait(path, head, added):
+        if not store.append_nowait(path, head, data, fields):
             return None
     except Exception:
         log.exception(STORE_FAILED)
         raise outcome_unknown() from None
-    return Appended(head.tail + len(added), False, False, -1, -1, head.timeline)
+    tail = head.tail + len(data)
+    if producer is None:
+        return Appended(tail, False, False, -1, -1, head.timeline)
+    return Appended(tail, False, False, producer.epoch, producer.seq, head.timeline)
 
 
 def relocated(results: Sequence[Any], draft: Draft, applied: Applied) -> list[Any]:

@@ -2,7 +2,7 @@
 
 import sys
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
@@ -104,12 +104,16 @@ class MemoryStore(ImmediateStore):
             self._tell()
         return outcomes
 
-    def append_nowait(self, path: str, head: Head, data: bytes) -> bool:
+    def append_nowait(
+        self, path: str, head: Head, data: bytes, fields: Mapping[str, bytes | None]
+    ) -> bool:
         entity = self._table.entities.get(path)
         if entity is None or entity.head is not head:
             return False
         entity.head = grown = head.grown(len(data))
         entity.bytes.add(data)
+        if fields:
+            entity.set_fields(fields)
         if self._watchers:
             self._untold.append(appended(path, grown, data))
             self._tell()
