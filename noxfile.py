@@ -34,7 +34,7 @@ PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
 
 # Short name (`nox -s "tests(core)"`) and the least coverage, branches included, that a package
 # reaches with its own tests. Core holds every rule of the protocol: no branch goes unasked.
-COVERAGE = {"core": 100, "server": 90, "client": 95, "redis": 90}
+COVERAGE = {"core": 100, "server": 90, "client": 95, "redis": 90, "pytest": 95}
 PACKAGES = list(COVERAGE)
 
 STORES = ["memory", "file"]
@@ -44,8 +44,18 @@ FRONT_ENDS = ["standalone", "aiohttp", "asgi-uvicorn"]
 # The packages' own metadata.
 
 
+def distribution(package: str) -> str:
+    """The name under which a package is published."""
+    return "pytest-durable-streams" if package == "pytest" else f"durable-streams-{package}"
+
+
+def module(package: str) -> str:
+    """The name under which a package is imported."""
+    return distribution(package).replace("-", "_")
+
+
 def package_directory(package: str) -> Path:
-    return HERE / "packages" / f"durable-streams-{package}"
+    return HERE / "packages" / distribution(package)
 
 
 def package_metadata(package: str) -> dict[str, Any]:
@@ -55,11 +65,12 @@ def package_metadata(package: str) -> dict[str, Any]:
 def ours(requirements: Iterable[str]) -> list[str]:
     """Those of the requirements that are packages of this repository, by their short names."""
     names = {re.split(r"[^\w-]", requirement)[0] for requirement in requirements}
-    return [package for package in PACKAGES if f"durable-streams-{package}" in names]
+    return [package for package in PACKAGES if distribution(package) in names]
 
 
 def third_party(requirements: Iterable[str]) -> list[str]:
-    return [each for each in requirements if not each.startswith("durable-streams-")]
+    requirements = list(requirements)
+    return [each for each in requirements if not ours([each])]
 
 
 def closure(packages: Iterable[str]) -> list[str]:
@@ -72,7 +83,7 @@ def closure(packages: Iterable[str]) -> list[str]:
 
 def wheel(package: str) -> Path:
     version = package_metadata(package)["project"]["version"]
-    return DIST / f"durable_streams_{package}-{version}-py3-none-any.whl"
+    return DIST / f"{module(package)}-{version}-py3-none-any.whl"
 
 
 def install(session: nox.Session, *wanted: str) -> None:
@@ -85,10 +96,7 @@ def install(session: nox.Session, *wanted: str) -> None:
     names = closure(each.partition("[")[0] for each in wanted)
     session.install(
         *("-c", CONSTRAINTS),
-        *(
-            f"durable-streams-{name}{extras.get(name, '')} @ {wheel(name).as_uri()}"
-            for name in names
-        ),
+        *(f"{distribution(name)}{extras.get(name, '')} @ {wheel(name).as_uri()}" for name in names),
     )
 
 
@@ -141,7 +149,7 @@ def generated(session: nox.Session) -> None:
 @nox.session(requires=["build"])
 def types(session: nox.Session) -> None:
     """mypy, strict, over the packages and what runs them."""
-    install(session, "core[testing]", "server[uvicorn]", "client", "redis")
+    install(session, "core[testing]", "server[uvicorn]", "client", "redis", "pytest")
     install_group(session, "types")
     sources = [str(package_directory(package) / "src") for package in PACKAGES]
     session.run("mypy", *sources)
@@ -159,14 +167,14 @@ def junit(*name: object) -> str:
 def run_tests(session: nox.Session, package: str) -> None:
     install(session, package)
     # Its dependencies are all declared: nothing else is there yet.
-    session.run("python", "-W", "error", "-c", f"import durable_streams_{package}")
+    session.run("python", "-W", "error", "-c", f"import {module(package)}")
 
     install_group(session, "tests")
     install_group(session, "tests", of=package)
     session.env["COVERAGE_FILE"] = str(Path(session.create_tmp()) / "coverage")
     session.run("coverage", "erase")
     session.run(
-        *("coverage", "run", f"--source=durable_streams_{package}", "-m", "pytest"),
+        *("coverage", "run", f"--source={module(package)}", "-m", "pytest"),
         *(junit(f"tests-{package}", session.python), str(package_directory(package) / "tests")),
         *session.posargs,
     )
@@ -185,7 +193,7 @@ def tests(session: nox.Session, package: str) -> None:
 @nox.session(requires=["build"])
 def project(session: nox.Session) -> None:
     """What holds between the packages, and that the documentation's examples work."""
-    install(session, "server[uvicorn]", "client", "redis")
+    install(session, "server[uvicorn]", "client", "redis", "pytest")
     install_group(session, "tests")
     install_group(session, "examples")
     session.run(
@@ -259,7 +267,7 @@ def client_conformance(session: nox.Session, flavour: str) -> None:
 @nox.session(requires=["build"])
 def docs(session: nox.Session) -> None:
     """Build the documentation; any warning or dead internal link is an error."""
-    install(session, "server", "client", "redis")
+    install(session, "server", "client", "redis", "pytest")
     install_group(session, "docs")
     session.run(
         *("sphinx-build", "--fail-on-warning", "--keep-going", "--nitpicky", "--fresh-env"),

@@ -8,7 +8,10 @@ from sphinx.ext.napoleon import Config, GoogleDocstring
 project = "Durable Streams for Python"
 author = "The durable-streams-python contributors"
 copyright = "2026, the durable-streams-python contributors"  # noqa: A001 (Sphinx's own name)
-PACKAGES = ("core", "server", "client", "redis")
+PACKAGES = (
+    *("durable-streams-core", "durable-streams-server", "durable-streams-client"),
+    *("durable-streams-redis", "pytest-durable-streams"),
+)
 
 extensions = [
     "myst_parser",
@@ -25,7 +28,8 @@ myst_enable_extensions = ["colon_fence", "deflist", "substitution"]
 # Each package has a version of its own; the start page names those that it describes.
 myst_substitutions = {
     "versions": ", ".join(
-        f"{package} {distribution_version(f'durable-streams-{package}')}" for package in PACKAGES
+        f"{package.removeprefix('durable-streams-')} {distribution_version(package)}"
+        for package in PACKAGES
     )
 }
 myst_heading_anchors = 3
@@ -34,7 +38,9 @@ myst_heading_anchors = 3
 nitpick_ignore_regex = [
     ("py:.*", r"(aiohttp|asyncio|collections|contextlib|datetime|os|ssl|typing)\..*"),
     ("py:data", r"[A-Z_]+"),  # constants
-    ("py:class", r"durable_streams_client\..*\.T"),  # a type variable
+    ("py:class", r"(durable_streams_client|pytest_durable_streams)\..*\.T"),  # a type variable
+    # Like the sync ones, which are documented.
+    ("py:class", r"durable_streams_client\.Async.*"),
     ("py:class", r"durable_streams_core\.operations\.(Answer|Result)"),  # another
     # Internal to core: what a stream and a subscription are kept as.
     ("py:class", r"durable_streams_core\.(streams|subscriptions\.records)\..*"),

@@ -12,7 +12,10 @@ from pathlib import Path
 
 DOCS = Path(__file__).parent
 PACKAGES = DOCS.parent / "packages"
-NAMES = ("core", "server", "client", "redis")
+NAMES = (
+    *("durable-streams-core", "durable-streams-server", "durable-streams-client"),
+    *("durable-streams-redis", "pytest-durable-streams"),
+)
 
 MODULES_HEAD = """# Modules
 
@@ -43,7 +46,7 @@ Some depend on each other:
 
 def sources(package: str) -> Iterator[tuple[str, ast.Module]]:
     """The modules of a package with their paths below it; what is generated is left out."""
-    root = PACKAGES / f"durable-streams-{package}" / "src" / f"durable_streams_{package}"
+    root = PACKAGES / package / "src" / package.replace("-", "_")
     for path in sorted(root.rglob("*.py")):
         if "_sync" not in path.parts:
             yield path.relative_to(root).as_posix(), ast.parse(path.read_text("utf-8"))
@@ -61,7 +64,7 @@ def plain(text: str) -> str:
 def modules_page() -> str:
     lines = [MODULES_HEAD]
     for package in NAMES:
-        lines += [f"\n## durable-streams-{package}\n", "| module | what it is |", "|---|---|"]
+        lines += [f"\n## {package}\n", "| module | what it is |", "|---|---|"]
         for path, tree in sources(package):
             said = ast.get_docstring(tree)
             if said:
@@ -98,7 +101,7 @@ def is_number(value: ast.expr) -> bool:
 def sizes_page() -> str:
     lines = [SIZES_HEAD]
     for package in NAMES:
-        lines += [f"\n## durable-streams-{package}\n", "| constant | value | what it bounds |"]
+        lines += [f"\n## {package}\n", "| constant | value | what it bounds |"]
         lines.append("|---|---|---|")
         for path, tree in sources(package):
             for name, value, said in constants(tree):

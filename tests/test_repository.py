@@ -11,41 +11,52 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ["core", "server", "client", "redis"]
+PACKAGES = [
+    "durable-streams-core",
+    "durable-streams-server",
+    "durable-streams-client",
+    "durable-streams-redis",
+    "pytest-durable-streams",
+]
 
 
 def pyproject(package: str) -> dict:
-    path = ROOT / "packages" / f"durable-streams-{package}" / "pyproject.toml"
+    path = ROOT / "packages" / package / "pyproject.toml"
     return tomllib.loads(path.read_text())
 
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_every_distribution_carries_the_licence(package: Any) -> None:
-    copy = ROOT / "packages" / f"durable-streams-{package}" / "LICENSE"
+    copy = ROOT / "packages" / package / "LICENSE"
     assert copy.read_text() == (ROOT / "LICENSE").read_text()
 
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_a_module_knows_the_version_that_its_distribution_has(package: Any) -> None:
-    module = importlib.import_module(f"durable_streams_{package}")
-    assert module.__version__ == metadata(f"durable-streams-{package}")["Version"]
+    module = importlib.import_module(package.replace("-", "_"))
+    assert module.__version__ == metadata(package)["Version"]
 
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_a_built_package_is_typed(package: Any) -> None:
-    module = importlib.import_module(f"durable_streams_{package}")
+    module = importlib.import_module(package.replace("-", "_"))
     assert Path(module.__file__).with_name("py.typed").exists()
 
 
-@pytest.mark.parametrize("package", ["server", "client", "redis"])
-def test_core_is_wanted_in_a_range_that_holds_the_core_of_this_repository(package: str) -> None:
-    wanted = next(
-        requirement
-        for requirement in pyproject(package)["project"]["dependencies"]
-        if requirement.startswith("durable-streams-core")
-    )
-    low, below = re.fullmatch(r"durable-streams-core>=([\d.]+),<([\d.]+)", wanted).groups()
-    here = pyproject("core")["project"]["version"]
+SIBLINGS = [
+    (package, requirement)
+    for package in PACKAGES
+    for requirement in pyproject(package)["project"]["dependencies"]
+    if requirement.startswith("durable-streams-")
+]
+
+
+@pytest.mark.parametrize("package, requirement", SIBLINGS)
+def test_a_sibling_is_wanted_in_a_range_that_holds_the_one_of_this_repository(
+    package: str, requirement: str
+) -> None:
+    name, low, below = re.fullmatch(r"([a-z-]+)>=([\d.]+),<([\d.]+)", requirement).groups()
+    here = pyproject(name)["project"]["version"]
 
     def numbers(version: Any) -> Any:
         return [int(part) for part in version.split(".")]
@@ -69,7 +80,7 @@ def test_everything_that_a_package_needs_has_a_locked_version() -> None:
         wanted.update(*declared["project"].get("optional-dependencies", {}).values())
         wanted.update(*declared["dependency-groups"].values())
     names = {re.match(r"[\w.-]+", requirement)[0] for requirement in wanted}
-    missing = {name for name in names if not name.startswith("durable-streams-")} - {*locked}
+    missing = names - {*locked, *PACKAGES}
     assert not missing, "run `nox -s lock`"
 
 
@@ -99,3 +110,12 @@ def test_every_local_link_in_the_readme_leads_somewhere() -> None:
     links = re.findall(r"\]\((?!https?:|#)([^)#]+)", (ROOT / "README.md").read_text())
     assert links
     assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_every_package_is_known_here_and_to_nox() -> None:
+    assert {path.name for path in (ROOT / "packages").iterdir()} == {*PACKAGES}
+    short = {name.removeprefix("durable-streams-").partition("-")[0] for name in PACKAGES}
+    known = re.search(
+        r"^COVERAGE = \{(.*?)\}", (ROOT / "noxfile.py").read_text(), re.MULTILINE | re.DOTALL
+    )[1]
+    assert set(re.findall(r'"(\w+)":', known)) == short

@@ -99,6 +99,7 @@ class Runtime:
         )
         self._stop_watching: Callable[[], None] | None = None
         self._started = False
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._starting = asyncio.Lock()
 
     def after_fork(self) -> None:
@@ -138,6 +139,7 @@ class Runtime:
                     await self._close()
                 raise
             self._upkeep.start()
+            self._loop = asyncio.get_running_loop()
             self._started = True
 
     async def stop(self) -> None:
@@ -176,6 +178,14 @@ class Runtime:
     def started(self) -> bool:
         """Whether the engine runs in this process."""
         return self._started
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The event loop in which the engine runs, or None if it does not run.
+
+        From another thread, hand it work: ``asyncio.run_coroutine_threadsafe(…, engine.loop)``.
+        """
+        return self._loop if self._started else None
 
     def _require_started(self) -> None:
         """Raise :class:`Unavailable` where a store that may be closed would be asked."""
