@@ -7,6 +7,7 @@ import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import Any
 
 import httpcore
 import httpx
@@ -15,6 +16,7 @@ from hostile import Hostile
 
 from durable_streams_client import (
     AsyncClient,
+    Client,
     ConnectFailed,
     ConnectionLost,
     RetryPolicy,
@@ -241,6 +243,22 @@ async def test_a_peer_that_speaks_no_tls(peer: Peer, words: bytes) -> None:
         with pytest.raises(ConnectFailed):
             await client.stream("a").head()
     await asyncio.to_thread(thread.join)
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+async def test_certificates_are_read_only_for_a_server_that_has_one(
+    server: Hostile, monkeypatch: pytest.MonkeyPatch, kind: Any
+) -> None:
+    """Reading them takes longer than most programs need to read a stream."""
+    monkeypatch.setattr(httpx, "create_ssl_context", None)
+    server.put("a")
+    client = kind(server.url)
+    if kind is Client:
+        assert await asyncio.to_thread(client.stream("a").exists)
+        client.close()
+    else:
+        assert await client.stream("a").exists()
+        await client.aclose()
 
 
 async def test_a_peer_that_resets_instead_of_answering(peer: Peer) -> None:

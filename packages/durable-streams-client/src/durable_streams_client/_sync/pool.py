@@ -85,12 +85,11 @@ class Pool:
             raise ImportError(
                 "HTTP/2 needs the package h2: pip install 'durable-streams-client[http2]'"
             )
-        self._context = (
-            httpx.create_ssl_context(verify=verify) if isinstance(verify, bool) else verify
-        )
+        self._verify = verify
         self._http2 = http2
         self._proxies = Proxies.of(getproxies())
-        self._makers: dict[Proxy | None, httpcore.ConnectionPool] = {}
+        self._makers: dict[tuple[Proxy | None, bool], httpcore.ConnectionPool] = {}
+        """By route, and whether the server is reached over TLS."""
         self._idle: dict[httpcore.ConnectionInterface, Server] = {}
         """Oldest first."""
         self._by_server: dict[Server, deque[httpcore.ConnectionInterface]] = {}
@@ -180,10 +179,11 @@ class Pool:
         """A connection by the route that the environment names; it opens at its first request."""
         scheme, host = origin.scheme.decode(), origin.host.decode()
         proxy = self._proxies.find(scheme, host, origin.port)
-        maker = self._makers.get(proxy)
+        route = proxy, scheme == "https"
+        maker = self._makers.get(route)
         if maker is None:
-            maker = self._makers[proxy] = httpcore.ConnectionPool(
-                ssl_context=self._context,
+            maker = self._makers[route] = httpcore.ConnectionPool(
+                ssl_context=self._tls_context() if scheme == "https" else None,
                 proxy=None if proxy is None else self._described(proxy),
                 keepalive_expiry=IDLE_SECONDS,
                 http2=self._http2,
@@ -200,8 +200,14 @@ class Pool:
     def _described(self, proxy: Proxy) -> httpcore.Proxy:
         secure = proxy.url.startswith("https:")
         return httpcore.Proxy(
-            proxy.url, auth=proxy.auth, ssl_context=self._context if secure else None
+            proxy.url, auth=proxy.auth, ssl_context=self._tls_context() if secure else None
         )
+
+    def _tls_context(self) -> ssl.SSLContext:
+        """The context for TLS, made when it is first needed: reading the certificates is slow."""
+        if isinstance(self._verify, bool):
+            self._verify = httpx.create_ssl_context(verify=self._verify)
+        return self._verify
 
     def close(self) -> None:
         """Close what is idle, and end the connections under responses that are being read."""
