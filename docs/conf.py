@@ -38,9 +38,11 @@ myst_heading_anchors = 3
 nitpick_ignore_regex = [
     ("py:.*", r"(aiohttp|asyncio|collections|contextlib|datetime|os|ssl|typing)\..*"),
     ("py:data", r"[A-Z_]+"),  # constants
-    ("py:class", r"(durable_streams_client|pytest_durable_streams)\..*\.T"),  # a type variable
     # Like the sync ones, which are documented.
     ("py:class", r"durable_streams_client\.Async.*"),
+    # Type variables, and what type checkers alone need.
+    ("py:class", r"((durable_streams_client|pytest_durable_streams)\..*\.)?(T|TypeForm)"),
+    ("py:class", r"durable_streams_client\.item_types\.Validator"),
     ("py:class", r"durable_streams_core\.operations\.(Answer|Result)"),  # another
     # Internal to core: what a stream and a subscription are kept as.
     ("py:class", r"durable_streams_core\.(streams|subscriptions\.records)\..*"),

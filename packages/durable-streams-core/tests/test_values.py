@@ -92,3 +92,34 @@ def test_what_is_not_an_array_is_one_kind_of_error(page: bytes) -> None:
 
 def test_an_empty_page_holds_nothing() -> None:
     assert decode_page(b"[]") == []
+
+
+class Model:
+    """What the client and the engine see of a model of pydantic."""
+
+    def __init__(self, **fields: object) -> None:
+        self.fields = fields
+
+    def model_dump_json(self) -> str:
+        return json.dumps(self.fields)
+
+    def model_dump(self, *, mode: str) -> dict[str, object]:
+        assert mode == "json"
+        return self.fields
+
+
+def test_a_model_is_encoded_as_it_encodes_itself() -> None:
+    assert encode_value(Model(n=1, none=None)) == b'{"n": 1, "none": null}'
+    assert encode_value([Model(n=1), {"two": Model(n=2)}]) == b'[{"n": 1},{"two":{"n": 2}}]'
+
+
+def test_a_model_that_would_write_nan_as_null_is_refused() -> None:
+    model = Model(n=math.nan)
+    model.model_dump_json = lambda: '{"n":null}'  # type: ignore[method-assign]
+    with pytest.raises(ValueError, match="JSON"):
+        encode_value(model)
+
+
+def test_an_object_that_cannot_be_written_is_named() -> None:
+    with pytest.raises(ValueError, match="object"):
+        encode_value({"a": object()})

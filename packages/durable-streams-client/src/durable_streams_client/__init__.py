@@ -31,7 +31,7 @@ from durable_streams_client._sync.reader import Reader
 from durable_streams_client._sync.stream import Stream
 from durable_streams_client._sync.subscriptions import Subscriptions
 from durable_streams_client._sync.verifying import WebhookVerifier
-from durable_streams_client.batches import Batch, UnreadableMessage
+from durable_streams_client.batches import Batch
 from durable_streams_client.checkpoints import (
     AsyncCheckpoint,
     Checkpoint,
@@ -46,6 +46,7 @@ from durable_streams_client.errors import (
     Conflict,
     ConnectFailed,
     ConnectionLost,
+    DecodeError,
     Fenced,
     Gone,
     InvalidArgument,
@@ -54,6 +55,7 @@ from durable_streams_client.errors import (
     NoFreeConnection,
     NotFound,
     NotStored,
+    NotSupported,
     NotUsableHere,
     OffsetGone,
     Redirected,
@@ -62,13 +64,15 @@ from durable_streams_client.errors import (
     SequenceGap,
     StreamClosed,
     StreamExists,
+    TailMoved,
     TimedOut,
     TooLarge,
     TransportError,
     Unavailable,
 )
+from durable_streams_client.json_pages import UnreadableMessage
 from durable_streams_client.messages import Appended, Created, StreamInfo
-from durable_streams_client.options import Live, Retry, Timeouts
+from durable_streams_client.options import Live, OnBad, Retry, Timeouts
 from durable_streams_client.producing import ProducerLimits
 from durable_streams_client.retry import RetryPolicy
 from durable_streams_client.scripting import (
@@ -116,6 +120,7 @@ __all__ = [
     "ConnectFailed",
     "ConnectionLost",
     "Created",
+    "DecodeError",
     "DurableStreamsError",
     "Fenced",
     "FileCheckpoint",
@@ -129,8 +134,10 @@ __all__ = [
     "NoFreeConnection",
     "NotFound",
     "NotStored",
+    "NotSupported",
     "NotUsableHere",
     "OffsetGone",
+    "OnBad",
     "Producer",
     "ProducerLimits",
     "PullWorker",
@@ -148,6 +155,7 @@ __all__ = [
     "Subscription",
     "SubscriptionRefused",
     "Subscriptions",
+    "TailMoved",
     "TimedOut",
     "Timeouts",
     "TooLarge",

@@ -1,28 +1,19 @@
-"""Batches: what a reader hands out, and the JSON messages in them."""
+"""Batches: what a reader hands out, and the items in them."""
 
-import json
-import re
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from decimal import Decimal
-from typing import Any, Final, Generic, TypeVar
-
-import msgspec
+from typing import Any, Generic, TypeVar
 
 from durable_streams_client.encoding import response_kind
-from durable_streams_client.errors import MalformedResponse
+from durable_streams_client.errors import DecodeError, InvalidArgument, MalformedResponse
+from durable_streams_client.item_types import ANYTHING, ItemDecoder, Misfit, MixedItems
+from durable_streams_client.json_pages import split_page
 from durable_streams_core.content import Kind
 
 T = TypeVar("T")
 
-_ANY: Final[msgspec.json.Decoder[list[Any]]] = msgspec.json.Decoder(list[Any])
-_RAW: Final = msgspec.json.Decoder(list[msgspec.Raw])
-_TOKEN: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{},"]', re.DOTALL)
-
-
-def decoder_for(kind: Any) -> msgspec.json.Decoder[list[Any]]:
-    """A decoder for pages of JSON messages of one type, or of any."""
-    return _ANY if kind is None else msgspec.json.Decoder(list[kind])
+logger = logging.getLogger("durable_streams_client")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,16 +30,28 @@ class Page:
     up_to_date: bool = False
     closed: bool = False
     cursor: str | None = None
+    start: str | None = None
+    """The offset from which it can be read again, or None if there is none."""
+    before: int = 0
+    """How many messages lie between ``start`` and this data."""
+
+    def offset_at(self, count: int, total: int) -> str | None:
+        """The offset after the first ``count`` of its ``total`` messages, None if there is none."""
+        if count >= total:
+            return self.offset
+        if self.start is None:
+            return None
+        count += self.before
+        return f"{self.start}/{count}" if count else self.start
 
 
 @dataclass(frozen=True, slots=True)
-class UnreadableMessage:
-    """A JSON message that cannot be decoded, in place of its value among a batch's items."""
+class Decoding:
+    """How the batches of one reader are decoded."""
 
-    data: bytes
-    """The text of the message, as the server sent it."""
-    reason: str
-    """Why it cannot be decoded."""
+    decoder: ItemDecoder = ANYTHING
+    skips: bool = False
+    """Whether messages that do not fit are left out."""
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -66,23 +69,44 @@ class Batch(Generic[T]):
 
     __module__ = "durable_streams_client"  # generic aliases copy it before the package could set it
 
-    data: bytes
-    """The bytes as the server sent them: on a JSON stream the text of an array."""
-    offset: str
-    """The offset after this batch. Store it once the batch is handled; reading on from there
-    repeats nothing and misses nothing."""
-    content_type: str
-    """The content type of the stream."""
-    up_to_date: bool
-    """Whether the batch reached the tail at the time."""
-    closed: bool
-    """Whether the stream is closed and ends with this batch."""
     url: str
     """The URL of the stream."""
-    _decoder: msgspec.json.Decoder[list[Any]]
+    _page: Page
+    _decoding: Decoding
     _on_malformed: Callable[[], None] | None = None
     """Called if the data is malformed, so that it leaves the page cache."""
-    _items: list[Any] | None = field(default=None, init=False)
+    _values: list[Any] | None = field(default=None, init=False)
+    """The items, with a ``Misfit`` in the place of each message that does not fit."""
+
+    @property
+    def data(self) -> bytes:
+        """The bytes as the server sent them: on a JSON stream the text of an array."""
+        return self._page.data
+
+    @property
+    def offset(self) -> str:
+        """The offset after this batch.
+
+        Store it once the batch is handled; reading on from there repeats nothing and misses
+        nothing. With ``max_items`` it may end in ``/COUNT``, which says how many messages after the
+        server's offset; only this client reads on from such an offset.
+        """
+        return self._page.offset
+
+    @property
+    def content_type(self) -> str:
+        """The content type of the stream."""
+        return self._page.content_type
+
+    @property
+    def up_to_date(self) -> bool:
+        """Whether the batch reached the tail at the time."""
+        return self._page.up_to_date
+
+    @property
+    def closed(self) -> bool:
+        """Whether the stream is closed and ends with this batch."""
+        return self._page.closed
 
     @property
     def is_json(self) -> bool:
@@ -93,20 +117,20 @@ class Batch(Generic[T]):
         """Return the decoded messages of a JSON stream.
 
         On other streams it is ``[data]``, or ``[]`` if that is empty. Decoded once, at first use.
-        Raises ``MalformedResponse`` if the data of a JSON stream is not an array, or if a message
-        does not fit ``decode``; ``messages()`` has the text of each.
+        Raises ``DecodeError`` if a message does not fit ``decode``, unless ``on_bad`` is
+        ``"skip"``; ``messages()`` has the text of each. Raises ``MalformedResponse`` if the data of
+        a JSON stream is not an array.
         """
-        if self._items is None:
-            if self.is_json:
-                try:
-                    self._items = decode_page(self._decoder, self.data, self.url)
-                except MalformedResponse:
-                    if self._on_malformed is not None:
-                        self._on_malformed()
-                    raise
-            else:
-                self._items = [self.data] if self.data else []
-        return self._items
+        values = values_of(self)
+        if not isinstance(values, MixedItems):
+            return values
+        items = []
+        for count, value in enumerate(values):
+            if not isinstance(value, Misfit):
+                items.append(value)
+            elif not self._decoding.skips:
+                raise misfit_error(self._page, self.url, values, count)
+        return items
 
     def messages(self) -> list[bytes]:
         """Return the text of each message of a JSON stream; on other streams as ``items()``.
@@ -148,92 +172,52 @@ class Batch(Generic[T]):
         return f"<Batch {size} up to {self.offset}{state}>"
 
 
-def decode_page(decoder: msgspec.json.Decoder[list[Any]], data: bytes, url: str) -> list[Any]:
-    """Decode the messages of a JSON page (§9.1.5), one by one if not all at once."""
-    if not data:
-        return []
+def values_of(batch: Batch[Any]) -> list[Any]:
+    """The items of ``batch``, with a ``Misfit`` in the place of each message that does not fit."""
+    values = batch._values  # noqa: SLF001 - for readers, which count messages
+    if values is None:
+        values = batch._values = _decoded(batch)  # noqa: SLF001
+    return values
+
+
+def page_of(batch: Batch[Any]) -> Page:
+    """The page of ``batch``."""
+    return batch._page  # noqa: SLF001
+
+
+def _decoded(batch: Batch[Any]) -> list[Any]:
+    decoding, uncache = batch._decoding, batch._on_malformed  # noqa: SLF001
+    if not batch.is_json:
+        if decoding.decoder is not ANYTHING:
+            raise InvalidArgument(
+                f"decode is for JSON streams, and this one is {batch.content_type}", url=batch.url
+            )
+        return [batch.data] if batch.data else []
     try:
-        return decoder.decode(data)
-    except (ValueError, RecursionError):
-        texts = split_page(data, url)
-    return [_value(decoder, text, number, url) for number, text in enumerate(texts, 1)]
+        values = decoding.decoder.page(batch.data, batch.url)
+    except MalformedResponse:
+        if uncache is not None:
+            uncache()
+        raise
+    if decoding.skips and isinstance(values, MixedItems):
+        for count, value in enumerate(values):
+            if isinstance(value, Misfit):
+                error = misfit_error(page_of(batch), batch.url, values, count)
+                logger.warning("skipped: %s", error.summary())
+    return values
 
 
-def _value(decoder: msgspec.json.Decoder[list[Any]], text: bytes, number: int, url: str) -> Any:
-    """Decode one message, the ``number``-th of its batch."""
-    try:
-        return decoder.decode(b"[%b]" % text)[0]
-    except (ValueError, RecursionError):
-        pass
-    try:
-        value = json.loads(text, parse_int=_integer)
-    except json.JSONDecodeError:
-        raise _not_an_array(url) from None
-    except (ValueError, RecursionError) as error:
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        if decoder is _ANY:
-            return UnreadableMessage(text, reason)
-        raise _misfit(number, reason, url) from None
-    if decoder is _ANY:
-        return value
-    try:
-        return msgspec.convert([value], decoder.type)[0]
-    except (ValueError, RecursionError) as error:
-        raise _misfit(number, str(error), url) from None
-
-
-def _integer(digits: str) -> int | Decimal:
-    try:
-        return int(digits)
-    except ValueError:  # more digits than Python converts
-        return Decimal(digits)
-
-
-def _misfit(number: int, reason: str, url: str) -> MalformedResponse:
-    return MalformedResponse(
-        f"Message {number} of the batch does not fit the type given as `decode`: {reason}.",
+def misfit_error(page: Page, url: str, values: list[Any], count: int) -> DecodeError:
+    """The error for the message after the first ``count`` of a page, which does not fit."""
+    misfit: Misfit = values[count]
+    error = DecodeError(
+        f"Message {count + 1} of the page does not fit the type given as `decode`: {misfit.reason}.",
+        method="GET",
         url=url,
-        code="wrong-type",
-        advice="Use `batch.messages()`, the text of each message, or read without `decode`.",
     )
-
-
-def split_page(data: bytes, url: str) -> list[bytes]:
-    """The text of each message of a JSON page.
-
-    Raises ``MalformedResponse`` unless the page is an array.
-    """
-    if not data:
-        return []
-    try:
-        return [bytes(raw) for raw in _RAW.decode(data)]
-    except (ValueError, RecursionError):
-        pass
-    text = data.strip()
-    if not (text.startswith(b"[") and text.endswith(b"]")):
-        raise _not_an_array(url)
-    messages = []
-    depth = 0
-    start = 1
-    for token in _TOKEN.finditer(text):
-        mark = token[0]
-        if mark == b'"':  # a string without an end
-            raise _not_an_array(url)
-        if mark in b"[{":
-            depth += 1
-        elif mark in b"]}":
-            depth -= 1
-            if depth < 1 and token.end() < len(text):
-                raise _not_an_array(url)
-        if (mark == b"," and depth == 1) or depth == 0:
-            messages.append(text[start : token.start()].strip())
-            start = token.end()
-    if depth or not all(messages):
-        raise _not_an_array(url)
-    return messages
-
-
-def _not_an_array(url: str) -> MalformedResponse:
-    return MalformedResponse(
-        "The data of a JSON stream is not a JSON array.", url=url, code="invalid-json"
-    )
+    error.offset = page.offset_at(count, len(values))
+    error.next_offset = page.offset_at(count + 1, len(values))
+    error.number = count + 1
+    error.data = misfit.text
+    error.__cause__ = misfit.cause
+    return error

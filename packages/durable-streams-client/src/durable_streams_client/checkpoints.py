@@ -66,7 +66,7 @@ class FileCheckpoint:
             text = "\0"
         if not text:
             return None
-        if not text.isprintable() or any(mark in text for mark in ",&=?/ "):
+        if not text.isprintable() or any(mark in text for mark in ",&=? "):
             raise InvalidArgument(
                 f"{self.path} does not hold an offset",
                 advice="Delete it to start from the beginning.",

@@ -12,8 +12,10 @@
         │   ├── ConnectFailed           no connection: the server did not get the request
         │   ├── TimedOut                also a TimeoutError
         │   └── ConnectionLost          the connection broke during the request
-        ├── MalformedResponse           the response breaks the protocol
-        └── ResponseError               the server refused; also a ProtocolError of core
+        ├── NotSupported                the server lacks an extension of the protocol
+        ├── DecodeError                 also a ValueError: a message does not fit ``decode``
+        ├── MalformedResponse             the response breaks the protocol
+        └── ResponseError                 the server refused; also a ProtocolError of core
             ├── InvalidRequest          400, 405, 412, 501 and other 4xx
             ├── AccessDenied            401, 403
             ├── Fenced                  403: a newer epoch of the producer exists (§5.2.1)
@@ -21,6 +23,7 @@
             ├── NotFound                404
             ├── Gone                    410
             │   └── OffsetGone          the data before the offset is no longer there (§8)
+            ├── TailMoved               412: the tail is not the ``expected`` offset
             ├── TooLarge                413
             ├── Conflict                409
             │   ├── StreamClosed        the stream takes no more data (§5.2)
@@ -225,12 +228,40 @@ class ConnectionLost(TransportError):
 class MalformedResponse(ClientError):
     """The response breaks the protocol, for example by a missing header.
 
-    It is also raised by a batch whose data does not fit its content type or ``decode``. The request
-    may have been carried out.
+    It is also raised by a batch whose data does not fit its content type. The request may have been
+    carried out.
     """
 
     code = "malformed-response"
     advice = "Check that the URL is that of a stream and that no proxy rewrites the response."
+
+
+class DecodeError(ClientError, ValueError):
+    """A message of a JSON stream does not fit the type given as ``decode``.
+
+    The reader stops before it, and its ``offset`` is that of the message. To go on, read from
+    ``next_offset``, or read with ``on_bad="skip"``.
+    """
+
+    code = "decode-error"
+    advice = (
+        "Read on after it from `error.next_offset`, leave such messages out with `on_bad='skip'`,"
+        " or read without `decode`."
+    )
+    offset: str | None = None
+    """Where to read the message again. None if the read began at NOW."""
+    next_offset: str | None = None
+    """Where to read on after the message. None as for ``offset``."""
+    number: int = 0
+    """The number of the message in its batch, from 1 on."""
+    data: bytes = b""
+    """The text of the message, as the server sent it."""
+
+
+class NotSupported(ClientError):
+    """The server lacks an extension of the protocol that the call needs. Nothing was changed."""
+
+    code = "not-supported"
 
 
 class ResponseError(ClientError, core.ProtocolError):
@@ -302,6 +333,18 @@ class OffsetGone(Gone, core.OffsetGone):
 
     code = "offset-gone"
     advice = "Discard what you have read of the stream, and read it again from START."
+
+
+class TailMoved(ResponseError, core.TailMoved):
+    """The tail is not the offset that an append expected, so nothing was appended (412).
+
+    Read on from the offset, decide again, and repeat with the new one.
+    """
+
+    code = "tail-moved"
+    advice = "Another writer was faster: read on, decide again, and append with the new tail."
+    offset: str | None = None
+    """The offset of the tail, if the server told it."""
 
 
 class TooLarge(ResponseError):
@@ -405,6 +448,7 @@ _MESSAGES: Final[dict[type[ResponseError], str]] = {
     NotFound: "There is no such stream",
     Gone: "The stream, or this part of it, was deleted",
     OffsetGone: "The data before the offset is no longer there",
+    TailMoved: "The tail is not the offset that was expected",
     TooLarge: "The server refused the request as too large",
     Conflict: "The request does not fit the stream",
     StreamClosed: "The stream is closed",
@@ -427,6 +471,8 @@ def kind_of(status: int, **facts: Any) -> type[ResponseError]:
         return Unavailable
     if status == 403 and facts.get("producer_epoch"):
         return Fenced
+    if status == 412 and facts.get("conditional"):
+        return TailMoved
     if status == 410 and facts.get("code") == OffsetGone.code:
         return OffsetGone
     if status == 409:

@@ -14,6 +14,11 @@ Live: TypeAlias = Literal["auto", "sse", "long-poll"]
 
 LIVE_MODES: Final = ("auto", "sse", "long-poll")
 
+OnBad: TypeAlias = Literal["raise", "skip"]
+"""What a reader does with a message that does not fit ``decode``."""
+
+ON_BAD: Final = ("raise", "skip")
+
 Value: TypeAlias = str | int | float | None
 Dynamic: TypeAlias = Value | Callable[[], Value]
 """The value of a header or parameter, or a function that returns it for each request.

@@ -282,13 +282,14 @@ class ReaderMachine:
         self, data: bytes, offset: str, cursor: str | None, *, at_tail: bool, closed: bool
     ) -> Page | None:
         moved = bool(data) or closed or (at_tail and not self.up_to_date)
+        start = None if self.offset == protocol.NOW else self.offset
         self.offset = offset
         self.cursor = cursor or self.cursor
         self.up_to_date = at_tail
         self.closed = closed
         if not moved:
             return None
-        return Page(data, offset, self.content_type, at_tail, closed, self.cursor)
+        return Page(data, offset, self.content_type, at_tail, closed, self.cursor, start)
 
 
 def _is_empty(content_type: str, body: bytes) -> bool:

@@ -10,15 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from durable_streams_client import Batch, MalformedResponse, UnreadableMessage
-from durable_streams_client.batches import decoder_for
+from durable_streams_client import Batch, DecodeError, MalformedResponse, UnreadableMessage
+from durable_streams_client.batches import Decoding, Page
+from durable_streams_client.item_types import decoder_for
 
 DEEP = b"[" * 100_000 + b"]" * 100_000
 DIGITS = b"1" * 5000
 
 
 def batch_of(data: bytes, kind: Any = None) -> Batch[Any]:
-    return Batch(data, "1", "application/json", True, False, "http://h/a", decoder_for(kind))
+    page = Page(data, "1", "application/json", up_to_date=True, start="0")
+    return Batch("http://h/a", page, Decoding(decoder_for(kind)))
 
 
 @pytest.mark.parametrize(
@@ -55,9 +57,10 @@ def test_an_odd_message_is_read_as_the_type_asked_for() -> None:
 @pytest.mark.parametrize("text", [b'{"delta":1}', b"1e400", DIGITS, DEEP, rb'"\ud83d"'])
 def test_a_message_of_another_type_is_named_and_the_texts_are_there(text: bytes) -> None:
     batch = batch_of(b'[{"delta":"a"},%b]' % text, Delta)
-    with pytest.raises(MalformedResponse, match="Message 2 of the batch") as caught:
+    with pytest.raises(DecodeError, match="Message 2 of the page") as caught:
         batch.items()
-    assert caught.value.code == "wrong-type"
+    assert (caught.value.number, caught.value.data) == (2, text)
+    assert (caught.value.offset, caught.value.next_offset) == ("0/1", "1")
     assert batch.messages() == [b'{"delta":"a"}', text]
 
 

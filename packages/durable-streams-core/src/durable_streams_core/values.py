@@ -17,11 +17,13 @@ _PAGE: Final = msgspec.json.Decoder(list[Any])
 def encode_value(value: object) -> bytes:
     """One JSON message that holds ``value``, whatever it is: a ``str`` becomes a JSON string.
 
-    Lone surrogates are written as escapes, as JavaScript does. Raises :class:`ValueError` for a
-    value that JSON cannot hold, such as NaN, an infinity, or an object of an unknown type.
+    ``value`` is anything that msgspec encodes, or has a method ``model_dump_json`` as models of
+    pydantic have, or holds such objects. Lone surrogates are written as escapes, as JavaScript
+    does. Raises :class:`ValueError` for a value that JSON cannot hold, such as NaN, an infinity, or
+    an object of an unknown type.
     """
     try:
-        text = msgspec.json.encode(value)
+        text = _encoded(value)
     except UnicodeEncodeError:
         # Only escapes can express lone surrogates, and msgspec writes none.
         return _checked(value).encode()
@@ -33,10 +35,31 @@ def encode_value(value: object) -> bytes:
     return text
 
 
+def _encoded(value: object) -> bytes:
+    try:
+        return msgspec.json.encode(value)
+    except TypeError:
+        # Not at once, because a hook makes every value slower.
+        return msgspec.json.encode(value, enc_hook=_model_text)
+
+
+def _model_text(value: Any) -> msgspec.Raw:
+    """A model of pydantic as JSON text."""
+    if not hasattr(value, "model_dump_json"):
+        raise TypeError(f"Encoding objects of type {type(value).__name__} is unsupported")
+    return msgspec.Raw(value.model_dump_json().encode())
+
+
+def _model_values(value: Any) -> Any:
+    """A model of pydantic as values, of which each can be looked at."""
+    return value.model_dump(mode="json")
+
+
 def _checked(value: object) -> str:
     """The JSON text in ASCII; raises :class:`ValueError` for NaN and infinities."""
     try:
-        return json.dumps(msgspec.to_builtins(value), allow_nan=False, separators=(",", ":"))
+        plain = msgspec.to_builtins(value, enc_hook=_model_values)
+        return json.dumps(plain, allow_nan=False, separators=(",", ":"))
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ValueError(str(error)) from error
 

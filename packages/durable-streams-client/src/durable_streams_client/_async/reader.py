@@ -2,18 +2,25 @@
 
 from collections.abc import AsyncIterator
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
-
-import msgspec
+from typing import Generic, Self, TypeVar
 
 from durable_streams_client._async import runtime
 from durable_streams_client._async.context import AsyncContext
 from durable_streams_client._async.fetching import AsyncFetcher
-from durable_streams_client.batches import Batch
-from durable_streams_client.checkpoints import AsyncCheckpoint, Checkpoint
+from durable_streams_client.batches import (
+    Batch,
+    Decoding,
+    Page,
+    misfit_error,
+    page_of,
+    values_of,
+)
 from durable_streams_client.errors import ClientError, public_url
+from durable_streams_client.in_hand import InHand
+from durable_streams_client.item_types import Misfit, MixedItems
 from durable_streams_client.options import Extra, Live
 from durable_streams_client.reading import ReaderMachine
+from durable_streams_client.resuming import Progress, parse_offset, parts_of, rest_of
 from durable_streams_client.text import TextJoiner
 
 T = TypeVar("T")
@@ -25,10 +32,7 @@ class AsyncReader(Generic[T]):
     Made by ``AsyncStream.read`` and ``AsyncStream.follow``. Iterate over it, or over one of
     ``items()``, ``text()`` and ``chunks()``. Use it in a ``with`` block to give its connection
     back at once; one that is garbage collected gives it back too. One task or thread reads;
-    any other may call ``cancel``.
-
-    ``offset`` is always safe to store: it moves past a batch when the next one is asked for, which
-    says that the batch was handled. ``url`` is the stream's URL.
+    any other may call ``cancel``. ``url`` is the stream's URL.
 
     Iterating raises what ``AsyncClient`` lists, and ``NotFound``, ``Gone``, ``OffsetGone`` if the
     data before the offset is no longer there (§8), ``Cancelled`` after ``cancel``, ``TimedOut`` if
@@ -45,22 +49,20 @@ class AsyncReader(Generic[T]):
         *,
         offset: str,
         live: Live | None,
-        checkpoint: Checkpoint | AsyncCheckpoint | None,
-        decoder: msgspec.json.Decoder[list[Any]],
+        decoding: Decoding,
+        progress: Progress,
     ) -> None:
         retry = context.calls.options.retry
         attempts = retry.read_attempts if live is None else retry.follow_attempts
-        machine = ReaderMachine(url, offset, live, context.calls.backoff(attempts))
+        start, self._to_skip = parse_offset(offset)
+        machine = ReaderMachine(url, start, live, context.calls.backoff(attempts))
         self.url = url
-        self.offset = offset
-        """The offset after the last batch that was handled: where another reader would go on."""
         self._fetcher = AsyncFetcher(machine, context, extra)
-        self._checkpoint = checkpoint
-        self._decoder = decoder
+        self._progress = progress
+        self._decoding = decoding
         self._total = context.calls.options.timeouts.total
-        self._in_hand: str | None = None
-        """The offset after the batch that the caller has and may still be working on."""
-        self._loaded = checkpoint is None
+        self._hand: InHand = InHand(offset)
+        self._loaded = progress.checkpoint is None
         self._finished = False
 
     def __repr__(self) -> str:
@@ -68,6 +70,16 @@ class AsyncReader(Generic[T]):
         return f"<{type(self).__name__} {public_url(self.url)} at {self.offset}{state}>"
 
     # -- state ---------------------------------------------------------------------------
+
+    @property
+    def offset(self) -> str:
+        """The offset after what was handled: always safe to store, to read on from there.
+
+        It moves past a batch, or past an item of ``items()``, when the next one is asked for, which
+        says that it was handled. Inside a page it ends in ``/COUNT``, which says how many messages
+        after the server's offset; only this client reads on from such an offset.
+        """
+        return self._hand.offset_at(self._hand.handled)
 
     @property
     def status(self) -> int | None:
@@ -100,24 +112,43 @@ class AsyncReader(Generic[T]):
         return self
 
     async def __anext__(self) -> Batch[T]:
-        # Asking for the next batch says that the last one was handled. Save that now, because the
-        # wait for the next one may be long.
-        await self._handled()
-        batch = await self._next_batch()
+        batch = await self._next()
         if batch is None:
-            await self.aclose()
             raise StopAsyncIteration
-        self._in_hand = batch.offset
         return batch
 
     async def items(self) -> AsyncIterator[T]:
         """Iterate over the messages of a JSON stream; on other streams the bytes of each batch.
 
-        Raises ``MalformedResponse`` for a message that does not fit ``decode``.
+        Asking for the next item says that the last one was handled, and moves ``offset``. Raises
+        ``DecodeError`` for a message that does not fit ``decode``, once those before it were handed
+        out.
         """
-        async for batch in self:
-            for item in batch.items():
+        every = self._progress.save_every
+        hand = self._hand
+        while True:
+            batch = hand.batch
+            if batch is not None and hand.has_rest:
+                await self._record(hand.taken)
+            else:
+                batch = await self._next()
+                if batch is None:
+                    return
+                hand.values = values_of(batch)
+            values = hand.values
+            mixed = isinstance(values, MixedItems)
+            rest = values[hand.taken :] if hand.taken else values
+            for count, item in enumerate(rest, hand.taken + 1):
+                if mixed and isinstance(item, Misfit):
+                    if not self._decoding.skips:
+                        await self._record(count - 1)
+                        raise misfit_error(page_of(batch), self.url, values, count - 1)
+                    hand.taken = count
+                    continue
+                hand.taken = count
                 yield item
+                if every is not None and count % every == 0:
+                    await self._record(count)
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Iterate over the bytes of each batch; on a JSON stream each is the text of an array."""
@@ -131,12 +162,12 @@ class AsyncReader(Generic[T]):
         Raises ``MalformedResponse`` if the stream is not UTF-8.
         """
         joiner = TextJoiner()
-        await self._handled()
+        await self._settle()
         while (batch := await self._next_batch()) is not None:
             text = joiner.feed(batch)
             if text is None:
                 continue  # the batch ends inside a character, so it is not handled yet
-            self._in_hand = batch.offset
+            self._hand.take(batch)
             if text:
                 yield text
             await self._handled()
@@ -155,24 +186,61 @@ class AsyncReader(Generic[T]):
         return "".join([text async for text in self.text()])
 
     async def save(self) -> None:
-        """Record that the last batch was handled, without asking for the next one.
+        """Record that the last batch or item was handled, without asking for the next one.
 
         Moves ``offset``, and saves the checkpoint; raises what the checkpoint raises.
         """
-        await self._handled()
+        if self._hand.taken:
+            await self._record(self._hand.taken)
+        else:
+            await self._handled()
+
+    async def _settle(self) -> None:
+        """Record as handled what the user has, and put back the items that it does not have."""
+        hand = self._hand
+        if not hand.has_rest:
+            await self._handled()
+            return
+        await self._record(hand.taken)
+        rest = hand.rest()
+        if rest is not None:
+            self._fetcher.pages.appendleft(rest)
+        hand.take(None)
 
     async def _handled(self) -> None:
-        offset, self._in_hand = self._in_hand, None
-        if offset is None:
+        """Record that the batch in hand was handled."""
+        batch = self._hand.batch
+        self._hand.take(None)
+        if batch is not None:
+            await self._keep(batch.offset)
+
+    async def _record(self, count: int) -> None:
+        """Record that the first ``count`` items of the batch in hand were handled."""
+        offset = self._hand.offset_at(count)
+        self._hand.recorded = count
+        await self._keep(offset)
+
+    async def _keep(self, offset: str) -> None:
+        if offset == self._hand.offset:
             return
-        self.offset = offset
-        if self._checkpoint is not None:
-            await runtime.blocking(self._checkpoint.save, offset)
+        self._hand.offset = offset
+        if self._progress.checkpoint is not None:
+            await runtime.blocking(self._progress.checkpoint.save, offset)
+
+    async def _next(self) -> Batch[T] | None:
+        """The next batch, or None at the end."""
+        # Asking for it says that the last one was handled. Save that now, because the wait for the
+        # next one may be long.
+        await self._settle()
+        batch = await self._next_batch()
+        if batch is None:
+            await self.aclose()
+        self._hand.take(batch)
+        return batch
 
     async def _next_batch(self) -> Batch[T] | None:
         fetcher = self._fetcher
-        pages = fetcher.pages
-        if self._finished and not pages:
+        if self._finished and not fetcher.pages:
             return None
         total = self._total
         try:
@@ -181,7 +249,7 @@ class AsyncReader(Generic[T]):
                 runtime.Limit(total, f"Nothing came for more than {total} seconds."),
             ):
                 await self._load()
-                while not pages:
+                while not (page := self._take()):
                     if not await fetcher.fetch():
                         return None
         except BaseException as error:
@@ -189,25 +257,32 @@ class AsyncReader(Generic[T]):
             if isinstance(error, ClientError):
                 error.about("GET", self.url)
             raise
-        page = pages.popleft()
-        return Batch(
-            page.data,
-            page.offset,
-            page.content_type,
-            page.up_to_date,
-            page.closed,
-            self.url,
-            self._decoder,
-            fetcher.uncacher(),
-        )
+        return Batch(self.url, page, self._decoding, fetcher.uncacher())
+
+    def _take(self) -> Page | None:
+        """The next page to hand out, if it has come, without what was handled before."""
+        pages = self._fetcher.pages
+        while pages:
+            page: Page | None = pages[0]
+            parts: list[Page] = []
+            if self._to_skip:
+                page, self._to_skip = rest_of(pages[0], self._to_skip, self.url)
+            if page is not None and self._progress.max_items is not None:
+                page, *parts = parts_of(page, self._progress.max_items, self.url)
+            pages.popleft()
+            pages.extendleft(reversed(parts))
+            if page is not None:
+                return page
+        return None
 
     async def _load(self) -> None:
-        if self._loaded or self._checkpoint is None:
+        if self._loaded or self._progress.checkpoint is None:
             return
-        saved = await runtime.blocking(self._checkpoint.load)
+        saved = await runtime.blocking(self._progress.checkpoint.load)
         self._loaded = True
         if saved is not None:
-            self.offset = self._fetcher.machine.offset = saved
+            self._fetcher.machine.offset, self._to_skip = parse_offset(saved)
+            self._hand.offset = saved
 
     # -- ending ------------------------------------------------------------------------------------
 
@@ -218,11 +293,15 @@ class AsyncReader(Generic[T]):
     async def aclose(self) -> None:
         """End the reader and give its connection back.
 
-        The last batch does not count as handled; call ``save`` first if it was.
+        Saves the checkpoint for the items that were handled. The last batch or item does not count
+        as handled; call ``save`` first if it was.
         """
         self._finished = True
         self._fetcher.pages.clear()
-        await self._fetcher.release()
+        try:
+            await self._record(self._hand.handled)
+        finally:
+            await self._fetcher.release()
 
     async def __aenter__(self) -> Self:
         return self

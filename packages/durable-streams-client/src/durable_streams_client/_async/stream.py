@@ -1,23 +1,28 @@
 """The handle of one stream, with every operation of the protocol (§5)."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from durable_streams_client import messages
 from durable_streams_client._async.context import AsyncContext
 from durable_streams_client._async.producer import AsyncProducer, new_producer
 from durable_streams_client._async.reader import AsyncReader
 from durable_streams_client.addresses import header_path, path_of
-from durable_streams_client.batches import decoder_for
+from durable_streams_client.batches import Decoding
 from durable_streams_client.checkpoints import AsyncCheckpoint, Checkpoint
 from durable_streams_client.encoding import encode_all, join, kind_of
 from durable_streams_client.errors import InvalidArgument, NotFound, StreamExists, public_url
+from durable_streams_client.item_types import Validator, decoder_for
 from durable_streams_client.messages import Appended, Created, Request, StreamInfo, WholeResponse
-from durable_streams_client.options import LIVE_MODES, Extra, Live
+from durable_streams_client.options import LIVE_MODES, ON_BAD, Extra, Live, OnBad
 from durable_streams_client.producing import ProducerLimits
+from durable_streams_client.resuming import Progress, parse_offset
 from durable_streams_core import protocol
 from durable_streams_core.content import Kind
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeForm
 
 T = TypeVar("T")
 
@@ -104,7 +109,8 @@ class AsyncStream:
         """Create this stream as a fork, which begins with data of another stream (§4.2).
 
         - ``source``: the other stream, as a handle or a path on the same server.
-        - ``offset``: where the fork leaves the source; by default at its tail.
+        - ``offset``: where the fork leaves the source, one that a server, a batch or a reader gave;
+          by default at its tail.
         - ``sub_offset``: this many more messages of a JSON stream, or bytes of another.
         - ``content_type``, ``ttl``, ``expires_at``, ``exist_ok``: as for ``create``; by default the
           fork has the content type of the source.
@@ -115,6 +121,9 @@ class AsyncStream:
         another configuration; ``StreamExists`` if it exists and ``exist_ok`` is false;
         ``InvalidRequest`` for an offset that is not in the source; ``InvalidArgument``.
         """
+        if offset is not None:
+            offset, count = parse_offset(offset)
+            sub_offset = (sub_offset or 0) + count if count else sub_offset
         request = messages.fork_request(
             self.url,
             source=path_of(source.url) if isinstance(source, AsyncStream) else header_path(source),
@@ -264,47 +273,125 @@ class AsyncStream:
     # -- reading -----------------------------------------------------------------------------------
 
     @overload
-    def read(self, offset: str = ..., *, decode: None = None) -> AsyncReader[Any]: ...
+    def read(
+        self,
+        offset: str = ...,
+        *,
+        decode: None = None,
+        on_bad: OnBad = ...,
+        max_items: int | None = ...,
+    ) -> AsyncReader[Any]: ...
     @overload
-    def read(self, offset: str = ..., *, decode: type[T]) -> AsyncReader[T]: ...
-    def read(self, offset: str = protocol.START, *, decode: Any = None) -> AsyncReader[Any]:
+    def read(
+        self,
+        offset: str = ...,
+        *,
+        decode: Validator[T],
+        on_bad: OnBad = ...,
+        max_items: int | None = ...,
+    ) -> AsyncReader[T]: ...
+    @overload
+    def read(
+        self,
+        offset: str = ...,
+        *,
+        decode: "TypeForm[T]",
+        on_bad: OnBad = ...,
+        max_items: int | None = ...,
+    ) -> AsyncReader[T]: ...
+    @overload
+    def read(
+        self,
+        offset: str = ...,
+        *,
+        decode: Callable[[Any], T],
+        on_bad: OnBad = ...,
+        max_items: int | None = ...,
+    ) -> AsyncReader[T]: ...
+    def read(
+        self,
+        offset: str = protocol.START,
+        *,
+        decode: Any = None,
+        on_bad: OnBad = "raise",
+        max_items: int | None = None,
+    ) -> AsyncReader[Any]:
         """Return a reader from ``offset`` to the tail, page by page (§5.6).
 
-        - ``offset``: ``START``, ``NOW``, or an offset that a server gave.
-        - ``decode``: the type of the messages of a JSON stream, anything that msgspec decodes. By
-          default messages are dicts, lists and so on.
+        - ``offset``: ``START``, ``NOW``, or an offset that a server, a batch or a reader gave.
+        - ``decode``: the type of the messages of a JSON stream: anything that msgspec decodes, such
+          as a ``Struct``, a dataclass or a ``TypedDict``; a pydantic model or ``TypeAdapter``; a
+          union; or a function that is called with the value of each message. By default messages
+          are dicts, lists and so on.
+        - ``on_bad``: what to do with a message that does not fit ``decode``: ``"raise"`` a
+          ``DecodeError``, or ``"skip"`` it with a warning in the log.
+        - ``max_items``: at most so many messages of a JSON stream make a batch. By default a batch
+          is what the server sent at once.
 
         Sends no request before it is iterated over; ``AsyncReader`` says what that raises. A page
-        is asked for ``RetryPolicy.read_attempts`` times at most. Raises ``InvalidArgument`` for an
-        empty offset.
+        is asked for ``RetryPolicy.read_attempts`` times at most. Raises ``InvalidArgument`` for
+        arguments that have no meaning.
         """
-        return self._reader(offset, None, None, decode)
+        return self._reader(offset, None, Progress(max_items=max_items), decode, on_bad)
 
     @overload
     def follow(
         self,
         offset: str = ...,
         *,
+        decode: None = None,
         live: Live = ...,
         checkpoint: Checkpoint | AsyncCheckpoint | None = ...,
-        decode: None = None,
+        save_every: int | None = ...,
+        on_bad: OnBad = ...,
+        max_items: int | None = ...,
     ) -> AsyncReader[Any]: ...
     @overload
     def follow(
         self,
         offset: str = ...,
         *,
+        decode: Validator[T],
         live: Live = ...,
         checkpoint: Checkpoint | AsyncCheckpoint | None = ...,
-        decode: type[T],
+        save_every: int | None = ...,
+        on_bad: OnBad = ...,
+        max_items: int | None = ...,
+    ) -> AsyncReader[T]: ...
+    @overload
+    def follow(
+        self,
+        offset: str = ...,
+        *,
+        decode: "TypeForm[T]",
+        live: Live = ...,
+        checkpoint: Checkpoint | AsyncCheckpoint | None = ...,
+        save_every: int | None = ...,
+        on_bad: OnBad = ...,
+        max_items: int | None = ...,
+    ) -> AsyncReader[T]: ...
+    @overload
+    def follow(
+        self,
+        offset: str = ...,
+        *,
+        decode: Callable[[Any], T],
+        live: Live = ...,
+        checkpoint: Checkpoint | AsyncCheckpoint | None = ...,
+        save_every: int | None = ...,
+        on_bad: OnBad = ...,
+        max_items: int | None = ...,
     ) -> AsyncReader[T]: ...
     def follow(
         self,
         offset: str = protocol.START,
         *,
+        decode: Any = None,
         live: Live = "auto",
         checkpoint: Checkpoint | AsyncCheckpoint | None = None,
-        decode: Any = None,
+        save_every: int | None = None,
+        on_bad: OnBad = "raise",
+        max_items: int | None = None,
     ) -> AsyncReader[Any]:
         """Return a reader from ``offset`` to the end of the stream, live (§5.7, §5.8).
 
@@ -312,34 +399,41 @@ class AsyncStream:
         the network or the server it goes on where it was, by default for ever; see
         ``RetryPolicy.follow_attempts``.
 
-        - ``offset``, ``decode``: as for ``read``.
+        - ``offset``, ``decode``, ``on_bad``, ``max_items``: as for ``read``.
         - ``live``: how to wait: ``"sse"``, ``"long-poll"``, or ``"auto"``, which uses SSE and falls
           back to long-poll.
         - ``checkpoint``: if it holds an offset, reading begins there instead. It is saved after
           each batch was handled, that is when the next one is asked for.
+        - ``save_every``: saves the checkpoint also inside a batch, each time that ``items()`` has
+          handed out so many messages and they were handled. With 1, a crash repeats one message at
+          most.
 
         Sends no request before it is iterated over; ``AsyncReader`` says what that raises. Raises
-        ``InvalidArgument`` for an empty offset or another ``live``.
+        ``InvalidArgument`` for arguments that have no meaning.
         """
         if live not in LIVE_MODES:
             raise InvalidArgument(f"live must be one of {', '.join(LIVE_MODES)}")
-        return self._reader(offset, live, checkpoint, decode)
+        return self._reader(
+            offset, live, Progress(checkpoint, save_every, max_items), decode, on_bad
+        )
 
     def _reader(
-        self, offset: str, live: Live | None, checkpoint: Any, decode: Any
+        self, offset: str, live: Live | None, progress: Progress, decode: Any, on_bad: OnBad
     ) -> AsyncReader[Any]:
         if not offset:
             raise InvalidArgument(
                 "offset must be START, NOW or an offset that a server gave, not empty"
             )
+        if on_bad not in ON_BAD:
+            raise InvalidArgument(f"on_bad must be one of {', '.join(ON_BAD)}")
         return AsyncReader(
             self._context,
             self.url,
             self._extra,
             offset=offset,
             live=live,
-            checkpoint=checkpoint,
-            decoder=decoder_for(decode),
+            decoding=Decoding(decoder_for(decode), on_bad == "skip"),
+            progress=progress,
         )
 
     async def _call(self, request: Request, accept: tuple[int, ...] = ()) -> WholeResponse:

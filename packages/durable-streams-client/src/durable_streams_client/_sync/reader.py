@@ -3,18 +3,25 @@
 
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
-
-import msgspec
+from typing import Generic, Self, TypeVar
 
 from durable_streams_client._sync import runtime
 from durable_streams_client._sync.context import Context
 from durable_streams_client._sync.fetching import Fetcher
-from durable_streams_client.batches import Batch
-from durable_streams_client.checkpoints import Checkpoint
+from durable_streams_client.batches import (
+    Batch,
+    Decoding,
+    Page,
+    misfit_error,
+    page_of,
+    values_of,
+)
 from durable_streams_client.errors import ClientError, public_url
+from durable_streams_client.in_hand import InHand
+from durable_streams_client.item_types import Misfit, MixedItems
 from durable_streams_client.options import Extra, Live
 from durable_streams_client.reading import ReaderMachine
+from durable_streams_client.resuming import Progress, parse_offset, parts_of, rest_of
 from durable_streams_client.text import TextJoiner
 
 T = TypeVar("T")
@@ -26,10 +33,7 @@ class Reader(Generic[T]):
     Made by ``Stream.read`` and ``Stream.follow``. Iterate over it, or over one of
     ``items()``, ``text()`` and ``chunks()``. Use it in a ``with`` block to give its connection
     back at once; one that is garbage collected gives it back too. One task or thread reads;
-    any other may call ``cancel``.
-
-    ``offset`` is always safe to store: it moves past a batch when the next one is asked for, which
-    says that the batch was handled. ``url`` is the stream's URL.
+    any other may call ``cancel``. ``url`` is the stream's URL.
 
     Iterating raises what ``Client`` lists, and ``NotFound``, ``Gone``, ``OffsetGone`` if the
     data before the offset is no longer there (§8), ``Cancelled`` after ``cancel``, ``TimedOut`` if
@@ -46,22 +50,20 @@ class Reader(Generic[T]):
         *,
         offset: str,
         live: Live | None,
-        checkpoint: Checkpoint | None,
-        decoder: msgspec.json.Decoder[list[Any]],
+        decoding: Decoding,
+        progress: Progress,
     ) -> None:
         retry = context.calls.options.retry
         attempts = retry.read_attempts if live is None else retry.follow_attempts
-        machine = ReaderMachine(url, offset, live, context.calls.backoff(attempts))
+        start, self._to_skip = parse_offset(offset)
+        machine = ReaderMachine(url, start, live, context.calls.backoff(attempts))
         self.url = url
-        self.offset = offset
-        """The offset after the last batch that was handled: where another reader would go on."""
         self._fetcher = Fetcher(machine, context, extra)
-        self._checkpoint = checkpoint
-        self._decoder = decoder
+        self._progress = progress
+        self._decoding = decoding
         self._total = context.calls.options.timeouts.total
-        self._in_hand: str | None = None
-        """The offset after the batch that the caller has and may still be working on."""
-        self._loaded = checkpoint is None
+        self._hand: InHand = InHand(offset)
+        self._loaded = progress.checkpoint is None
         self._finished = False
 
     def __repr__(self) -> str:
@@ -69,6 +71,16 @@ class Reader(Generic[T]):
         return f"<{type(self).__name__} {public_url(self.url)} at {self.offset}{state}>"
 
     # -- state ---------------------------------------------------------------------------
+
+    @property
+    def offset(self) -> str:
+        """The offset after what was handled: always safe to store, to read on from there.
+
+        It moves past a batch, or past an item of ``items()``, when the next one is asked for, which
+        says that it was handled. Inside a page it ends in ``/COUNT``, which says how many messages
+        after the server's offset; only this client reads on from such an offset.
+        """
+        return self._hand.offset_at(self._hand.handled)
 
     @property
     def status(self) -> int | None:
@@ -101,23 +113,43 @@ class Reader(Generic[T]):
         return self
 
     def __next__(self) -> Batch[T]:
-        # Asking for the next batch says that the last one was handled. Save that now, because the
-        # wait for the next one may be long.
-        self._handled()
-        batch = self._next_batch()
+        batch = self._next()
         if batch is None:
-            self.close()
             raise StopIteration
-        self._in_hand = batch.offset
         return batch
 
     def items(self) -> Iterator[T]:
         """Iterate over the messages of a JSON stream; on other streams the bytes of each batch.
 
-        Raises ``MalformedResponse`` for a message that does not fit ``decode``.
+        Asking for the next item says that the last one was handled, and moves ``offset``. Raises
+        ``DecodeError`` for a message that does not fit ``decode``, once those before it were handed
+        out.
         """
-        for batch in self:
-            yield from batch.items()
+        every = self._progress.save_every
+        hand = self._hand
+        while True:
+            batch = hand.batch
+            if batch is not None and hand.has_rest:
+                self._record(hand.taken)
+            else:
+                batch = self._next()
+                if batch is None:
+                    return
+                hand.values = values_of(batch)
+            values = hand.values
+            mixed = isinstance(values, MixedItems)
+            rest = values[hand.taken :] if hand.taken else values
+            for count, item in enumerate(rest, hand.taken + 1):
+                if mixed and isinstance(item, Misfit):
+                    if not self._decoding.skips:
+                        self._record(count - 1)
+                        raise misfit_error(page_of(batch), self.url, values, count - 1)
+                    hand.taken = count
+                    continue
+                hand.taken = count
+                yield item
+                if every is not None and count % every == 0:
+                    self._record(count)
 
     def chunks(self) -> Iterator[bytes]:
         """Iterate over the bytes of each batch; on a JSON stream each is the text of an array."""
@@ -131,12 +163,12 @@ class Reader(Generic[T]):
         Raises ``MalformedResponse`` if the stream is not UTF-8.
         """
         joiner = TextJoiner()
-        self._handled()
+        self._settle()
         while (batch := self._next_batch()) is not None:
             text = joiner.feed(batch)
             if text is None:
                 continue  # the batch ends inside a character, so it is not handled yet
-            self._in_hand = batch.offset
+            self._hand.take(batch)
             if text:
                 yield text
             self._handled()
@@ -155,24 +187,61 @@ class Reader(Generic[T]):
         return "".join(list(self.text()))
 
     def save(self) -> None:
-        """Record that the last batch was handled, without asking for the next one.
+        """Record that the last batch or item was handled, without asking for the next one.
 
         Moves ``offset``, and saves the checkpoint; raises what the checkpoint raises.
         """
-        self._handled()
+        if self._hand.taken:
+            self._record(self._hand.taken)
+        else:
+            self._handled()
+
+    def _settle(self) -> None:
+        """Record as handled what the user has, and put back the items that it does not have."""
+        hand = self._hand
+        if not hand.has_rest:
+            self._handled()
+            return
+        self._record(hand.taken)
+        rest = hand.rest()
+        if rest is not None:
+            self._fetcher.pages.appendleft(rest)
+        hand.take(None)
 
     def _handled(self) -> None:
-        offset, self._in_hand = self._in_hand, None
-        if offset is None:
+        """Record that the batch in hand was handled."""
+        batch = self._hand.batch
+        self._hand.take(None)
+        if batch is not None:
+            self._keep(batch.offset)
+
+    def _record(self, count: int) -> None:
+        """Record that the first ``count`` items of the batch in hand were handled."""
+        offset = self._hand.offset_at(count)
+        self._hand.recorded = count
+        self._keep(offset)
+
+    def _keep(self, offset: str) -> None:
+        if offset == self._hand.offset:
             return
-        self.offset = offset
-        if self._checkpoint is not None:
-            runtime.blocking(self._checkpoint.save, offset)
+        self._hand.offset = offset
+        if self._progress.checkpoint is not None:
+            runtime.blocking(self._progress.checkpoint.save, offset)
+
+    def _next(self) -> Batch[T] | None:
+        """The next batch, or None at the end."""
+        # Asking for it says that the last one was handled. Save that now, because the wait for the
+        # next one may be long.
+        self._settle()
+        batch = self._next_batch()
+        if batch is None:
+            self.close()
+        self._hand.take(batch)
+        return batch
 
     def _next_batch(self) -> Batch[T] | None:
         fetcher = self._fetcher
-        pages = fetcher.pages
-        if self._finished and not pages:
+        if self._finished and not fetcher.pages:
             return None
         total = self._total
         try:
@@ -181,7 +250,7 @@ class Reader(Generic[T]):
                 runtime.Limit(total, f"Nothing came for more than {total} seconds."),
             ):
                 self._load()
-                while not pages:
+                while not (page := self._take()):
                     if not fetcher.fetch():
                         return None
         except BaseException as error:
@@ -189,25 +258,32 @@ class Reader(Generic[T]):
             if isinstance(error, ClientError):
                 error.about("GET", self.url)
             raise
-        page = pages.popleft()
-        return Batch(
-            page.data,
-            page.offset,
-            page.content_type,
-            page.up_to_date,
-            page.closed,
-            self.url,
-            self._decoder,
-            fetcher.uncacher(),
-        )
+        return Batch(self.url, page, self._decoding, fetcher.uncacher())
+
+    def _take(self) -> Page | None:
+        """The next page to hand out, if it has come, without what was handled before."""
+        pages = self._fetcher.pages
+        while pages:
+            page: Page | None = pages[0]
+            parts: list[Page] = []
+            if self._to_skip:
+                page, self._to_skip = rest_of(pages[0], self._to_skip, self.url)
+            if page is not None and self._progress.max_items is not None:
+                page, *parts = parts_of(page, self._progress.max_items, self.url)
+            pages.popleft()
+            pages.extendleft(reversed(parts))
+            if page is not None:
+                return page
+        return None
 
     def _load(self) -> None:
-        if self._loaded or self._checkpoint is None:
+        if self._loaded or self._progress.checkpoint is None:
             return
-        saved = runtime.blocking(self._checkpoint.load)
+        saved = runtime.blocking(self._progress.checkpoint.load)
         self._loaded = True
         if saved is not None:
-            self.offset = self._fetcher.machine.offset = saved
+            self._fetcher.machine.offset, self._to_skip = parse_offset(saved)
+            self._hand.offset = saved
 
     # -- ending ------------------------------------------------------------------------------------
 
@@ -218,11 +294,15 @@ class Reader(Generic[T]):
     def close(self) -> None:
         """End the reader and give its connection back.
 
-        The last batch does not count as handled; call ``save`` first if it was.
+        Saves the checkpoint for the items that were handled. The last batch or item does not count
+        as handled; call ``save`` first if it was.
         """
         self._finished = True
         self._fetcher.pages.clear()
-        self._fetcher.release()
+        try:
+            self._record(self._hand.handled)
+        finally:
+            self._fetcher.release()
 
     def __enter__(self) -> Self:
         return self

@@ -1,0 +1,52 @@
+"""The batch that the user of a reader has in hand, and how much of it was handled."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from durable_streams_client.batches import Batch, Page, page_of
+from durable_streams_client.resuming import rest_of
+
+
+@dataclass(slots=True)
+class InHand:
+    """The batch that the user may still be working on, and its items that were handed out.
+
+    Asking for the next item or batch says that the last one was handled. ``offset`` is the offset
+    after everything that was recorded as handled.
+    """
+
+    offset: str
+    batch: Batch[Any] | None = None
+    values: list[Any] = field(default_factory=list)
+    """The items of the batch, once they are handed out one by one."""
+    taken: int = 0
+    """How many of them were handed out."""
+    recorded: int = 0
+    """How many of them ``offset`` counts as handled."""
+
+    @property
+    def has_rest(self) -> bool:
+        """Whether some of the items were handed out, and others were not."""
+        return 0 < self.taken < len(self.values)
+
+    @property
+    def handled(self) -> int:
+        """How many items were handled: all that were handed out but the last."""
+        return max(self.taken - 1, self.recorded)
+
+    def offset_at(self, count: int) -> str:
+        """The offset after the first ``count`` items."""
+        if self.batch is None or count <= self.recorded:
+            return self.offset
+        return page_of(self.batch).offset_at(count, len(self.values)) or self.offset
+
+    def rest(self) -> Page | None:
+        """The page of the items that were not handed out."""
+        assert self.batch is not None
+        return rest_of(page_of(self.batch), self.taken, self.batch.url)[0]
+
+    def take(self, batch: Batch[Any] | None) -> None:
+        """Take the next batch, or none."""
+        self.batch = batch
+        self.values = []
+        self.taken = self.recorded = 0
