@@ -11,7 +11,7 @@ PACKAGES = {
     name: ROOT / "packages" / f"durable-streams-{name}" / "src" / f"durable_streams_{name}"
     for name in ("server", "core", "client", "redis")
 }
-PAGES = ["finding-your-way.md", "writing-a-front-end.md"]
+PAGES = ["finding-your-way.md", "writing-a-front-end.md", "caches.md"]
 
 
 def defined(path: Path) -> set[str]:
@@ -52,3 +52,19 @@ def test_the_front_ends_page_names_what_a_front_end_uses() -> None:
     exchange = defined(PACKAGES["server"] / "http" / "exchange.py")
     assert {"RequestHead", "fold_headers", "Response", "Pending", "Live", "Sink"} <= messages
     assert {"Exchange.run", "Exchange.run_received", "Exchange.abandon"} <= exchange
+
+
+def test_every_cache_is_on_the_page_of_caches() -> None:
+    text = (ROOT / "docs" / "caches.md").read_text()
+    makers = re.compile(r"@lru_cache|= (?:TwoGenerationCache|ByteCache|PageCache)[(\[]")
+    elsewhere = {"latest_commits.py"}  # remembers for correctness, not for speed
+    silent = [
+        path.name
+        for root in PACKAGES.values()
+        for path in root.rglob("*.py")
+        if "_sync" not in path.parts
+        and makers.search(path.read_text())
+        and path.name not in text
+        and path.name not in elsewhere
+    ]
+    assert not silent

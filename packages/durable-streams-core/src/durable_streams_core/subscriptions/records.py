@@ -12,7 +12,6 @@ append never writes one.
 
 import re
 from collections.abc import Container, Mapping
-from functools import lru_cache
 from hashlib import sha256
 from typing import Any, Final
 
@@ -84,7 +83,7 @@ class Config(msgspec.Struct, frozen=True, array_like=True):
     @property
     def glob(self) -> tuple[str, ...] | None:
         """The parsed pattern; None where only explicit streams are linked."""
-        return None if self.pattern is None else _glob(self.pattern)
+        return None if self.pattern is None else parse_glob(self.pattern)
 
     def hash(self) -> str:
         """What idempotent re-confirmation compares (§6.2)."""
@@ -109,12 +108,7 @@ class Config(msgspec.Struct, frozen=True, array_like=True):
     @property
     def prefix(self) -> str:
         """What all paths begin with that the pattern means."""
-        return "" if self.pattern is None else literal_prefix(_glob(self.pattern))
-
-
-@lru_cache(maxsize=4096)
-def _glob(pattern: str) -> tuple[str, ...]:
-    return parse_glob(pattern)
+        return "" if self.pattern is None else literal_prefix(parse_glob(self.pattern))
 
 
 class SubscriptionBirth(msgspec.Struct, frozen=True, array_like=True):
@@ -159,14 +153,9 @@ def encode(value: SubscriptionBirth | BaseUrl | Cursor) -> bytes:
     return _encoder.encode(value)
 
 
-@lru_cache(maxsize=8192)
-def _decode_birth(data: bytes) -> SubscriptionBirth:
-    return _births.decode(data)
-
-
 def birth_of(head: Head) -> SubscriptionBirth:
     """The decoded birth of a subscription's head."""
-    return _decode_birth(head.birth)
+    return _births.decode(head.birth)
 
 
 def decode_cursor(data: bytes | None) -> Cursor | None:
