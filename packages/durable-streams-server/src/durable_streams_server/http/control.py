@@ -23,8 +23,6 @@ log = logging.getLogger("durable_streams_server.http")
 class Controlling(Exchange):
     """Its questions of access depend on its body too."""
 
-    __slots__ = ("_route",)
-
     def __init__(
         self, context: Context, request: RequestHead, route: Route, common: list[Header]
     ) -> None:

@@ -39,17 +39,11 @@ log = logging.getLogger("durable_streams_server.http")
 class Exchange:
     """One request, told what to do by its method: see the subclasses."""
 
-    __slots__ = (
-        "_common",
-        "_context",
-        "_engine",
-        "_question",
-        "path",
-        "permission",
-        "request",
-        "takes_body",
-        "verdict",
-    )  # fmt: skip
+    _question: object = None
+    permission: Awaitable[object] | None = None
+    """To be awaited before anything else, when the access hook is async."""
+    verdict: Response | None = None
+    """A refusal, known before any body was read."""
 
     def __init__(
         self, context: Context, request: RequestHead, path: str, common: list[Header]
@@ -60,11 +54,6 @@ class Exchange:
         self.request = request
         self.path = path
         self.takes_body = request.method in ("POST", "PUT")
-        self._question: object = None
-        self.permission: Awaitable[object] | None = None
-        """To be awaited before anything else, when the access hook is async."""
-        self.verdict: Response | None = None
-        """A refusal, known before any body was read."""
 
     @property
     def max_body(self) -> int:

@@ -73,12 +73,13 @@ class Handler:
 
     def begin(self, request: RequestHead) -> Response | Exchange:
         """The first step: a response, or the exchange to go on with."""
-        common = self._common_headers.of(request.headers.get(names.ORIGIN))
+        origin = request.headers.get(names.ORIGIN)
+        common = self._common_headers.of(origin)
         try:
             if request.method == "OPTIONS":
                 return Response(204, [*common, *self._common_headers.preflight()])
-            if request.method not in ("GET", "HEAD"):
-                self._check_origin(request)
+            if origin is not None and request.method not in ("GET", "HEAD"):
+                self._check_origin(origin, request)
             exchange = self._begin(request, common)
         except ProtocolError as error:
             return self._problem(error, request, common)
@@ -141,19 +142,13 @@ class Handler:
     def _asset(self, request: RequestHead) -> Asset | None:
         return self._context.assets.get(request.path.removeprefix(RESERVED_SEGMENT + "/"))
 
-    def _check_origin(self, request: RequestHead) -> None:
+    def _check_origin(self, origin: bytes, request: RequestHead) -> None:
         """Refuse a write of a page that is not of a listed origin.
 
         A browser sends some writes without asking first, and only hides their responses.
         """
-        origin = request.headers.get(names.ORIGIN)
-        if (
-            origin is None
-            or self._common_headers.allows(origin)
-            or self._context.is_own(origin, request)
-        ):
-            return
-        raise foreign_origin()
+        if not (self._common_headers.allows(origin) or self._context.is_own(origin, request)):
+            raise foreign_origin()
 
     def _check_token(self, request: RequestHead) -> None:
         if self._token is not None:

@@ -1,6 +1,7 @@
 """The header pairs of responses: built once where they can be, cheap where they cannot."""
 
 from durable_streams_core.offsets import encode_offset
+from durable_streams_core.operations import Appended
 from durable_streams_core.protocol import JSON_CONTENT_TYPE, SSE_CONTENT_TYPE
 from durable_streams_core.streams import Birth
 from durable_streams_server.http import names
@@ -30,15 +31,13 @@ _CLOSED_LINE = to_lines([CLOSED])
 _PRODUCER_LINES = b"%b: %%d\r\n%b: %%d\r\n" % (names.PRODUCER_EPOCH, names.PRODUCER_SEQ)
 
 
-def appended_lines(
-    common: bytes, timeline: bytes, tail: int, epoch: int, seq: int, *, closed: bool
-) -> bytes:
-    """The response to an append, the most frequent; ``epoch`` is negative without producer."""
-    lines = _NEXT_OFFSET_LINE % (common, timeline, tail)
-    if closed:
+def appended_lines(common: bytes, appended: Appended) -> bytes:
+    """The headers of the response to an append, the most frequent, after ``common`` ones."""
+    lines = _NEXT_OFFSET_LINE % (common, appended.timeline, appended.tail)
+    if appended.closed:
         lines += _CLOSED_LINE
-    if epoch >= 0:
-        lines += _PRODUCER_LINES % (epoch, seq)
+    if appended.epoch >= 0:
+        lines += _PRODUCER_LINES % (appended.epoch, appended.seq)
     return lines
 
 

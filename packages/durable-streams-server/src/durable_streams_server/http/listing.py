@@ -59,8 +59,6 @@ class SubscriptionPage(msgspec.Struct, frozen=True):
 class Listing(Exchange):
     """A page of streams."""
 
-    __slots__ = ()
-
     def _respond(self, body: bytes) -> AnyResponse:
         prefix, after, limit = parse_listing(self.request.query)
         return self._later(self._list(prefix, after, limit))
@@ -105,8 +103,6 @@ class Listing(Exchange):
 
 class SubscriptionListing(Listing):
     """A page of subscriptions."""
-
-    __slots__ = ()
 
     async def _list(self, prefix: str, after: str, limit: int) -> Response:
         rows, following = await self._engine.subscriptions.list(prefix, after=after, limit=limit)

@@ -69,7 +69,11 @@ def parse_query(query: str) -> tuple[str | None, str | None, str | None]:
                 f"The query parameter {name} was given twice.", code="repeated-parameter"
             )
         found[name] = value
-    return tuple(found.get(name) for name in _PARAMETERS)  # type: ignore[return-value]
+    return (
+        found.get(protocol.OFFSET_PARAM),
+        found.get(protocol.LIVE_PARAM),
+        found.get(protocol.CURSOR_PARAM),
+    )
 
 
 def parse_producer(request: RequestHead) -> ProducerClaim | None:

@@ -15,7 +15,6 @@ from durable_streams_core.streams import birth_of
 from durable_streams_server.engine.pages import Page
 from durable_streams_server.http import compression, headers, names
 from durable_streams_server.http.conditions import Conditions, parse_conditions
-from durable_streams_server.http.context import Context
 from durable_streams_server.http.errors import internal_error
 from durable_streams_server.http.exchange import Exchange
 from durable_streams_server.http.live import Registration
@@ -25,7 +24,6 @@ from durable_streams_server.http.messages import (
     Header,
     Live,
     Pending,
-    RequestHead,
     Response,
     awaited,
 )
@@ -37,8 +35,6 @@ log = logging.getLogger("durable_streams_server.http")
 
 class Describing(Exchange):
     """HEAD."""
-
-    __slots__ = ()
 
     def _respond(self, body: bytes) -> AnyResponse:
         conditions = parse_conditions(self.request)
@@ -78,13 +74,7 @@ class Describing(Exchange):
 class Reading(Exchange):
     """GET: one page, a long-poll, or events."""
 
-    __slots__ = ("_query",)
-
-    def __init__(
-        self, context: Context, request: RequestHead, path: str, common: list[Header]
-    ) -> None:
-        super().__init__(context, request, path, common)
-        self._query: tuple[Offset | None, bool, str | None, str | None] | None = None
+    _query: tuple[Offset | None, bool, str | None, str | None] | None = None
 
     def _parsed(self) -> tuple[Offset | None, bool, str | None, str | None]:
         """Offset (None: the tail), whether that was asked for as ``now``, mode and cursor."""

@@ -21,9 +21,8 @@ from durable_streams_core.streams import CreationRequest, birth_of
 from durable_streams_server.engine.arguments import LARGE_JSON, is_large_json
 from durable_streams_server.http import headers, names
 from durable_streams_server.http.conditions import Conditions, parse_conditions
-from durable_streams_server.http.context import Context
 from durable_streams_server.http.exchange import Exchange
-from durable_streams_server.http.messages import AnyResponse, Header, RequestHead, Response
+from durable_streams_server.http.messages import AnyResponse, RequestHead, Response
 from durable_streams_server.http.parsing import (
     parse_closed,
     parse_creation,
@@ -70,13 +69,7 @@ def parse_terms(request: RequestHead) -> Terms:
 class Appending(Exchange):
     """POST: append, close, or both."""
 
-    __slots__ = ("_terms",)
-
-    def __init__(
-        self, context: Context, request: RequestHead, path: str, common: list[Header]
-    ) -> None:
-        super().__init__(context, request, path, common)
-        self._terms: Terms | None = None
+    _terms: Terms | None = None
 
     def _respond(self, body: bytes) -> AnyResponse:
         terms = self._terms
@@ -133,16 +126,12 @@ class Appending(Exchange):
         return respond(await self._engine.perform(self.path, operation))
 
     def _appended(self, appended: Appended, status: int = 204) -> Response:
-        common = self._context.common_headers.lines(self._common)
-        lines = headers.appended_lines(
-            common,
-            appended.timeline,
-            appended.tail,
-            appended.epoch,
-            appended.seq,
-            closed=appended.closed,
+        return Response(
+            status,
+            lines=headers.appended_lines(
+                self._context.common_headers.lines(self._common), appended
+            ),
         )
-        return Response(status, lines=lines)
 
     def _stored(self, appended: Appended) -> Response:
         """A producer's batch: 200 where it is new, 204 where it was stored before (§5.2.1)."""
@@ -152,13 +141,7 @@ class Appending(Exchange):
 class Creating(Exchange):
     """PUT: create, ensure, fork."""
 
-    __slots__ = ("_requested",)
-
-    def __init__(
-        self, context: Context, request: RequestHead, path: str, common: list[Header]
-    ) -> None:
-        super().__init__(context, request, path, common)
-        self._requested: CreationRequest | None = None
+    _requested: CreationRequest | None = None
 
     def _questions(self, action: str) -> Iterator[tuple[str, str]]:
         yield from super()._questions(action)
@@ -235,8 +218,6 @@ class Creating(Exchange):
 
 class Deleting(Exchange):
     """DELETE."""
-
-    __slots__ = ()
 
     def _respond(self, body: bytes) -> AnyResponse:
         return self._later(self._delete())

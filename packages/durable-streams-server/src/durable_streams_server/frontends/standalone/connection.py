@@ -12,7 +12,7 @@
 import asyncio
 from enum import Enum
 from math import inf
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from durable_streams_core.errors import ProtocolError, Unavailable
 from durable_streams_server.frontends.standalone.bodies import MAX_DRAINED, Incoming
@@ -26,6 +26,7 @@ from durable_streams_server.http.messages import AnyResponse, Live, Pending, Res
 if TYPE_CHECKING:
     from durable_streams_server.frontends.standalone.server import StandaloneServer
 
+_OPEN: Final = ConnectionPhase.OPEN
 MAX_HELD = 64 * 1024
 """Bytes held unread behind a response before the socket is not read any more."""
 
@@ -85,7 +86,7 @@ class Connection(Sender):
             self._flush()
 
     def data_received(self, data: bytes) -> None:
-        if self._phase is not ConnectionPhase.OPEN:
+        if self._phase is not _OPEN:
             return
         receiver = self._receiver
         receiver.feed(data)
@@ -99,7 +100,7 @@ class Connection(Sender):
         """The client sends no more: it may still wait for responses, but not for live ones."""
         waiting = self._waiting
         live = self._live is not None or (
-            type(waiting) is Pending and self._head is not None and "live=" in self._head.target
+            type(waiting) is Pending and self._head is not None and "live=" in self._head.query
         )
         if live or self._phase is ConnectionPhase.LINGERING or self._secure:
             return False
@@ -135,7 +136,7 @@ class Connection(Sender):
     @property
     def awaited(self) -> Awaited:
         """The thing that this connection waits for."""
-        if self._phase is not ConnectionPhase.OPEN:
+        if self._phase is not _OPEN:
             return Awaited.END
         if self._paused:
             return Awaited.CLIENT
@@ -177,9 +178,7 @@ class Connection(Sender):
         self._advancing = True
         receiver = self._receiver
         try:
-            while (
-                self._waiting is None and not self._paused and self._phase is ConnectionPhase.OPEN
-            ):
+            while self._waiting is None and not self._paused and self._phase is _OPEN:
                 event = receiver.next()
                 if event is None:
                     break
@@ -380,13 +379,13 @@ class Connection(Sender):
 
     def _flush(self) -> None:
         """Write what has gathered, set the next deadline, and close if that was the last of it."""
-        if self._waiting is None and not self._paused and self._phase is ConnectionPhase.OPEN:
+        if self._waiting is None and not self._paused and self._phase is _OPEN:
             self._await_request()
         self._push()
         if self._waiting is None:
             if self._phase is ConnectionPhase.ENDING:
                 self._linger()
-            elif self._eof and not self._paused and self._phase is ConnectionPhase.OPEN:
+            elif self._eof and not self._paused and self._phase is _OPEN:
                 self._transport.close()
 
     def _await_request(self) -> None:

@@ -14,7 +14,12 @@ from typing import Final
 from durable_streams_core.errors import InvalidRequest, ProtocolError
 from durable_streams_server.frontends.standalone.bounds import Bounds
 from durable_streams_server.http import names
-from durable_streams_server.http.messages import KNOWN_HEADERS, Header, fold_headers
+from durable_streams_server.http.messages import (
+    KNOWN_HEADERS,
+    Header,
+    RequestHead,
+    fold_headers,
+)
 
 _METHODS: Final = {
     name.encode(): name
@@ -62,23 +67,21 @@ class Malformed(InvalidRequest):
     code = "malformed-request"
 
 
-class ReceivedHead:
+class ReceivedHead(RequestHead):
     """A request head, and the body where all of it has already come.
 
     ``headers`` holds the headers that this server knows, by lower-case name; ``lines`` is all
-    header lines as they came. ``length`` is the body's, or :data:`CHUNKED`.
+    header lines as they came. ``length`` is the body's, or :data:`CHUNKED`. The server takes path
+    and query from the ``target``.
     """
 
-    __slots__ = (
-        "body", "expectation", "headers", "keep_alive", "length", "lines", "method", "old", "target",
-    )  # fmt: skip
+    __slots__ = ("body", "expectation", "keep_alive", "length", "lines", "old", "target")
 
     def __init__(
         self, method: str, target: str, headers: dict[bytes, bytes], lines: bytes, *, old: bool
     ) -> None:
-        self.method = method
+        super().__init__(method, "", "", headers)
         self.target = target
-        self.headers = headers
         self.lines = lines
         self.old = old
         """Whether it is HTTP/1.0."""

@@ -203,26 +203,31 @@ class StandaloneServer:
 
     def begin(self, head: ReceivedHead, *, secure: bool) -> Response | Exchange:
         """Have the handler look at a request's head."""
-        root = self.root
-        handler = self.handler
+        handler, root = self.handler, self.root
         try:
             if head.expectation is not None and head.expectation.lower() != b"100-continue":
                 head.expectation = None
                 raise expectation_failed()
-            path, query = split_target(head.target)
+            path, head.query = split_target(head.target)
             below = path_below(path, root)
             if below is None:
                 return handler.outside(head.method, path, root)
-            scheme = "https" if secure else "http"
-            request = RequestHead(head.method, below, query, head.headers, root=root, scheme=scheme)
+            head.path, head.root = below, root
+            if secure:
+                head.scheme = "https"
             if self._asks:
                 # The hook gets all headers, in a dictionary of its own.
-                request.native = RequestHead(
-                    head.method, below, query, head.all_headers(), root=root, scheme=scheme
+                head.native = RequestHead(
+                    head.method,
+                    below,
+                    head.query,
+                    head.all_headers(),
+                    root=root,
+                    scheme=head.scheme,
                 )
         except ProtocolError as error:
             return handler.refuse(error)
-        return handler.begin(request)
+        return handler.begin(head)
 
     def framed(self, frame: bytes) -> bytes:
         """A frame as a chunk, made once for all readers that get the same one."""
