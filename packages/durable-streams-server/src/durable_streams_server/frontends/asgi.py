@@ -22,7 +22,6 @@ from durable_streams_server.http.messages import (
     Pending,
     RequestHead,
     Response,
-    awaited,
     drop,
     fold_headers,
 )
@@ -36,6 +35,10 @@ Send = Callable[[Message], Awaitable[None]]
 
 CLIENT_CLOSED_REQUEST = 499
 """The status that logs show for a client that did not wait; no client ever gets it."""
+
+UNWATCHED_SECONDS = 0.02
+"""How long a request is waited for before a task watches whether its client went away: most commits
+take less."""
 
 MAX_UNSENT_BYTES = 256 * 1024
 """Frames that may wait for the server to take them before a live reader falls behind."""
@@ -97,10 +100,10 @@ class AsgiApp:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or run the lifespan of an engine that the app owns (ASGI 3)."""
-        if scope["type"] == "lifespan":
-            await self._lifespan(receive, send)
-        elif scope["type"] == "http":
+        if scope["type"] == "http":
             await self._http(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
         elif scope["type"] == "websocket":
             await receive()
             await send({"type": "websocket.close", "code": 1003})
@@ -245,18 +248,42 @@ class _Client:
 
     async def wait(self, pending: Pending) -> Response | Live | None:
         """The pending response, or None if the client went away first."""
-        responding = asyncio.ensure_future(awaited(pending))
-        watch = asyncio.create_task(self._disconnected())
+        loop = asyncio.get_running_loop()
+        outcome: asyncio.Future[Response | Live | None] = loop.create_future()
+        watch: asyncio.Task[None] | None = None
+
+        def resolve(response: Response | Live) -> None:
+            if outcome.done():
+                drop(response)
+            else:
+                outcome.set_result(response)
+
+        def lose(_watch: object) -> None:
+            if not outcome.done():
+                pending.cancel()
+                outcome.set_result(None)
+
+        def begin_watch() -> None:
+            nonlocal watch
+            watch = asyncio.create_task(self._disconnected())
+            watch.add_done_callback(lose)
+
+        pending.then(resolve)
+        timer = loop.call_later(UNWATCHED_SECONDS, begin_watch)
         try:
-            await asyncio.wait((responding, watch), return_when=asyncio.FIRST_COMPLETED)
+            return await outcome
         except asyncio.CancelledError:
-            responding.add_done_callback(_drop)
+            pending.cancel()
+            if not outcome.cancelled():
+                # It came, and before this could go on nobody wanted it any more.
+                lost = outcome.result()
+                if lost is not None:
+                    drop(lost)
             raise
         finally:
-            watch.cancel()
-            if not responding.done():
-                responding.cancel()
-        return responding.result() if responding.done() else None
+            timer.cancel()
+            if watch is not None:
+                watch.cancel()
 
     async def stream(self, live: Live) -> None:
         """Push a live response until it ends or the client goes away."""
@@ -291,11 +318,6 @@ class _Client:
             live.gone()
             if watch is not None:
                 watch.cancel()
-
-
-def _drop(responding: asyncio.Future[Response | Live]) -> None:
-    if not responding.cancelled():
-        drop(responding.result())
 
 
 class _QueueSink:
