@@ -34,7 +34,7 @@ PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
 
 # Short name (`nox -s "tests(core)"`) and the least coverage, branches included, that a package
 # reaches with its own tests. Core holds every rule of the protocol: no branch goes unasked.
-COVERAGE = {"core": 100, "server": 90, "client": 95, "redis": 90, "pytest": 95}
+COVERAGE = {"core": 100, "server": 90, "client": 95, "redis": 90, "runs": 90, "pytest": 95}
 PACKAGES = list(COVERAGE)
 
 STORES = ["memory", "file"]
@@ -149,7 +149,7 @@ def generated(session: nox.Session) -> None:
 @nox.session(requires=["build"])
 def types(session: nox.Session) -> None:
     """mypy, strict, over the packages and what runs them."""
-    install(session, "core[testing]", "server[uvicorn]", "client", "redis", "pytest")
+    install(session, "core[testing]", "server[uvicorn]", "client", "redis", "runs", "pytest")
     install_group(session, "types")
     sources = [str(package_directory(package) / "src") for package in PACKAGES]
     session.run("mypy", *sources)
@@ -193,7 +193,7 @@ def tests(session: nox.Session, package: str) -> None:
 @nox.session(requires=["build"])
 def project(session: nox.Session) -> None:
     """What holds between the packages, and that the documentation's examples work."""
-    install(session, "server[uvicorn]", "client", "redis", "pytest")
+    install(session, "server[uvicorn]", "client", "redis", "runs", "pytest")
     install_group(session, "tests")
     install_group(session, "examples")
     session.run(
@@ -267,7 +267,7 @@ def client_conformance(session: nox.Session, flavour: str) -> None:
 @nox.session(requires=["build"])
 def docs(session: nox.Session) -> None:
     """Build the documentation; any warning or dead internal link is an error."""
-    install(session, "server", "client", "redis", "pytest")
+    install(session, "server", "client", "redis", "runs", "pytest")
     install_group(session, "docs")
     session.run(
         *("sphinx-build", "--fail-on-warning", "--keep-going", "--nitpicky", "--fresh-env"),

@@ -10,7 +10,7 @@ author = "The durable-streams-python contributors"
 copyright = "2026, the durable-streams-python contributors"  # noqa: A001 (Sphinx's own name)
 PACKAGES = (
     *("durable-streams-core", "durable-streams-server", "durable-streams-client"),
-    *("durable-streams-redis", "pytest-durable-streams"),
+    *("durable-streams-redis", "durable-streams-runs", "pytest-durable-streams"),
 )
 
 extensions = [

@@ -14,7 +14,7 @@ DOCS = Path(__file__).parent
 PACKAGES = DOCS.parent / "packages"
 NAMES = (
     *("durable-streams-core", "durable-streams-server", "durable-streams-client"),
-    *("durable-streams-redis", "pytest-durable-streams"),
+    *("durable-streams-redis", "durable-streams-runs", "pytest-durable-streams"),
 )
 
 MODULES_HEAD = """# Modules

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGES = {
     name: ROOT / "packages" / f"durable-streams-{name}" / "src" / f"durable_streams_{name}"
-    for name in ("server", "core", "client", "redis")
+    for name in ("server", "core", "client", "redis", "runs")
 }
 PAGES = ["finding-your-way.md", "writing-a-front-end.md", "caches.md"]
 
@@ -41,7 +41,9 @@ def test_every_file_that_a_page_names_exists(page: str) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_every_name_behind_a_file_is_defined_there(page: str) -> None:
     text = (ROOT / "docs" / page).read_text()
-    named = re.findall(r"(?:(core|client|redis|server) )?`([\w/]+\.py)` \(?`([A-Za-z_.]+)`", text)
+    named = re.findall(
+        r"(?:(core|client|redis|runs|server) )?`([\w/]+\.py)` \(?`([A-Za-z_.]+)`", text
+    )
     for package, file, name in named:
         path = PACKAGES[package or "server"] / file
         assert name in defined(path), f"{name} in {path}"

@@ -13,12 +13,17 @@ import pytest
 PACKAGES = Path(__file__).parent.parent / "packages"
 
 # Core alone may be imported by the others, and imports none of them. The test kit runs a server and
-# clients, so it stands above both.
+# clients, so it stands above both, as runs do.
 MAY_IMPORT = {
     "durable_streams_core": set(),
     "durable_streams_server": {"durable_streams_core"},
     "durable_streams_client": {"durable_streams_core"},
     "durable_streams_redis": {"durable_streams_core"},
+    "durable_streams_runs": {
+        "durable_streams_core",
+        "durable_streams_server",
+        "durable_streams_client",
+    },
     "pytest_durable_streams": {
         "durable_streams_core",
         "durable_streams_server",

@@ -16,6 +16,7 @@ PACKAGES = [
     "durable-streams-server",
     "durable-streams-client",
     "durable-streams-redis",
+    "durable-streams-runs",
     "pytest-durable-streams",
 ]
 

@@ -1,0 +1,153 @@
+"""Streams on a server, through a client."""
+
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Any
+from urllib.parse import quote
+
+from durable_streams_client import (
+    AsyncClient,
+    AsyncProducer,
+    Conflict,
+    Fenced,
+    Gone,
+    NotFound,
+    NotStored,
+    ProducerLimits,
+    StreamClosed,
+    TransportError,
+)
+from durable_streams_client.errors import ClientError
+from durable_streams_core.protocol import START
+from durable_streams_runs.streams import (
+    PRODUCER,
+    Lost,
+    StreamBatch,
+    Streams,
+    Why,
+    Writer,
+    unavailable,
+)
+
+
+def is_client(given: Any) -> bool:
+    """Whether the streams given are a client's."""
+    return isinstance(given, AsyncClient)
+
+
+class ClientStreams(Streams):
+    """The streams of a server. ``root`` is the URL below which clients find them, if it is not
+    that of the client.
+    """
+
+    local = False
+
+    def __init__(self, client: AsyncClient, root: str) -> None:
+        self._client = client
+        self._root = root if not root or root.endswith("/") else root + "/"
+
+    async def create(
+        self,
+        path: str,
+        content_type: str,
+        *,
+        data: bytes | None = None,
+        ttl: int | None = None,
+        closed: bool = False,
+    ) -> bool:
+        stream = self._client.stream(path)
+        try:
+            await stream.create(
+                content_type=content_type, ttl=ttl, data=data, closed=closed, exist_ok=False
+            )
+        except (Conflict, Gone):
+            return False
+        except TransportError as error:
+            raise unavailable(error) from error
+        return True
+
+    async def is_closed(self, path: str) -> bool:
+        return (await self._head(path)).closed  # type: ignore[no-any-return]
+
+    async def content_type(self, path: str) -> str:
+        return (await self._head(path)).content_type  # type: ignore[no-any-return]
+
+    async def _head(self, path: str) -> Any:
+        try:
+            return await self._client.stream(path).head()
+        except TransportError as error:
+            raise unavailable(error) from error
+
+    async def append(self, path: str, messages: list[bytes], *, close: bool = False) -> None:
+        stream = self._client.stream(path, content_type="application/json")
+        try:
+            if close:
+                await stream.close_stream(messages[0])
+            else:
+                await stream.append_many(messages)
+        except TransportError as error:
+            raise unavailable(error) from error
+
+    def writer(self, path: str, content_type: str, epoch: int) -> Writer:
+        stream = self._client.stream(path, content_type=content_type)
+        return ClientWriter(
+            stream.producer(PRODUCER, epoch=epoch, auto_claim=False, limits=ONE_AT_A_TIME)
+        )
+
+    def read(self, path: str) -> AsyncIterator[StreamBatch]:
+        return self._client.stream(path).read()
+
+    def follow(self, path: str, offset: str = START) -> AsyncIterator[StreamBatch]:
+        return self._client.stream(path).follow(offset)
+
+    async def delete(self, path: str) -> None:
+        with suppress(NotFound, Gone):
+            await self._client.stream(path).delete()
+
+    def url(self, path: str) -> str:
+        return self._root + quote(path) if self._root else self._client.stream(path).url
+
+
+ONE_AT_A_TIME = ProducerLimits(in_flight=1, linger=0.0)
+
+
+class ClientWriter(Writer):
+    """Appends through a producer, which repeats what the server may not have got."""
+
+    def __init__(self, producer: AsyncProducer) -> None:
+        self._producer = producer
+
+    async def append(self, parts: list[bytes]) -> None:
+        try:
+            await self._producer.append_many(parts)
+            await self._producer.flush()
+        except ClientError as error:
+            raise self._refusal(error) from error
+        self._check()
+
+    async def close(self, parts: list[bytes], end: bytes) -> None:
+        try:
+            await self._producer.append_many(parts)
+            await self._producer.close_stream(end)
+        except ClientError as error:
+            raise self._refusal(error) from error
+        self._check()
+
+    async def release(self) -> None:
+        with suppress(ClientError):
+            await self._producer.aclose(flush=False)
+
+    def _check(self) -> None:
+        if self._producer.duplicates:
+            raise Lost(Why.FENCED, self._producer.epoch)
+
+    def _refusal(self, error: ClientError) -> Lost:
+        match error.cause if isinstance(error, NotStored) else error:
+            case StreamClosed():
+                return Lost(Why.CLOSED)
+            case NotFound() | Gone():
+                return Lost(Why.GONE)
+            case Fenced(epoch=epoch):
+                return Lost(Why.FENCED, epoch)
+        # A producer that gave up cannot go on under its epoch.
+        return Lost(Why.BROKEN)

@@ -1,0 +1,123 @@
+"""Ends runs of other workers, and reads how runs ended.
+
+Whoever ends a run claims the next odd epoch, with the append that holds the end and closes the
+stream.
+"""
+
+from typing import Any
+
+from durable_streams_core.errors import Gone, NotFound
+from durable_streams_runs.errors import NotARun
+from durable_streams_runs.formats import JSON, TEXT, Format, Parser
+from durable_streams_runs.records import Entry
+from durable_streams_runs.states import End, Status
+from durable_streams_runs.streams import Lost, Streams, Why, persistently
+
+
+class Finisher:
+    """Ends and reads runs. ``formats`` are those that the service knows, by name."""
+
+    def __init__(self, streams: Streams, formats: dict[str, Format]) -> None:
+        self._streams = streams
+        self._formats = formats
+
+    def format_of(self, name: str) -> Format:
+        """The format of that name; of one that only another version knows, the closest."""
+        return self._formats.get(name) or (TEXT if name == TEXT.name else JSON)
+
+    async def finish(self, entry: Entry, end: End) -> End:
+        """End a run, whoever owns it. Returns the end that it has, which may be an earlier one.
+
+        The stream is created if its owner died before that, so that nobody can run it later.
+        """
+        form = self.format_of(entry.format)
+        data = form.end(end)
+        epoch = entry.epoch + 1
+        while True:
+            writer = self._streams.writer(entry.id, form.content_type, epoch)
+            try:
+                await persistently(lambda: writer.close([], data))  # noqa: B023
+            except Lost as lost:
+                if lost.why is Why.CLOSED:
+                    return await self.end_of(entry.id)
+                if lost.why is not Why.GONE:
+                    # Also tried again: the server was away for longer than the client waits.
+                    epoch = odd_after(max(epoch, lost.epoch or 0))
+                elif await self._create_ended(entry, form, data):
+                    return end
+            else:
+                return end
+            finally:
+                await writer.release()
+
+    async def _create_ended(self, entry: Entry, form: Format, data: bytes) -> bool:
+        return await persistently(
+            lambda: self._streams.create(
+                entry.id, form.content_type, data=data, ttl=entry.ttl, closed=True
+            )
+        )
+
+    async def end_of(self, run_id: str) -> End:
+        """The end of a run whose stream is closed.
+
+        A stream that was closed by anybody else counts as interrupted, and so does one that is
+        gone.
+        """
+        try:
+            return await self.read_end(run_id) or End(Status.INTERRUPTED)
+        except (NotFound, Gone, NotARun):
+            return End(Status.INTERRUPTED)
+
+    async def end_if_closed(self, run_id: str) -> End | None:
+        """The end of a run, or None while its stream is open or is not there."""
+        return await self.end_of(run_id) if await self.is_closed(run_id) else None
+
+    async def is_closed(self, run_id: str) -> bool:
+        """Whether the stream is there and closed."""
+        try:
+            return await persistently(lambda: self._streams.is_closed(run_id))
+        except (NotFound, Gone):
+            return False
+
+    async def read_end(self, run_id: str) -> End | None:
+        """The end that a stream holds as its last data, or None.
+
+        Raises NotFound or Gone, and :class:`NotARun` for a stream of a type that no run has.
+        """
+        parsers = [form.parser() for form in await self._candidates(run_id)]
+        async for batch in self._streams.read(run_id):
+            for parser in parsers:
+                parser.feed(batch.data)
+        return next((parser.end for parser in parsers if parser.end), None)
+
+    async def items(self, run_id: str, form: Format) -> list[Any]:
+        """All output of a run so far; of a text run, its text in one piece."""
+        parser = form.parser()
+        found: list[Any] = []
+        async for batch in self._streams.read(run_id):
+            found += parser.feed(batch.data)
+        return found
+
+    async def parser(self, run_id: str, name: str | None) -> Parser:
+        """A parser for a run, by the name of its format or else by its content type."""
+        if name is not None:
+            return self.format_of(name).parser()
+        return (await self._candidates(run_id))[0].parser()
+
+    async def _candidates(self, run_id: str) -> list[Format]:
+        """The formats that a stream may have."""
+        content_type = await self._streams.content_type(run_id)
+        media_type = content_type.partition(";")[0].strip().lower()
+        found = [
+            form
+            for form in self._formats.values()
+            if form.content_type.partition(";")[0] == media_type
+        ]
+        if not found:
+            raise NotARun(f"The stream at {run_id!r} is not a run: its type is {content_type}.")
+        return found
+
+
+def odd_after(epoch: int) -> int:
+    """The next odd number."""
+    return epoch + 1 + epoch % 2

@@ -1,0 +1,162 @@
+"""A run of this process: its source, its output, and its end."""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import AsyncIterable, Callable
+from contextlib import suppress
+from typing import Any
+
+from durable_streams_runs.errors import RunFailed
+from durable_streams_runs.finishing import Finisher
+from durable_streams_runs.formats import Format
+from durable_streams_runs.limits import Limits
+from durable_streams_runs.output import Output
+from durable_streams_runs.records import Entry
+from durable_streams_runs.states import End, Status
+from durable_streams_runs.streams import Lost, Why, Writer
+
+log = logging.getLogger("durable_streams_runs")
+
+
+class Running:
+    """Reads a source to its end and writes what it yields.
+
+    ``on_end`` is called once: with the end of the run, or None if another process has the run now,
+    or it is gone.
+    """
+
+    def __init__(
+        self,
+        entry: Entry,
+        source: AsyncIterable[Any],
+        *,
+        writer: Writer,
+        form: Format,
+        limits: Limits,
+        finisher: Finisher,
+        on_end: Callable[["Running", End | None], None],
+    ) -> None:
+        self.entry = entry
+        self._source = source
+        self._limits = limits
+        self._finisher = finisher
+        self._on_end = on_end
+        self._output = Output(writer, form, limits, self._lost)
+        self._settled: asyncio.Future[End | None] | None = None
+        self._writing: asyncio.Task[None] | None = None
+        self.task = asyncio.create_task(self._run(), name=f"run {entry.id}")
+
+    async def end(self, end: End) -> End | None:
+        """End the run now and cancel its source: the end that holds, None if it is not ours."""
+        final = await self._settle(end)
+        self.task.cancel()
+        return final
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the stream was deleted."""
+        lost = self._output.lost
+        return lost is not None and lost.why is Why.GONE
+
+    async def flush(self) -> None:
+        """Write what the source has yielded, and accept nothing more."""
+        with suppress(Lost):
+            await self._output.flush()
+
+    def abandon(self) -> None:
+        """Cancel the source and write nothing more: another process ended or owns the run."""
+        self._resolve(None)
+        self.task.cancel()
+
+    def _lost(self) -> None:
+        """An append found that this worker may write no more."""
+        self.task.cancel()
+
+    async def _run(self) -> None:
+        try:
+            end = await self._consume()
+            if end is not None:
+                await self._settle(end)
+        finally:
+            await self._output.release()
+            await self._close_source()
+
+    async def _consume(self) -> End | None:
+        output = self._output
+        try:
+            async for item in self._source:
+                if output.closed:
+                    break
+                await output.add(item)
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if output.closed:
+                pass
+            elif task is not None and task.cancelling():
+                # The program is ending; the next process ends this run.
+                raise
+            else:
+                return self._failure("was cancelled by itself", error)
+        except Lost:
+            pass
+        except RunFailed as error:
+            return End(Status.FAILED, str(error))
+        except Exception as error:
+            return self._failure("raised", error)
+        if output.lost is not None:
+            return End(Status.INTERRUPTED)
+        return None if output.closed else End(Status.DONE)
+
+    def _failure(self, what: str, error: BaseException) -> End:
+        """An end that tells nothing of the error, but where its operator finds it."""
+        reference = secrets.token_hex(4)
+        log.error(
+            "The source of the run %r %s (%s).", self.entry.id, what, reference, exc_info=error
+        )
+        return End(Status.FAILED, f"The run failed. Reference: {reference}")
+
+    async def _settle(self, end: End) -> End | None:
+        """Write the end, once: whoever comes later gets the same."""
+        if self._settled is None:
+            self._settled = asyncio.get_running_loop().create_future()
+            # In a task of its own, because the caller may be cancelled.
+            self._writing = asyncio.create_task(self._write(end))
+        return await asyncio.shield(self._settled)
+
+    async def _write(self, end: End) -> None:
+        final: End | None = None
+        try:
+            final = await self._output.finish(end)
+        except Lost as lost:
+            final = await self._after_loss(lost)
+        except Exception:
+            log.exception("The end of the run %r was not written.", self.entry.id)
+        finally:
+            self._resolve(final)
+
+    async def _after_loss(self, lost: Lost) -> End | None:
+        if lost.why is Why.GONE:
+            return None
+        if lost.why is Why.BROKEN:
+            return await self._finisher.finish(self.entry, End(Status.INTERRUPTED))
+        if await self._finisher.is_closed(self.entry.id):
+            return await self._finisher.end_of(self.entry.id)
+        return None
+
+    def _resolve(self, final: End | None) -> None:
+        if self._settled is None:
+            self._settled = asyncio.get_running_loop().create_future()
+        if not self._settled.done():
+            self._settled.set_result(final)
+            self._on_end(self, final)
+
+    async def _close_source(self) -> None:
+        close = getattr(self._source, "aclose", None)
+        if close is None:
+            return
+        try:
+            async with asyncio.timeout(self._limits.patience):
+                await close()
+        except (Exception, asyncio.CancelledError) as error:
+            log.warning("The source of the run %r did not end: %r", self.entry.id, error)

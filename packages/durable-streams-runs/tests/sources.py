@@ -1,0 +1,58 @@
+"""Sources that tests run, and how tests read what came of them."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from typing import Any
+
+SHORT_LEASE = 1.0
+
+
+async def yielding(items: Iterable[Any]) -> AsyncIterator[Any]:
+    """Yield items without waiting."""
+    for item in items:
+        yield item
+
+
+class Held:
+    """A source that yields what it is given, and tells when it is cancelled or closed."""
+
+    def __init__(self) -> None:
+        self.cancelled = asyncio.Event()
+        self.begun = asyncio.Event()
+        self._items: asyncio.Queue[Any] = asyncio.Queue()
+
+    def give(self, *items: Any) -> None:
+        for item in items:
+            self._items.put_nowait(item)
+
+    def finish(self) -> None:
+        self._items.put_nowait(StopAsyncIteration)
+
+    async def stream(self) -> AsyncIterator[Any]:
+        self.begun.set()
+        try:
+            while (item := await self._items.get()) is not StopAsyncIteration:
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+        except (asyncio.CancelledError, GeneratorExit):
+            self.cancelled.set()
+            raise
+
+
+async def output(run: Any) -> list[Any]:
+    """Everything that a run yields, and its status at last."""
+    items: list[Any] = []
+    end = None
+    async for part in run.follow():
+        assert end is None
+        items += part.items
+        end = part.end
+    assert end is not None
+    return [*items, str(end.status)]
+
+
+async def text(run: Any) -> tuple[str, str]:
+    """The text of a run, and its status."""
+    *pieces, status = await output(run)
+    return "".join(pieces), status
