@@ -37,6 +37,8 @@ from durable_streams_client.checkpoints import (
     Checkpoint,
     FileCheckpoint,
     MemoryCheckpoint,
+    RedisCheckpoint,
+    SqliteCheckpoint,
 )
 from durable_streams_client.errors import (
     AccessDenied,
@@ -143,11 +145,13 @@ __all__ = [
     "PullWorker",
     "Reader",
     "Redirected",
+    "RedisCheckpoint",
     "ResponseError",
     "Retry",
     "RetryPolicy",
     "SequenceConflict",
     "SequenceGap",
+    "SqliteCheckpoint",
     "Stream",
     "StreamClosed",
     "StreamExists",
