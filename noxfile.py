@@ -37,6 +37,10 @@ PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
 COVERAGE = {"core": 100, "server": 90, "client": 95, "redis": 90, "runs": 90, "pytest": 95}
 PACKAGES = list(COVERAGE)
 
+# A package's tests wait for servers and clocks as much as they compute: one process more than
+# there are cores.
+PROCESSES = str((os.cpu_count() or 1) + 1)
+
 STORES = ["memory", "file"]
 FRONT_ENDS = ["standalone", "aiohttp", "asgi-uvicorn"]
 
@@ -175,6 +179,7 @@ def run_tests(session: nox.Session, package: str) -> None:
     session.run("coverage", "erase")
     session.run(
         *("coverage", "run", f"--source={module(package)}", "-m", "pytest"),
+        *("-n", PROCESSES, "--dist", "worksteal"),
         *(junit(f"tests-{package}", session.python), str(package_directory(package) / "tests")),
         *session.posargs,
     )
