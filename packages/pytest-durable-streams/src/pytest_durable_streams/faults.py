@@ -51,6 +51,7 @@ class Rule:
     """Whether the connection breaks before the first byte of the response."""
     happened: int = field(default=0, init=False)
     """How often it has gone wrong so far."""
+    _met: threading.Condition = field(default_factory=threading.Condition, init=False)
 
     def takes(self, request: SeenRequest) -> bool:
         """Whether this is to go wrong with ``request``, and has not done so often enough."""
@@ -59,6 +60,23 @@ class Rule:
             and self.method in (None, request.method)
             and (self.path is None or fnmatchcase(request.path, self.path))
         )
+
+    def meet(self) -> None:
+        """Count a request that goes wrong."""
+        with self._met:
+            self.happened += 1
+            self._met.notify_all()
+
+    def wait(self, times: int = 1, *, timeout: float = 30.0) -> None:
+        """Wait until it has gone wrong so often; in async tests ``await to_thread(rule.wait)``.
+
+        Raises ``TimeoutError`` after ``timeout`` seconds.
+        """
+        with self._met:
+            if not self._met.wait_for(lambda: self.happened >= times, timeout):
+                raise TimeoutError(
+                    f"it went wrong {self.happened} times in {timeout} s, not {times}"
+                )
 
 
 class Faults:
@@ -181,6 +199,6 @@ class Faults:
         with self._mutex:
             for rule in self._rules:
                 if rule.takes(seen):
-                    rule.happened += 1
+                    rule.meet()
                     return rule
         return None
