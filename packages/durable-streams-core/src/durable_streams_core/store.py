@@ -240,8 +240,8 @@ class RemoteStore(Store):
 
     @abstractmethod
     def look(self, path: str, done: Callable[[Head | Exception | None], None]) -> None:
-        """Call ``done`` once, later and in the event loop, with the head that :meth:`load` would
-        find, None where nothing is, or with what :meth:`load` would raise.
+        """Call ``done`` once, later and in the event loop, with the head that ``load`` would
+        find, None where nothing is, or with what ``load`` would raise.
 
         The head is one that was there after this call began. Raises where nothing can be asked.
         """
