@@ -23,6 +23,7 @@ from durable_streams_client import (
     OffsetGone,
     ProducerLimits,
     StreamClosed,
+    TailMoved,
 )
 from durable_streams_core import errors as core_errors
 from durable_streams_server import Batch as EngineBatch
@@ -152,6 +153,45 @@ def members(kind: type) -> set[str]:
 
 def test_a_batch_of_the_engine_has_the_attributes_of_one_of_the_client() -> None:
     assert members(EngineBatch) == members(Batch)
+
+
+def test_appends_that_expect_a_tail(url: Any) -> None:
+    with Client(url) as client:
+        stream = client.stream("expecting", content_type="application/json")
+        tail = stream.create().offset
+        assert stream.append({"n": 1}, expected=tail).offset > tail
+        with pytest.raises(TailMoved) as caught:
+            stream.append({"n": 2}, expected=tail)
+        stream.append({"n": 2}, expected=caught.value.offset)
+        assert stream.read().read_items() == [{"n": 1}, {"n": 2}]
+
+
+def test_streams_are_listed_by_their_names(url: Any) -> None:
+    names = [f"listed/{n}" for n in range(3)] + ["listed/is it done? 100% ä"]
+    with Client(url) as client:
+        for name in names:
+            client.stream(name).create(content_type="text/plain", data="12", ttl=60)
+        listed = list(client.list("listed/"))
+        assert [each.path for each in listed] == names
+        assert {(each.content_type, each.size, each.ttl) for each in listed} == {
+            ("text/plain", 2, 60)
+        }
+        assert [client.stream(each.path).read().read_text() for each in listed] == ["12"] * 4
+
+
+def test_progress_inside_a_page_of_a_real_server(url: Any) -> None:
+    with Client(url) as client:
+        stream = client.stream("progress", content_type="application/json")
+        stream.create()
+        stream.append_many(range(100))
+        with stream.follow() as reader:
+            items = reader.items()
+            assert [next(items) for _ in range(43)] == list(range(43))
+        fork = client.stream("progress-fork")
+        fork.fork(stream, offset=reader.offset)
+        assert fork.read().read_items() == list(range(42))
+        stream.append_many(range(100, 200))
+        assert stream.read(reader.offset).read_items() == list(range(42, 200))
 
 
 async def test_many_readers_of_one_client(url: Any) -> None:

@@ -64,5 +64,6 @@ def test_the_how_tos(server: Any, tmp_path: Path) -> None:
     assert printed.startswith('tea\nmilk\nb\'{"id":"two"}\' is not an order\n[Order(id=3')
     assert "Once upon a time, a stream …" in printed
     assert f"{chr(10).join(map(str, range(42, 100)))}\ndone 1\ndone 2\ndone 3\n" in printed
+    assert "[100, -70, -30]\naccount application/json" in printed
     assert '[b\'{"too":"late"}\'] not acknowledged, 0 of them perhaps stored' in printed
     assert "stopped\napplication/json\nit works\na line\n" in printed

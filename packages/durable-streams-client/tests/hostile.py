@@ -116,6 +116,8 @@ class Hostile:
         self.live = 0
         """Live answers that are open now."""
         self.connections = 0
+        self.extended = False
+        """Whether it has the extensions of our server: If-Match, and a listing."""
         self.port = 0
         self._born = 0
         self._counts: dict[str, int] = {}
@@ -277,7 +279,13 @@ class Hostile:
         return not out.over
 
     async def _serve(self, asked: Asked, out: "Wire") -> tuple[int, dict[str, str], bytes]:
+        if asked.path == "/__ds/streams" and self.extended:
+            return self._list(asked)
         held = self.streams.get(asked.path)
+        if held is not None and self.extended and asked.method == "HEAD":
+            wanted = asked.headers.get("if-match")
+            if wanted is not None and wanted != f'"{token(held.tail)}"':
+                return 412, self._facts(held), b""
         if asked.method == "PUT":
             return self._create(asked, held)
         if held is None:
@@ -299,6 +307,26 @@ class Hostile:
                 answer["Stream-Expires-At"] = held.expires
             return 200, answer, b""
         return await self._read(asked, held, out)
+
+    def _list(self, asked: Asked) -> tuple[int, dict[str, str], bytes]:
+        prefix, after = asked.params.get("prefix", ""), asked.params.get("after", "")
+        names = sorted(path[1:] for path in self.streams)
+        found = [name for name in names if name.startswith(prefix) and name > after]
+        page = found[: self.page]
+        streams = [
+            {
+                "path": name,
+                "contentType": self.streams[f"/{name}"].content_type,
+                "offset": token(self.streams[f"/{name}"].tail),
+                "closed": self.streams[f"/{name}"].closed,
+                "size": 1,
+                "createdAt": "2026-01-01T00:00:00Z",
+            }
+            for name in page
+        ]
+        more = page[-1] if len(found) > len(page) else None
+        body = json.dumps({"streams": streams, "next": more}).encode()
+        return 200, {"Content-Type": "application/json"}, body
 
     @staticmethod
     def _facts(held: Held) -> dict[str, str]:
@@ -376,6 +404,9 @@ class Hostile:
                     "Producer-Received-Seq": str(who[2]),
                 }
                 return 409, gap, b"gap"
+        wanted = asked.headers.get("if-match")
+        if self.extended and wanted is not None and wanted != f'"{token(held.tail)}"':
+            return 412, self._facts(held), b"the tail has moved"
         order = asked.headers.get("stream-seq")
         if order is not None:
             if order <= held.seq:

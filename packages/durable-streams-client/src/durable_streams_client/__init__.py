@@ -73,6 +73,7 @@ from durable_streams_client.errors import (
     Unavailable,
 )
 from durable_streams_client.json_pages import UnreadableMessage
+from durable_streams_client.listing import ListedStream
 from durable_streams_client.messages import Appended, Created, StreamInfo
 from durable_streams_client.options import Live, OnBad, Retry, Timeouts
 from durable_streams_client.producing import ProducerLimits
@@ -130,6 +131,7 @@ __all__ = [
     "InvalidArgument",
     "InvalidRequest",
     "LinkedStream",
+    "ListedStream",
     "Live",
     "MalformedResponse",
     "MemoryCheckpoint",

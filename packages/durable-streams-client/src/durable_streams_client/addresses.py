@@ -108,6 +108,11 @@ def header_path(path: str) -> str:
     return _quoted(path, _SAFE)
 
 
+def origin_of(url: str) -> tuple[str, str | None, int]:
+    """Scheme, host and port of a URL."""
+    return _origin(urlsplit(url))
+
+
 def _origin(parts: SplitResult) -> tuple[str, str | None, int]:
     return parts.scheme, parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
 

@@ -18,6 +18,8 @@ from durable_streams_client.parsing import NotJson, parse_json, parse_number
 from durable_streams_core import protocol
 
 MAX_OFFSET_LENGTH: Final = 1024
+IF_MATCH: Final = "If-Match"
+"""Names the offset that an append expects to be the tail, an extension of our server (§11)."""
 NOT_A_STREAM: Final = "not-a-stream"
 """The code of a server that has no streams at all at such a path."""
 
@@ -188,6 +190,7 @@ def append_request(
     content_type: str | None,
     close: bool = False,
     seq: str | None = None,
+    expected: str | None = None,
     producing: Producing | None = None,
 ) -> Request:
     """``POST`` that appends data, closes the stream, or both (§5.2, §5.3)."""
@@ -198,6 +201,8 @@ def append_request(
         headers[protocol.STREAM_CLOSED] = "true"
     if seq is not None:
         headers[protocol.STREAM_SEQ] = seq
+    if expected is not None:
+        headers[IF_MATCH] = f'"{expected}"'
     if producing is not None:
         headers.update(producing.headers())
     return Request("POST", url, headers, content=content)
@@ -311,6 +316,7 @@ def error_of(request: Request, head: ResponseHead, body: bytes) -> ResponseError
         "closed": closed,
         "producer_epoch": epoch is not None and protocol.PRODUCER_ID in request.headers,
         "expected_seq": expected is not None,
+        "conditional": IF_MATCH in request.headers,
         "redirected": 300 <= head.status < 400 and bool(head.get("location")),
         "creating": request.method == "PUT" and protocol.STREAM_FORKED_FROM not in request.headers,
         "sequenced": protocol.STREAM_SEQ in request.headers
@@ -330,6 +336,10 @@ def error_of(request: Request, head: ResponseHead, body: bytes) -> ResponseError
         error.message = f"The server redirects to {errors.public_url(error.location)[:500]}."
     elif isinstance(error, errors.NotFound) and code == NOT_A_STREAM:
         error.advice = "Check the client's base URL, or the whole URL of the stream."
+    elif isinstance(error, errors.TailMoved):
+        error.offset = head.get(protocol.STREAM_NEXT_OFFSET)
+        tail = "" if error.offset is None else f"{error.offset}, "
+        error.message = f"The tail of the stream is {tail}not the offset that was expected."
     if isinstance(error, errors.StreamClosed):
         error.offset = head.get(protocol.STREAM_NEXT_OFFSET)
     elif isinstance(error, errors.Fenced):

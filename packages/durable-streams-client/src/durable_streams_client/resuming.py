@@ -14,6 +14,7 @@ from durable_streams_client.batches import Page
 from durable_streams_client.encoding import response_kind
 from durable_streams_client.errors import InvalidArgument, OffsetGone
 from durable_streams_client.json_pages import join_page, split_page
+from durable_streams_client.messages import is_offset
 from durable_streams_client.options import is_whole
 from durable_streams_core.content import Kind
 from durable_streams_core.protocol import NOW
@@ -59,6 +60,8 @@ def parse_offset(text: str) -> tuple[str, int]:
 def whole_offset(text: str, what: str) -> str:
     """An offset that a server knows; raises ``InvalidArgument`` for one inside a page."""
     offset, count = parse_offset(text)
+    if not is_offset(offset) or '"' in offset:
+        raise InvalidArgument(f"{what} must be an offset that the server gave, not {text[:200]!r}")
     if count:
         raise InvalidArgument(
             f"{what} must be an offset of the server, but {text} is inside a page",

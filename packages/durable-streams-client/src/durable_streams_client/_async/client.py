@@ -2,7 +2,7 @@
 
 import random
 import ssl
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Any, Self
 
@@ -13,6 +13,7 @@ from durable_streams_client._async.stream import AsyncStream
 from durable_streams_client._async.transport import AsyncTransport
 from durable_streams_client._async.writing import AsyncAppends
 from durable_streams_client.errors import public_url
+from durable_streams_client.listing import REFUSALS, ListedStream, list_request, listed_page
 from durable_streams_client.options import (
     AsyncPairs,
     Extra,
@@ -118,6 +119,26 @@ class AsyncClient:
         url = addresses.stream_url(self.base_url, name)
         extra = Extra(pairs_of(headers, "headers"), pairs_of(params, "params"))
         return AsyncStream(self._context, url, extra, content_type=content_type)
+
+    async def list(self, prefix: str = "", *, after: str = "") -> AsyncIterator[ListedStream]:
+        """Iterate over the streams of the server, in order of their paths, page by page.
+
+        An extension of our server. It lists the streams whose names begin with ``prefix`` and come
+        after the name ``after``, among those that the client may know.
+
+        Raises ``NotSupported`` if the server has no listing, ``InvalidArgument`` if the client has
+        no base URL, and what the class lists.
+        """
+        calls = self._context.calls
+        extra = Extra([], [])
+        following: str | None = after
+        while following is not None:
+            request = list_request(self.base_url, prefix, following)
+            response = await calls.call(request, extra=extra, accept=REFUSALS)
+            page = listed_page(request, response, following)
+            for listed in page.streams:
+                yield listed
+            following = page.next
 
     async def aclose(self) -> None:
         """Close all connections. Calls in progress raise ``ClientClosed``."""

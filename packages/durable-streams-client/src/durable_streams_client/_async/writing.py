@@ -5,9 +5,16 @@ import secrets
 from durable_streams_client import messages
 from durable_streams_client._async import runtime
 from durable_streams_client._async.calls import AsyncCalls
-from durable_streams_client.errors import ClientError, Fenced, SequenceGap, is_unapplied
+from durable_streams_client.addresses import origin_of
+from durable_streams_client.errors import (
+    ClientError,
+    Fenced,
+    NotSupported,
+    SequenceGap,
+    is_unapplied,
+)
 from durable_streams_client.identities import Identity, IdentityCache, StreamIdentities
-from durable_streams_client.messages import Appended
+from durable_streams_client.messages import Appended, Request
 from durable_streams_client.options import Extra
 
 RESTARTS = 3
@@ -29,6 +36,8 @@ class AsyncAppends:
         self._calls = calls
         # Not shared with a forked child, whose appends the server would take for repeats.
         self._identities = runtime.Local(_Identities)
+        self._conditional: set[tuple[str, str | None, int]] = set()
+        """The origins of servers that mind ``If-Match``."""
 
     async def forget(self, url: str) -> None:
         """Forget the identities of a stream that was deleted; the server has forgotten them."""
@@ -44,12 +53,15 @@ class AsyncAppends:
         content_type: str | None,
         close: bool,
         seq: str | None,
+        expected: str | None,
         extra: Extra,
     ) -> Appended:
         """Append ``content``, close the stream, or both; exactly once if ``safe_append`` is set."""
+        if expected is not None:
+            await self._check_conditions(url, extra)
         if not self._calls.options.safe_append or not content:
             request = messages.append_request(
-                url, content, content_type=content_type, close=close, seq=seq
+                url, content, content_type=content_type, close=close, seq=seq, expected=expected
             )
             # Without producer headers, only closing without data is safe to repeat (§5.2).
             response = await self._calls.call(request, extra=extra, repeatable=not content)
@@ -63,12 +75,40 @@ class AsyncAppends:
             owner, identity = await self._take(identities, url)
         try:
             return await self._append_in(
-                identity, url, content, content_type=content_type, close=close, seq=seq, extra=extra
+                identity,
+                url,
+                content,
+                content_type=content_type,
+                close=close,
+                seq=seq,
+                expected=expected,
+                extra=extra,
             )
         finally:
             with identities.mutex:
                 owner.give_back(identity)
             identities.freed.notify()
+
+    async def _check_conditions(self, url: str, extra: Extra) -> None:
+        """Raise ``NotSupported`` unless the server minds ``If-Match``.
+
+        A server that does not would append all the same. So it is asked once, by a condition that
+        no stream meets, on a request that changes nothing.
+        """
+        origin = origin_of(url)
+        if origin in self._conditional:
+            return
+        request = Request("HEAD", url, {messages.IF_MATCH: '"no-offset"'})
+        response = await self._calls.call(request, extra=extra, accept=(412,))
+        if response.head.status != 412:
+            raise NotSupported(
+                "The server does not mind If-Match, so nothing was appended.",
+                method="HEAD",
+                url=url,
+                status=response.head.status,
+                advice="Append without `expected`, or use `seq` to keep writers apart.",
+            )
+        self._conditional.add(origin)
 
     async def _append_in(
         self,
@@ -79,6 +119,7 @@ class AsyncAppends:
         content_type: str | None,
         close: bool,
         seq: str | None,
+        expected: str | None,
         extra: Extra,
     ) -> Appended:
         for restarts in range(RESTARTS + 1):
@@ -88,6 +129,7 @@ class AsyncAppends:
                 content_type=content_type,
                 close=close,
                 seq=seq,
+                expected=expected,
                 producing=identity.producing(),
             )
             known = False

@@ -3,7 +3,7 @@
 
 import random
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Self
 
@@ -14,6 +14,7 @@ from durable_streams_client._sync.stream import Stream
 from durable_streams_client._sync.transport import Transport
 from durable_streams_client._sync.writing import Appends
 from durable_streams_client.errors import public_url
+from durable_streams_client.listing import REFUSALS, ListedStream, list_request, listed_page
 from durable_streams_client.options import (
     Extra,
     Options,
@@ -119,6 +120,25 @@ class Client:
         url = addresses.stream_url(self.base_url, name)
         extra = Extra(pairs_of(headers, "headers"), pairs_of(params, "params"))
         return Stream(self._context, url, extra, content_type=content_type)
+
+    def list(self, prefix: str = "", *, after: str = "") -> Iterator[ListedStream]:
+        """Iterate over the streams of the server, in order of their paths, page by page.
+
+        An extension of our server. It lists the streams whose names begin with ``prefix`` and come
+        after the name ``after``, among those that the client may know.
+
+        Raises ``NotSupported`` if the server has no listing, ``InvalidArgument`` if the client has
+        no base URL, and what the class lists.
+        """
+        calls = self._context.calls
+        extra = Extra([], [])
+        following: str | None = after
+        while following is not None:
+            request = list_request(self.base_url, prefix, following)
+            response = calls.call(request, extra=extra, accept=REFUSALS)
+            page = listed_page(request, response, following)
+            yield from page.streams
+            following = page.next
 
     def close(self) -> None:
         """Close all connections. Calls in progress raise ``ClientClosed``."""

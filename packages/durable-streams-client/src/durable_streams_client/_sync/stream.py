@@ -18,7 +18,7 @@ from durable_streams_client.item_types import Validator, decoder_for
 from durable_streams_client.messages import Appended, Created, Request, StreamInfo, WholeResponse
 from durable_streams_client.options import LIVE_MODES, ON_BAD, Extra, Live, OnBad
 from durable_streams_client.producing import ProducerLimits
-from durable_streams_client.resuming import Progress, parse_offset
+from durable_streams_client.resuming import Progress, parse_offset, whole_offset
 from durable_streams_core import protocol
 from durable_streams_core.content import Kind
 
@@ -176,7 +176,7 @@ class Stream:
 
     # -- writing -----------------------------------------------------------------------------------
 
-    def append(self, data: Any, *, seq: str | None = None) -> Appended:
+    def append(self, data: Any, *, seq: str | None = None, expected: str | None = None) -> Appended:
         """Append one message of a JSON stream, or bytes of any other (§5.2).
 
         The data is stored exactly once, even if responses are lost and the request is repeated.
@@ -185,48 +185,63 @@ class Stream:
           are JSON text already. On other streams ``bytes``, or ``str`` as UTF-8.
         - ``seq``: the ``Stream-Seq`` of the append. It must be greater than that of the append
           before it, compared byte by byte.
+        - ``expected``: the offset that must be the tail, so that nothing was appended since you
+          read up to it. An extension of our server; the first such append of a client sends a
+          request that finds out whether the server has it.
 
         Returns an ``Appended`` with the tail after the data.
 
-        Raises ``StreamClosed``; ``SequenceConflict`` if ``seq`` is not greater; ``TooLarge``;
-        ``Conflict``; ``NotFound``; ``Gone``; ``InvalidArgument`` for data that cannot be encoded.
+        Raises ``StreamClosed``; ``SequenceConflict`` if ``seq`` is not greater; ``TailMoved``, with
+        the tail, if it is not ``expected``; ``NotSupported`` if the server cannot tell;
+        ``TooLarge``; ``Conflict``; ``NotFound``; ``Gone``; ``InvalidArgument`` for data that cannot
+        be encoded.
         After a ``TransportError``, ``Unavailable`` or ``MalformedResponse`` the data may be stored.
         """
-        return self.append_many([data], seq=seq)
+        return self.append_many([data], seq=seq, expected=expected)
 
-    def append_many(self, items: Iterable[Any], *, seq: str | None = None) -> Appended:
+    def append_many(
+        self, items: Iterable[Any], *, seq: str | None = None, expected: str | None = None
+    ) -> Appended:
         """Append several messages or pieces in one request: all of them or none (§5.2).
 
-        ``items`` are encoded one by one as ``append`` does; ``seq``, the result and the errors are
-        those of ``append``. The server refuses an empty append with ``InvalidRequest``.
+        ``items`` are encoded one by one as ``append`` does. ``seq``, ``expected``, the result and
+        the errors are those of ``append``; the server refuses an empty append with
+        ``InvalidRequest``.
         """
         kind = self._kind()
         parts = encode_all(kind, items)
         content = join(kind, parts) if parts else b""
-        return self._append(content, close=False, seq=seq)
+        return self._append(content, close=False, seq=seq, expected=expected)
 
-    def close_stream(self, data: Any = None, *, seq: str | None = None) -> Appended:
+    def close_stream(
+        self, data: Any = None, *, seq: str | None = None, expected: str | None = None
+    ) -> Appended:
         """Close the stream for ever, with ``data`` as its last content if given (§5.3).
 
         Readers get everything up to the end and then stop. Closing a closed stream again, without
         data, changes nothing.
 
-        ``data`` and ``seq`` are those of ``append``, and so are the errors. Returns an ``Appended``
-        with the final offset.
+        ``data``, ``seq`` and ``expected`` are those of ``append``, and so are the errors. Returns
+        an ``Appended`` with the final offset.
         """
         content = b""
         if data is not None:
             kind = self._kind()
             content = join(kind, encode_all(kind, [data]))
-        return self._append(content, close=True, seq=seq)
+        return self._append(content, close=True, seq=seq, expected=expected)
 
-    def _append(self, content: bytes, *, close: bool, seq: str | None) -> Appended:
+    def _append(
+        self, content: bytes, *, close: bool, seq: str | None, expected: str | None
+    ) -> Appended:
+        if expected is not None:
+            expected = whole_offset(expected, "expected")
         return self._context.appends.append(
             self.url,
             content,
             content_type=self.content_type,
             close=close,
             seq=seq,
+            expected=expected,
             extra=self._extra,
         )
 
