@@ -74,7 +74,7 @@ def test_a_trie_finds_the_patterns_that_mean_a_path(patterns: Any, paths: Any, d
         assert globs.match(path) == expected
     for name, pattern in kept.items():
         globs.remove(parse_glob(pattern), name)
-    assert globs._root.empty()
+    assert not globs
 
 
 def test_removing_what_is_not_there_changes_nothing() -> None:

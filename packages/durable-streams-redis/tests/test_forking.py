@@ -4,6 +4,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from servers import RedisServer
@@ -26,9 +27,9 @@ def in_a_child(work: Callable[[], Coroutine[object, object, None]]) -> int:
         return child
     status = 1
     try:
-        asyncio.set_event_loop(None)
-        asyncio.events._set_running_loop(None)
-        asyncio.run(work())
+        # In a thread of its own, because the parent's loop was running in this one.
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(lambda: asyncio.run(work())).result()
         status = 0
     except BaseException as error:
         sys.stderr.write(f"{error!r}\n")

@@ -296,8 +296,8 @@ async def test_a_middleware_never_misses_the_response_of_a_client_that_left(
                 failures.append(error)
                 raise
 
-        async with on_uvicorn(watched, app._mount.handler.close) as port:
-            client = Client(port, "/streams/", app._mount)
+        async with on_uvicorn(watched, app.mount.handler.close) as port:
+            client = Client(port, "/streams/", app.mount)
             await client.put("a")
             poll, answer = await client.waiting("a?offset=-1&live=long-poll")
             poll.abort()
@@ -416,10 +416,10 @@ async def test_it_works_mounted_in_a_framework_that_gives_it_no_lifespan() -> No
     outer = Starlette(routes=[Mount("/streams", app)])
 
     class Served:
-        engine = app._mount.engine
-        handler = app._mount.handler
+        engine = app.mount.engine
+        handler = app.mount.handler
 
-    async with on_uvicorn(outer, app._mount.handler.close) as port:
+    async with on_uvicorn(outer, app.mount.handler.close) as port:
         client = Client(port, "/streams/", Served)  # type: ignore[arg-type]
         created = await client.put("x/a", body=b"x")
         assert created["location"] == "http://test.example/streams/x/a"

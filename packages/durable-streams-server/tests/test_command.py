@@ -49,8 +49,8 @@ async def running(
     finally:
         if process.returncode is None:
             process.kill()
-        await process.wait()
-        process._transport.close()
+        # Reading to the end also closes the pipes.
+        await process.communicate()
 
 
 async def ended(process: Any, signum: Any = signal.SIGTERM) -> Any:
@@ -126,8 +126,8 @@ def settings(monkeypatch: pytest.MonkeyPatch) -> Any:
         found.update(settings)
 
     monkeypatch.setattr(cli, "serve", serve)
-    monkeypatch.setattr(cli, "_loop_runner", lambda: asyncio.run)
-    monkeypatch.setattr(cli, "_allow_many_files", lambda: None)
+    monkeypatch.setattr(cli, "loop_runner", lambda: asyncio.run)
+    monkeypatch.setattr(cli, "allow_many_files", lambda: None)
     monkeypatch.setattr(cli.logging, "basicConfig", lambda **_: None)
     return found
 
@@ -354,10 +354,15 @@ def test_a_taken_port_is_explained(front_end: Any, monkeypatch: pytest.MonkeyPat
     assert "Traceback" not in result.output
 
 
-def test_a_port_of_the_systems_is_explained() -> None:
-    error = PermissionError(13, "Permission denied")
-    message = cli._listen_problem(error, {"uds": None, "host": "::1", "port": 80})
-    assert "choose a --port above 1023" in message
+def test_a_port_of_the_systems_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def serve(_settings: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(cli, "serve", serve)
+    monkeypatch.setattr(cli.logging, "basicConfig", lambda **_: None)
+    result = invoke("--host", "::1", "--port", "80")
+    assert result.exit_code == 1
+    assert "This user may not listen on ::1:80; choose a --port above 1023." in result.output
 
 
 REUSE = """

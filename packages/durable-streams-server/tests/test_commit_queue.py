@@ -11,7 +11,7 @@ from tokens import NOT_REACHED, position
 from durable_streams_core.entities import Conflicted, Refused, Unknown
 from durable_streams_core.errors import ProtocolError
 from durable_streams_core.operations import Append, Body
-from durable_streams_core.store import Store
+from durable_streams_core.store import Store, Watcher
 from durable_streams_server import Conflict, Engine, StreamClosed, TailMoved, Unavailable
 from durable_streams_server.stores.memory import MemoryStore
 
@@ -676,33 +676,61 @@ async def test_an_immediate_store_that_raises_blocks_no_stream(
     assert position((await streams.append("a", "x")).offset) == 1
 
 
+def count_watchers(memory: MemoryStore) -> set[object]:
+    """The watchers of a store, as they come and go."""
+    watching: set[object] = set()
+    watch = memory.watch
+
+    def counted(watcher: Watcher) -> Callable[[], None]:
+        token = object()
+        watching.add(token)
+        stop = watch(watcher)
+
+        def stopped() -> None:
+            watching.discard(token)
+            stop()
+
+        return stopped
+
+    memory.watch = counted  # type: ignore[method-assign]
+    return watching
+
+
 @pytest.mark.parametrize("shared", [True, False])
 async def test_an_engine_that_could_not_start_leaves_nothing_behind(
     memory: MemoryStore, remote: RemoteStore, monkeypatch: pytest.MonkeyPatch, shared: bool
 ) -> None:
     """It watched the store twice after the next try."""
+    watching = count_watchers(memory)
     streams = Engine(remote if shared else memory)
+    seen = 0
 
     async def fail() -> None:
+        nonlocal seen
+        seen = len(watching)
         raise OSError("no")
 
     with monkeypatch.context() as patched:
         patched.setattr(streams.subscriptions.driver, "scan", fail)
         with pytest.raises(OSError, match="no"):
             await streams.start()
-    assert not memory._watchers
+    assert seen
+    assert not watching
     with pytest.raises(Unavailable):
         await streams.append("a", "x")
     async with streams:
         await streams.create("a")
-    assert not memory._watchers
+        assert len(watching) == seen
+    assert not watching
 
 
 async def test_a_stop_that_is_cancelled_closes_the_store(memory: MemoryStore) -> None:
+    watching = count_watchers(memory)
     streams = Engine(memory)
     await streams.start()
+    assert watching
     stopping = asyncio.create_task(streams.stop())
     await asyncio.sleep(0)
     stopping.cancel()
     await asyncio.gather(stopping, return_exceptions=True)
-    assert not memory._watchers
+    assert not watching

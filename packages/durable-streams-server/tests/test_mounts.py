@@ -266,8 +266,8 @@ async def test_a_starlette_mount_is_found_on_a_real_server(engine: Engine) -> No
     seen: Seen = []
     app = remembering(engine, seen)
     outer = Starlette(routes=[Route("/my streams", app)])
-    async with on_uvicorn(outer, app._mount.handler.close) as port:
-        client = Client(port, "/my%20streams/", app._mount)
+    async with on_uvicorn(outer, app.mount.handler.close) as port:
+        client = Client(port, "/my%20streams/", app.mount)
         assert (await client.put("a"))["location"] == "http://test.example/my%20streams/a"
         await client.close()
     assert seen == ["a"]

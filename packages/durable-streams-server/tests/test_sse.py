@@ -288,7 +288,7 @@ async def test_a_slow_reader_is_bounded_and_holds_nobody_back(
             data, _ = await fast.batch()
             received += len(base64.b64decode(data))
         assert received == len(piece), number
-    positions = sorted(r.position for r in client.mount.handler.readers._readers)
+    positions = sorted(r.position for r in client.mount.handler.readers)
     assert positions[1] == 200 * len(piece)
     assert positions[0] < 170 * len(piece)
     # Once it takes data again, it gets all of it.

@@ -353,10 +353,10 @@ async def test_a_bug_in_looking_at_a_request_is_an_answer(
 ) -> None:
     running = await start()
 
-    def fail(_head: Any, _base: Any) -> None:
+    def fail(_path: str, _max_bytes: int) -> str:
         raise ValueError("a bug")
 
-    monkeypatch.setattr(running.mount.handler, "_begin", fail)
+    monkeypatch.setattr("durable_streams_server.http.handler.decode_path", fail)
     answers = Answers(await exchange(running.port, GET + END))
     assert answers.statuses == (500,)
     assert "a bug" in caplog.text

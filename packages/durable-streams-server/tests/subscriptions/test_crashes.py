@@ -43,9 +43,8 @@ class Server:
         process, self._process = self._process, None
         if process is not None:
             process.send_signal(signal.SIGKILL)
-            await process.wait()
-            # The pipe's transport is closed here rather than by the collector.
-            process._transport.close()  # type: ignore[attr-defined]
+            # Reading to the end also closes the pipe.
+            await process.communicate()
 
     async def restart(self) -> None:
         await self.kill()

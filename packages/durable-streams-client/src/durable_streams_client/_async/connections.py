@@ -181,8 +181,16 @@ class _Stream(httpcore.AsyncNetworkStream):
         return _Stream(transport, protocol)
 
     def get_extra_info(self, info: str) -> Any:
+        """What httpcore asks for; also ``unread_bytes``, which were received and not read yet, and
+        ``is_full``, whether the peer takes no more for now.
+        """
+        protocol = self._protocol
         if info == "is_readable":
-            return self._protocol.ended or bool(self._protocol.received)
+            return protocol.ended or bool(protocol.received)
+        if info == "unread_bytes":
+            return protocol.held
+        if info == "is_full":
+            return protocol.full
         names = {"client_addr": "sockname", "server_addr": "peername"}
         return self._transport.get_extra_info(names.get(info, info))
 

@@ -56,6 +56,10 @@ class Globs(Generic[_Item]):
     def __init__(self) -> None:
         self._root: _Node[_Item] = _Node()
 
+    def __bool__(self) -> bool:
+        """Whether there is any pattern."""
+        return not self._root.empty()
+
     def add(self, segments: tuple[str, ...], item: _Item) -> None:
         """Add an item under a parsed pattern."""
         node = self._root

@@ -229,25 +229,25 @@ def main(context: click.Context, /, **settings: Any) -> None:
             "listen on 127.0.0.1 behind a proxy that checks access.",
             settings["host"],
         )
-    _allow_many_files()
+    allow_many_files()
     # The collector need not look at imported modules again, nor at young objects as often as it
     # does by default: requests leave no cycles behind.
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
     try:
         keep_large_blocks()
-        _loop_runner()(serve(settings))
+        loop_runner()(serve(settings))
     except DurableStreamsError as error:
         raise click.ClickException(str(error)) from error
     except OSError as error:
-        raise click.ClickException(_listen_problem(error, settings)) from error
+        raise click.ClickException(listen_problem(error, settings)) from error
 
 
 for command in check, export, import_, sign:
     main.add_command(command)
 
 
-def _loop_runner() -> Callable[[Any], None]:
+def loop_runner() -> Callable[[Any], None]:
     if sys.platform == "win32":
         return asyncio.run
     import uvloop
@@ -367,7 +367,7 @@ def _shown_url(address: Address, port: int, public_url: str | None) -> str:
     return f"{'http' if address.tls is None else 'https'}://{host}:{port}"
 
 
-def _allow_many_files() -> None:
+def allow_many_files() -> None:
     """A connection is a file: ask for as many as the system lets this user have."""
     if sys.platform == "win32":
         return
@@ -378,7 +378,7 @@ def _allow_many_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def _listen_problem(error: OSError, settings: dict[str, Any]) -> str:
+def listen_problem(error: OSError, settings: dict[str, Any]) -> str:
     place = settings["uds"] or f"{settings['host']}:{settings['port']}"
     if error.errno == errno.EADDRINUSE:
         return (

@@ -94,7 +94,8 @@ class AsgiApp:
     """An ASGI 3 application."""
 
     def __init__(self, mount: Mount, root: str) -> None:
-        self._mount = mount
+        self.mount = mount
+        """The engine that the app serves and the handler over it."""
         self._handler = mount.handler
         self._root = root
 
@@ -110,26 +111,26 @@ class AsgiApp:
 
     async def close(self) -> None:
         """Drain live readers, and stop the engine if the app owns it."""
-        await self._mount.close()
+        await self.mount.close()
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
         try:
-            if self._mount.owned:
-                await self._mount.engine.start()
+            if self.mount.owned:
+                await self.mount.engine.start()
         except StoreError as error:
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             return
         await send({"type": "lifespan.startup.complete"})
         await receive()
-        await self._mount.close()
+        await self.mount.close()
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         client = _Client(receive, send, scope["method"])
         try:
-            if not self._mount.engine.started:
-                await self._mount.ready()
+            if not self.mount.engine.started:
+                await self.mount.ready()
             begun = self._begin(scope)
         except ProtocolError as error:
             begun = self._handler.refuse(error)

@@ -8,7 +8,7 @@ notification.
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from durable_streams_core.entities import Change
 from durable_streams_core.errors import ProtocolError
@@ -48,6 +48,9 @@ class Readers:
 
     def __len__(self) -> int:
         return len(self._readers)
+
+    def __iter__(self) -> Iterator["Reader"]:
+        return iter(tuple(self._readers))
 
     def add(self, reader: "Reader") -> None:
         self._readers.add(reader)
