@@ -45,7 +45,7 @@ from durable_streams_core.streams import (
     decode_link,
     decode_producer,
 )
-from durable_streams_server.stores.file import FileStore, data_files
+from durable_streams_server.stores.file import FileStore, commit_group, data_files
 from durable_streams_server.stores.memory import MemoryStore
 
 GENERATIONS = 5
@@ -74,6 +74,7 @@ class Life:
         self.workers: list[InlineWorker] = []
         # Often enough many files are synced in one call.
         data_files.ONE_BY_ONE = self.rng.choice([0, 3, 64])
+        commit_group.DIRECT = self.rng.choice([1, 100, 5000, 256 * 1024])
         self.disk.on_death = self.stop_everything
 
     def draw(self, count: int) -> bytes:

@@ -270,7 +270,8 @@ def test_a_store_that_was_killed_on_a_full_disk_opens_to_read_and_delete(power: 
 
 def test_bytes_that_no_data_file_has_room_for_at_a_start_stay_in_memory() -> None:
     state = machine(save_bytes=8 * MIB)
-    assert state.add("s0", 3 * MIB)
+    for _ in range(24):
+        assert state.add("s0", MIB // 8)
     state.others_fill_the_disk_or_make_room(0)
     state.start_again(power=False)
     assert state.disk.sizes().get("streams/0/1", 0) < 3 * MIB
@@ -278,6 +279,17 @@ def test_bytes_that_no_data_file_has_room_for_at_a_start_stay_in_memory() -> Non
     state.others_fill_the_disk_or_make_room(None)
     state.checkpoint()
     assert state.disk.sizes()["streams/0/1"] == 3 * MIB
+    state.start_again(power=True)
+    state.everything_acknowledged_is_there()
+    state.teardown()
+
+
+def test_large_appends_fill_a_volume_and_not_half_of_it() -> None:
+    state = machine()
+    while state.add("s0", MIB // 2):
+        pass
+    assert len(state.kept["s0"]) > CAPACITY * 3 // 4
+    state.everything_acknowledged_is_there()
     state.start_again(power=True)
     state.everything_acknowledged_is_there()
     state.teardown()
@@ -298,7 +310,7 @@ def test_the_journal_stays_bounded_over_restarts() -> None:
 
 
 SmallVolumeMachine.TestCase.settings = settings(
-    max_examples=20,
+    max_examples=12,
     stateful_step_count=25,
     deadline=None,
     derandomize=True,

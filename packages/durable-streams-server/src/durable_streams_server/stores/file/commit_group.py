@@ -6,7 +6,7 @@ copy of the entity with the first one made; that is rare, as the engine sends on
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 
@@ -20,12 +20,16 @@ from durable_streams_core.entities import (
     Unknown,
 )
 from durable_streams_core.offsets import later_timeline
-from durable_streams_server.stores.file.records import Entry, entry_of
+from durable_streams_server.stores.file.data_files import DirectSums
+from durable_streams_server.stores.file.records import Entry, InFile, entry_of
+from durable_streams_server.stores.file.sums import Sums
 from durable_streams_server.stores.file.write_behind import Stored
 from durable_streams_server.stores.table import Recent, Table
 
 GROUP_COMMITS: Final = 1024
 GROUP_BYTES: Final = 16 * 1024 * 1024
+DIRECT: Final = 256 * 1024
+"""Data of so many bytes is written once, to its data file, where that is possible."""
 
 _OPEN: Final = Unknown("The group is not written yet.")
 
@@ -43,13 +47,29 @@ class PendingCommits:
         self.outcomes: list[Outcome] = []
 
 
-class Staged(NamedTuple):
-    """A commit that was let in: where its outcome goes, and the number of its entity after it."""
+class Staged:
+    """A commit that was let in: where its outcome goes, and the number of its entity after it.
 
-    outcomes: list[Outcome]
-    place: int
-    commit: Commit
-    number: int
+    ``entry`` is what the journal will hold of it. ``sums`` are those of the data file with its
+    data, once that was written directly.
+    """
+
+    __slots__ = ("commit", "entry", "number", "outcomes", "place", "sums")
+
+    def __init__(self, outcomes: list[Outcome], commit: Commit, number: int, entry: Entry) -> None:
+        self.outcomes = outcomes
+        self.place = len(outcomes)
+        self.commit = commit
+        self.number = number
+        self.entry = entry
+        self.sums: Sums | None = None
+
+    def written(self, sums: DirectSums) -> None:
+        """Its data is in the file, where the entry names it."""
+        self.sums = after = sums.after
+        completed = after.full[len(sums.before.full) :]
+        data = InFile(len(self.commit.delta.data), completed, after.rest)
+        self.entry = (*self.entry[:3], data, *self.entry[4:])
 
 
 class Overlay:
@@ -72,16 +92,22 @@ class Overlay:
 
 
 class CommitGroup:
-    """What goes to the journal in one write. ``numbers`` is the next new entity's."""
+    """What goes to the journal in one write. ``numbers`` is the next new entity's.
 
-    def __init__(self, table: Table[Stored], recent: Recent, numbers: int) -> None:
+    ``direct`` has the commits whose data goes straight to its data file: that of at least
+    ``DIRECT`` bytes, with ``may_be_direct``.
+    """
+
+    def __init__(
+        self, table: Table[Stored], recent: Recent, numbers: int, *, may_be_direct: bool
+    ) -> None:
         self._table = table
         self._recent = recent
         self.numbers = numbers
+        self.direct: list[Staged] = []
+        self._may_be_direct = may_be_direct
         self.submissions: list[PendingCommits] = []
         self.staged: list[Staged] = []
-        self.entries: list[Entry] = []
-        self.large: list[bytes] = []
         self.size = 0
         self.urgent = False
         """Only frees room, and may use the room reserved for that."""
@@ -126,9 +152,11 @@ class CommitGroup:
             self.numbers += 1
         elif not number:
             return Applied(0)
-        staged = Staged(outcomes, len(outcomes), commit, number)
-        self._first.setdefault(path, staged)
-        self.entries.append(entry_of(commit, number, position, removed, self.large))
+        staged = Staged(outcomes, commit, number, entry_of(commit, number, position, removed))
+        first = self._first.setdefault(path, staged) is staged
+        # A second commit to a path goes on behind bytes that no file can have yet.
+        if first and self._may_be_direct and len(delta.data) >= DIRECT:
+            self.direct.append(staged)
         self.staged.append(staged)
         self.size += len(delta.data)
         return _OPEN
@@ -168,6 +196,16 @@ class CommitGroup:
             self._resting.append((outcomes, len(outcomes)))
         return outcome
 
+    @property
+    def entries(self) -> list[Entry]:
+        """What the journal will hold of each commit."""
+        return [staged.entry for staged in self.staged]
+
+    @property
+    def large(self) -> list[bytes]:
+        """The data that stands behind the entries, in their order."""
+        return [staged.commit.delta.data for staged in self.staged if type(staged.entry[3]) is int]
+
     def settle_repeated(self) -> None:
         """Give resends within the group what the first try came to."""
         for outcomes, index, staged in self._repeated:
@@ -187,14 +225,13 @@ class CommitGroup:
         reserve.
         """
         kept = [
-            (staged, entry)
-            for staged, entry in zip(self.staged, self.entries, strict=True)
+            staged
+            for staged in self.staged
             if _frees(staged.commit.delta) and staged.commit.path not in self._overlays
         ]
         self.fail(refused)
-        self.staged = [staged for staged, _ in kept]
-        self.entries = [entry for _, entry in kept]
-        self.large = []
+        self.staged = kept
+        self.direct = []
         self.urgent = True
         return bool(kept)
 

@@ -15,6 +15,7 @@ from durable_streams_core.store import Watchers
 from durable_streams_server.stores.file.commit_group import CommitGroup, PendingCommits
 from durable_streams_server.stores.file.data_file_reader import FileReader
 from durable_streams_server.stores.file.data_files import FileWriter
+from durable_streams_server.stores.file.direct import DirectData
 from durable_streams_server.stores.file.errors import (
     DISK_FULL,
     WriteFailedError,
@@ -56,6 +57,7 @@ class Pipeline:
         now: Callable[[], int],
         numbers: int,
         save_bytes: int,
+        may_be_direct: bool,
         watchers: Watchers,
         written: Callable[[], None],
         make_room: Callable[[Callable[[], None]], bool],
@@ -69,9 +71,11 @@ class Pipeline:
         self._reader = reader
         self._now = now
         self._save_bytes = save_bytes
+        self._may_be_direct = may_be_direct
         self._written = written
         self._make_room = make_room
         self.write_behind = WriteBehind(files_worker, files, self._saved)
+        self._direct = DirectData(table, files, files_worker, self.write_behind)
         self._watchers = watchers
         self._numbers = numbers
         self.numbers = numbers
@@ -131,7 +135,10 @@ class Pipeline:
         if self.failure is not None:
             self.fail(self.failure)
         while self._queue:
-            group = CommitGroup(self._table, self._recent, self._numbers)
+            may_be_direct = self._may_be_direct and self._direct.ready
+            group = CommitGroup(
+                self._table, self._recent, self._numbers, may_be_direct=may_be_direct
+            )
             group.gather(self._queue)
             self._numbers = group.numbers
             if group.staged and (refused is None or group.keep_freeing(refused)):
@@ -148,6 +155,10 @@ class Pipeline:
             self._finish(group)
             self._begin()
             return
+        direct = group.direct
+        if direct and direct[0].sums is None and not self.write_behind.busy:
+            self._direct.write(direct, lambda error: self._write_or_refuse(group, error))
+            return
         now = self._now()
         journal, entries, large, urgent = self._journal, group.entries, group.large, group.urgent
 
@@ -160,6 +171,12 @@ class Pipeline:
 
         self._journal_worker.put(lambda: journal.append(now, entries, large, urgent=urgent), done)
 
+    def _write_or_refuse(self, group: CommitGroup, error: BaseException | None) -> None:
+        if error is None:
+            self._write(group)
+        else:
+            self._refuse(group, error)
+
     def _apply(self, group: CommitGroup, sequence: int) -> None:
         table, write_behind, recent = self._table, self.write_behind, self._recent
         entities = table.entities
@@ -168,7 +185,8 @@ class Pipeline:
         removed: list[int] = []
         self.sequence = sequence
         self.numbers = group.numbers
-        for outcomes, index, commit, number in group.staged:
+        for staged in group.staged:
+            commit = staged.commit
             path, delta = commit.path, commit.delta
             entity = entities.get(path)
             before = None if entity is None else entity.head
@@ -178,15 +196,18 @@ class Pipeline:
             applied = table.apply(path, delta)
             if delta.create is not None:
                 entity = entities[path]
-                entity.number = number
+                entity.number = staged.number
             data = delta.data
             if data:
                 assert entity is not None
-                write_behind.add(entity, applied.tail - len(data), data)
+                if staged.sums is not None:
+                    entity.sums = staged.sums
+                else:
+                    write_behind.add(entity, applied.tail - len(data), data)
             if watched:
                 changes.extend(table.changes(path, delta, before))
             recent.add(commit.id, applied)
-            outcomes[index] = applied
+            staged.outcomes[staged.place] = applied
         group.settle_repeated()
         if removed:
             self._remove_files(removed)
@@ -205,13 +226,14 @@ class Pipeline:
             group.fail(Unknown(reason) if error.unsure else Refused("unavailable", reason))
             self.fail(reason)
         else:
-            if is_full(error):
-                if not group.waited and self._make_room(lambda: self._write(group)):
-                    group.waited = True
-                    return
-                if not group.urgent and group.keep_freeing(DISK_FULL):
-                    self._write(group)
-                    return
+            full = is_full(error)
+            if full and not group.waited and self._make_room(lambda: self._write(group)):
+                group.waited = True
+                return
+            self._direct.take_back(group.direct)
+            if full and not group.urgent and group.keep_freeing(DISK_FULL):
+                self._write(group)
+                return
             refused = refusal_of(error)
             _log.warning("%s", refused.message, exc_info=None if is_passing(error) else error)
             group.fail(refused)

@@ -1,7 +1,11 @@
 """Keeps damaged files in a directory of their own; nothing is ever thrown away."""
 
-from durable_streams_server.stores.file.directory import SET_ASIDE, read_whole
+from typing import Final
+
+from durable_streams_server.stores.file.directory import SET_ASIDE
 from durable_streams_server.stores.file.disk import Disk
+
+_PIECE: Final = 1024 * 1024
 
 
 class Quarantine:
@@ -19,19 +23,29 @@ class Quarantine:
 
     def cut(self, name: str, length: int) -> None:
         """Keep a copy of a file, and cut the file itself."""
-        fd = self._disk.open(self._target(name), create=True, write=True)
-        try:
-            self._disk.write(fd, [read_whole(self._disk, name) or b""], 0)
-            self._disk.sync(fd)
-        finally:
-            self._disk.close(fd)
-        self._disk.sync_directory(self.directory)
+        self.copy(name)
         fd = self._disk.open(name, write=True)
         try:
             self._disk.truncate(fd, length)
             self._disk.sync(fd)
         finally:
             self._disk.close(fd)
+
+    def copy(self, name: str) -> None:
+        """Keep a copy of a file."""
+        disk = self._disk
+        copy = disk.open(self._target(name), create=True, write=True)
+        try:
+            original = disk.open(name)
+            try:
+                for begin in range(0, disk.size(original), _PIECE):
+                    disk.write(copy, [disk.read(original, begin, _PIECE)], begin)
+            finally:
+                disk.close(original)
+            disk.sync(copy)
+        finally:
+            disk.close(copy)
+        disk.sync_directory(self.directory)
 
     def _target(self, name: str) -> str:
         """A name in the directory that nothing has."""

@@ -8,9 +8,12 @@ A group is ``[now, [entry, …]]``, and an entry one of
 
 ``number`` is the entity's own, given once and never again; ``position`` its tail before the commit,
 where ``data`` goes. ``removed`` is the number of the entity that the commit drops, or 0;
-``created`` the head of the one it makes, or null. Data of more than ``LARGE`` bytes stands behind
-the array, uncopied, and the entry has its length instead. Guards are not kept: what stands here was
-let through.
+``created`` the head of the one it makes, or null. Guards are not kept: what stands here was let
+through.
+
+``data`` is the bytes themselves, up to ``LARGE`` of them. More stand behind the array, uncopied,
+and the entry has their length instead. Direct data is in the data file already, and the entry
+describes it: see :class:`InFile`.
 """
 
 from collections.abc import Sequence
@@ -25,16 +28,33 @@ LARGE: Final = 16 * 1024
 
 Entry = tuple[Any, ...]
 
+
+class InFile(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Direct data, as the journal names it: ``length`` bytes in the data file.
+
+    ``full`` is the CRCs of the file's blocks that it completed, ``rest`` that of the bytes behind
+    them (see `sums`).
+    """
+
+    length: int
+    full: bytes
+    rest: int
+
+    def __len__(self) -> int:
+        return self.length
+
+
+EntryData = bytes | int | InFile
+
 _encoder: Final = msgspec.msgpack.Encoder()
 _group: Final = msgspec.msgpack.Decoder(tuple[int, list[list[Any]]])
 
 
-def entry_of(commit: Commit, number: int, position: int, removed: int, large: list[bytes]) -> Entry:
-    """The journal's record of a commit; adds its data to ``large`` if it is."""
+def entry_of(commit: Commit, number: int, position: int, removed: int) -> Entry:
+    """The journal's record of a commit. Where it has a length, the data is to stand behind."""
     delta = commit.delta
-    data: bytes | int = delta.data
+    data: EntryData = delta.data
     if len(delta.data) > LARGE:
-        large.append(delta.data)
         data = len(delta.data)
     create = delta.create
     if (
@@ -84,11 +104,13 @@ def encode_group(now: int, entries: Sequence[Entry]) -> bytes:
 def decode_group(body: bytes | memoryview, large: memoryview) -> tuple[int, list[list[Any]]]:
     """The time and the entries of a group, each with its data in place."""
     now, entries = _group.decode(body)
-    if large:
-        begin = 0
-        for entry in entries:
-            if type(entry[3]) is int:
-                end = begin + entry[3]
-                entry[3] = bytes(large[begin:end])
-                begin = end
+    begin = 0
+    for entry in entries:
+        data = entry[3]
+        if type(data) is int:
+            end = begin + data
+            entry[3] = bytes(large[begin:end])
+            begin = end
+        elif type(data) is list:
+            entry[3] = msgspec.convert(data, InFile)
     return now, entries

@@ -17,7 +17,7 @@ from durable_streams_server.stores.file.journal_reader import (
     JournalReader,
 )
 from durable_streams_server.stores.file.latest_commits import LatestCommits
-from durable_streams_server.stores.file.records import unpack_head
+from durable_streams_server.stores.file.records import InFile, unpack_head
 from durable_streams_server.stores.file.snapshot import SnapshotReader, snapshot_names
 from durable_streams_server.stores.file.sums import BLOCK, NO_SUMS, Sums, extend, unknown_sums
 from durable_streams_server.stores.file.write_behind import Stored
@@ -25,7 +25,7 @@ from durable_streams_server.stores.table import Recent
 
 
 class Span:
-    """The bytes of one entity in the journal, past those that a snapshot proves."""
+    """The bytes of one entity in the journal, past those that a snapshot or the journal proves."""
 
     __slots__ = ("begin", "begin_sums", "end", "start", "sums")
 
@@ -34,7 +34,13 @@ class Span:
         self.begin = self.end = entity.head.tail
         self.begin_sums = self.sums = entity.sums
 
-    def add(self, data: bytes) -> None:
+    def add(self, data: bytes | InFile) -> None:
+        """Go on with an entry's data."""
+        if isinstance(data, InFile):
+            # Every byte up to its end was in the file before the journal named it: see `direct`.
+            self.end = self.begin = self.end + len(data)
+            self.sums = self.begin_sums = Sums(self.sums.full + data.full, data.rest)
+            return
         self.sums = extend(self.sums, self.end - self.start, data)
         self.end += len(data)
 
@@ -189,7 +195,9 @@ class Replay:
         if fields:
             entity.set_fields(fields)
 
-    def _cover(self, entity: Stored, position: int, data: bytes, group: JournalGroup) -> None:
+    def _cover(
+        self, entity: Stored, position: int, data: bytes | InFile, group: JournalGroup
+    ) -> None:
         span = self.spans.get(entity.number)
         end = entity.head.tail if span is None else span.end
         if position + len(data) <= end:

@@ -55,6 +55,8 @@ class Session:
             now=self.clock.now,
             numbers=recovery.numbers,
             save_bytes=settings.save_bytes,
+            # Without syncs, the journal could name data that a loss of power takes away.
+            may_be_direct=settings.sync,
             watchers=watchers,
             written=self._after_group,
             make_room=self._make_room,

@@ -34,8 +34,9 @@ def settle(
 ) -> list[Unsaved]:
     """Write what is missing and take away what is too much.
 
-    Files that belong to no entity are removed, or go to ``quarantine`` where something was lost,
-    which they may hold. Returns what a full disk has no room for.
+    Files that belong to no entity are removed, and those that are too long are cut. Where something
+    was lost, which they may hold, they go or are copied to ``quarantine``. Returns what a full disk
+    has no room for.
     """
     for name in JOURNAL, STREAMS:
         disk.make_directory(name)
@@ -45,6 +46,8 @@ def settle(
     _cut_torn_tail(disk, replay)
     # First what makes room, then what needs it.
     for number, length in proof.too_long.items():
+        if quarantine is not None:
+            quarantine.copy(file_name(number))
         files.cut(number, length)
     for name in disk.names(""):
         if name.endswith(UNFINISHED) and name != FORMAT + UNFINISHED:

@@ -2,11 +2,11 @@
 
 A commit's bytes are durable in the journal. Here they first stay in memory, and go to the stream's
 file when enough has gathered, or at a checkpoint. So an append costs no write to a file of its own,
-a file never holds what a crash can take back, and a short-lived stream has no file at all.
+and a short-lived stream has no file at all. Large data goes another way: see `direct`.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from typing import Final
 
@@ -92,6 +92,8 @@ class WriteBehind:
         self._told = told
         self._dirty: dict[int, Stored] = {}
         self._leaving: list[Stored] = []
+        self._taken: list[Stored] = []
+        """Entities whose unsaved bytes go to their files with direct data."""
         self._waiting: list[asyncio.Future[BaseException | None]] = []
         self.held = 0
         """About how many bytes of memory the unsaved bytes take."""
@@ -131,22 +133,22 @@ class WriteBehind:
 
     async def save_all(self) -> None:
         """Return when all that is unsaved now is in the files; raises what the disk does."""
+        await self._idle()
         left = len(self._dirty)
-        while self._leaving:
-            await self._wait()
         while left > 0 and self._dirty:
             self.save()
             left -= len(self._leaving)
-            error = await self._wait()
+            await self._idle()
+
+    async def _idle(self) -> None:
+        """Return when no bytes are on their way to files; raises what kept some from arriving."""
+        while self._leaving or self._taken:
+            future: asyncio.Future[BaseException | None]
+            future = asyncio.get_running_loop().create_future()
+            self._waiting.append(future)
+            error = await future
             if error is not None:
                 raise error
-            while self._leaving:
-                await self._wait()
-
-    async def _wait(self) -> BaseException | None:
-        future: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(future)
-        return await future
 
     def save(self) -> None:
         """Write what was unsaved for longest to the files; not while :attr:`busy`."""
@@ -171,11 +173,36 @@ class WriteBehind:
             self._arrived(entity, after)
         for entity in leaving[len(sums) :]:
             self._put_back(entity)
+        self._wake(error)
+        self._told(error)
+
+    def take(self, entities: Iterable[Stored]) -> None:
+        """Take out what is unsaved of some entities, to be written with direct data.
+
+        Not while :attr:`busy`. Followed by :meth:`taken`.
+        """
+        self._taken = [entity for entity in entities if entity.unsaved is not None]
+        for entity in self._taken:
+            unsaved = entity.unsaved
+            assert unsaved is not None
+            del self._dirty[entity.number]
+            unsaved.leaving, unsaved.fresh = unsaved.fresh, bytearray()
+
+    def taken(self, sums: Mapping[int, Sums], error: BaseException | None) -> None:
+        """What was taken is in the files, whose sums are given by number, or met an error."""
+        taken, self._taken = self._taken, []
+        for entity in taken:
+            if error is None:
+                self._arrived(entity, sums[entity.number])
+            else:
+                self._put_back(entity)
+        self._wake(error)
+
+    def _wake(self, error: BaseException | None) -> None:
         waiting, self._waiting = self._waiting, []
         for future in waiting:
             if not future.done():
                 future.set_result(error)
-        self._told(error)
 
     def _arrived(self, entity: Stored, sums: Sums) -> None:
         unsaved = entity.unsaved
