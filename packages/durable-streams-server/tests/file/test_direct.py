@@ -92,7 +92,7 @@ async def test_large_data_is_written_once_and_smaller_data_not_to_its_file(tmp_p
     assert disk.written["streams"] == 0
     disk.written["journal"] = 0
     await writer.append(MIB)
-    # What the file lacked is written with it, so that nothing is missing before it.
+    # Earlier bytes that the file lacked are written with it.
     assert disk.written["streams"] == len(writer.kept)
     await writer.append(MIB)
     assert disk.written["streams"] == len(writer.kept)

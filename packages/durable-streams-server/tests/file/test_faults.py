@@ -476,3 +476,47 @@ async def test_a_resend_to_a_stream_deleted_since_is_answered_after_a_restart_as
     assert await store.commit([append("a", b"here", "one")]) == first
     assert first == [Applied(4, b"0001700000000000")]
     await store.close()
+
+
+class OrderedDisk(LocalDisk):
+    """Notes in which order files are written, synced and removed."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.names_of: dict[int, str] = {}
+        self.events: list[tuple[str, str]] = []
+
+    def open(self, name: str, *, create: bool = False, write: bool = False) -> int:
+        fd = super().open(name, create=create, write=write)
+        self.names_of[fd] = name.partition("/")[0]
+        return fd
+
+    def write(self, fd: int, pieces: Sequence[Buffer], position: int) -> None:
+        super().write(fd, pieces, position)
+        self.events.append(("write", self.names_of[fd]))
+
+    def sync(self, fd: int) -> None:
+        super().sync(fd)
+        self.events.append(("sync", self.names_of[fd]))
+
+    def unlink(self, name: str) -> None:
+        super().unlink(name)
+        self.events.append(("unlink", name.partition("/")[0]))
+
+
+@pytest.mark.parametrize("sync", ["commit", "off"])
+async def test_a_file_is_removed_when_the_delete_of_its_stream_is_durable(
+    tmp_path: Path, sync: Any
+) -> None:
+    disk = OrderedDisk(tmp_path)
+    store = FileStore(tmp_path, disk=disk, sync=sync)
+    await store.open()
+    await store.commit([create("a", b"here")])
+    await store.checkpoint()
+    disk.events.clear()
+    (applied,) = await store.commit([Commit("gone", "a", Guard("ia"), Delta(remove=True))])
+    assert isinstance(applied, Applied)
+    await store.close()
+    until_removed = disk.events[: disk.events.index(("unlink", "streams"))]
+    assert ("write", "journal") in until_removed
+    assert until_removed[-1] == ("sync", "journal")

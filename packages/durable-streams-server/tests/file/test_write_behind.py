@@ -1,4 +1,4 @@
-"""What a checkpoint relies on: bytes that were unsaved when it began are in the files."""
+"""A checkpoint relies on it that bytes which were unsaved when it began are in the files."""
 
 import errno
 import random

@@ -198,7 +198,7 @@ class CommitGroup:
 
     @property
     def entries(self) -> list[Entry]:
-        """What the journal will hold of each commit."""
+        """The journal's entries, one a commit."""
         return [staged.entry for staged in self.staged]
 
     @property

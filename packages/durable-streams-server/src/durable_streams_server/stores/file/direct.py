@@ -1,8 +1,8 @@
 """Direct data: large data is written once, to its data file, and then the journal names it.
 
-The order is what makes this durable. What the stream's file lacks of earlier bytes and the new data
-are written to the file and synced, with the file's name if that is new. Only then the journal gets
-an entry with the data's position, length and checksums. So
+The order is what makes this durable. The data goes to the stream's file, behind any earlier bytes
+that the file lacks. The file is synced, and its name if that is new. Only then the journal gets an
+entry with the data's position, length and checksums. So
 
 - a crash before the entry is durable leaves bytes in the file that no entry names, which are cut at
   the next start, and nobody was told that they are stored;

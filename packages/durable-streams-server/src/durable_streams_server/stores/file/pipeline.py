@@ -248,11 +248,21 @@ class Pipeline:
         for number in numbers:
             self._reader.forget(number)
 
-        def done(_: None, error: BaseException | None) -> None:
+        def removed(_: None, error: BaseException | None) -> None:
             if error is not None:
                 _log.warning("a data file stays until the next start: %s", error)
 
-        self._files_worker.put(lambda: self._files.remove(numbers), done)
+        def flushed(_: None, error: BaseException | None) -> None:
+            if error is not None:
+                self.fail(stopped_by(error))
+            else:
+                self._files_worker.put(lambda: self._files.remove(numbers), removed)
+
+        if self._journal.durable < self.sequence:
+            # Else a loss of power could take back the removal, and not that of the file.
+            self._journal_worker.put(self._journal.flush, flushed)
+        else:
+            flushed(None, None)
 
     def _saved(self, error: BaseException | None) -> None:
         refused = None

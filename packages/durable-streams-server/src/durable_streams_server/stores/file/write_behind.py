@@ -189,7 +189,7 @@ class WriteBehind:
             unsaved.leaving, unsaved.fresh = unsaved.fresh, bytearray()
 
     def taken(self, sums: Mapping[int, Sums], error: BaseException | None) -> None:
-        """What was taken is in the files, whose sums are given by number, or met an error."""
+        """The bytes are in the files, whose sums are given by number, or met an error."""
         taken, self._taken = self._taken, []
         for entity in taken:
             if error is None:
