@@ -213,7 +213,7 @@ def browser(session: nox.Session) -> None:
     if not any(shutil.which(name) for name in ("chromium", "chromium-browser")):
         message = "The browser tests need Chromium: apt-get install chromium"
         session.error(message) if "CI" in os.environ else session.skip(message)
-    install(session, "server[uvicorn]")
+    install(session, "server[uvicorn]", "runs")
     install_group(session, "tests")
     install_group(session, "examples")
     install_group(session, "browser")
@@ -306,6 +306,15 @@ def failover(session: nox.Session) -> None:
     install_group(session, "tests", of="redis")
     hunt = package_directory("redis") / "tests" / "failover_hunt.py"
     session.run("python", str(hunt), *session.posargs)
+
+
+@nox.session(default=False, requires=["build"])
+def drill(session: nox.Session) -> None:
+    """Kill workers of runs: 200 runs on Valkey and on files, or `-- --runs 50 --kills 5`. Unix."""
+    install(session, "runs")
+    install_group(session, "tests", of="runs")
+    program = package_directory("runs") / "tests" / "kill_drill.py"
+    session.run("python", str(program), *session.posargs)
 
 
 @nox.session(default=False, requires=["build"])

@@ -1,4 +1,4 @@
-"""A chat whose answers survive a refresh and appear on every device.
+"""A chat whose answers survive a refresh, appear on every device, and end when a worker dies.
 
     uvicorn chat_app:app
 
@@ -9,37 +9,59 @@ the middle of an answer.
 import asyncio
 import secrets
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
 
-from fastapi import Depends, FastAPI, HTTPException, Request, Response
+from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import FileResponse
 
+from durable_streams_runs import Runs
 from durable_streams_server import Engine, create_asgi
 
-streams = Engine("memory:")
+
+async def model(prompt: str) -> AsyncIterator[str]:
+    """Stands for whatever writes your answers."""
+    for word in f"You said “{prompt}”, and I am still thinking about what that means".split():
+        await asyncio.sleep(0.1)
+        yield word + " "
+
+
+# Start, follow, stop, resume and access:
+streams = Engine("file:./chats")
+runs = Runs(streams, root="/streams/")
+app = FastAPI(lifespan=runs.lifespan)
 users: dict[str, str] = {}  # by session cookie
-answers: dict[str, asyncio.Task[None]] = {}  # under way, by path
 
 
-def user_of(request: Request) -> str:
-    user = users.get(request.cookies.get("session", ""))
-    if user is None:
-        raise HTTPException(401, "Log in first.")
-    return user
+def user_of(scope: object) -> str | None:
+    return users.get(Request(scope).cookies.get("session", ""))
 
 
 async def authorize(action: str, path: str, scope: object) -> bool | int:
-    """Browsers read their own chats; only the handlers below write."""
-    with suppress(HTTPException):
-        return action in ("read", "head") and path.startswith(f"{user_of(Request(scope))}/")
+    if user := user_of(scope):
+        return action in ("read", "head") and path.startswith(f"{user}/")
     return 401
 
 
-app = FastAPI(lifespan=streams.lifespan)
 app.mount("/streams", create_asgi(streams, authorize=authorize))
-User = Annotated[str, Depends(user_of)]
+
+
+@app.post("/chat")
+async def ask(prompt: str, request: Request) -> None:
+    user = user_of(request.scope) or not_logged_in()
+    run = await runs.start(f"{user}/answers/{secrets.token_hex(8)}", model(prompt))
+    await streams.append(f"{user}/chat", {"prompt": prompt, "id": run.id, "answer": run.url})
+
+
+@app.post("/stop")
+async def stop(answer: str, request: Request) -> None:
+    if not answer.startswith(f"{user_of(request.scope) or not_logged_in()}/answers/"):
+        raise HTTPException(403)
+    await runs.stop(answer)
+
+
+# What every application has:
+def not_logged_in() -> str:
+    raise HTTPException(401, "Log in first.")
 
 
 @app.get("/")
@@ -53,33 +75,3 @@ async def login(name: str, response: Response) -> None:
     users[session] = name
     await streams.create(f"{name}/chat", content_type="application/json")
     response.set_cookie("session", session, httponly=True, samesite="strict")
-
-
-async def model(prompt: str) -> AsyncIterator[str]:
-    """Stands for whatever writes your answers."""
-    for word in f"You said “{prompt}”, and I am still thinking about what that means".split():
-        await asyncio.sleep(0.1)
-        yield word + " "
-
-
-async def answer(path: str, prompt: str) -> None:
-    end = "stopped"
-    try:
-        async for token in model(prompt):
-            await streams.append(path, {"token": token})
-        end = "done"
-    finally:
-        await streams.append(path, {"end": end})
-
-
-@app.post("/chat")
-async def ask(prompt: str, user: User) -> None:
-    path = f"{user}/chat"
-    await streams.append(path, {"prompt": prompt})
-    answers[path] = asyncio.create_task(answer(path, prompt))
-
-
-@app.post("/stop")
-async def stop(user: User) -> None:
-    if task := answers.pop(f"{user}/chat", None):
-        task.cancel()

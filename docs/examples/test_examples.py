@@ -20,11 +20,11 @@ ANSWER = ["You", "said", "hello", "and", "I", "am", "thinking", "about", "it"]
 
 
 @contextmanager
-def running(*command: Any) -> Iterator[Any]:
+def running(*command: Any, cwd: Path = HERE) -> Iterator[Any]:
     """Start an application and yield its base URL, which it prints."""
     process = subprocess.Popen(
         [sys.executable, *command],
-        cwd=HERE,
+        cwd=cwd,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -113,3 +113,28 @@ def test_users_that_a_cookie_names_read_their_own_streams() -> None:
             assert bob.get("/streams/ada/inbox").status_code == 403
             assert ada.post("/streams/ada/inbox", json=1).status_code == 403
         assert httpx.get(f"{url}/streams/ada/inbox").status_code == 401
+
+
+def test_an_answer_of_the_chat_is_a_run_of_its_user(tmp_path: Path) -> None:
+    chat = ("-m", "uvicorn", "chat_app:app", "--app-dir", str(HERE), "--port", "0")
+    with running(*chat, cwd=tmp_path) as url:
+        with httpx.Client(base_url=url) as ada, httpx.Client(base_url=url) as bob:
+            for client, name in ((ada, "ada"), (bob, "bob")):
+                assert client.post("/login", params={"name": name}).status_code == 200
+            prompts = ["a " * 500, "hello"]  # the first answer takes long enough to be stopped
+            for prompt in prompts:
+                assert ada.post("/chat", params={"prompt": prompt}).status_code == 200
+            answers = ada.get("/streams/ada/chat").json()
+            assert [each["prompt"] for each in answers] == prompts
+            first, second = answers
+            assert bob.get(first["answer"]).status_code == 403
+            assert bob.post("/stop", params={"answer": first["id"]}).status_code == 403
+            assert ada.post("/stop", params={"answer": first["id"]}).status_code == 200
+            stopped = ada.get(first["answer"], params={"offset": "-1"}).text
+            assert stopped.endswith('{"type":"run-end","status":"stopped"}\n')
+            live = {"offset": "-1", "live": "sse"}
+            ada.get(second["answer"], params=live, timeout=SECONDS)  # until it is closed
+            whole = ada.get(second["answer"], params={"offset": "-1"}).text
+            assert whole.startswith("You said “hello”, and I am")
+            assert whole.endswith('{"type":"run-end","status":"done"}\n')
+        assert httpx.post(f"{url}/chat", params={"prompt": "hello"}).status_code == 401

@@ -1,4 +1,4 @@
-"""What the records of the registry add up to."""
+"""The ledger folds the records of the registry."""
 
 from typing import Any
 

@@ -222,3 +222,24 @@ async def test_a_shutdown_ends_runs_as_interrupted_after_what_they_yielded(
         run = await runs.start("chats/1", yielding(["never"]))
         assert not run.started
         assert await text(run) == ("one two", "interrupted")
+
+
+async def test_a_reader_may_come_before_the_stream_is_created() -> None:
+    gate = asyncio.Event()
+
+    class Slow(Engine):
+        async def create(self, path: str, **kwargs: Any) -> Any:
+            if path == "a":
+                await gate.wait()
+            return await super().create(path, **kwargs)
+
+    async with Slow("memory:") as streams, Runs(streams, lease=SHORT_LEASE) as runs:
+        starting = asyncio.create_task(runs.start("a", yielding(["x"])))
+        while not await runs.list():
+            await asyncio.sleep(0)
+        waiting = asyncio.create_task(runs.wait("a"))
+        attaching = asyncio.create_task(runs.start("a", yielding(["y"])))
+        assert (await runs.status("a")).status is Status.RUNNING
+        gate.set()
+        assert (await waiting).status is Status.DONE
+        assert [(await starting).started, (await attaching).started] == [True, False]

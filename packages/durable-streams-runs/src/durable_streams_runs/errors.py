@@ -22,7 +22,7 @@ class RunError(DurableStreamsError):
 
 
 class RunNotFound(RunError):
-    """There is no run of that id: it was never started, or its stream was deleted."""
+    """No run has that id: it was never started, or its stream was deleted."""
 
     status = 404
     code = "run-not-found"

@@ -1,7 +1,6 @@
 """Ends runs of other workers, and reads how runs ended.
 
-Whoever ends a run claims the next odd epoch, with the append that holds the end and closes the
-stream.
+The append that holds the end and closes the stream claims the next odd epoch.
 """
 
 from typing import Any

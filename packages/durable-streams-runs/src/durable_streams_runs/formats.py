@@ -50,11 +50,11 @@ class Format(ABC):
 
     @abstractmethod
     def encode(self, item: Any) -> bytes:
-        """What is appended for an item; raises ``TypeError`` or ``ValueError`` for a wrong one."""
+        """The bytes of an item; raises ``TypeError`` or ``ValueError`` for a wrong one."""
 
     @abstractmethod
     def end(self, end: End) -> bytes:
-        """What is appended with the close: one message of a JSON stream, else bytes."""
+        """The bytes of the end: one message of a JSON stream, else bytes."""
 
     @abstractmethod
     def restart(self) -> bytes | None:

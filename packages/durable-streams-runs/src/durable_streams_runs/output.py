@@ -16,7 +16,7 @@ ADDED_IN_ONE_TURN: Final = 64
 
 
 class Output:
-    """What one owner appends to a run. ``on_lost`` is called when it may append no more."""
+    """The appends of one owner to a run. ``on_lost`` is called when it may append no more."""
 
     def __init__(
         self, writer: Writer, form: Format, limits: Limits, on_lost: Callable[[], None]
@@ -33,7 +33,7 @@ class Output:
         self._lock = asyncio.Lock()
         self._parts: list[bytes] = []
         self._batch: list[bytes] = []
-        """What is being appended. It is sent unchanged until its outcome is known."""
+        """The batch that is being appended. It is sent unchanged until its outcome is known."""
         self._size = 0
         """Bytes of parts and batch."""
         self._total = 0
@@ -128,7 +128,7 @@ class Output:
                 self._batch, self._parts = self._parts, []
             if self._batch:
                 await self._append()
-        # What came meanwhile waits for the next turn.
+        # Items that came meanwhile wait for the next turn.
         if self._parts and self._timer is None and not self.closed:
             self._timer = self._loop.call_at(self._due, self._begin_sending)
 

@@ -170,7 +170,8 @@ class Registry:
                 except (StreamClosed, NotFound, Gone):
                     pass  # the reader finds the next generation
                 except DurableStreamsError as error:
-                    log.warning("The registry of runs takes no records: %s", error)
+                    if pause == FIRST_PAUSE:
+                        log.warning("The registry of runs takes no records: %s", error)
                 await _wait(moved, pause)
                 pause = min(LONGEST_PAUSE, 2 * pause)
 
@@ -202,7 +203,8 @@ class Registry:
             except (NotFound, Gone):
                 self._lose()
             except DurableStreamsError as error:
-                log.warning("The registry of runs cannot be read: %s", error)
+                if pause == FIRST_PAUSE:
+                    log.warning("The registry of runs cannot be read: %s", error)
             await asyncio.sleep(pause)
             pause = min(LONGEST_PAUSE, 2 * pause)
 

@@ -25,6 +25,10 @@ from durable_streams_runs.worker import Worker
 __all__ = ["Run", "Runs"]
 
 
+CREATION_PAUSE = 0.02
+"""Seconds between two looks for a stream that another worker is about to create."""
+
+
 class Runs:
     """Runs of one service. Use it in an ``async with`` block, in every process of the service.
 
@@ -216,15 +220,21 @@ class Runs:
 
     async def _attach(self, worker: Worker, run_id: str) -> bool:
         """Whether there is a run of that id; False if the id is free after all."""
-        while run_id in worker.ledger.entries:
-            if await self._exists(run_id):
-                return True
-            # Its worker is about to create the stream, or is dead.
-            await asyncio.sleep(0.02)
+        if await self._until_created(worker, run_id):
+            return True
         if run_id in worker.ledger.ended:
             if await self._exists(run_id):
                 return True
             await worker.forget(run_id)
+        return False
+
+    async def _until_created(self, worker: Worker, run_id: str) -> bool:
+        """Wait until a running run has its stream; False if no running run has that id."""
+        while run_id in worker.ledger.entries:
+            if await self._exists(run_id):
+                return True
+            # Its worker is about to create the stream, or is dead.
+            await asyncio.sleep(CREATION_PAUSE)
         return False
 
     async def _exists(self, run_id: str) -> bool:
@@ -253,7 +263,7 @@ class Runs:
         return self._info(run_id, await worker.end(msgspec.structs.replace(entry), END_STOPPED))
 
     async def status(self, run_id: str) -> RunInfo:
-        """What has become of a run. Raises what :meth:`stop` raises."""
+        """The status of a run. Raises what :meth:`stop` raises."""
         worker = self._started()
         ledger = worker.ledger
         try:
@@ -296,7 +306,9 @@ class Runs:
         were written before. Raises :class:`RunNotFound`, :class:`NotARun`, and what following a
         stream raises.
         """
-        entry = self._started().ledger.entries.get(run_id)
+        worker = self._started()
+        entry = worker.ledger.entries.get(run_id)
+        await self._until_created(worker, run_id)
         try:
             parser = await self._finisher.parser(run_id, entry.format if entry else None)
             safe = offset
@@ -360,7 +372,7 @@ class Run:
         return await self._runs.stop(self.id)
 
     async def status(self) -> RunInfo:
-        """What has become of it; see ``Runs.status``."""
+        """Its status; see ``Runs.status``."""
         return await self._runs.status(self.id)
 
     async def wait(self) -> RunInfo:
@@ -368,7 +380,7 @@ class Run:
         return await self._runs.wait(self.id)
 
     def follow(self, offset: str = START) -> AsyncIterator[Part]:
-        """What it yields; see ``Runs.follow``."""
+        """Its output; see ``Runs.follow``."""
         return self._runs.follow(self.id, offset)
 
 

@@ -1,4 +1,4 @@
-"""What a run is at a moment, and how it ended."""
+"""The states, ends and parts of runs."""
 
 from enum import StrEnum
 from typing import Any

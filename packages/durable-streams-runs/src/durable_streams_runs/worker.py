@@ -90,7 +90,7 @@ class Worker:
 
     @property
     def ledger(self) -> Ledger:
-        """What the registry says."""
+        """The records of the registry, folded."""
         return self._registry.ledger
 
     # Start and stop.
@@ -266,7 +266,7 @@ class Worker:
         """Let an id be used again, whose stream was deleted."""
         return self._registry.post(Drop(id=run_id))
 
-    # What the registry tells.
+    # Records of the registry.
 
     def _on_record(self, record: Record, applied: bool) -> None:
         match record:
