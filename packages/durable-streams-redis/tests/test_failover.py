@@ -284,7 +284,8 @@ async def test_a_master_that_dies_loses_nothing_that_its_replica_confirmed(prefi
             # As a replica of its successor, which needs one to confirm anything.
             await asyncio.to_thread(servers[0].start, "--replicaof", f"127.0.0.1 {master.port}")
             await writers.more()
-            assert await writers.lost(master.url, prefix) == []
+            # The Sentinels say who: on a busy machine it may have been replaced again.
+            assert await writers.lost(url(watching), prefix) == []
 
 
 async def test_a_process_that_is_killed_loses_nothing_that_it_acknowledged(

@@ -224,14 +224,23 @@ class Deployment(ABC):
         """
         calls = _Calls(requests, last, patience)
         places: dict[Server, list[int]] = {}
-        for index, (slot, _) in enumerate(requests):
+        if self.one_server and requests:
+            # Whatever the slot.
             try:
-                server = await self.server_of(slot)
+                places[await self.server_of(requests[0][0])] = list(range(len(requests)))
             except Unreachable as error:
-                calls.replies[index] = error
-            else:
-                places.setdefault(server, []).append(index)
+                calls.replies = [error] * len(requests)
+        else:
+            for index, (slot, _) in enumerate(requests):
+                try:
+                    server = await self.server_of(slot)
+                except Unreachable as error:
+                    calls.replies[index] = error
+                else:
+                    places.setdefault(server, []).append(index)
         await self._send(calls, places)
+        if not any(isinstance(reply, Exception) for reply in calls.replies):
+            return calls.replies, calls.confirmations
         if any(isinstance(reply, _REDIRECTED) for reply in calls.replies):
             await self._follow(calls, places)
         if any(isinstance(reply, ReadOnlyError | Unreachable) for reply in calls.replies):

@@ -16,15 +16,15 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
-from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError, ResponseError
 
 from durable_streams_core.entities import Change
 from durable_streams_redis.deployments import Deployment
 from durable_streams_redis.outages import Outage
 from durable_streams_redis.schema import Shard
-from durable_streams_redis.scripts import pack
-from durable_streams_redis.servers import Server, Unreachable, discard, send_on
+from durable_streams_redis.scripts import bulk, pack
+from durable_streams_redis.servers import Server, Unreachable, discard
+from durable_streams_redis.wires import Wire
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +32,8 @@ BLOCK_MILLISECONDS: Final = 1000
 _BLOCK: Final = b"%d" % BLOCK_MILLISECONDS
 _PAGE: Final = b"512"
 _UPKEEP_SECONDS: Final = 10.0
-_BUSY_SECONDS: Final = 0.002
-_BREATH_SECONDS: Final = 0.001
+_BUSY_SECONDS: Final = 0.004
+_BREATH_SECONDS: Final = 0.002
 _RETRY: Final = (0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
 
 Deliver = Callable[[Sequence[Change] | None], None]
@@ -49,7 +49,7 @@ class Renew(Protocol):
 class Position:
     """How far one feed was read."""
 
-    __slots__ = ("ages", "last", "seq", "shard", "timeline")
+    __slots__ = ("_asked", "ages", "last", "seq", "shard", "timeline")
 
     def __init__(self, shard: Shard) -> None:
         self.shard = shard
@@ -58,14 +58,23 @@ class Position:
         """The number of the last entry seen in its timeline."""
         self.last: Any = None
         self.ages: deque[tuple[float, bytes]] = deque()
+        self._asked = b""
 
     @property
     def id(self) -> bytes:
         return b"%d-%d" % (self.timeline, self.seq)
 
+    @property
+    def asked(self) -> bytes:
+        """The id as the argument of a command; made anew only after a move."""
+        if not self._asked:
+            self._asked = bulk((self.id,))
+        return self._asked
+
     def move(self, entry: Any) -> None:
         self.last = entry
         self.timeline, self.seq = (0, 0) if entry is None else _id_of(entry)
+        self._asked = b""
 
 
 def _id_of(entry: Any) -> tuple[int, int]:
@@ -100,6 +109,12 @@ class Feed:
     ) -> None:
         self._deployment = deployment
         self._positions = {shard.feed: Position(shard) for shard in shards}
+        own = tuple(self._positions)
+        self._question = b"*%d\r\n%b" % (
+            6 + 2 * len(own),
+            bulk((b"XREAD", b"COUNT", _PAGE, b"BLOCK", _BLOCK, b"STREAMS", *own)),
+        )
+        """All of the command but the positions."""
         self._slot = shards[0].slot
         self._deliver = deliver
         self._renew = renew
@@ -107,7 +122,7 @@ class Feed:
         self._timeout = timeout
         self._keep_seconds = keep_seconds
         self._task: Task[None] | None = None
-        self._connection: AbstractConnection | None = None
+        self._wire: Wire | None = None
         self._upkeep_at = 0.0
         self._told_at = 0.0
         self._tried = 0
@@ -118,16 +133,16 @@ class Feed:
     async def open(self) -> None:
         """From the return of this on, every commit is delivered. Raises :class:`Unreachable`."""
         server = await self._deployment.server_of(self._slot)
-        connection = await server.connect()
+        wire = await server.open()
         try:
             for position in self._positions.values():
-                position.move(await self._newest(server, connection, position))
+                position.move(await self._newest(server, wire, position))
         except BaseException as error:
-            await discard(connection)
+            await discard(wire.connection)
             if isinstance(error, (RedisError, OSError, TimeoutError)):
                 raise Unreachable(f"{server.name}: {error}") from error
             raise
-        self._connection = connection
+        self._wire = wire
         self._task = asyncio.create_task(self._follow(server))
 
     async def close(self) -> None:
@@ -137,22 +152,22 @@ class Feed:
             await self._disconnect()
 
     async def _disconnect(self) -> None:
-        if self._connection is not None:
-            await discard(self._connection)
-            self._connection = None
+        if self._wire is not None:
+            await discard(self._wire.connection)
+            self._wire = None
 
     async def _follow(self, server: Server) -> None:
         while True:
             try:
-                connection = self._connection
-                if connection is None:
+                wire = self._wire
+                if wire is None:
                     server = await self._deployment.server_of(self._slot)
-                    connection = self._connection = await server.connect()
+                    wire = self._wire = await server.open()
                     self._outage.end()
                 self.connections += 1
                 self._upkeep_at = 0.0
                 while server is await self._deployment.server_of(self._slot):
-                    await self._step(server, connection)
+                    await self._step(server, wire)
                     self._tried = 0
             except Exception as error:
                 # Whatever the reason, readers wait for this task.
@@ -167,34 +182,24 @@ class Feed:
                 # The slots are elsewhere now.
                 await self._disconnect()
 
-    async def _step(self, server: Server, connection: AbstractConnection) -> None:
-        own = self._positions
-        (reply,) = await self._send(
-            server,
-            connection,
-            pack(
-                *(b"XREAD", b"COUNT", _PAGE, b"BLOCK", _BLOCK, b"STREAMS", *own),
-                *[position.id for position in own.values()],
-            ),
-        )
+    async def _step(self, server: Server, wire: Wire) -> None:
+        asked = [position.asked for position in self._positions.values()]
+        (reply,) = await self._send(server, wire, b"".join((self._question, *asked)))
         now = asyncio.get_running_loop().time()
         if reply:
             self._take(reply)
         else:
-            await self._check(server, connection)
+            await self._check(server, wire)
         if now >= self._upkeep_at:
-            await self._upkeep(server, connection)
+            await self._upkeep(server, wire)
         if reply:
             if now - self._told_at < _BUSY_SECONDS:
                 # One reply then tells of many commits, where each would cost the server a wake-up.
                 await asyncio.sleep(_BREATH_SECONDS)
             self._told_at = now
 
-    async def _send(
-        self, server: Server, connection: AbstractConnection, *commands: bytes
-    ) -> Sequence[Any]:
-        async with server.limit(self._timeout + BLOCK_MILLISECONDS / 1000, blocking=True):
-            return await send_on(connection, commands)
+    async def _send(self, server: Server, wire: Wire, *commands: bytes) -> Sequence[Any]:
+        return await server.wait_on(wire, commands, self._timeout + BLOCK_MILLISECONDS / 1000)
 
     def _take(self, reply: Sequence[Any]) -> None:
         changes: list[Change] = []
@@ -202,21 +207,19 @@ class Feed:
         for key, entries in reply:
             position = self._positions[key]
             timeline, seq = position.timeline, position.seq
+            position.move(entries[-1])
+            # Numbers only rise, so there is no gap between if the last one is where it has to be.
+            if position.timeline != timeline:
+                reason = "the server was restarted, replaced or flushed"
+            elif position.seq != seq + len(entries):
+                reason = reason or "entries were trimmed before they were read"
             for entry in entries:
-                found, number = _id_of(entry)
-                if found != timeline:
-                    reason = "the server was restarted, replaced or flushed"
-                    timeline = found
-                elif number != seq + 1:
-                    reason = reason or "entries were trimmed before they were read"
-                seq = number
                 if entry[1][0] == _BEGIN:
                     continue
                 try:
                     changes.append(_change(entry[1]))
                 except ValueError:
                     reason = reason or "an entry of another program is in a feed"
-            position.move(entries[-1])
         if reason:
             self._resync(reason)
         if changes:
@@ -232,12 +235,12 @@ class Feed:
         except Exception:
             logger.exception("A watcher failed")
 
-    async def _check(self, server: Server, connection: AbstractConnection) -> None:
+    async def _check(self, server: Server, wire: Wire) -> None:
         """Begin a new timeline where the entry that was seen last is not there any more."""
         seen = tuple(self._positions.values())
         found = await self._send(
             server,
-            connection,
+            wire,
             *[pack(b"XRANGE", position.shard.feed, position.id, position.id) for position in seen],
         )
         changed = [
@@ -247,26 +250,24 @@ class Feed:
             shard = position.shard
             # Where a later timeline has begun already, the loss is known.
             await self._renew(shard, lost=position.timeline == shard.timeline)
-            position.move(await self._newest(server, connection, position))
+            position.move(await self._newest(server, wire, position))
             position.ages.clear()
         if changed:
             self._resync("the server does not hold what it held before")
 
-    async def _newest(
-        self, server: Server, connection: AbstractConnection, position: Position
-    ) -> Any:
+    async def _newest(self, server: Server, wire: Wire, position: Position) -> Any:
         (found,) = await self._send(
             server,
-            connection,
+            wire,
             pack(b"XREVRANGE", position.shard.feed, b"+", b"-", b"COUNT", b"1"),
         )
         return found[0] if found else None
 
-    async def _upkeep(self, server: Server, connection: AbstractConnection) -> None:
+    async def _upkeep(self, server: Server, wire: Wire) -> None:
         """Compare clocks, and trim what every process has had time to read."""
         now = asyncio.get_running_loop().time()
         self._upkeep_at = now + _UPKEEP_SECONDS
-        (clock,) = await self._send(server, connection, pack(b"TIME"))
+        (clock,) = await self._send(server, wire, pack(b"TIME"))
         self._measured(clock, now)
         for position in self._positions.values():
             ages = position.ages
@@ -278,7 +279,7 @@ class Feed:
             if old:
                 try:
                     await self._send(
-                        server, connection, pack(b"XTRIM", position.shard.feed, b"MINID", old)
+                        server, wire, pack(b"XTRIM", position.shard.feed, b"MINID", old)
                     )
                 except ResponseError as error:
                     # A replica, or a server without room: another process or a later try does it.

@@ -8,6 +8,7 @@ a redirection, is asked again in the way that follows redirections.
 
 import asyncio
 import logging
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final
 
@@ -65,7 +66,7 @@ class Looks:
         self._scheduled = False
         self._pipelines = 0
         self._tasks: set[asyncio.Task[None]] = set()
-        self._known: dict[str, Stream] = {}
+        self._known: OrderedDict[str, Stream] = OrderedDict()
         self._size = 0
 
     def add(self, shard: Shard, path: str, done: Done) -> None:
@@ -158,7 +159,7 @@ class Looks:
         if before is not None:
             self._size -= before.size
         while self._size > MEMORY:
-            oldest = known.pop(next(iter(known)))
+            _, oldest = known.popitem(last=False)
             self._size -= oldest.size
             oldest.size = 0
 

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from durable_streams_core.entities import (
+    LIVE,
     NO_COUNTS,
     NO_FIELDS,
     Applied,
@@ -33,10 +34,11 @@ Argument = bytes
 
 def pack(*arguments: Argument) -> bytes:
     """One command as it goes over the wire."""
-    return b"*%d\r\n" % len(arguments) + _bulk(arguments)
+    return b"*%d\r\n" % len(arguments) + bulk(arguments)
 
 
-def _bulk(arguments: Iterable[Argument]) -> bytes:
+def bulk(arguments: Iterable[Argument]) -> bytes:
+    """Arguments as they go over the wire."""
     return b"".join([b"$%d\r\n%b\r\n" % (len(each), each) for each in arguments])
 
 
@@ -52,8 +54,8 @@ class Script:
         return b"*%d\r\n$7\r\nEVALSHA\r\n$40\r\n%b\r\n%b%b" % (
             3 + len(keys) + len(arguments),
             self.sha,
-            _bulk((b"%d" % len(keys), *keys)),
-            _bulk(arguments),
+            bulk((b"%d" % len(keys), *keys)),
+            bulk(arguments),
         )
 
 
@@ -81,14 +83,18 @@ def commit_call(
     first: bool = True,
     probe: bool = False,
     confirm: bool = False,
+    plain: bool = True,
 ) -> bytes:
     """A commit as a command.
 
     ``first`` says that this process sends it for the first time: the script then looks for an
     earlier copy of it among the latest entries only. ``probe`` only asks whether it was applied.
-    ``confirm`` has a resend write something, so that WAIT waits.
+    ``confirm`` has a resend write something, so that WAIT waits. ``plain`` permits the shorter form
+    where it fits.
     """
     guard, delta = commit.guard, commit.delta
+    if plain and first and not probe and _is_plain(guard, delta):
+        return _plain_call(commit, shard, feed_length)
     create = delta.create
     flags = b""
     if guard.open:
@@ -161,6 +167,42 @@ def commit_call(
     return (COMMIT_WHEN_FULL if light else COMMIT).call(keys, arguments)
 
 
+def _is_plain(guard: Guard, delta: Delta) -> bool:
+    """Whether a commit only adds some data to a live and open entity."""
+    return (
+        0 < len(delta.data) <= CHUNK
+        and guard.open
+        and guard.state == LIVE
+        and not guard.fields
+        and not delta.fields
+        and not delta.close
+        and guard.tail is None
+        and guard.deadline is None
+        and not guard.none_of
+        and guard.incarnation is not None
+        and delta.create is None
+        and not delta.remove
+        and delta.state is None
+        and delta.deadline is None
+    )
+
+
+def _plain_call(commit: Commit, shard: Shard, feed_length: bytes) -> bytes:
+    entity = shard.entity(commit.path)
+    stored = shard.bytes_of(commit.path, commit.guard.incarnation or "")
+    data = commit.delta.data
+    timeline = b"%d" % shard.timeline
+    return (
+        b"*11\r\n$7\r\nEVALSHA\r\n$40\r\n%b\r\n$1\r\n3\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n"
+        b"$19\r\n%b\r\n$16\r\n%016d\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n"
+    ) % (
+        COMMIT.sha,
+        *(len(entity), entity, len(stored), stored, len(shard.feed), shard.feed),
+        *(mark_of(commit.id), commit.known_tail),
+        *(len(feed_length), feed_length, len(timeline), timeline, len(data), data),
+    )
+
+
 def _more_than_data(guard: Guard, delta: Delta, shard: Shard) -> list[Argument]:
     create = delta.create
     arguments = [
@@ -211,6 +253,7 @@ class CommitStatus:
     REFUSED: Final = 2
     UNKNOWN: Final = 3
     OTHER_TIMELINE: Final = 4
+    OTHER_FORM: Final = 5
 
 
 def is_of_another_timeline(reply: object) -> bool:
@@ -218,8 +261,15 @@ def is_of_another_timeline(reply: object) -> bool:
     return isinstance(reply, list) and reply[0] == CommitStatus.OTHER_TIMELINE
 
 
-def commit_outcome(commit: Commit, shard: Shard, reply: list[Any]) -> Outcome:
+def is_for_the_other_form(reply: object) -> bool:
+    """Whether a commit was not looked at because it has to be sent as one that is not plain."""
+    return isinstance(reply, list) and reply[0] == CommitStatus.OTHER_FORM
+
+
+def commit_outcome(commit: Commit, shard: Shard, reply: list[Any] | bytes) -> Outcome:
     """The outcome that a reply of the commit script stands for."""
+    if type(reply) is bytes:
+        return Applied(int(reply[:16]), reply[16:])
     match reply:
         case [CommitStatus.APPLIED, tail, timeline]:
             return Applied(int(tail), timeline)

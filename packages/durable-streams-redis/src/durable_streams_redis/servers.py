@@ -82,6 +82,7 @@ class Server:
         self._gathered: deque[tuple[bytes, asyncio.Future[Reply]]] = deque()
         self._flushes: set[asyncio.Task[None]] = set()
         self._scopes: set[asyncio.Timeout] = set()
+        self._asked: set[Wire] = set()
         self._scheduled = False
         self._closed = False
         self._owed = 0
@@ -100,7 +101,7 @@ class Server:
         """
         connection = self.address.connection(self._timeout)
         try:
-            async with self.limit(timeout or self._timeout):
+            async with self._limit(timeout or self._timeout):
                 await connection.connect()  # type: ignore[no-untyped-call]
                 if self._admit is not None:
                     # A server that is still loading its data refuses other commands than this.
@@ -125,8 +126,7 @@ class Server:
             wire = await self._take(timeout)
             replies: list[Reply] = []
             try:
-                async with self.limit((timeout or self._timeout) + patience):
-                    await wire.ask(commands, replies)
+                await self._exchange(wire, commands, replies, (timeout or self._timeout) + patience)
             except Exception as error:
                 lost = Lost(f"{self.name}: {_sentence(error)}")
                 replies += [lost] * (len(commands) - len(replies))
@@ -149,6 +149,10 @@ class Server:
             await discard(wire.connection)
         if self._closed:
             raise Unreachable(f"{self.name}: no longer in use")
+        return await self.open(timeout)
+
+    async def open(self, timeout: float | None = None) -> Wire:
+        """As :meth:`connect`, for pipelines."""
         connection = await self.connect(timeout)
         try:
             # True means that the server closed it, or said something unasked.
@@ -159,6 +163,48 @@ class Server:
             await discard(connection)
             raise Unreachable(f"{self.name}: it closed the connection")
         return Wire(connection)
+
+    async def wait_on(self, wire: Wire, commands: Sequence[bytes], seconds: float) -> list[Reply]:
+        """The reply to each command on a connection of the caller's own, the last of which the
+        server may be asked to wait before it replies to. Raises the errors of redis-py.
+        """
+        if self._closed:
+            raise Unreachable(f"{self.name}: no longer in use")
+        replies: list[Reply] = []
+        await self._exchange(wire, commands, replies, seconds, blocking=True)
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise reply
+        return replies
+
+    async def _exchange(
+        self,
+        wire: Wire,
+        commands: Sequence[bytes],
+        replies: list[Reply],
+        seconds: float,
+        *,
+        blocking: bool = False,
+    ) -> None:
+        """Send a pipeline and take its replies, for so many seconds or until this is retired.
+
+        ``blocking`` says that the server is asked to wait before it replies.
+        """
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(seconds, wire.expire)
+        self._asked.add(wire)
+        if not blocking:
+            if not self._owed:
+                self._heard_at = loop.time()
+            self._owed += 1
+        try:
+            await wire.ask(commands, replies)
+            self._heard_at = loop.time()
+        finally:
+            timer.cancel()
+            self._asked.discard(wire)
+            if not blocking:
+                self._owed -= 1
 
     def send_soon(self, command: bytes) -> asyncio.Future[Reply]:
         """The reply to one command, an error as a value; shares a pipeline with the others of this
@@ -194,18 +240,14 @@ class Server:
                 future.set_result(reply)
 
     @asynccontextmanager
-    async def limit(self, seconds: float, *, blocking: bool = False) -> AsyncIterator[None]:
-        """Raise TimeoutError after so many seconds, or when the server is retired.
-
-        ``blocking`` says that the server is asked to wait before it replies.
-        """
+    async def _limit(self, seconds: float) -> AsyncIterator[None]:
+        """Raise TimeoutError after so many seconds, or when the server is retired."""
         clock = asyncio.get_running_loop().time
         async with asyncio.timeout(seconds) as scope:
             self._scopes.add(scope)
-            if not blocking:
-                if not self._owed:
-                    self._heard_at = clock()
-                self._owed += 1
+            if not self._owed:
+                self._heard_at = clock()
+            self._owed += 1
             try:
                 if self._closed:
                     scope.reschedule(0)
@@ -213,8 +255,7 @@ class Server:
                 self._heard_at = clock()
             finally:
                 self._scopes.discard(scope)
-                if not blocking:
-                    self._owed -= 1
+                self._owed -= 1
 
     async def disconnect(self) -> None:
         """Drop the idle connections; the next command makes a new one."""
@@ -231,6 +272,8 @@ class Server:
         for scope in tuple(self._scopes):
             if not scope.expired():
                 scope.reschedule(0)
+        for wire in tuple(self._asked):
+            wire.expire()
         await self.disconnect()
 
     async def close(self) -> None:

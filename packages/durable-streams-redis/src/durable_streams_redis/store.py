@@ -37,6 +37,7 @@ from durable_streams_redis.scripts import (
     commit_outcome,
     facts_of,
     head_of,
+    is_for_the_other_form,
     is_of_another_timeline,
     pack,
     read_call,
@@ -45,6 +46,9 @@ from durable_streams_redis.servers import Lost, Reply, Server, Unreachable
 from durable_streams_redis.settings import settings_of, split_options
 from durable_streams_redis.startup import check_keys, check_server, check_servers, unreachable
 from durable_streams_redis.timelines import Timelines, agree_on_shards
+
+Packed = Callable[..., Request]
+"""Packs a commit of a batch, given its index and whether it may be ``plain``."""
 
 _DOUBTED: Final = 100_000
 _SENT: Final = 16_384
@@ -108,7 +112,7 @@ class RedisStore(RemoteStore):
         self._feeds: list[Feed] = []
         self._watchers = Watchers()
         self._in_doubt: dict[str, None] = {}
-        self._sent: dict[str, None] = {}
+        self._sent: tuple[set[str], set[str]] = set(), set()
         self._under_way: dict[str, asyncio.Task[dict[str, Outcome]]] = {}
         self._offset = time.time() - time.monotonic()
 
@@ -434,17 +438,22 @@ class RedisStore(RemoteStore):
         confirm = bool(durability.last)
         in_doubt = self._in_doubt
         doubted = [commit.id in in_doubt for commit in batch]
+        first = [
+            not before and self._is_new(commit)
+            for commit, before in zip(batch, doubted, strict=True)
+        ]
 
-        def packed(index: int) -> Request:
-            commit, before = batch[index], doubted[index]
+        def packed(index: int, *, plain: bool) -> Request:
+            commit = batch[index]
             shard = self._schema.shard(commit.path)
             call = commit_call(
                 commit,
                 shard,
                 self._feed_length,
-                first=not before and self._is_new(commit),
+                first=first[index],
                 probe=probe,
                 confirm=confirm,
+                plain=plain,
             )
             return shard.slot, call
 
@@ -482,42 +491,47 @@ class RedisStore(RemoteStore):
         return outcomes
 
     async def _send_commits(
-        self, batch: Sequence[Commit], packed: Callable[[int], Request]
+        self, batch: Sequence[Commit], packed: Packed
     ) -> tuple[Sequence[Reply], Sequence[Reply]]:
-        """The replies and confirmations; packs again what met another timeline of its shard."""
+        """The replies and confirmations; packs again what has to be sent in another form, or for
+        another timeline of its shard.
+        """
         durability = self._durability
         replies: list[Reply] = [None] * len(batch)
         confirmations: list[Reply] = [None] * len(batch)
         left = list(range(len(batch)))
+        plain = True
         for _ in range(_RENEWALS):
             some, confirmed = await self._opened().send_all(
-                [packed(index) for index in left],
+                [packed(index, plain=plain) for index in left],
                 last=durability.last,
                 patience=durability.patience,
             )
             for index, reply, confirmation in zip(left, some, confirmed, strict=True):
                 replies[index], confirmations[index] = reply, confirmation
-            left = [index for index in left if is_of_another_timeline(replies[index])]
-            if not left:
-                break
+            old = [index for index in left if is_of_another_timeline(replies[index])]
+            left = [index for index in left if is_for_the_other_form(replies[index])]
+            plain = False
             try:
-                for shard in {self._schema.shard(batch[index].path) for index in left}:
+                for shard in {self._schema.shard(batch[index].path) for index in old}:
                     await self._renew(shard)
+                left += old
             except Unreachable as error:
-                for index in left:
+                for index in old:
                     replies[index] = error
+            if not left:
                 break
         return replies, confirmations
 
     def _is_new(self, commit: Commit) -> bool:
         """Whether this store does not remember that it sent it."""
-        sent = self._sent
-        before = len(sent)
-        sent[commit.id] = None
-        if len(sent) > _SENT:
-            del sent[next(iter(sent))]
-            return True
-        return len(sent) > before
+        newer, older = self._sent
+        if commit.id in newer or commit.id in older:
+            return False
+        newer.add(commit.id)
+        if len(newer) >= _SENT:
+            self._sent = set(), newer
+        return True
 
     def _doubt(self, commit: Commit) -> None:
         self._in_doubt[commit.id] = None
@@ -547,7 +561,7 @@ def _is_broken(error: Unreachable) -> bool:
 
 
 def _outcome(commit: Commit, shard: Shard, reply: Reply) -> Outcome:
-    if isinstance(reply, list):
+    if isinstance(reply, list | bytes):
         return commit_outcome(commit, shard, reply)
     if isinstance(reply, Lost):
         return Unknown(str(reply))

@@ -43,6 +43,8 @@ class Wire(asyncio.Protocol):
         Raises :class:`redis.exceptions.ConnectionError` or :class:`InvalidResponse` if the
         connection ends before the last one.
         """
+        if not self.usable:
+            raise RedisConnectionError("Connection closed.")
         waiting = asyncio.get_running_loop().create_future()
         self._replies, self._wanted, self._waiting = replies, len(commands), waiting
         try:
@@ -54,6 +56,10 @@ class Wire(asyncio.Protocol):
             raise
         finally:
             self._replies, self._wanted, self._waiting = [], 0, None
+
+    def expire(self) -> None:
+        """Stop waiting: what comes then belongs to a call that nobody waits for."""
+        self._end(TimeoutError("no reply in time"))
 
     def data_received(self, data: bytes) -> None:
         reader, replies, wanted = self._reader, self._replies, self._wanted

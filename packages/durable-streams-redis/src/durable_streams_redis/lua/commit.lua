@@ -4,9 +4,17 @@
 -- the first write, because an error leaves earlier writes of a script in place. The first write goes
 -- to the feed: it fails on a feed of another timeline (see begin.lua) and on one that was flushed.
 -- Positions and deadlines are below 2^53, so Lua's numbers hold them exactly, but never `tostring`.
--- Functions are made where they are needed, because each call of the script makes them anew. A plain
--- append, which is most of what there is, names no key and sends no argument that it does not need,
--- and looks at no field: each costs it a part of a microsecond.
+-- Functions are made where they are needed, because each call of the script makes them anew.
+--
+-- A plain append, which is most of what there is, has a form of its own: one chunk of data for a live
+-- and open entity, sent for the first time. It names no key and sends no argument that it does not
+-- need, because each costs it a part of a microsecond, and where nobody appended meanwhile it is done
+-- after one look.
+--
+-- KEYS  1 entity  2 bytes  3 feed
+-- ARGV  1 mark of the commit  2 base  3 length of the feed  4 timeline of the shard  5 data
+-- Returns tail and timeline of the tail in one string, or {5} where it has to be sent in the other
+-- form; nothing was done then. Else as the other form:
 --
 -- KEYS  1 entity  2 bytes  3 feed  4, 5 removals, new and old, then
 --       with M: 6 field keys  7 deadlines  8 paths  9 latest timeline that was given
@@ -39,15 +47,54 @@ local LAST_POSITION = 9007199254740991
 
 local call, find, sub, format = redis.call, string.find, string.sub, string.format
 local entity, bytes, feed, removals, older_removals = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local path, mark, base, wanted, flags = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local shard_timeline = ARGV[8]
+local path, mark, base, wanted, flags, state_to_be, feed_length, shard_timeline
+local plain = not removals
+local chunks = 9
+if plain then
+  chunks = 5
+  mark, base, feed_length, shard_timeline = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+  flags, state_to_be = 'oD', 'live'
+  -- The keys begin as the feed's does, before its last four letters: then 'e:' path, and 'b:'
+  -- incarnation ':' path.
+  path = sub(entity, #feed - 1)
+  wanted = sub(bytes, #feed - 1, -2 - #path)
+
+  local found = call('HMGET', entity, 'i', 't', 'c', 'x', 'l', 'e')
+  if found[2] == base and found[1] == wanted and found[3] == '0' and found[4] == 'live'
+    and found[6] == shard_timeline then
+    local added = ARGV[5]
+    local position = base + #added
+    if position <= LAST_POSITION then
+      local tail = format('%016d', position)
+      local timeline = found[5] or '0000000000000000'
+      local small = #added <= SMALL
+      -- Writes as below, and as safely.
+      local told_as = redis.pcall('XADD', feed, 'NOMKSTREAM', 'MAXLEN', '~', feed_length,
+                                  shard_timeline .. '-*', (small and '4' or '0') .. tail .. timeline
+                                  .. #wanted .. ':' .. wanted .. path, small and added or '')
+      if type(told_as) ~= 'string' then
+        if told_as and find(told_as.err, 'WRONGTYPE', 1, true) then return told_as end
+        return {4}
+      end
+      local stored = redis.pcall('XADD', bytes, tail .. '-' .. mark, 'b', added)
+      if type(stored) ~= 'string' then
+        call('XDEL', feed, told_as)
+        return stored
+      end
+      call('HSET', entity, 't', tail)
+      return tail .. timeline
+    end
+  end
+else
+  path, mark, base, wanted, flags = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+  state_to_be, feed_length, shard_timeline = ARGV[6], ARGV[7], ARGV[8]
+end
 local closes, has_data = find(flags, 'C', 1, true), find(flags, 'D', 1, true)
 
 local index, deadlines, paths, last_timeline
 local tail_to_be, deadline_to_be, state_to_set, deadline_to_set = '', '', '', ''
 local created
 local guards, guard_count, kinds, kind_count, sets, set_count = 0, 0, 0, 0, 0, 0
-local chunks = 9
 local more = find(flags, 'M', 1, true)
 if more then
   index, deadlines, paths, last_timeline = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
@@ -122,6 +169,9 @@ if has_data and not created and incarnation == wanted then
       from = #page == PAGE and '(' .. page[PAGE][1]
     until before or not from or not find(flags, 'A', 1, true)
   end
+elseif plain then
+  -- Only the other form names the keys in which to look for it.
+  return {5}
 else
   local function find_in(record)
     local found = record and find(record, ';' .. mark, 1, true)
@@ -141,6 +191,7 @@ else
   end
 end
 if before then
+  if plain then return {5} end
   if find(flags, 'W', 1, true) then
     call('HSET', removals, '', '')
     call('PEXPIRE', removals, REMOVALS_FOR)
@@ -157,7 +208,7 @@ if find(flags, 'P', 1, true) then return {3} end
 
 local holds = (incarnation or '') == wanted
 if holds and incarnation then
-  holds = (ARGV[6] == '' or ARGV[6] == state) and (tail_to_be == '' or tail_to_be == tail)
+  holds = (state_to_be == '' or state_to_be == state) and (tail_to_be == '' or tail_to_be == tail)
     and (deadline_to_be == '' or deadline_to_be == deadline)
     and (closed == '0' or not find(flags, 'o', 1, true))
   for n = 0, guard_count - 1 do
@@ -250,7 +301,7 @@ if removes then
 end
 local told_as
 if gone or news then
-  told_as = redis.pcall('XADD', feed, 'NOMKSTREAM', 'MAXLEN', '~', ARGV[7], shard_timeline .. '-*',
+  told_as = redis.pcall('XADD', feed, 'NOMKSTREAM', 'MAXLEN', '~', feed_length, shard_timeline .. '-*',
                         gone or news, gone and '' or data)
   if type(told_as) ~= 'string' then
     if told_as and find(told_as.err, 'WRONGTYPE', 1, true) then return told_as end
@@ -272,7 +323,7 @@ for n = chunks, chunks + chunk_count - 1 do
   end
 end
 if gone and news then
-  call('XADD', feed, 'MAXLEN', '~', ARGV[7], shard_timeline .. '-*', news, data)
+  call('XADD', feed, 'MAXLEN', '~', feed_length, shard_timeline .. '-*', news, data)
 end
 
 if removes then

@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("durable_streams_server.engine")
 
+FEW_BATCHES: Final = 2
+"""Begun at once; more are begun only when those take long, so that one takes many commits."""
 MAX_BATCHES: Final = 8
+SLOW_BATCH_SECONDS: Final = 0.005
 RESEND_SECONDS: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 
 
@@ -56,8 +59,12 @@ class RemoteCommits:
 
     def begin(self, queue: "CommitQueue") -> None:
         """Decide and commit the operations in flight of a queue."""
-        if not self._ready and len(self._batches) < MAX_BATCHES:
-            asyncio.get_running_loop().call_soon(self._launch)
+        if not self._ready:
+            loop = asyncio.get_running_loop()
+            if len(self._batches) < FEW_BATCHES:
+                loop.call_soon(self._launch)
+            elif len(self._batches) < MAX_BATCHES:
+                loop.call_later(SLOW_BATCH_SECONDS, self._launch)
         self._ready.append(queue)
 
     def _launch(self) -> None:
