@@ -24,11 +24,12 @@ from durable_streams_core.entities import (
     Unknown,
 )
 from durable_streams_core.errors import ProtocolError, StoreError, Unavailable
+from durable_streams_core.operations import ProducerClaim
 from durable_streams_core.protocol import START
 from durable_streams_redis import RedisStore
 from durable_streams_redis.schema import Schema
 from durable_streams_redis.scripts import BEGIN
-from durable_streams_server import Engine
+from durable_streams_server import Engine, Limits
 
 KINDS = pytest.mark.parametrize("kind", list(BINARIES))
 AOF = ("--appendonly", "yes", "--appendfsync", "always")
@@ -452,6 +453,34 @@ async def test_a_resend_waits_for_replicas_too(kind: str, prefix: str) -> None:
             assert outcome == Applied(1)
             key = Schema(prefix, 16).shard("p").entity("p")
             assert replica.do("HGET", key, "t") == b"%016d" % 1
+
+
+async def test_that_a_batch_is_stored_already_is_said_only_when_replicas_have_it(
+    prefix: str,
+) -> None:
+    with (
+        RedisServer("--repl-diskless-sync-delay", "0") as master,
+        RedisServer("--replicaof", f"127.0.0.1 {master.port}") as replica,
+    ):
+        eventually(lambda: replica.client().info("replication")["master_link_status"] == "up")
+        store = RedisStore(master.url, prefix=prefix, durability="wait:1", timeout=0.2)
+        async with Engine(store, limits=Limits(unknown_outcome=0.3)) as engine:
+
+            async def batch(sequence: int) -> bool:
+                """Whether the batch was stored before."""
+                claim = ProducerClaim("me", 0, sequence)
+                return (await engine.append("p", "x", producer=claim)).duplicate
+
+            await engine.create("p", content_type="text/plain")
+            assert not await batch(0)
+            assert await batch(0)
+            replica.pause()
+            with pytest.raises(Unavailable) as caught:
+                await batch(0)
+            assert caught.value.code == "outcome-unknown"
+            replica.resume()
+            assert await batch(0)
+            assert (await engine.read("p")).data == b"x"
 
 
 async def test_waitaof_confirms_what_is_on_disk(prefix: str) -> None:

@@ -238,6 +238,11 @@ class RemoteStore(Store):
     The engine keeps pages. Before it serves one again, it looks whether the stream is as it was.
     """
 
+    visible_early: bool = False
+    """Whether a commit can be seen before it is durable. The engine then confirms a result that
+    rests on an earlier commit, such as a producer's duplicate, by a commit that changes nothing.
+    """
+
     @abstractmethod
     def look(self, path: str, done: Callable[[Head | Exception | None], None]) -> None:
         """Call ``done`` once, later and in the event loop, with the head that ``load`` would

@@ -208,7 +208,7 @@ class Feed:
             position = self._positions[key]
             timeline, seq = position.timeline, position.seq
             position.move(entries[-1])
-            # Numbers only rise, so there is no gap between if the last one is where it has to be.
+            # Numbers only rise: the last one shows whether any is missing.
             if position.timeline != timeline:
                 reason = "the server was restarted, replaced or flushed"
             elif position.seq != seq + len(entries):

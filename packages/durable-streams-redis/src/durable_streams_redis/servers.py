@@ -165,8 +165,8 @@ class Server:
         return Wire(connection)
 
     async def wait_on(self, wire: Wire, commands: Sequence[bytes], seconds: float) -> list[Reply]:
-        """The reply to each command on a connection of the caller's own, the last of which the
-        server may be asked to wait before it replies to. Raises the errors of redis-py.
+        """The reply to each command on a connection of the caller's own. A command may ask the
+        server to wait before it replies. Raises the errors of redis-py.
         """
         if self._closed:
             raise Unreachable(f"{self.name}: no longer in use")

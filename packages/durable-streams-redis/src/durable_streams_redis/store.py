@@ -96,6 +96,7 @@ class RedisStore(RemoteStore):
         self._prefix = check_prefix(prefix)
         self._wanted_shards = None if shards is None else check_shards(shards)
         self._durability = parse_durability(durability, timeout)
+        self.visible_early = bool(self._durability.last)
         self._connections = connections
         self._timeout = timeout
         self._feed_length = b"%d" % max(1, feed_length)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from durable_streams_core.drafts import Draft
 from durable_streams_core.entities import Commit, Conflicted, Outcome, Refused, Unknown
 from durable_streams_core.operations import Appended, Created
-from durable_streams_core.store import Store
+from durable_streams_core.store import RemoteStore, Store
 from durable_streams_server.engine.refusals import (
     STORE_FAILED,
     outcome_unknown,
@@ -43,6 +43,7 @@ class RemoteCommits:
 
     def __init__(self, store: Store, unknown_outcome: float, queues: "CommitQueues") -> None:
         self._store = store
+        self._visible_early = isinstance(store, RemoteStore) and store.visible_early
         self._unknown_outcome = unknown_outcome
         self._queues = queues
         self._ready: list[CommitQueue] = []
@@ -116,7 +117,7 @@ class RemoteCommits:
             if unsure:
                 queue.facts = None
                 again.append(queue)
-            elif draft.changes:
+            elif draft.changes or (self._visible_early and any(map(_is_done, results))):
                 sent.append((queue, draft, results, draft.commit(self._queues.new_id)))
             else:
                 self._queues.finish(queue, results)
@@ -200,6 +201,11 @@ class RemoteCommits:
             self._queues.finish(queue, [None] * len(queue.flight))
         elif not self._queues.act_on(queue, draft, results, commit, outcome):
             await self._work([queue])
+
+
+def _is_done(result: object) -> bool:
+    """Whether a result tells that something is stored."""
+    return isinstance(result, Appended | Created)
 
 
 def _is_change(result: object) -> bool:
