@@ -70,7 +70,9 @@ def store_value(text: bytes) -> bytes:
 def _unicode(body: bytes, window: int) -> bytes:
     """The text without the space around it; raises :class:`InvalidRequest` if it is not UTF-8."""
     text = body.strip(_SPACE)
-    position, end = 0, 0 if text.isascii() else len(text)
+    if text.isascii():
+        return text
+    position, end = 0, len(text)
     while position < end:
         part = text[position : position + window + 4]
         try:
@@ -85,7 +87,8 @@ def _unicode(body: bytes, window: int) -> bytes:
 
 def _value(text: bytes, window: int) -> bytes:
     """A body that is one message and not an array."""
-    if len(text) > window or _may_be_too_deep(text):
+    # A short text cannot be nested too deep.
+    if len(text) > MAX_JSON_DEPTH and (len(text) > window or _may_be_too_deep(text)):
         _Structure().read(text, 0, len(text), window)
     _decode(_VALUE, text)
     return _one_line(text)
@@ -200,7 +203,9 @@ def _stored(text: bytes) -> bytes:
         _decode(_VALUE, text)
         elements = text[1:-1].translate(None, _SPACE)
         return elements.replace(b",", _SEPARATOR) + _SEPARATOR if elements else b""
-    return b"".join([part for element in _elements(text) for part in (element, _SEPARATOR)])
+    messages = _elements(text)
+    # An empty one at the end has the last message followed by a separator too.
+    return _SEPARATOR.join([*messages, b""]) if messages else b""
 
 
 def _elements(text: bytes) -> Sequence[bytes] | Sequence[msgspec.Raw]:

@@ -78,6 +78,8 @@ RECHECK_MILLISECONDS: Final = 60_000
 """How soon the sweeper looks again at a soft-deleted source or an unconfirmed fork."""
 
 _NO_DATA: Final = b""
+_JSON: Final = Kind.JSON
+"""Looking a member up in its enum costs more than calling a function."""
 
 Result = TypeVar("Result", covariant=True)
 
@@ -139,30 +141,31 @@ class Body:
         """
         if self._stored is not None and self._stored[0] is kind:
             return self._stored[1]
-        if kind is not Kind.JSON and not self.value:
+        if kind is not _JSON and not self.value:
             return self.raw
         if self._refusal is not None and self._refusal[0] is kind:
             refusal = self._refusal[1]
             raise InvalidRequest(refusal.message, code=refusal.code)
         try:
-            stored = self._to_stored(kind, creating=creating)
+            if self.value or self.text:
+                stored = self._value_stored(kind)
+            else:
+                stored = to_stored(kind, self.raw, allow_empty_array=creating)
         except InvalidRequest as error:
             self._refusal = kind, error.with_traceback(None)
             raise InvalidRequest(error.message, code=error.code) from None
         self._stored = kind, stored
         return stored
 
-    def _to_stored(self, kind: Kind, *, creating: bool) -> bytes:
-        if kind is not Kind.JSON:
+    def _value_stored(self, kind: Kind) -> bytes:
+        if kind is not _JSON:
             raise InvalidRequest(
                 "Only application/json streams take values; give bytes or text to this one.",
                 code="not-a-json-stream",
             )
         if self.text:
             return store_value(msgspec.json.encode(self.raw.decode()))
-        if self.value:
-            return store_value(self.raw)
-        return to_stored(kind, self.raw, allow_empty_array=creating)
+        return store_value(self.raw)
 
 
 EMPTY_BODY: Final = Body(b"")
@@ -223,7 +226,7 @@ class Append(msgspec.Struct, frozen=True, gc=False):
             if self.body or not self.close or producer is not None:
                 raise StreamClosed(draft.tail_offset)
             return Appended(draft.tail, True, timeline=draft.timeline)
-        stored = self._stored(birth) if self.body else _NO_DATA
+        stored = self._stored(birth) if self.body.raw or self.body.text else _NO_DATA
         if not stored and not self.close:
             raise empty_append()
         if self.expected is not None:
@@ -272,8 +275,8 @@ class Append(msgspec.Struct, frozen=True, gc=False):
             or self.expected is not None
             or head.state != LIVE
             or head.closed
-            or is_past(head.deadline, now)
-            or not self.body
+            or (head.deadline and is_past(head.deadline, now))
+            or not (self.body.raw or self.body.text)
         ):
             return None
         birth = birth_of(head)

@@ -91,12 +91,13 @@ class Handler:
         return exchange
 
     def _begin(self, request: RequestHead, common: list[Header]) -> Response | Exchange:
-        if is_control(request.path):
+        if request.path.startswith(RESERVED_SEGMENT) and is_control(request.path):
             return self._begin_control(request, common)
         signer = self.engine.signer
         signature = None if signer is None or not request.query else signature_in(request.query)
         if signature is None:
-            self._check_token(request)
+            if self._token is not None:
+                self._check_token(request)
         elif request.method not in ("GET", "HEAD"):
             raise refuse_write()
         known = _METHODS.get(request.method)

@@ -6,7 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
-from durable_streams_core.entities import Change, Commit, Facts, Head, Outcome, Slice
+from durable_streams_core.entities import (
+    NO_FIELDS,
+    Change,
+    Commit,
+    Facts,
+    Head,
+    Outcome,
+    Slice,
+)
 from durable_streams_core.errors import StoreError
 from durable_streams_core.store import ImmediateStore, Watcher, Watchers
 from durable_streams_server.stores.clock import Clock
@@ -93,15 +101,17 @@ class MemoryStore(ImmediateStore):
         return self._clock()
 
     def peek(self, path: str, fields: Sequence[str] = ()) -> Facts | None:
-        return self._table.facts(path, fields)
+        entity = self._table.entities.get(path)
+        if entity is None:
+            return None
+        return entity.facts(fields) if fields else Facts(entity.head, NO_FIELDS, entity.counts)
 
     def commit_nowait(self, batch: Sequence[Commit]) -> Sequence[Outcome]:
         if len(batch) == 1:
             outcomes = [self._apply(batch[0])]
         else:
             outcomes = [self._apply(commit) for commit in batch]
-        if self._untold:
-            self._tell()
+        self._tell()
         return outcomes
 
     def append_nowait(
@@ -114,9 +124,8 @@ class MemoryStore(ImmediateStore):
         entity.bytes.add(data)
         if fields:
             entity.set_fields(fields)
-        if self._watchers:
-            self._untold.append(appended(path, grown, data))
-            self._tell()
+        self._untold.append(appended(path, grown, data))
+        self._tell()
         return True
 
     def _tell(self) -> None:
@@ -147,8 +156,7 @@ class MemoryStore(ImmediateStore):
         applied = table.apply(path, delta)
         if delta.data:
             table.entities[path].bytes.add(delta.data)
-        if self._watchers:
-            self._untold.extend(table.changes(path, delta, before))
+        self._untold.extend(table.changes(path, delta, before))
         self._recent.add(commit.id, applied)
         return applied
 

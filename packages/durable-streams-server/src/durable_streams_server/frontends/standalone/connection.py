@@ -26,7 +26,9 @@ from durable_streams_server.http.messages import AnyResponse, Live, Pending, Res
 if TYPE_CHECKING:
     from durable_streams_server.frontends.standalone.server import StandaloneServer
 
+# Looking a member up in its enum costs more than calling a function.
 _OPEN: Final = ConnectionPhase.OPEN
+_ENDING: Final = ConnectionPhase.ENDING
 MAX_HELD = 64 * 1024
 """Bytes held unread behind a response before the socket is not read any more."""
 
@@ -178,7 +180,12 @@ class Connection(Sender):
         self._advancing = True
         receiver = self._receiver
         try:
-            while self._waiting is None and not self._paused and self._phase is _OPEN:
+            while (
+                not receiver.empty
+                and self._waiting is None
+                and not self._paused
+                and self._phase is _OPEN
+            ):
                 event = receiver.next()
                 if event is None:
                     break
@@ -383,7 +390,7 @@ class Connection(Sender):
             self._await_request()
         self._push()
         if self._waiting is None:
-            if self._phase is ConnectionPhase.ENDING:
+            if self._phase is _ENDING:
                 self._linger()
             elif self._eof and not self._paused and self._phase is _OPEN:
                 self._transport.close()
@@ -392,7 +399,7 @@ class Connection(Sender):
         """Set the deadline for what is to come next."""
         if self._incoming is not None:
             self._head_begun = False
-        elif not self._receiver.buffered:
+        elif self._receiver.empty:
             self._head_begun = False
             self.deadline = self._server.idle_deadline
         elif not self._head_begun:

@@ -58,6 +58,10 @@ class State(IntEnum):
     OVER = auto()
 
 
+_END: Final = State.END
+"""Looking a member up in its enum costs more than calling a function."""
+
+
 class BodyEnd:
     """The event that a body which was not all there with its head is complete."""
 
@@ -70,11 +74,13 @@ Event = ReceivedHead | bytes | BodyEnd | ProtocolError | None
 class Receiver:
     """Reads the requests of one connection."""
 
-    __slots__ = ("_at", "_bounds", "_buffer", "_remaining", "_scanned", "_state")
+    __slots__ = ("_at", "_bounds", "_buffer", "_remaining", "_scanned", "_state", "empty")
 
     def __init__(self, bounds: Bounds) -> None:
         self._bounds = bounds
         self._state = State.HEAD
+        self.empty = True
+        """Whether every byte was read, and no event is left."""
         self._buffer = b""
         self._at = 0
         """Where in the buffer the bytes begin that have not been read."""
@@ -90,6 +96,7 @@ class Receiver:
 
     def feed(self, data: bytes) -> None:
         """Take in bytes."""
+        self.empty = False
         at = self._at
         if at < len(self._buffer):
             self._buffer = self._buffer[at:] + data
@@ -105,7 +112,8 @@ class Receiver:
             # Do not hold a request's bytes while the connection is idle.
             self._buffer = b""
             self._at = self._scanned = 0
-            if self._state is not State.END:
+            if self._state is not _END:
+                self.empty = True
                 return None
         try:
             return self._READERS[self._state](self)
@@ -127,6 +135,11 @@ class Receiver:
         if 0 <= length <= len(buffer) - end:
             head.body = buffer[end : end + length]
             self._at = end + length
+            if self._at == len(buffer):
+                # Do not hold a request's bytes while it is answered.
+                self._buffer = b""
+                self._at = 0
+                self.empty = True
         elif length > 0:
             self._remaining = length
             self._state = State.LENGTH

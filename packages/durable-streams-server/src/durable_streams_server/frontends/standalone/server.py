@@ -208,18 +208,23 @@ class StandaloneServer:
             if head.expectation is not None and head.expectation.lower() != b"100-continue":
                 head.expectation = None
                 raise expectation_failed()
-            path, head.query = split_target(head.target)
-            below = path_below(path, root)
-            if below is None:
-                return handler.outside(head.method, path, root)
-            head.path, head.root = below, root
+            target = head.target
+            if target.startswith(root) and "#" not in target:
+                head.path, _, head.query = target[len(root) :].partition("?")
+            else:
+                path, head.query = split_target(target)
+                below = path_below(path, root)
+                if below is None:
+                    return handler.outside(head.method, path, root)
+                head.path = below
+            head.root = root
             if secure:
                 head.scheme = "https"
             if self._asks:
                 # The hook gets all headers, in a dictionary of its own.
                 head.native = RequestHead(
                     head.method,
-                    below,
+                    head.path,
                     head.query,
                     head.all_headers(),
                     root=root,
