@@ -291,12 +291,13 @@ class Runtime:
         self, path: str, offset: Offset | None, limit: int | None = None
     ) -> Page | None:
         """A page at once, or None when it has to be waited for (see :meth:`page`)."""
-        self._require_started()
+        if not self._started:
+            raise stopped()
         try:
             page = self._pages.page_nowait(path, offset, limit or self.limits.page_bytes)
         except Unconfirmed:
             return None
-        if page is not None and self._renewal_due(page.head):
+        if page is not None and page.head.deadline and self._renewal_due(page.head):
             return None
         return page
 

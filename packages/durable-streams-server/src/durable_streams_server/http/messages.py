@@ -46,7 +46,7 @@ _SINGLE = frozenset(
 )  # fmt: skip
 
 
-class RequestHead:
+class RequestHead(msgspec.Struct, eq=False):
     """A request without its body.
 
     ``path`` is what follows the stream root in the raw target, still percent-encoded; ``root`` is
@@ -54,26 +54,17 @@ class RequestHead:
     ``native`` is the front end's own request, for the access hook.
     """
 
-    __slots__ = ("headers", "method", "native", "path", "query", "root", "scheme")
+    method: str
+    path: str
+    query: str
+    headers: dict[bytes, bytes]
+    root: str = "/"
+    scheme: str = "http"
+    native: object = None
 
-    def __init__(
-        self,
-        method: str,
-        path: str,
-        query: str,
-        headers: dict[bytes, bytes],
-        *,
-        root: str = "/",
-        scheme: str = "http",
-        native: object = None,
-    ) -> None:
-        self.method = method
-        self.path = path
-        self.query = query
-        self.headers = headers
-        self.root = root
-        self.scheme = scheme
-        self.native = native
+    def __repr__(self) -> str:
+        # Headers hold secrets.
+        return f"<{type(self).__name__} {self.method} {self.path}>"
 
     def text(self, name: bytes) -> str | None:
         """A header as text; raises :class:`InvalidRequest` if it is not UTF-8."""

@@ -79,9 +79,8 @@ class Reading(Exchange):
     def _parsed(self) -> tuple[Offset | None, bool, str | None, str | None]:
         """Offset (None: the tail), whether that was asked for as ``now``, mode and cursor."""
         token, live, cursor = parse_query(self.request.query)
-        resumed = self._resumed_offset(live)
-        if resumed is not None:
-            token = resumed
+        if live == LIVE_SSE:
+            token = self._resumed_offset() or token
         if live is not None:
             if live not in (LIVE_LONG_POLL, LIVE_SSE):
                 raise InvalidRequest(
@@ -95,9 +94,9 @@ class Reading(Exchange):
         offset = BEGINNING if token is None else parse_read_offset(token)
         return offset, token == NOW, live, cursor
 
-    def _resumed_offset(self, live: str | None) -> str | None:
+    def _resumed_offset(self) -> str | None:
         """Where an ``EventSource`` that reconnects stands: its ``Last-Event-ID``, if it has one."""
-        return (self.request.text(names.LAST_EVENT_ID) or None) if live == LIVE_SSE else None
+        return self.request.text(names.LAST_EVENT_ID) or None
 
     def _respond(self, body: bytes) -> AnyResponse:
         query = self._query
@@ -263,7 +262,7 @@ class Reading(Exchange):
         return pending.result or pending
 
     def _live(self, registration: Registration, page: Page, cursor: str | None) -> Live | Response:
-        if page.closed and not page.data and self._resumed_offset(LIVE_SSE) is not None:
+        if page.closed and not page.data and self._resumed_offset() is not None:
             # It has everything. 204 is what stops an EventSource from reconnecting for ever.
             registration.leave()
             return Response(204, [*self._page_fields(page), headers.NO_STORE])

@@ -43,19 +43,18 @@ class Terms(msgspec.Struct, frozen=True):
     conditions: Conditions | None = None
 
 
+_PRODUCER = frozenset((names.PRODUCER_ID, names.PRODUCER_EPOCH, names.PRODUCER_SEQ))
 _CONDITIONS = frozenset(
-    (
-        names.PRODUCER_ID, names.PRODUCER_EPOCH, names.PRODUCER_SEQ, names.STREAM_CLOSED,
-        names.STREAM_SEQ, names.IF_MATCH, names.IF_NONE_MATCH,
-    )
-)  # fmt: skip
-"""An append that has none of these headers is a plain one."""
+    (names.STREAM_CLOSED, names.STREAM_SEQ, names.IF_MATCH, names.IF_NONE_MATCH)
+)
+"""Headers that most appends have none of."""
 
 
 def parse_terms(request: RequestHead) -> Terms:
-    if _CONDITIONS.isdisjoint(request.headers):
-        return Terms(request.text(names.CONTENT_TYPE))
-    producer = parse_producer(request)
+    given = request.headers
+    producer = None if _PRODUCER.isdisjoint(given) else parse_producer(request)
+    if _CONDITIONS.isdisjoint(given):
+        return Terms(request.text(names.CONTENT_TYPE), producer=producer)
     close = parse_closed(request)
     seq = parse_seq(request)
     expected = parse_if_match(request)

@@ -67,28 +67,23 @@ class Malformed(InvalidRequest):
     code = "malformed-request"
 
 
-class ReceivedHead(RequestHead):
+class ReceivedHead(RequestHead, eq=False, kw_only=True):
     """A request head, and the body where all of it has already come.
 
-    ``headers`` holds the headers that this server knows, by lower-case name; ``lines`` is all
-    header lines as they came. ``length`` is the body's, or :data:`CHUNKED`. The server takes path
+    ``headers`` holds the headers that this server knows, by lower-case name. The server takes path
     and query from the ``target``.
     """
 
-    __slots__ = ("body", "expectation", "keep_alive", "length", "lines", "old", "target")
-
-    def __init__(
-        self, method: str, target: str, headers: dict[bytes, bytes], lines: bytes, *, old: bool
-    ) -> None:
-        super().__init__(method, "", "", headers)
-        self.target = target
-        self.lines = lines
-        self.old = old
-        """Whether it is HTTP/1.0."""
-        self.keep_alive = not old
-        self.expectation: bytes | None = None
-        self.length = 0
-        self.body: bytes | None = None
+    target: str
+    lines: bytes
+    """All header lines as they came."""
+    old: bool
+    """Whether it is HTTP/1.0."""
+    keep_alive: bool
+    expectation: bytes | None = None
+    length: int = 0
+    """The length of the body, or :data:`CHUNKED`."""
+    body: bytes | None = None
 
     def all_headers(self) -> dict[bytes, bytes]:
         """Every header by lower-case name."""
@@ -111,9 +106,12 @@ def read_head(match: re.Match[bytes], bounds: Bounds) -> ReceivedHead:
     headers = {name.lower(): value.strip() for name, value in pairs}
     if len(headers) != len(pairs):
         headers = _folded(pairs)
-    head = ReceivedHead(method, target.decode(), headers, lines, old=minor == b"0")
+    old = minor == b"0"
+    head = ReceivedHead(
+        method, "", "", headers, target=target.decode(), lines=lines, old=old, keep_alive=not old
+    )
     if (
-        head.old
+        old
         or names.HOST not in headers
         or headers.get(names.CONNECTION, b"keep-alive") != b"keep-alive"
         or not _FRAMING.isdisjoint(headers)
