@@ -345,6 +345,7 @@ def bench(session: nox.Session) -> None:
 def fuzz(session: nox.Session) -> None:
     """Mutated requests against the standalone server: `-- --seconds 600`."""
     install(session, "server")
+    install_group(session, "tests", of="server")
     target = package_directory("server") / "tests" / "standalone" / "fuzz.py"
     session.run("python", "-W", "error", str(target), *session.posargs)
 
@@ -362,6 +363,7 @@ def client_storm(session: nox.Session) -> None:
 def soak(session: nox.Session) -> None:
     """Half an hour of clients that come, stall and vanish; `-- --minutes 5` is shorter. Linux."""
     install(session, "server")
+    install_group(session, "tests", of="server")
     session.run("python", "benchmarks/soak.py", *session.posargs)
 
 
