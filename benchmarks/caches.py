@@ -249,14 +249,14 @@ def redis_tags() -> None:
 
 def events() -> None:
     """The encoded SSE events of catch-up pages."""
-    cache: ByteCache[int] = ByteCache(KEPT_FRAME_BYTES)
+    cache: ByteCache[int, bytes] = ByteCache(KEPT_FRAME_BYTES)
     data = b'{"t":"tok","n":12345},\n' * 2800
 
     def event(_n: int) -> bytes:
         frame = cache.get(0)
         if frame is None:
             frame = encode_data(content.Kind.JSON, data, base64=False)
-            cache.add(0, frame)
+            cache.add(0, frame, len(frame))
         return frame
 
     @contextmanager

@@ -2,8 +2,8 @@
 
 from fastapi import FastAPI
 
-from durable_streams_server import Engine, Limits, create_asgi
+from durable_streams_server import Engine, create_asgi
 
-streams = Engine("memory:", limits=Limits(long_poll_timeout=30))
+streams = Engine("memory:")
 app = FastAPI(lifespan=streams.lifespan)
 app.mount("/v1/stream", create_asgi(streams))
