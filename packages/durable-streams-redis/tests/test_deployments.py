@@ -1,7 +1,6 @@
 """Clusters that fail over and move slots, and masters that Sentinels replace."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Self
@@ -328,9 +327,8 @@ async def test_a_sentinel_s_master(prefix: str) -> None:
                 await load.more()
                 await asyncio.to_thread(watching[0].do, "SENTINEL", "FAILOVER", "main")
                 await asyncio.to_thread(until_master, replica)
-                began = time.monotonic()
-                await load.more()
-                assert time.monotonic() - began < 15
+                async with asyncio.timeout(60):
+                    await load.more()
             load.check()
 
 

@@ -185,11 +185,11 @@ async def test_a_master_that_hangs_and_comes_back_is_not_believed(prefix: str) -
             assert await writers.lost(master.url, prefix) == []
 
 
-async def test_a_sentinel_with_old_news_listed_first_delays_nobody(prefix: str) -> None:
+async def test_a_sentinel_with_old_notified_listed_first_delays_nobody(prefix: str) -> None:
     """It names the old master, which is a replica of the new one."""
     with watched(1) as (servers, watching):
-        old_news, rest = watching[0], watching[1:]
-        old_news.pause()
+        old_notified, rest = watching[0], watching[1:]
+        old_notified.pause()
         await asyncio.to_thread(rest[0].do, "SENTINEL", "FAILOVER", "main")
         master = await promoted(servers)
         await asyncio.to_thread(eventually, lambda: role(servers[0]) == "slave", 30)
@@ -207,11 +207,11 @@ async def test_a_sentinel_with_old_news_listed_first_delays_nobody(prefix: str) 
             # One that was never told, and that makes no failover of its own.
             stranger[0].do("SENTINEL", "SET", "main", "down-after-milliseconds", "600000")
             rest[0].resume()
-            order = [stranger[0], old_news, rest[0]]
+            order = [stranger[0], old_notified, rest[0]]
             async with writing(url(order, prefix=prefix, timeout="2")) as (_, writers):
                 await writers.more()
                 assert await writers.lost(master.url, prefix) == []
-        for sentinel in (old_news, *rest):
+        for sentinel in (old_notified, *rest):
             sentinel.resume()
 
 

@@ -22,7 +22,7 @@ def test_an_outage_is_logged_at_once_and_then_at_growing_intervals(
     assert logged == [0, 5, 20, 65, 200]
 
 
-def test_the_end_of_an_outage_is_logged_and_the_next_one_is_news(
+def test_the_end_of_an_outage_is_logged_and_the_next_one_is_notified(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     now = 0.0

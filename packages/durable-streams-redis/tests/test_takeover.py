@@ -25,7 +25,7 @@ class Receiver:
     """Takes webhooks, and answers each when told to."""
 
     def __init__(self) -> None:
-        self.told = asyncio.Queue()
+        self.received = asyncio.Queue()
         self.answers = asyncio.Event()
 
     async def __aenter__(self) -> Self:
@@ -41,7 +41,7 @@ class Receiver:
         await self._runner.cleanup()
 
     async def _handle(self, request: web.Request) -> web.Response:
-        self.told.put_nowait(await request.json())
+        self.received.put_nowait(await request.json())
         await self.answers.wait()
         return web.json_response({"done": True})
 
@@ -49,9 +49,9 @@ class Receiver:
         """The first wake that tells of a stream."""
         async with asyncio.timeout(PATIENCE):
             while True:
-                told = await self.told.get()
-                if path in {stream["path"] for stream in told["streams"]}:
-                    return told
+                body = await self.received.get()
+                if path in {stream["path"] for stream in body["streams"]}:
+                    return body
 
 
 class Group:
@@ -143,14 +143,14 @@ async def test_what_a_killed_process_drove_another_one_delivers(
 
         # From here on there is only the other one.
         await write("events/after")
-        told = await receiver.until("events/after")
+        body = await receiver.until("events/after")
         if when == "between wakes":
-            assert told["generation"] == first["generation"] + 1
-            assert [stream["path"] for stream in told["streams"]] == ["events/after"]
+            assert body["generation"] == first["generation"] + 1
+            assert [stream["path"] for stream in body["streams"]] == ["events/after"]
         else:
-            assert told["wake_id"] == first["wake_id"]
-            assert told["generation"] == first["generation"]
-            assert {stream["path"] for stream in told["streams"]} == {
+            assert body["wake_id"] == first["wake_id"]
+            assert body["generation"] == first["generation"]
+            assert {stream["path"] for stream in body["streams"]} == {
                 f"events/{turn}", "events/after",
             }  # fmt: skip
         await group.settled(receiver)

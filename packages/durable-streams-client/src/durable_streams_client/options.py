@@ -88,7 +88,10 @@ def is_whole(value: object, least: int) -> bool:
 
 
 def pairs_of(pairs: Any, what: str) -> list[tuple[str, Any]]:
-    """Headers or parameters as pairs, in order, repeated names kept."""
+    """Headers or parameters as pairs, in order; repeated names are kept.
+
+    Raises ``InvalidArgument`` for a value that is neither text nor a number nor a function.
+    """
     if pairs is None:
         return []
     listed = list(pairs.items()) if isinstance(pairs, Mapping) else [tuple(pair) for pair in pairs]

@@ -34,7 +34,11 @@ def two_lifetimes() -> InvalidRequest:
 
 
 def parse_ttl(value: str) -> int:
-    """Seconds; only plain decimal without sign, point, exponent or leading zeros (§5.1)."""
+    """Parse ``Stream-TTL`` (§5.1); returns seconds.
+
+    Raises :class:`InvalidRequest` unless it is a plain decimal number without sign, point, exponent
+    or leading zeros, and at most a hundred years.
+    """
     if _TTL.fullmatch(value) is None or int(value) > MAX_TTL_SECONDS:
         raise InvalidRequest(
             "Stream-TTL is a whole number of seconds such as 3600, without sign, leading zeros or "
@@ -45,7 +49,10 @@ def parse_ttl(value: str) -> int:
 
 
 def parse_expires_at(value: str) -> int:
-    """Milliseconds since the epoch of an RFC 3339 timestamp, whatever its offset and precision."""
+    """Parse ``Stream-Expires-At`` (§5.1), an RFC 3339 time of any offset and precision.
+
+    Returns milliseconds since 1970. Raises :class:`InvalidRequest`.
+    """
     match = _RFC3339.fullmatch(value)
     try:
         if match is None:

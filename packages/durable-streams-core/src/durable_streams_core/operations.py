@@ -215,6 +215,11 @@ class Append(msgspec.Struct, frozen=True, gc=False):
         return () if self.seq is None else (SEQ,)
 
     def decide(self, draft: Draft, now: int) -> Appended:
+        """Append, or repeat a producer's first result (§5.2.1).
+
+        Raises :class:`NotFound`, :class:`Gone`, :class:`StreamClosed`, :class:`Conflict`,
+        :class:`Fenced`, :class:`PreconditionFailed` and :class:`InvalidRequest`.
+        """
         head = _require_live(draft, now)
         birth = birth_of(head)
         producer = self.producer
@@ -353,6 +358,10 @@ class Create(_NoFields, frozen=True, gc=False):
     existing_only: bool = False
 
     def decide(self, draft: Draft, now: int) -> Created:
+        """Create, or compare with what is there.
+
+        Raises :class:`Conflict`, :class:`PreconditionFailed` and :class:`InvalidRequest`.
+        """
         if draft.head is not None and _life_is_over(draft, now):
             _end_life(draft, now)
         if draft.head is not None:
@@ -450,6 +459,7 @@ class Delete(_NoFields, frozen=True, gc=False):
     tail: Offset | None = None
 
     def decide(self, draft: Draft, now: int) -> Removed:
+        """Delete; raises :class:`NotFound`, :class:`Gone` and :class:`PreconditionFailed`."""
         head = _require_live(draft, now)
         if self.incarnation not in (None, head.incarnation):
             raise PreconditionFailed

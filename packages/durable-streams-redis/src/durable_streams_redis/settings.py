@@ -101,7 +101,10 @@ class Settings:
 
 
 def settings_of(source: object) -> Settings:
-    """From a URL or a client of redis-py, sync or async."""
+    """Read the settings of a URL or of a redis-py client, sync or async.
+
+    Raises :class:`StoreError` for what is neither, and for a URL that cannot be understood.
+    """
     if isinstance(source, str):
         return _from_url(source)
     if isinstance(source, redis.asyncio.RedisCluster | redis.RedisCluster):

@@ -594,7 +594,10 @@ def _unavailable(reply: Exception) -> Unavailable:
 
 
 def open_store(url: str) -> RedisStore:
-    """The store for ``redis:``, ``rediss:``, ``redis+sentinel:`` and ``redis+cluster:`` URLs."""
+    """The store for ``redis:``, ``rediss:``, ``redis+sentinel:`` and ``redis+cluster:`` URLs.
+
+    Raises :class:`StoreError` for a URL that cannot be understood.
+    """
     source, options = split_options(url)
     try:
         return RedisStore(

@@ -222,7 +222,9 @@ async def test_a_request_log_misses_none(
 
 
 async def permits(action: Any, path: Any, request: Any) -> Any:
-    await asyncio.sleep(0.01)
+    # The request's bytes are all here; the connection could look at more of them meanwhile.
+    for _ in range(5):
+        await asyncio.sleep(0)
     return True
 
 
@@ -339,12 +341,19 @@ async def test_a_reader_that_stalls_has_the_write_time_limit(start: Any) -> None
 
 async def test_a_question_of_access_that_nobody_waits_for_is_dropped(start: Any) -> None:
     """It was left never awaited, which is a warning."""
-    running = await start(authorize=permits)
+    answered = asyncio.Event()
+
+    async def permits_later(action: Any, path: Any, request: Any) -> Any:
+        await answered.wait()
+        return True
+
+    running = await start(authorize=permits_later)
     _reader, writer = await connect(running.port)
     writer.write((GET + END) * 5)
     (connection,) = await held(running)
     await until(lambda: connection.awaited is Awaited.RESPONSE)
     writer.transport.abort()
+    answered.set()
     await until(lambda: not len(running.server))
 
 

@@ -17,7 +17,7 @@ from durable_streams_server.subscriptions import SubscriptionOptions
 BASE_URL = BaseUrl("http://server.example", "/v1/stream/")
 
 
-class Told:
+class Webhook:
     """One webhook as it arrived."""
 
     def __init__(self, raw: bytes, headers: Any) -> None:
@@ -44,34 +44,34 @@ class Told:
 
 
 class Receiver:
-    """Answers webhooks as ``answer`` says, and keeps what it was told."""
+    """Answers webhooks as ``answer`` says, and keeps those that came."""
 
     def __init__(self) -> None:
-        self.queue: asyncio.Queue[Told] = asyncio.Queue()
-        self.told = 0
-        self.answer: Callable[[Told], Awaitable[web.Response]] = done
+        self.queue: asyncio.Queue[Webhook] = asyncio.Queue()
+        self.received = 0
+        self.answer: Callable[[Webhook], Awaitable[web.Response]] = done
         self.url = ""
 
     async def handle(self, request: web.Request) -> web.Response:
-        told = Told(await request.read(), request.headers)
-        self.told += 1
-        self.queue.put_nowait(told)
-        return await self.answer(told)
+        webhook = Webhook(await request.read(), request.headers)
+        self.received += 1
+        self.queue.put_nowait(webhook)
+        return await self.answer(webhook)
 
-    async def next(self) -> Told:
+    async def next(self) -> Webhook:
         async with asyncio.timeout(10):
             return await self.queue.get()
 
 
-async def done(_told: Told) -> web.Response:
+async def done(_webhook: Webhook) -> web.Response:
     return web.json_response({"done": True})
 
 
-async def accepted(_told: Told) -> web.Response:
+async def accepted(_webhook: Webhook) -> web.Response:
     return web.Response(status=202)
 
 
-async def broken(_told: Told) -> web.Response:
+async def broken(_webhook: Webhook) -> web.Response:
     return web.Response(status=500)
 
 
@@ -88,8 +88,8 @@ async def receiver() -> AsyncIterator[Receiver]:
     await runner.cleanup()
 
 
-class Desk:
-    """Subscriptions of one engine, as requests would use them."""
+class Node:
+    """One engine with subscriptions, as one process of several would be."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -112,10 +112,10 @@ class Desk:
         described = await self.subscriptions.describe(name)
         return {s["path"]: (s["link_type"], s["acked_offset"]) for s in described["streams"]}
 
-    async def until(self, wanted: Callable[[], Awaitable[object]]) -> None:
-        """Let everything else run until something is so."""
+    async def until(self, condition: Callable[[], Awaitable[object]]) -> None:
+        """Let everything else run until a condition holds."""
         async with asyncio.timeout(10):
-            while not await wanted():
+            while not await condition():
                 await asyncio.sleep(0)
 
     async def until_acked(self, name: str, path: str, offset: str) -> None:
@@ -155,15 +155,15 @@ class Desk:
 
 
 @pytest.fixture
-async def desks() -> AsyncIterator[Callable[..., Awaitable[Desk]]]:
-    """Starts engines over stores, each with its desk; stops those still running at the end."""
+async def nodes() -> AsyncIterator[Callable[..., Awaitable[Node]]]:
+    """Starts nodes over stores, and stops those still running at the end."""
     engines: list[Engine] = []
 
-    async def start(store: Store, **options: Any) -> Desk:
+    async def start(store: Store, **options: Any) -> Node:
         engine = Engine(store, subscriptions=SubscriptionOptions(**options))
         engines.append(engine)
         await engine.start()
-        return Desk(engine)
+        return Node(engine)
 
     yield start
     for engine in engines:
@@ -171,5 +171,5 @@ async def desks() -> AsyncIterator[Callable[..., Awaitable[Desk]]]:
 
 
 @pytest.fixture
-async def desk(store: Store, desks: Callable[..., Awaitable[Desk]]) -> Desk:
-    return await desks(store)
+async def node(store: Store, nodes: Callable[..., Awaitable[Node]]) -> Node:
+    return await nodes(store)

@@ -89,11 +89,11 @@ class Receiver:
             return await self.queue.get()
 
 
-def acking(told: dict[str, Any]) -> dict[str, Any]:
+def acking(webhook: dict[str, Any]) -> dict[str, Any]:
     return {
-        "wake_id": told["wake_id"],
-        "generation": told["generation"],
-        "acks": [{"stream": s["path"], "offset": s["tail_offset"]} for s in told["streams"]],
+        "wake_id": webhook["wake_id"],
+        "generation": webhook["generation"],
+        "acks": [{"stream": s["path"], "offset": s["tail_offset"]} for s in webhook["streams"]],
         "done": True,
     }
 
@@ -134,26 +134,29 @@ async def test_killed_between_wake_and_callback(
     if not answered:
         receiver.hold = asyncio.Event()
     tail = await server.append("events/a", b"one")
-    told = await receiver.next()
+    webhook = await receiver.next()
     if answered:
         # Until the server has written down that a worker is at it, a restart delivers again.
-        again = await server.ask("POST", "s/callback", {**acking(told), "acks": [], "done": False},
-                                 told["callback_token"])  # fmt: skip
+        again = await server.ask("POST", "s/callback", {**acking(webhook), "acks": [], "done": False},
+                                 webhook["callback_token"])  # fmt: skip
         assert again.status_code == 200
     await server.restart()
     if not answered:
         # Nobody has said that the wake arrived: it comes again, the very same.
         again = await receiver.next()
-        assert (again["wake_id"], again["generation"]) == (told["wake_id"], told["generation"])
-    late = await server.ask("POST", "s/callback", acking(told), told["callback_token"])
+        assert (again["wake_id"], again["generation"]) == (
+            webhook["wake_id"],
+            webhook["generation"],
+        )
+    late = await server.ask("POST", "s/callback", acking(webhook), webhook["callback_token"])
     assert (late.status_code, late.json()) == (200, {"ok": True, "next_wake": False})
     assert await server.cursor("s", "events/a") == tail
     if receiver.hold is not None:
         receiver.hold.set()
 
     await server.append("events/b", b"two")
-    told = await receiver.next()
-    assert [stream["path"] for stream in told["streams"]] == ["events/b"]
+    webhook = await receiver.next()
+    assert [stream["path"] for stream in webhook["streams"]] == ["events/b"]
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.001, 0.003])
@@ -163,9 +166,9 @@ async def test_killed_between_ack_and_response(
     await subscribe(server, receiver, lease=1000)
     receiver.answer = lambda: web.Response(status=202)
     tail = await server.append("events/a", b"one")
-    told = await receiver.next()
+    webhook = await receiver.next()
     sending = asyncio.create_task(
-        server.ask("POST", "s/callback", acking(told), told["callback_token"])
+        server.ask("POST", "s/callback", acking(webhook), webhook["callback_token"])
     )
     await asyncio.sleep(delay)
     await server.kill()
@@ -178,7 +181,7 @@ async def test_killed_between_ack_and_response(
     if not acked:
         # The ack was lost with the server, so the event is worked on again.
         again = await receiver.next()
-        while again["wake_id"] == told["wake_id"] and receiver.queue.qsize():
+        while again["wake_id"] == webhook["wake_id"] and receiver.queue.qsize():
             again = await receiver.next()
         assert [stream["path"] for stream in again["streams"]] == ["events/a"]
     await server.append("events/b", b"two")

@@ -20,10 +20,10 @@ def ack_of(claim: Any, *, done: Any = True, acks: Any = True) -> Any:
 
 
 @pytest.fixture
-async def pulling(desk: Any) -> Any:
-    await desk.engine.create("wake/pool", content_type="application/json")
-    await desk.pull("s", lease_ttl_ms=1000)
-    return desk
+async def pulling(node: Any) -> Any:
+    await node.engine.create("wake/pool", content_type="application/json")
+    await node.pull("s", lease_ttl_ms=1000)
+    return node
 
 
 async def test_a_wake_is_one_event_and_one_worker_claims_it(pulling: Any) -> None:
@@ -88,57 +88,57 @@ async def test_what_comes_while_a_worker_is_at_it_is_the_next_wake(pulling: Any)
     assert len(await pulling.until_wakes(2)) == 2
 
 
-async def test_a_wake_stream_that_comes_later_gets_the_wake_later(desk: Any, clock: Any) -> None:
-    await desk.pull("s")
-    await desk.engine.create("events/a", data=b"one")
-    await desk.until_status("s", "failed")
-    await desk.engine.create("wake/pool", content_type="application/json")
+async def test_a_wake_stream_that_comes_later_gets_the_wake_later(node: Any, clock: Any) -> None:
+    await node.pull("s")
+    await node.engine.create("events/a", data=b"one")
+    await node.until_status("s", "failed")
+    await node.engine.create("wake/pool", content_type="application/json")
     clock.advance(1.3)
-    await desk.engine.sweep()
-    await desk.until_wakes(1)
-    await desk.until_status("s", "active")
+    await node.engine.sweep()
+    await node.until_wakes(1)
+    await node.until_status("s", "active")
 
 
-async def test_a_wake_stream_of_another_type_gets_lines(desk: Any) -> None:
-    await desk.engine.create("wake/pool", content_type="application/x-ndjson")
-    await desk.pull("s")
-    await desk.engine.create("events/a", data=b"one")
+async def test_a_wake_stream_of_another_type_gets_lines(node: Any) -> None:
+    await node.engine.create("wake/pool", content_type="application/x-ndjson")
+    await node.pull("s")
+    await node.engine.create("events/a", data=b"one")
 
     async def written() -> Any:
-        return (await desk.engine.read("wake/pool")).data
+        return (await node.engine.read("wake/pool")).data
 
-    await desk.until(written)
-    assert (await desk.engine.read("wake/pool")).data.endswith(b"}\n")
+    await node.until(written)
+    assert (await node.engine.read("wake/pool")).data.endswith(b"}\n")
 
 
-async def test_its_own_wake_stream_wakes_nobody(desk: Any) -> None:
-    await desk.engine.create("wake/pool", content_type="application/json")
-    await desk.pull("s", pattern="**")
-    await desk.engine.create("events/a", data=b"one")
-    await desk.until_wakes(1)
-    claim = await desk.subscriptions.claim("s", "w")
+async def test_its_own_wake_stream_wakes_nobody(node: Any) -> None:
+    await node.engine.create("wake/pool", content_type="application/json")
+    await node.pull("s", pattern="**")
+    await node.engine.create("events/a", data=b"one")
+    await node.until_wakes(1)
+    claim = await node.subscriptions.claim("s", "w")
     assert [stream["path"] for stream in claim["streams"]] == ["events/a"]
-    done = await desk.subscriptions.ack("s", claim["token"], ack_of(claim))
+    done = await node.subscriptions.ack("s", claim["token"], ack_of(claim))
     assert done["next_wake"] is False
 
 
 @pytest.fixture
-async def crossed(desk: Any) -> Any:
+async def crossed(node: Any) -> Any:
     """Two subscriptions whose patterns cover each other's wake streams."""
     for name in ("s", "t"):
-        await desk.engine.create(f"wake/{name}", content_type="application/json")
-        await desk.pull(name, pattern="**", wake_stream=f"wake/{name}")
-    return desk
+        await node.engine.create(f"wake/{name}", content_type="application/json")
+        await node.pull(name, pattern="**", wake_stream=f"wake/{name}")
+    return node
 
 
-async def work(desk: Any, name: Any) -> Any:
+async def work(node: Any, name: Any) -> Any:
     """Claim what is pending and be done with it: the streams that there were."""
     try:
-        claim = await desk.subscriptions.claim(name, "w")
+        claim = await node.subscriptions.claim(name, "w")
     except SubscriptionError as error:
         assert error.code == "NO_PENDING_WORK"
         return []
-    await desk.subscriptions.ack(name, claim["token"], ack_of(claim))
+    await node.subscriptions.ack(name, claim["token"], ack_of(claim))
     return [stream["path"] for stream in claim["streams"]]
 
 
@@ -157,28 +157,28 @@ async def test_patterns_over_each_others_wake_streams_do_not_wake_for_ever(cross
 
 
 async def test_what_becomes_a_wake_stream_leaves_the_patterns_and_returns_to_them(
-    desk: Any,
+    node: Any,
 ) -> None:
-    await desk.engine.create("wake/s", content_type="application/json")
-    await desk.pull("s", pattern="**", wake_stream="wake/s")
-    await desk.engine.create("wake/t", content_type="application/json", data=[1])
-    await desk.until_wakes(1, "wake/s")
-    assert await work(desk, "s") == ["wake/t"]
-    linked = await desk.links("s")
+    await node.engine.create("wake/s", content_type="application/json")
+    await node.pull("s", pattern="**", wake_stream="wake/s")
+    await node.engine.create("wake/t", content_type="application/json", data=[1])
+    await node.until_wakes(1, "wake/s")
+    assert await work(node, "s") == ["wake/t"]
+    linked = await node.links("s")
     assert set(linked) == {"wake/t"}
 
-    await desk.pull("t", pattern="events/*", wake_stream="wake/t")
-    assert await desk.links("s") == {}
-    await desk.engine.create("events/a", data=b"one")
-    await desk.until_wakes(2, "wake/t")
-    assert await work(desk, "s") == await work(desk, "t") == ["events/a"]
-    assert await work(desk, "s") == []
+    await node.pull("t", pattern="events/*", wake_stream="wake/t")
+    assert await node.links("s") == {}
+    await node.engine.create("events/a", data=b"one")
+    await node.until_wakes(2, "wake/t")
+    assert await work(node, "s") == await work(node, "t") == ["events/a"]
+    assert await work(node, "s") == []
 
     # Its content counts from the last cursor.
-    await desk.subscriptions.delete("t")
-    await desk.until_wakes(3, "wake/s")
-    assert (await desk.links("s"))["wake/t"] == linked["wake/t"]
-    assert await work(desk, "s") == ["wake/t"]
+    await node.subscriptions.delete("t")
+    await node.until_wakes(3, "wake/s")
+    assert (await node.links("s"))["wake/t"] == linked["wake/t"]
+    assert await work(node, "s") == ["wake/t"]
 
 
 async def test_a_wake_stream_that_is_named_wakes_from_where_it_was_named(crossed: Any) -> None:
@@ -197,16 +197,16 @@ async def test_a_wake_stream_that_is_named_wakes_from_where_it_was_named(crossed
     assert set(await crossed.links("s")) == {"events/a"}
 
 
-async def test_a_wake_stream_of_two_is_one_until_the_last_is_gone(desk: Any) -> None:
-    await desk.engine.create("wake/t", content_type="application/json", data=[1])
+async def test_a_wake_stream_of_two_is_one_until_the_last_is_gone(node: Any) -> None:
+    await node.engine.create("wake/t", content_type="application/json", data=[1])
     for name in ("t", "u"):
-        await desk.pull(name, pattern="other/*", wake_stream="wake/t")
-    await desk.pull("s", pattern="**")
-    await desk.subscriptions.delete("t")
-    assert await desk.links("s") == {}
-    await desk.subscriptions.delete("u")
-    await desk.until_status("s", "failed")  # it is woken, and has no stream to be told on
-    assert set(await desk.links("s")) == {"wake/t"}
+        await node.pull(name, pattern="other/*", wake_stream="wake/t")
+    await node.pull("s", pattern="**")
+    await node.subscriptions.delete("t")
+    assert await node.links("s") == {}
+    await node.subscriptions.delete("u")
+    await node.until_status("s", "failed")  # it is woken, and has no stream to be told on
+    assert set(await node.links("s")) == {"wake/t"}
 
 
 async def test_work_that_vanishes_ends_the_wake(pulling: Any) -> None:

@@ -33,47 +33,47 @@ def verify(signature: Any, body: Any, jwks: Any) -> Any:
     return int(timestamp)
 
 
-async def test_a_signature_is_over_the_time_and_the_raw_body(desk: Any) -> None:
-    jwks = await desk.subscriptions.jwks()
-    signature = desk.subscriptions.keyring.sign(b'{"a":1}')
+async def test_a_signature_is_over_the_time_and_the_raw_body(node: Any) -> None:
+    jwks = await node.subscriptions.jwks()
+    signature = node.subscriptions.keyring.sign(b'{"a":1}')
     verify(signature, b'{"a":1}', jwks)
     with pytest.raises(InvalidSignature):
         verify(signature, b'{"a":2}', jwks)
 
 
 async def test_a_signature_tells_the_time_of_the_wall_clock_though_the_stores_is_ahead(
-    desk: Any, clock: Any
+    node: Any, clock: Any
 ) -> None:
     clock.now = round(time.time() * 1000)
     clock.advance(3600)
-    jwks = await desk.subscriptions.jwks()
+    jwks = await node.subscriptions.jwks()
     before = int(time.time())
-    signature = desk.subscriptions.keyring.sign(b"{}")
+    signature = node.subscriptions.keyring.sign(b"{}")
     assert before <= verify(signature, b"{}", jwks) <= time.time()
 
 
-async def test_a_key_is_named_by_its_thumbprint(desk: Any) -> None:
-    (key,) = (await desk.subscriptions.jwks())["keys"]
+async def test_a_key_is_named_by_its_thumbprint(node: Any) -> None:
+    (key,) = (await node.subscriptions.jwks())["keys"]
     text = msgspec.json.encode({"crv": key["crv"], "kty": key["kty"], "x": key["x"]})
     assert unb64(key["kid"].removeprefix("ds_")) == sha256(text).digest()
     assert (key["kty"], key["crv"], key["use"], key["alg"]) == ("OKP", "Ed25519", "sig", "EdDSA")
     assert "d" not in key
 
 
-async def test_keys_outlive_the_process_and_are_shared(memory: MemoryStore, desks: Any) -> None:
-    first, second = await desks(memory), await desks(memory)
+async def test_keys_outlive_the_process_and_are_shared(memory: MemoryStore, nodes: Any) -> None:
+    first, second = await nodes(memory), await nodes(memory)
     jwks = await first.subscriptions.jwks()
     assert await second.subscriptions.jwks() == jwks
     token = first.subscriptions.keyring.token("s", "i", 1)
     assert second.subscriptions.keyring.check(token, "s").gen == 1
     await first.engine.stop()
-    assert await (await desks(memory)).subscriptions.jwks() == jwks
+    assert await (await nodes(memory)).subscriptions.jwks() == jwks
 
 
 async def test_rotation_keeps_old_keys_published_until_their_window_has_passed(
-    remote: RemoteStore, desks: Any, clock: Any
+    remote: RemoteStore, nodes: Any, clock: Any
 ) -> None:
-    first, second = await desks(remote), await desks(remote)
+    first, second = await nodes(remote), await nodes(remote)
     old = (await second.subscriptions.jwks())["keys"][0]["kid"]
     signature = second.subscriptions.keyring.sign(b"{}")
     new = await first.subscriptions.rotate_keys()
@@ -89,8 +89,8 @@ async def test_rotation_keeps_old_keys_published_until_their_window_has_passed(
     assert [k["kid"] for k in (await second.subscriptions.jwks())["keys"]] == [new]
 
 
-async def test_a_process_hears_of_a_rotation_by_another(remote: RemoteStore, desks: Any) -> None:
-    first, second = await desks(remote), await desks(remote)
+async def test_a_process_hears_of_a_rotation_by_another(remote: RemoteStore, nodes: Any) -> None:
+    first, second = await nodes(remote), await nodes(remote)
     await second.subscriptions.jwks()
     new = await first.subscriptions.rotate_keys()
 
@@ -102,15 +102,15 @@ async def test_a_process_hears_of_a_rotation_by_another(remote: RemoteStore, des
 
 
 async def test_keys_are_changed_by_age_where_asked_for(
-    memory: MemoryStore, desks: Any, clock: Any
+    memory: MemoryStore, nodes: Any, clock: Any
 ) -> None:
-    desk = await desks(memory, key_days=1)
-    await desk.subscriptions.jwks()
-    before = desk.subscriptions.keyring.kid
+    node = await nodes(memory, key_days=1)
+    await node.subscriptions.jwks()
+    before = node.subscriptions.keyring.kid
     clock.advance(2 * 86_400)
-    keys = (await desk.subscriptions.jwks())["keys"]
-    assert [key["kid"] for key in keys] == [desk.subscriptions.keyring.kid, before]
-    assert desk.subscriptions.keyring.kid != before
+    keys = (await node.subscriptions.jwks())["keys"]
+    assert [key["kid"] for key in keys] == [node.subscriptions.keyring.kid, before]
+    assert node.subscriptions.keyring.kid != before
 
 
 def test_a_token_says_what_it_was_made_for() -> None:

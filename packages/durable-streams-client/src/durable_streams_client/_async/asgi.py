@@ -70,7 +70,10 @@ class AsyncAsgiTransport(httpx.AsyncBaseTransport):
         )
 
     async def send(self, request: httpcore.Request) -> "AsyncAsgiResponse":
-        """Send a request and return its response as soon as the head has come."""
+        """Send a request and return its response as soon as the head has come.
+
+        Raises the errors of httpcore, as a network transport does.
+        """
         loop, application = self._app_loop.get()
         changed = Notifier()
         exchange = Exchange(scope_of(request), loop, waker(changed))

@@ -71,7 +71,10 @@ class AsgiTransport(httpx.BaseTransport):
         )
 
     def send(self, request: httpcore.Request) -> "AsgiResponse":
-        """Send a request and return its response as soon as the head has come."""
+        """Send a request and return its response as soon as the head has come.
+
+        Raises the errors of httpcore, as a network transport does.
+        """
         loop, application = self._app_loop.get()
         changed = Notifier()
         exchange = Exchange(scope_of(request), loop, waker(changed))
