@@ -12,7 +12,7 @@ from time import time
 from typing import Any
 from urllib.parse import unquote
 
-from aiohttp import HttpVersion11, web
+from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import SERVER_SOFTWARE
 from multidict import CIMultiDict
@@ -42,6 +42,7 @@ from durable_streams_server.http.targets import (
 _BEGUN_NAME = "durable_streams_begun"
 _BEGUN: Any = web.RequestKey(_BEGUN_NAME, object) if hasattr(web, "RequestKey") else _BEGUN_NAME
 """What :meth:`_Front.expect` began, so that access is not asked for twice."""
+_PHRASES = {status.value: status.phrase for status in HTTPStatus}
 _SERVER = b"server: " + SERVER_SOFTWARE.encode() + b"\r\n"
 
 MOUNT: web.AppKey[Mount] = web.AppKey("durable_streams_mount", Mount)
@@ -146,7 +147,7 @@ class _Front:
 
     async def expect(self, request: web.Request) -> web.StreamResponse | None:
         """Answer ``Expect: 100-continue`` only where the body will be read."""
-        begun = request[_BEGUN] = await self._begin(request)
+        begun = request[_BEGUN] = await self._permitted(request)
         if isinstance(begun, Response):
             return _final(begun)
         if request.version == HttpVersion11 and request.transport is not None:
@@ -154,7 +155,11 @@ class _Front:
         return None
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        begun = request.get(_BEGUN) or await self._begin(request)
+        begun: Response | Exchange | None = None
+        if hdrs.EXPECT in request.headers:
+            begun = request.get(_BEGUN)
+        if begun is None:
+            begun = await self._permitted(request)
         if isinstance(begun, Response):
             return _final(begun) if request.can_read_body else Prepared(begun)
         body = b""
@@ -170,15 +175,29 @@ class _Front:
             return Prepared(response)
         return LiveResponse(response)
 
-    async def _begin(self, request: web.Request) -> Response | Exchange:
+    async def _permitted(self, request: web.Request) -> Response | Exchange:
+        """The exchange that may go on to the body, or the response."""
         try:
-            await self._mount.ready()
-            path, query = split_target(request.raw_path)
-            root = self._resource.mount + self._root
-            below = path_below(path, root)
-            if below is None:
-                return self._handler.outside(request.method, path, root)
-            head = RequestHead(
+            if not self._mount.engine.started:
+                await self._mount.ready()
+            begun = self._begin(request)
+        except ProtocolError as error:
+            return self._handler.refuse(error)
+        if isinstance(begun, Exchange):
+            if begun.permission is not None:
+                await begun.permission
+            if begun.verdict is not None:
+                return begun.verdict
+        return begun
+
+    def _begin(self, request: web.Request) -> Response | Exchange:
+        path, query = split_target(request.raw_path)
+        root = self._resource.mount + self._root
+        below = path_below(path, root)
+        if below is None:
+            return self._handler.outside(request.method, path, root)
+        return self._handler.begin(
+            RequestHead(
                 request.method,
                 below,
                 query,
@@ -187,15 +206,7 @@ class _Front:
                 scheme=request.scheme,
                 native=request,
             )
-        except ProtocolError as error:
-            return self._handler.refuse(error)
-        begun = self._handler.begin(head)
-        if isinstance(begun, Exchange):
-            if begun.permission is not None:
-                await begun.permission
-            if begun.verdict is not None:
-                return begun.verdict
-        return begun
+        )
 
 
 async def _receive(request: web.Request, limit: int) -> bytes | None:
@@ -203,10 +214,9 @@ async def _receive(request: web.Request, limit: int) -> bytes | None:
     content = request.content
     chunks: list[bytes] = []
     size = 0
-    while True:
-        chunk = await content.readany()
-        if not chunk:
-            break
+    while not content.at_eof():
+        # A body that came whole needs no coroutine.
+        chunk = content.read_nowait() if content.is_eof() else await content.readany()
         size += len(chunk)
         if size > limit:
             return None
@@ -255,7 +265,7 @@ class Prepared(web.StreamResponse):
         self._state = {}
         self._response = response
         self._status = response.status
-        self._reason = HTTPStatus(response.status).phrase
+        self._reason = _PHRASES[response.status]
         self._real: CIMultiDict[str] | None = None
 
     @property
@@ -308,7 +318,11 @@ class Prepared(web.StreamResponse):
 
 def _is_watched(request: web.BaseRequest) -> bool:
     match_info = getattr(request, "_match_info", None)
-    return match_info is not None and any(app.on_response_prepare for app in match_info.apps)
+    if match_info is not None:
+        for app in match_info.apps:
+            if app.on_response_prepare:
+                return True
+    return False
 
 
 class LiveResponse(web.StreamResponse):
