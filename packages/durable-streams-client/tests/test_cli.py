@@ -1,15 +1,19 @@
 """The command, as a shell sees it: output, messages, exit codes."""
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from hostile import Fault, Hostile, refuse
+
+from durable_streams_client.cli import main
 
 JSON = "application/json"
 Run = Callable[..., tuple[int, str, str]]
@@ -28,15 +32,20 @@ def run(server: Hostile, monkeypatch: pytest.MonkeyPatch) -> Run:
         monkeypatch.delenv(name)
 
     def run(*arguments: str, stdin: str = "", **environment: str) -> tuple[int, str, str]:
-        done = subprocess.run(
-            [sys.executable, "-m", "durable_streams_client", *arguments],
-            input=stdin.encode(),
-            capture_output=True,
-            env={**os.environ, "STREAM_URL": server.url, **environment},
-            check=False,
-            timeout=100,
-        )
-        return done.returncode, done.stdout.decode(), done.stderr.decode()
+        """Run the command in this process, as a start of Python takes longer than the command."""
+        streams = [
+            io.TextIOWrapper(io.BytesIO(text), "utf-8") for text in (stdin.encode(), b"", b"")
+        ]
+        with monkeypatch.context() as patch:
+            for name, stream in zip(("stdin", "stdout", "stderr"), streams, strict=True):
+                patch.setattr(sys, name, stream)
+            patch.setattr(sys, "argv", ["durable-streams", *arguments])
+            for name, value in {"STREAM_URL": server.url, **environment}.items():
+                patch.setenv(name, value)
+            with pytest.raises(SystemExit) as ended:
+                main()
+        _, out, err = ([stream.flush(), stream.buffer.getvalue().decode()][1] for stream in streams)
+        return ended.value.code or 0, out, err
 
     return run
 
@@ -235,3 +244,135 @@ def test_a_refused_connection_is_told_of_soon(run: Run) -> None:
         assert (status, out) == (6, "")
         assert "Check the address" in err
         assert err.count("trying again") <= 4
+
+
+# -- what a person sees ----------------------------------------------------------------------------
+
+
+def test_append_creates_a_stream_when_told_to(server: Hostile, run: Run) -> None:
+    assert run("append", "a", "1")[0] == 3
+    status, _, told = run("append", "a", "--create", "--json", '{"n":1}')
+    assert (status, told) == (0, "created application/json\nappended 00000001\n")
+    assert run("append", "a", "--create", stdin="2\n3\n")[2] == "appended 2 lines\n"
+    assert run("append", "t", "--create", "--content-type", "text/plain", "x")[0] == 0
+    assert server.streams["/t"].content_type == "text/plain"
+    assert server.streams["/a"].messages == [b'{"n":1}', b"2", b"3"]
+
+
+def test_append_expects_a_tail(server: Hostile, run: Run) -> None:
+    server.extended = True
+    server.put("a", b"1")
+    assert run("append", "a", "2", "--expected", "00000001")[0] == 0
+    status, _, told = run("append", "a", "3", "--expected", "00000001")
+    assert status == 4
+    assert "The tail of the stream is 00000002" in told
+    assert run("append", "a", "--expected", "00000002")[0] == 2
+
+
+def test_ls_lists_streams(server: Hostile, run: Run) -> None:
+    server.extended = True
+    server.put("chats/1", b"1", content_type=JSON)
+    server.put("chats/2")
+    server.put("jobs")
+    assert run("ls") == (0, "chats/1\nchats/2\njobs\n", "")
+    assert run("ls", "chats/", "-l")[1].splitlines()[0].split() == [
+        *("1", "open", "2026-01-01T00:00:00", "chats/1", JSON)
+    ]
+    [line] = run("ls", "jobs", "--json")[1].splitlines()
+    assert json.loads(line)["path"] == "jobs"
+    server.extended = False
+    status, _, told = run("ls")
+    assert status == 1
+    assert "does not list its streams" in told
+
+
+def test_the_shell_completes_the_names_of_streams(server: Hostile, run: Run) -> None:
+    server.extended = True
+    for name in ("chats/1", "chats/2", "jobs"):
+        server.put(name)
+    complete = {"_DURABLE_STREAMS_COMPLETE": "bash_complete", "COMP_CWORD": "2"}
+    for words in ("read chats/", "fork chats/", "delete chats/"):
+        done = run(**complete, COMP_WORDS=f"durable-streams {words}")
+        assert done[1:] == ("plain,chats/1\nplain,chats/2\n", "")
+    server.stop()
+    assert run(**complete, COMP_WORDS="durable-streams read ")[1].strip() == ""
+
+
+def test_the_last_messages_or_lines(server: Hostile, run: Run) -> None:
+    server.page = 2
+    server.put("a", *[b"%d" % n for n in range(9)], content_type=JSON).closed = True
+    server.put("t", b"one\ntwo\nth", b"ree\nfour", content_type="text/plain").closed = True
+    for command in ("read", "follow"):
+        assert run(command, "a", "--last", "2")[1] == "7\n8\n"
+        assert run(command, "a", "--last", "100")[1].split() == [str(n) for n in range(9)]
+        assert run(command, "t", "--last", "2")[1] == "three\nfour"
+    assert run("follow", "a", "--last", "2", "--now")[0] == 2
+
+
+@pytest.mark.parametrize(
+    "options,printed",
+    [
+        ([], '{"n":[1,2]}\n3\n'),
+        (["--output", "jsonl"], '{"n":[1,2]}\n3\n'),
+        (["--json"], '{\n  "n": [\n    1,\n    2\n  ]\n}\n3\n'),
+        (["-o", "raw"], '[{"n":[1,2]},3]\n'),
+    ],
+)
+def test_how_messages_are_printed(
+    server: Hostile, run: Run, options: list[str], printed: str
+) -> None:
+    server.put("a", b'{"n":[1,2]}', b"3", content_type=JSON).closed = True
+    for command in ("read", "follow"):
+        assert run(command, "a", *options) == (0, printed, "")
+
+
+def test_errors_say_what_to_type_next(server: Hostile, run: Run) -> None:
+    server.put("c").closed = True
+    assert "durable-streams create NAME" in run("read", "a")[2]
+    assert "durable-streams read NAME" in run("append", "c", "x")[2]
+    assert "durable-streams read NAME" in run("append", "c", stdin="x\n")[2]
+    assert "--wait" in run("--url", "http://127.0.0.1:9/", "head", "a")[2]
+    server.faults = lambda asked: refuse(401)
+    assert "DURABLE_STREAMS_TOKEN" in run("head", "c")[2]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="terminals of POSIX")
+@pytest.mark.parametrize(
+    "arguments,shown",
+    [
+        (["follow", "a"], ['\x1b[34m"n"\x1b[0m: \x1b[36m1\x1b[0m', '\x1b[32m"x"\x1b[0m']),
+        (["read", "a", "-o", "jsonl"], ['{"n":1}\r\n"x"\r\n']),
+        (["append", "b", "-f", "FILE"], ["appending: 100%", "appended 3 lines"]),
+    ],
+)
+def test_a_terminal_shows_colours_and_progress(
+    server: Hostile, tmp_path: Path, arguments: list[str], shown: list[str]
+) -> None:
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    server.put("a", b'{"n":1}', b'"x"', content_type=JSON).closed = True
+    server.put("b", content_type="text/plain")
+    (tmp_path / "file").write_text("one\ntwo\nthree\n")
+    arguments = [str(tmp_path / "file") if each == "FILE" else each for each in arguments]
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    environment = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
+    with subprocess.Popen(
+        [sys.executable, "-m", "durable_streams_client", "--url", server.url, *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=theirs,
+        env=environment,
+    ) as process:
+        os.close(theirs)
+        printed = b""
+        with suppress(OSError):  # what Linux says when the other side is closed
+            while piece := os.read(ours, 4096):
+                printed += piece
+        assert process.wait(30) == 0
+    os.close(ours)
+    for text in shown:
+        assert text in printed.decode()

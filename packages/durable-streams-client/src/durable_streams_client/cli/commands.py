@@ -1,4 +1,4 @@
-"""The command ``durable-streams``, for using streams from a shell.
+"""The commands of ``durable-streams``.
 
 Data goes to standard output unchanged, everything else to standard error. Exit codes:
 
@@ -14,7 +14,7 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from typing import IO, Any, Final, TypeVar
 
@@ -24,11 +24,11 @@ from click.shell_completion import get_completion_class
 
 from durable_streams_client import errors
 from durable_streams_client._sync.client import Client
-from durable_streams_client._sync.reader import Reader
 from durable_streams_client._sync.stream import Stream
-from durable_streams_client.batches import Batch
 from durable_streams_client.checkpoints import FileCheckpoint
-from durable_streams_client.options import Live, Timeouts
+from durable_streams_client.cli.completing import name_argument, stream_names
+from durable_streams_client.cli.terminal import Printer, progress, say, size_of
+from durable_streams_client.options import Live, Retry, Timeouts
 from durable_streams_client.retry import RetryPolicy
 from durable_streams_core.protocol import JSON_CONTENT_TYPE, NOW, START
 
@@ -36,46 +36,12 @@ DEFAULT_URL: Final = "http://127.0.0.1:4437/v1/stream/"
 
 BOM: Final = b"\xef\xbb\xbf"
 """What some editors and shells put before UTF-8 text; it is not JSON."""
-PROGRESS_BYTES: Final = 1 << 16
+CONNECT_SECONDS: Final = 2.5
+"""How long to try to connect, unless told to wait."""
 
 PATIENT: Final = RetryPolicy(attempts=sys.maxsize, read_attempts=sys.maxsize)
 
-EXIT_CODES: Final[tuple[tuple[type[errors.ClientError], int], ...]] = (
-    (errors.InvalidArgument, 2),
-    (errors.NotFound, 3),
-    (errors.Gone, 3),
-    (errors.Fenced, 4),
-    (errors.Conflict, 4),
-    (errors.AccessDenied, 5),
-    (errors.TransportError, 6),
-    (errors.Unavailable, 7),
-)
-
 C = TypeVar("C", bound=Callable[..., Any])
-
-
-def main() -> None:
-    """Run the command; print errors as a sentence, and exit with their code."""
-    try:
-        status = commands.main(prog_name="durable-streams", standalone_mode=False)
-    except errors.ClientError as error:
-        click.echo(f"durable-streams: {error}", err=True)
-        status = exit_code(error)
-    except click.exceptions.Abort:
-        status = 130
-    except click.ClickException as error:
-        error.show()
-        status = error.exit_code
-    except OSError as error:
-        click.echo(f"durable-streams: {error}", err=True)
-        status = 1
-    sys.exit(status)
-
-
-def exit_code(error: errors.ClientError) -> int:
-    """The exit code of an error; that of its cause, if a producer failed."""
-    cause = error.cause if isinstance(error, errors.NotStored) else error
-    return next((code for kind, code in EXIT_CODES if isinstance(cause, kind)), 1)
 
 
 def _headers(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
@@ -113,6 +79,25 @@ def _until_nobody_reads() -> Iterator[None]:
         # Nothing is left to flush when the interpreter ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise click.exceptions.Exit(0) from None
+
+
+class ConnectLimit:
+    """Ends the command if its first connection is not made in time, however many tries are left."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+        self.over = False
+        """Whether the server was reached: what breaks then is waited out."""
+
+    def __call__(self, retry: Retry) -> None:
+        late = time.monotonic() - self._start + retry.delay > CONNECT_SECONDS
+        if late and not self.over and isinstance(retry.error, errors.ConnectFailed):
+            raise retry.error
+
+
+def reached() -> None:
+    """Note that the server was reached."""
+    click.get_current_context().find_root().meta[ConnectLimit.__name__].over = True
 
 
 @click.group(cls=Commands, context_settings={"show_default": True, "max_content_width": 100})
@@ -172,12 +157,15 @@ def commands(
         headers.setdefault("Authorization", f"Bearer {token}")
     elif auth is not None:
         headers.setdefault("Authorization", auth)
+    limit = context.meta[ConnectLimit.__name__] = ConnectLimit()
+    patient = wait or timeout is not None
     client = Client(
         url,
         headers=headers,
-        timeouts=Timeouts(total=timeout),
-        # A person waits: report within 2 seconds that the server cannot be reached.
-        retry=PATIENT if wait or timeout is not None else RetryPolicy(attempts=5, read_attempts=5),
+        # A person waits: report within 3 seconds that the server cannot be reached.
+        timeouts=Timeouts(total=timeout, connect=10.0 if patient else CONNECT_SECONDS),
+        retry=PATIENT if patient else RetryPolicy(attempts=5, read_attempts=5),
+        on_retry=None if patient else limit,
     )
     context.obj = client
     context.call_on_close(client.close)
@@ -208,7 +196,7 @@ def _type(content_type: str | None, *, is_json: bool) -> str | None:
 
 
 @commands.command()
-@click.argument("name")
+@name_argument()
 @type_option
 @json_option
 @with_lifetime
@@ -238,12 +226,17 @@ def create(
 
 
 @commands.command()
-@click.argument("name")
+@name_argument()
 @click.argument("data", required=False)
 @click.option("--file", "-f", type=click.File("rb"), help="File to append; - is standard input.")
 @click.option("--whole", is_flag=True, help="Append all of the input at once, not line by line.")
+@click.option("--create", "creates", is_flag=True, help="Create the stream if there is none.")
+@type_option
 @json_option
 @click.option("--seq", help="Stream-Seq, which must be greater than that of the last append.")
+@click.option(
+    "--expected", metavar="OFFSET", help="Append only if this is the tail (our server's extension)."
+)
 @click.pass_obj
 def append(
     client: Client,
@@ -252,30 +245,47 @@ def append(
     data: str | None,
     file: IO[bytes] | None,
     whole: bool,
+    creates: bool,
+    content_type: str | None,
     is_json: bool,
     seq: str | None,
+    expected: str | None,
 ) -> None:
     """Append DATA, or the lines of a file or of standard input, to the stream NAME.
 
     On a JSON stream DATA and each line are JSON text. Lines are sent in batches, and each is stored
     exactly once.
     """
-    stream = client.stream(name, content_type=JSON_CONTENT_TYPE if is_json else None)
+    content_type = _type(content_type, is_json=is_json)
+    stream = client.stream(name, content_type=None if creates else content_type)
     if data is not None and file is not None:
         raise click.UsageError("Give DATA or --file, not both.")
-    if data is not None or whole:
-        source = file or sys.stdin.buffer
-        content = source.read() if data is None else data.encode(errors="surrogateescape")
-        if is_json_stream(stream):
-            content = content.removeprefix(BOM)
-        say("appended", stream.append(content, seq=seq).offset)
-        return
-    if seq is not None:
+    by_line = data is None and not whole
+    if by_line and (seq is not None or expected is not None):
         raise click.UsageError(
-            "--seq needs DATA or --whole: lines are appended by a producer, which numbers them."
+            "--seq and --expected need DATA or --whole: lines are appended by a producer, which"
+            " numbers them."
         )
-    count = _append_lines(stream, file or sys.stdin.buffer)
-    say("appended", f"{count} line{'' if count == 1 else 's'}")
+    if creates:
+        create_if_missing(stream, content_type)
+    source = file or sys.stdin.buffer
+    if by_line:
+        count = _append_lines(stream, source)
+        say("appended", f"{count} line{'' if count == 1 else 's'}")
+        return
+    content = source.read() if data is None else data.encode(errors="surrogateescape")
+    if is_json_stream(stream):
+        content = content.removeprefix(BOM)
+    say("appended", stream.append(content, seq=seq, expected=expected).offset)
+
+
+def create_if_missing(stream: Stream, content_type: str | None) -> None:
+    """Create the stream unless it exists, whatever its configuration then is."""
+    try:
+        stream.head()
+    except errors.NotFound:
+        made = stream.create(content_type=content_type)
+        say("created", made.content_type)
 
 
 def is_json_stream(stream: Stream) -> bool:
@@ -287,8 +297,9 @@ def is_json_stream(stream: Stream) -> bool:
 
 def _append_lines(stream: Stream, source: IO[bytes]) -> int:
     is_json = is_json_stream(stream)
+    reached()
     count = 0
-    with stream.producer() as producer, progress(source) as advance:
+    with progress("appending", size_of(source)) as advance, stream.producer() as producer:
         for count, line in enumerate(source, 1):
             advance(len(line))
             if count == 1 and is_json:
@@ -298,58 +309,71 @@ def _append_lines(stream: Stream, source: IO[bytes]) -> int:
     return count
 
 
-@contextmanager
-def progress(source: IO[bytes]) -> Iterator[Callable[[int], None]]:
-    """Show progress on a terminal: a bar for a file, a count for a pipe of unknown length."""
-    if not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    size = os.fstat(source.fileno()).st_size
-    held = 0
-    if size:
-        with click.progressbar(length=size, file=sys.stderr, label="appending") as bar:
-
-            def advance(count: int) -> None:
-                nonlocal held
-                held += count
-                if held >= PROGRESS_BYTES:
-                    bar.update(held)
-                    held = 0
-
-            yield advance
-            bar.update(held)
-        return
-
-    def tell(count: int) -> None:
-        nonlocal held
-        if held // PROGRESS_BYTES != (held + count) // PROGRESS_BYTES:
-            click.echo(f"\rappending {(held + count) / 1e6:,.1f} MB", nl=False, err=True)
-        held += count
-
-    yield tell
-    if held >= PROGRESS_BYTES:
-        click.echo(err=True)
+def with_output(command: C) -> C:
+    """The options that say how messages are printed, as one argument ``output``."""
+    for option in (
+        click.option(
+            "--output",
+            "-o",
+            type=click.Choice(["json", "jsonl", "raw"]),
+            help="How to print messages of a JSON stream: indented, one on each line, or as arrays"
+            " that the server sent.  [default: json on a terminal, jsonl elsewhere]",
+        ),
+        click.option("--json", "output", flag_value="json", help="The same as --output json."),
+        click.option("--raw", "output", flag_value="raw", help="The same as --output raw."),
+    ):
+        command = option(command)
+    return command
 
 
-@commands.command()
-@click.argument("name")
-@click.option("--from", "offset", default=START, metavar="OFFSET", help="-1 is the start.")
-@click.option(
-    "--raw",
-    is_flag=True,
-    help="Print JSON as the server sends it: arrays, not one message on each line.",
+from_option = click.option(
+    "--from", "offset", default=START, metavar="OFFSET", help="-1 is the start."
 )
-@click.pass_obj
-def read(client: Client, *, name: str, offset: str, raw: bool) -> None:
-    """Print what the stream NAME holds now."""
-    with client.stream(name).read(offset) as reader:
-        show(reader, raw=raw)
+last_option = click.option(
+    "--last",
+    type=click.IntRange(min=1),
+    metavar="COUNT",
+    help="Only the last messages, or lines of a text. The protocol reads forwards, so all before"
+    " them is read too.",
+)
 
 
 @commands.command()
-@click.argument("name")
-@click.option("--from", "offset", default=START, metavar="OFFSET", help="-1 is the start.")
+@name_argument()
+@from_option
+@last_option
+@with_output
+@click.pass_obj
+def read(client: Client, *, name: str, offset: str, last: int | None, output: str | None) -> None:
+    """Print what the stream NAME holds now."""
+    printer = Printer(output)
+    with client.stream(name).read(offset) as reader:
+        if last is not None:
+            printer.show_last(reader, last)
+            return
+        in_file = sys.stderr.isatty() and not sys.stdout.isatty()
+        size = stored_size(client, name) if in_file and offset == START else None
+        with progress("reading", size) if in_file else nullcontext(no_progress) as advance:
+            printer.show(reader, advance)
+
+
+def no_progress(_: int) -> None:
+    """Where output goes to a terminal, a bar would be in its way."""
+
+
+def stored_size(client: Client, name: str) -> int | None:
+    """How many bytes the stream holds, if the server says so."""
+    with suppress(errors.ClientError):
+        for listed in client.list(name):
+            return listed.size if listed.path == name else None
+    return None
+
+
+@commands.command()
+@name_argument()
+@from_option
 @click.option("--now", is_flag=True, help="Print only data that is appended from now on.")
+@last_option
 @click.option("--sse", "live", flag_value="sse", help="Use SSE only.")
 @click.option("--long-poll", "live", flag_value="long-poll", help="Use long-polling only.")
 @click.option(
@@ -358,11 +382,7 @@ def read(client: Client, *, name: str, offset: str, raw: bool) -> None:
     metavar="FILE",
     help="Begin at the offset in FILE, and save the offset there on the way.",
 )
-@click.option(
-    "--raw",
-    is_flag=True,
-    help="Print JSON as the server sends it: arrays, not one message on each line.",
-)
+@with_output
 @click.pass_obj
 def follow(
     client: Client,
@@ -370,49 +390,49 @@ def follow(
     name: str,
     offset: str,
     now: bool,
+    last: int | None,
     live: Live | None,
     checkpoint: str | None,
-    raw: bool,
+    output: str | None,
 ) -> None:
     """Print the stream NAME as it grows, until it is closed."""
+    if last is not None and (now or checkpoint is not None):
+        raise click.UsageError("Give --last without --now and --checkpoint.")
+    printer = Printer(output)
     file = None if checkpoint is None else FileCheckpoint(checkpoint)
     stream = client.stream(name)
     stream.head()  # A reader would wait for ever for a server that cannot be reached.
+    reached()
+    if last is not None:
+        with stream.read(offset) as stored:
+            printer.show_last(stored, last)
+            offset = stored.offset
     with stream.follow(NOW if now else offset, live=live or "auto", checkpoint=file) as reader:
-        show(reader, raw=raw)
-
-
-def show(reader: Reader[Any], *, raw: bool) -> None:
-    """Print batches; JSON as one message on each line, or indented on a terminal."""
-    out = sys.stdout.buffer
-    pretty = sys.stdout.isatty()
-    for batch in reader:
-        out.write(batch.data if raw or not batch.is_json else lines_of(batch, pretty=pretty))
-        if raw and batch.is_json and batch.data:
-            out.write(b"\n")
-        out.flush()
-
-
-def lines_of(batch: Batch[Any], *, pretty: bool) -> bytes:
-    """The text of each message, on one line or indented."""
-    texts = batch.messages()
-    if pretty:
-        texts = [_indented(text) for text in texts]
-    else:
-        # JSON has line breaks between tokens only.
-        texts = [text.replace(b"\r", b" ").replace(b"\n", b" ") for text in texts]
-    return b"".join(b"%b\n" % text for text in texts)
-
-
-def _indented(text: bytes) -> bytes:
-    try:
-        return msgspec.json.format(text, indent=2)
-    except (ValueError, RecursionError):
-        return text
+        printer.show(reader, no_progress)
 
 
 @commands.command()
-@click.argument("name")
+@click.argument("prefix", default="", shell_complete=stream_names)
+@click.option("--long", "-l", "is_long", is_flag=True, help="Print size, state and content type.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object on each line.")
+@click.pass_obj
+def ls(client: Client, *, prefix: str, is_long: bool, as_json: bool) -> None:
+    """List the streams whose names begin with PREFIX."""
+    for listed in client.list(prefix):
+        if as_json:
+            click.echo(msgspec.json.encode(listed))
+        elif is_long:
+            state = "closed" if listed.closed else "open"
+            click.echo(
+                f"{listed.size:>14,}  {state:<6}  {listed.created_at[:19]}  {listed.path}"
+                f"  {listed.content_type}"
+            )
+        else:
+            click.echo(listed.path)
+
+
+@commands.command()
+@name_argument()
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 @click.pass_obj
 def head(client: Client, *, name: str, as_json: bool) -> None:
@@ -434,7 +454,7 @@ def head(client: Client, *, name: str, as_json: bool) -> None:
 
 
 @commands.command()
-@click.argument("name")
+@name_argument()
 @click.argument("data", required=False)
 @json_option
 @click.pass_obj
@@ -448,8 +468,8 @@ def close(client: Client, *, name: str, data: str | None, is_json: bool) -> None
 
 
 @commands.command()
-@click.argument("source")
-@click.argument("name")
+@name_argument("source")
+@name_argument()
 @click.option("--offset", help="Offset where the fork leaves SOURCE.  [default: its tail]")
 @click.option("--sub-offset", type=click.IntRange(min=0), help="This many more messages, or bytes.")
 @with_lifetime
@@ -476,7 +496,7 @@ def fork(
 
 
 @commands.command()
-@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=stream_names)
 @click.option("--missing-ok", is_flag=True, help="Succeed if there is no such stream.")
 @click.pass_obj
 def delete(client: Client, *, names: tuple[str, ...], missing_ok: bool) -> None:
@@ -526,8 +546,3 @@ def completion(shell: str) -> None:
     kind = get_completion_class(shell)
     assert kind is not None
     click.echo(kind(commands, {}, "durable-streams", "_DURABLE_STREAMS_COMPLETE").source())
-
-
-def say(what: str, detail: str) -> None:
-    """Print what was done, for a person. Scripts use the exit code and standard output."""
-    click.echo(f"{what} {detail}", err=True)
