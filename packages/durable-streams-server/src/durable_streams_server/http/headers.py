@@ -1,9 +1,10 @@
-"""The header pairs of responses: built once where they can be, cheap where they cannot."""
+"""The headers of responses: built once where they can be, cheap where they cannot."""
 
 from durable_streams_core.offsets import encode_offset
 from durable_streams_core.operations import Appended
 from durable_streams_core.protocol import JSON_CONTENT_TYPE, SSE_CONTENT_TYPE
 from durable_streams_core.streams import Birth
+from durable_streams_server.engine.pages import Page
 from durable_streams_server.http import names
 from durable_streams_server.http.messages import Header, to_lines
 
@@ -38,6 +39,22 @@ def appended_lines(common: bytes, appended: Appended) -> bytes:
         lines += _CLOSED_LINE
     if appended.epoch >= 0:
         lines += _PRODUCER_LINES % (appended.epoch, appended.seq)
+    return lines
+
+
+_PAGE_LINES = (
+    b"%b" + names.CONTENT_TYPE + b": %b\r\n" + names.STREAM_NEXT_OFFSET + b": %b_%016d\r\n"
+)
+_UP_TO_DATE_LINE = to_lines([UP_TO_DATE])
+
+
+def page_lines(common: bytes, page: Page) -> bytes:
+    """The headers that say what a page is, after ``common`` ones."""
+    lines = _PAGE_LINES % (common, page.birth.content_type.encode(), page.timeline, page.end)
+    if page.up_to_date:
+        lines += _UP_TO_DATE_LINE
+    if page.closed:
+        lines += _CLOSED_LINE
     return lines
 
 

@@ -26,6 +26,7 @@ from durable_streams_server.http.messages import (
     Pending,
     Response,
     awaited,
+    to_lines,
 )
 from durable_streams_server.http.parsing import parse_query
 from durable_streams_server.http.sse import SseReader, needs_base64, page_bytes
@@ -150,22 +151,14 @@ class Reading(Exchange):
 
     def _caught_up(self, page: Page, *, now: bool) -> Response | Pending:
         if now:
-            fields = self._page_fields(page)
-            fields.append(headers.NO_STORE)
-            return Response(200, fields, to_page(page.birth.kind, b""))
+            lines = self._page_lines(page, [headers.NO_STORE])
+            return Response(200, body=to_page(page.birth.kind, b""), lines=lines)
         return self._page_response(page, None)
 
-    def _page_fields(self, page: Page) -> list[Header]:
-        fields = [
-            *self._common,
-            headers.content_type(page.birth),
-            headers.next_offset(page.timeline, page.end),
-        ]
-        if page.up_to_date:
-            fields.append(headers.UP_TO_DATE)
-        if page.closed:
-            fields.append(headers.CLOSED)
-        return fields
+    def _page_lines(self, page: Page, fields: list[Header]) -> bytes:
+        """The headers of a page's response: those of every page, and the given ones."""
+        common = self._context.common_headers.lines(self._common)
+        return headers.page_lines(common, page) + to_lines(fields)
 
     def _page_response(self, page: Page, cursor: str | None) -> Response | Pending:
         context = self._context
@@ -186,10 +179,9 @@ class Reading(Exchange):
             kept = context.kept(page, self._common, coding)
             if kept is not None:
                 return kept
-        fields = self._page_fields(page)
         # Only a page with more behind it says the same for ever. One that reaches the tail grows,
         # and a cache that kept it would hide appends, a close and a deletion.
-        fields.append(headers.NO_CACHE if page.up_to_date else context.cache)
+        fields = [headers.NO_CACHE if page.up_to_date else context.cache]
         if cursor is not None and not page.closed:
             fields.append((names.STREAM_CURSOR, cursor.encode()))
         if compressible:
@@ -204,21 +196,22 @@ class Reading(Exchange):
             except PreconditionFailed as error:
                 return self.problem(error)
             if conditions.is_fresh(tag):
-                return Response(304, fields)
+                return Response(304, lines=self._page_lines(page, fields))
         body = to_page(birth.kind, page.data)
         if coding:
             fields.append((names.CONTENT_ENCODING, coding.encode()))
             if len(body) >= compression.OFF_LOOP_BYTES:
-                return self._later(self._compressed(fields, body))
+                return self._later(self._compressed(self._page_lines(page, fields), body))
             body = compression.compress(body)
-        response = Response(200, fields, body)
+        response = Response(200, body=body, lines=self._page_lines(page, fields))
         if plain:
             context.keep(page, self._common, coding, response)
         return response
 
     @staticmethod
-    async def _compressed(fields: list[Header], body: bytes) -> Response:
-        return Response(200, fields, await asyncio.to_thread(compression.compress, body))
+    async def _compressed(lines: bytes, body: bytes) -> Response:
+        compressed = await asyncio.to_thread(compression.compress, body)
+        return Response(200, body=compressed, lines=lines)
 
     # A long-poll (§5.7).
 
@@ -244,11 +237,10 @@ class Reading(Exchange):
     def _polled(self, page: Page, cursor: str) -> Response | Pending:
         if page.data:
             return self._page_response(page, cursor)
-        fields = self._page_fields(page)
-        fields.append(headers.NO_STORE)
+        fields = [headers.NO_STORE]
         if not page.closed:
             fields.append((names.STREAM_CURSOR, cursor.encode()))
-        return Response(204, fields)
+        return Response(204, lines=self._page_lines(page, fields))
 
     # Events (§5.8).
 
@@ -265,7 +257,7 @@ class Reading(Exchange):
         if page.closed and not page.data and self._resumed_offset() is not None:
             # It has everything. 204 is what stops an EventSource from reconnecting for ever.
             registration.leave()
-            return Response(204, [*self._page_fields(page), headers.NO_STORE])
+            return Response(204, lines=self._page_lines(page, [headers.NO_STORE]))
         fields = [*self._common, headers.SSE_TYPE, headers.NO_CACHE, (b"x-accel-buffering", b"no")]
         if needs_base64(page):
             fields.append(headers.SSE_BASE64)
