@@ -44,6 +44,7 @@ from durable_streams_core.operations import (
 )
 from durable_streams_core.store import ImmediateStore, LocalStore, Store
 from durable_streams_server.engine.limits import Limits
+from durable_streams_server.engine.plain_appends import append_nowait, appended_by, commit_of
 from durable_streams_server.engine.refusals import (
     STORE_FAILED,
     decision_failed,
@@ -216,7 +217,7 @@ class CommitQueues:
             return None
         facts = immediate.peek(path, operation.fields)
         if facts is not None and type(operation) is Append:
-            appended = _append_nowait(immediate, path, operation, facts)
+            appended = append_nowait(immediate, path, operation, facts)
             if appended is not None:
                 return appended
         draft = Draft(path, facts)
@@ -312,7 +313,18 @@ class CommitQueues:
         self, queue: CommitQueue, operation: Operation[Any], local: LocalStore
     ) -> None:
         """Decide one operation, which nothing else waits with."""
-        draft = Draft(queue.path, local.peek(queue.path, operation.fields))
+        path = queue.path
+        facts = local.peek(path, operation.fields)
+        if facts is not None and type(operation) is Append:
+            try:
+                commit = commit_of(local, path, operation, facts, self.new_id)
+            except ProtocolError as error:
+                self.finish(queue, [error])
+                return
+            if commit is not None:
+                self._send_plain(queue, operation, commit, local)
+                return
+        draft = Draft(path, facts)
         result: Any
         try:
             result = operation.decide(draft, local.now())
@@ -342,6 +354,27 @@ class CommitQueues:
             else:
                 self.act_on(queue, draft, results, commit, outcome)
 
+        self._submit_commit(queue, commit, done, local)
+
+    def _send_plain(
+        self, queue: CommitQueue, operation: Append, commit: Commit, local: LocalStore
+    ) -> None:
+        def done(outcomes: Sequence[Outcome]) -> None:
+            outcome = outcomes[0]
+            if type(outcome) is Applied:
+                self.finish(queue, [appended_by(operation, outcome)])
+            else:
+                self._react(queue, outcome)
+
+        self._submit_commit(queue, commit, done, local)
+
+    @staticmethod
+    def _submit_commit(
+        queue: CommitQueue,
+        commit: Commit,
+        done: Callable[[Sequence[Outcome]], None],
+        local: LocalStore,
+    ) -> None:
         flight = queue.flight
         try:
             local.submit((commit,), done)
@@ -356,7 +389,12 @@ class CommitQueues:
         """Do what an outcome calls for; False if the operations have to be decided again."""
         if type(outcome) is Applied:
             self._succeed(queue, draft, results, commit, outcome)
-        elif type(outcome) is Conflicted:
+            return True
+        return self._react(queue, outcome)
+
+    def _react(self, queue: CommitQueue, outcome: Outcome) -> bool:
+        """Do what an outcome calls for that is not :class:`Applied`, as :meth:`act_on` does."""
+        if type(outcome) is Conflicted:
             queue.conflicts += 1
             if queue.conflicts > MAX_CONFLICTS:
                 self.fail(queue, too_contended)
@@ -427,34 +465,6 @@ class CommitQueues:
         for path, queue in list(self._queues.items())[: MAX_REMEMBERED_QUEUES // 10]:
             if not queue.busy and queue.facts is not None:
                 del self._queues[path]
-
-
-def _append_nowait(
-    store: ImmediateStore, path: str, operation: Append, facts: Facts
-) -> Appended | None:
-    """Append at once where nothing but data is added; None if a commit is needed."""
-    head, producer = facts.head, operation.producer
-    try:
-        # Without a deadline and a producer nobody asks what time it is.
-        now = store.now() if head.deadline or producer is not None else 0
-        added = operation.added_to(facts, now)
-    except ProtocolError:
-        raise
-    except Exception as error:
-        raise decision_failed(operation, error) from None
-    if added is None:
-        return None
-    data, fields = added
-    try:
-        if not store.append_nowait(path, head, data, fields):
-            return None
-    except Exception:
-        log.exception(STORE_FAILED)
-        raise outcome_unknown() from None
-    tail = head.tail + len(data)
-    if producer is None:
-        return Appended(tail, False, False, -1, -1, head.timeline)
-    return Appended(tail, False, False, producer.epoch, producer.seq, head.timeline)
 
 
 def relocated(results: Sequence[Any], draft: Draft, applied: Applied) -> list[Any]:

@@ -1,0 +1,72 @@
+"""Plain appends: those that add data and nothing else are decided on the head, without a draft."""
+
+import logging
+from collections.abc import Callable, Mapping
+
+from durable_streams_core.entities import LIVE, NO_FIELDS, Applied, Commit, Delta, Facts, Guard
+from durable_streams_core.errors import ProtocolError
+from durable_streams_core.operations import Append, Appended
+from durable_streams_core.store import ImmediateStore, LocalStore
+from durable_streams_server.engine.refusals import STORE_FAILED, decision_failed, outcome_unknown
+
+log = logging.getLogger("durable_streams_server.engine")
+
+
+def append_nowait(
+    store: ImmediateStore, path: str, operation: Append, facts: Facts
+) -> Appended | None:
+    """Append at once where nothing but data is added; None if a commit is needed."""
+    added = _added(store, operation, facts)
+    if added is None:
+        return None
+    data, fields = added
+    head = facts.head
+    try:
+        if not store.append_nowait(path, head, data, fields):
+            return None
+    except Exception:
+        log.exception(STORE_FAILED)
+        raise outcome_unknown() from None
+    return _appended(operation, head.tail + len(data), head.timeline)
+
+
+def commit_of(
+    store: LocalStore, path: str, operation: Append, facts: Facts, new_id: Callable[[], str]
+) -> Commit | None:
+    """The commit of an append, as a draft would make it; None if a draft is needed."""
+    added = _added(store, operation, facts)
+    if added is None:
+        return None
+    data, fields = added
+    head = facts.head
+    # Whatever is set rests on what was there.
+    found = {key: facts.fields[key] for key in fields} if fields else NO_FIELDS
+    guard = Guard(head.incarnation, LIVE, True, None, None, found)
+    return Commit(
+        new_id(), path, guard, Delta(False, None, data, False, None, None, fields), head.tail
+    )
+
+
+def appended_by(operation: Append, applied: Applied) -> Appended:
+    """The result of an append whose commit was applied."""
+    return _appended(operation, applied.tail, applied.timeline)
+
+
+def _added(
+    store: LocalStore, operation: Append, facts: Facts
+) -> tuple[bytes, Mapping[str, bytes | None]] | None:
+    try:
+        # Without a deadline and a producer nobody asks what time it is.
+        timed = facts.head.deadline or operation.producer is not None
+        return operation.added_to(facts, store.now() if timed else 0)
+    except ProtocolError:
+        raise
+    except Exception as error:
+        raise decision_failed(operation, error) from None
+
+
+def _appended(operation: Append, tail: int, timeline: bytes) -> Appended:
+    producer = operation.producer
+    if producer is None:
+        return Appended(tail, False, False, -1, -1, timeline)
+    return Appended(tail, False, False, producer.epoch, producer.seq, timeline)
