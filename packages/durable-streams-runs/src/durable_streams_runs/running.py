@@ -43,7 +43,7 @@ class Running:
         self._finisher = finisher
         self._on_end = on_end
         self._output = Output(writer, form, limits, self._lost)
-        self._settled: asyncio.Future[End | None] | None = None
+        self._ended: asyncio.Future[End | None] = asyncio.get_running_loop().create_future()
         self._writing: asyncio.Task[None] | None = None
         self.task = asyncio.create_task(self._run(), name=f"run {entry.id}")
 
@@ -52,6 +52,10 @@ class Running:
         final = await self._settle(end)
         self.task.cancel()
         return final
+
+    async def ended(self) -> End | None:
+        """Wait for the end: None if another process ends the run, or it is gone."""
+        return await asyncio.shield(self._ended)
 
     @property
     def is_gone(self) -> bool:
@@ -118,11 +122,10 @@ class Running:
 
     async def _settle(self, end: End) -> End | None:
         """Write the end, once: whoever comes later gets the same."""
-        if self._settled is None:
-            self._settled = asyncio.get_running_loop().create_future()
+        if self._writing is None and not self._ended.done():
             # In a task of its own, because the caller may be cancelled.
             self._writing = asyncio.create_task(self._write(end))
-        return await asyncio.shield(self._settled)
+        return await self.ended()
 
     async def _write(self, end: End) -> None:
         final: End | None = None
@@ -145,10 +148,8 @@ class Running:
         return None
 
     def _resolve(self, final: End | None) -> None:
-        if self._settled is None:
-            self._settled = asyncio.get_running_loop().create_future()
-        if not self._settled.done():
-            self._settled.set_result(final)
+        if not self._ended.done():
+            self._ended.set_result(final)
             self._on_end(self, final)
 
     async def _close_source(self) -> None:

@@ -327,6 +327,10 @@ class Runs:
 
     async def wait(self, run_id: str) -> RunInfo:
         """Wait until a run has ended. Raises what :meth:`follow` raises."""
+        running = self._started().running.get(run_id)
+        end = await running.ended() if running is not None else None
+        if end is not None:
+            return self._info(run_id, end)
         async for part in self.follow(run_id, NOW):
             if part.end is not None:
                 return self._info(run_id, part.end)

@@ -74,6 +74,7 @@ class Worker:
         self._finisher = finisher
         self._tasks = tasks
         self._limits = limits
+        self._lease = lease
         self._interval = lease / (MISSED_BEATS + 1)
         self._process = process_id(os.getpid())
         self._registry = Registry(
@@ -111,7 +112,8 @@ class Worker:
         running = list(self.running.values())
         tasks = self._work | self._starts
         try:
-            async with asyncio.timeout(self._limits.patience):
+            # After the lease, other processes take them over anyway.
+            async with asyncio.timeout(self._lease):
                 await asyncio.gather(*(self._hand_over(each) for each in running))
                 await self._registry.post(Leave())
         except (TimeoutError, RunsUnavailable):
