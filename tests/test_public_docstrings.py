@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-PACKAGES = [f"durable_streams_{name}" for name in ("core", "server", "client", "redis")]
+PACKAGES = [f"durable_streams_{name}" for name in ("core", "server", "client", "redis", "runs")]
 
 
 def exported(package: str) -> Iterator[tuple[str, object, str]]:

@@ -76,7 +76,9 @@ class JsonFormat(Format):
     content_type = "application/json"
 
     def encode(self, item: Any) -> bytes:
-        """One message; refuses what JSON cannot hold, and messages that say how a run ends."""
+        """One message; raises ``ValueError`` for a value that JSON cannot hold, and for messages of
+        the types ``run-end`` and ``run-restart``.
+        """
         message = encode_value(item)
         if b'"run-' in message and _type_of(msgspec.json.decode(message)) in {RUN_END, RUN_RESTART}:
             raise ValueError("messages of the types run-end and run-restart are the run's own")
@@ -106,7 +108,9 @@ class TextFormat(Format):
     content_type = "text/plain; charset=utf-8"
 
     def encode(self, item: Any) -> bytes:
-        """The UTF-8 of a ``str``, in which U+001E becomes U+241E."""
+        """The UTF-8 of a ``str``, in which U+001E becomes U+241E; raises ``TypeError`` for any
+        other item, and ``UnicodeEncodeError`` for lone surrogates.
+        """
         if not isinstance(item, str):
             raise TypeError(f"a text run takes str, not {type(item).__name__}")
         if SEPARATOR in item:
