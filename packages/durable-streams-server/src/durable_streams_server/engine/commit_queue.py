@@ -324,15 +324,8 @@ class CommitQueues:
             if commit is not None:
                 self._send_plain(queue, operation, commit, local)
                 return
-        draft = Draft(path, facts)
-        result: Any
-        try:
-            result = operation.decide(draft, local.now())
-        except (ProtocolError, Unconfirmed) as error:
-            result = error
-        except Exception as error:
-            result = decision_failed(operation, error)
-        self._send(queue, draft, [result], local)
+        draft, results = self.decide(queue, facts)
+        self._send(queue, draft, results, local)
 
     def _decide_flight(self, queue: CommitQueue, local: LocalStore) -> None:
         """Decide the operations in flight, and send their commit without a task."""
@@ -354,7 +347,7 @@ class CommitQueues:
             else:
                 self.act_on(queue, draft, results, commit, outcome)
 
-        self._submit_commit(queue, commit, done, local)
+        _submit_commit(queue, commit, done, local)
 
     def _send_plain(
         self, queue: CommitQueue, operation: Append, commit: Commit, local: LocalStore
@@ -366,22 +359,7 @@ class CommitQueues:
             else:
                 self._react(queue, outcome)
 
-        self._submit_commit(queue, commit, done, local)
-
-    @staticmethod
-    def _submit_commit(
-        queue: CommitQueue,
-        commit: Commit,
-        done: Callable[[Sequence[Outcome]], None],
-        local: LocalStore,
-    ) -> None:
-        flight = queue.flight
-        try:
-            local.submit((commit,), done)
-        except Exception:
-            log.exception(STORE_FAILED)
-            if queue.flight is flight:
-                done([Unknown("The store failed.")])
+        _submit_commit(queue, commit, done, local)
 
     def act_on(
         self, queue: CommitQueue, draft: Draft, results: list[Any], commit: Commit, outcome: Outcome
@@ -465,6 +443,21 @@ class CommitQueues:
         for path, queue in list(self._queues.items())[: MAX_REMEMBERED_QUEUES // 10]:
             if not queue.busy and queue.facts is not None:
                 del self._queues[path]
+
+
+def _submit_commit(
+    queue: CommitQueue,
+    commit: Commit,
+    done: Callable[[Sequence[Outcome]], None],
+    local: LocalStore,
+) -> None:
+    flight = queue.flight
+    try:
+        local.submit((commit,), done)
+    except Exception:
+        log.exception(STORE_FAILED)
+        if queue.flight is flight:
+            done([Unknown("The store failed.")])
 
 
 def relocated(results: Sequence[Any], draft: Draft, applied: Applied) -> list[Any]:
