@@ -1,10 +1,12 @@
 """The Redis store against the memory and file stores and the Node reference server.
 
-    python benchmarks/redis_store.py [--seconds 5] [--only appends|wakeups]
+    python benchmarks/redis_store.py [--seconds 5] [--only realistic|appends|wakeups]
 
-Appends of 100 bytes: one process and several on one Valkey, 1 and 1,000 streams, 1, 16 and 64
-connections, all by `wrk` (one of it for each process). Then the time from an append through one
-process to its event on an SSE connection of another, at a steady 1,000 appends a second.
+First the realistic load over 200 streams, appends and reads: 32 connections by `wrk`, through one
+process and two. Then appends of 100 bytes: one process and several on one Valkey, 1 and 1,000
+streams, 1, 16 and 64 connections, all by `wrk` (one of it for each process). Then the time from an
+append through one process to its event on an SSE connection of another, at a steady 1,000 appends a
+second.
 
 CPU per append is from /proc, of all server processes together and of Valkey alone: on a machine
 whose cores the load shares, it says more than appends per second do. The column `two cores` is what
@@ -22,10 +24,14 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from statistics import median
+from urllib.parse import urlsplit
 
 import uvloop
 from live import MESSAGE, Crowd, Schedule, append_on_schedule
-from load import ask, request
+from load import ask, request, run_wrk
+from realistic import CONNECTIONS, create_streams
+from realistic import SCRIPT as REALISTIC
 from servers import KINDS, OURS, Kind, Server, available
 
 TEXT = "Content-Type: text/plain\r\n"
@@ -63,6 +69,9 @@ def cpu(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICK
 
+
+STREAMS = 200
+ROUNDS = 5
 
 SCRIPT = """
 local streams, n = {streams}, {offset}
@@ -119,6 +128,53 @@ async def make_streams(url: str, count: int) -> None:
                 for n in range(begin, min(begin + 50, count))
             )
         )
+
+
+async def realistic(options: argparse.Namespace) -> list[dict[str, object]]:
+    """CPU for each request of the realistic load; medians of some rounds."""
+    rows: list[dict[str, object]] = []
+    for processes in (1, 2):
+        with valkey() as (store, pid), ExitStack() as stack:
+            cores = os.cpu_count() or 1
+            kind = Kind("redis", [*OURS, "--store", store])
+            made = [Server(kind, n % cores) for n in range(processes)]
+            for server in made:
+                stack.callback(server.stop)
+            prefixes = [f"{server.url}/realistic" for server in made]
+            await create_streams(prefixes[0], STREAMS)
+            found: dict[str, list[tuple[float, float, float]]] = {"append": [], "read": []}
+            for _ in range(ROUNDS):
+                for operation, figures in found.items():
+                    before = sum(server.cpu() for server in made), cpu(pid)
+                    loads = await asyncio.gather(
+                        *(
+                            asyncio.to_thread(
+                                run_wrk,
+                                *(REALISTIC, prefix, operation, urlsplit(prefix).path),
+                                *(str(STREAMS), "p"),
+                                connections=CONNECTIONS // processes,
+                                seconds=options.seconds,
+                            )
+                            for prefix in prefixes
+                        )
+                    )
+                    count = sum(load.ok for load in loads if load is not None)
+                    used = sum(server.cpu() for server in made) - before[0]
+                    figures.append(
+                        (count / options.seconds, used / count, (cpu(pid) - before[1]) / count)
+                    )
+            for operation, figures in found.items():
+                rate, used, redis_used = (median(each) for each in zip(*figures, strict=True))
+                row: dict[str, object] = {
+                    "operation": operation,
+                    "processes": processes,
+                    "requests/s": round(rate),
+                    "server us": round(used * 1e6, 1),
+                    "redis us": round(redis_used * 1e6, 1),
+                }
+                rows.append(row)
+                print(" ".join(f"{key}={value}" for key, value in row.items()), flush=True)
+    return rows
 
 
 async def appends(options: argparse.Namespace) -> list[dict[str, object]]:
@@ -210,6 +266,8 @@ async def wakeups(options: argparse.Namespace) -> dict[str, float]:
 
 async def measure(options: argparse.Namespace) -> None:
     found: dict[str, object] = {}
+    if options.only in (None, "realistic"):
+        found["realistic"] = await realistic(options)
     if options.only in (None, "wakeups"):
         found["wakeups"] = await wakeups(options)
     if options.only in (None, "appends"):
@@ -221,7 +279,7 @@ async def measure(options: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure the Redis store.")
     parser.add_argument("--seconds", type=int, default=5)
-    parser.add_argument("--only", choices=["appends", "wakeups"])
+    parser.add_argument("--only", choices=["realistic", "appends", "wakeups"])
     parser.add_argument("--json", type=Path, help="where to write the figures")
     uvloop.run(measure(parser.parse_args()))
 

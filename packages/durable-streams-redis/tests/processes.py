@@ -6,7 +6,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Self
 
 import aiohttp
@@ -74,8 +75,20 @@ def serving(store: str, *options: str) -> Iterator[str]:
 
 @contextmanager
 def serving_together(count: int, store: str, *options: str) -> Iterator[list[str]]:
-    with ExitStack() as stack:
-        yield [stack.enter_context(serving(store, *options)) for _ in range(count)]
+    """Server processes that start and stop at the same time; their base URLs."""
+    servers = [serving(store, *options) for _ in range(count)]
+    with ThreadPoolExecutor(count) as pool:
+        started = [pool.submit(server.__enter__) for server in servers]
+        try:
+            yield [each.result() for each in started]
+        finally:
+            stopped = [
+                pool.submit(server.__exit__, None, None, None)
+                for server, each in zip(servers, started, strict=True)
+                if each.exception() is None
+            ]
+            for each in stopped:
+                each.result()
 
 
 class Client:
