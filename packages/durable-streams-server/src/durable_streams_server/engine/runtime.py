@@ -301,7 +301,9 @@ class Runtime:
             return None
         return page
 
-    def look_for_page(self, path: str, offset: Offset | None, done: OnPage) -> bool:
+    def look_for_page(
+        self, path: str, offset: Offset | None, done: OnPage, limit: int | None = None
+    ) -> bool:
         """Whether ``done`` will be called, later and without a task; else :meth:`page` it."""
         self._require_started()
 
@@ -311,7 +313,7 @@ class Runtime:
                 page = page.head
             done(page)
 
-        return self._pages.look(path, offset, self.limits.page_bytes, found)
+        return self._pages.look(path, offset, limit or self.limits.page_bytes, found)
 
     async def page(
         self,

@@ -274,37 +274,59 @@ class Reading(Exchange):
     ) -> None:
         """Register, look at the stream, and begin with the page that is there."""
         registration = Registration(self._context.readers, self.path)
-        try:
-            page = self._engine.page_nowait(self.path, offset, limit)
-            if page is not None:
-                begin(registration, page)
-                return
-        except BaseException:
-            registration.leave()
-            raise
+        task: asyncio.Task[None] | None = None
+        gone = False
 
-        async def look() -> None:
+        def found(page: Page | Head | Exception) -> None:
+            nonlocal task
+            if gone:
+                return
+            if isinstance(page, Head):
+                task = self._engine.spawn(wait(page))
+                return
             try:
-                begin(registration, await self._engine.page(self.path, offset, limit))
+                if isinstance(page, Exception):
+                    raise page
+                begin(registration, page)
             except ProtocolError as error:
                 registration.leave()
                 pending.resolve(self.problem(error))
-            except asyncio.CancelledError:
-                registration.leave()
-                raise
             except Exception:
                 log.exception("a live read failed")
                 registration.leave()
                 pending.resolve(self.problem(internal_error()))
 
-        task = self._engine.spawn(look())
+        async def wait(head: Head | None) -> None:
+            try:
+                page: Page | Exception = await self._engine.page(
+                    self.path, offset, limit, head=head
+                )
+            except asyncio.CancelledError:
+                registration.leave()
+                raise
+            except Exception as error:
+                page = error
+            found(page)
 
         def cancel() -> None:
-            # A task that has not begun yet ends without a word.
-            task.cancel()
+            nonlocal gone
+            gone = True
+            if task is not None:
+                # If it has not begun yet, it ends without a word.
+                task.cancel()
             registration.leave()
 
-        pending.on_cancel(cancel)
+        try:
+            page = self._engine.page_nowait(self.path, offset, limit)
+            if page is not None:
+                begin(registration, page)
+            else:
+                pending.on_cancel(cancel)
+                if not self._engine.look_for_page(self.path, offset, found, limit):
+                    task = self._engine.spawn(wait(None))
+        except BaseException:
+            registration.leave()
+            raise
 
     @staticmethod
     def _resolve(pending: Pending, response: Response | Pending) -> None:
