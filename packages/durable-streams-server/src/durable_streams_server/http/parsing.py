@@ -23,6 +23,7 @@ MAX_QUERY_LENGTH: Final = 8192
 
 _IF_MATCH: Final = re.compile(r'"([^"]*)"')
 _PARAMETERS: Final = (protocol.OFFSET_PARAM, protocol.LIVE_PARAM, protocol.CURSOR_PARAM)
+_PRODUCER: Final = frozenset((names.PRODUCER_ID, names.PRODUCER_EPOCH, names.PRODUCER_SEQ))
 
 
 def plain_integer(value: bytes) -> int | None:
@@ -79,19 +80,14 @@ def parse_query(query: str) -> tuple[str | None, str | None, str | None]:
 def parse_producer(request: RequestHead) -> ProducerClaim | None:
     """The producer headers: all three or none (§5.2.1)."""
     headers = request.headers
-    missing = (
-        (names.PRODUCER_ID not in headers)
-        + (names.PRODUCER_EPOCH not in headers)
-        + (names.PRODUCER_SEQ not in headers)
-    )
-    if missing == 3:
+    if _PRODUCER.isdisjoint(headers):
         return None
-    if missing:
+    if not headers.keys() >= _PRODUCER:
         raise InvalidRequest(
             "Producer-Id, Producer-Epoch and Producer-Seq go together: send all three or none.",
             code="incomplete-producer",
         )
-    producer = request.text(names.PRODUCER_ID) or ""
+    producer = request.text(names.PRODUCER_ID)
     if not producer or len(headers[names.PRODUCER_ID]) > MAX_PRODUCER_ID_BYTES:
         raise InvalidRequest(
             f"Producer-Id is text of 1 to {MAX_PRODUCER_ID_BYTES} bytes.",

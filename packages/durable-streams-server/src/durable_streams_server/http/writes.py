@@ -43,7 +43,6 @@ class Terms(msgspec.Struct, frozen=True):
     conditions: Conditions | None = None
 
 
-_PRODUCER = frozenset((names.PRODUCER_ID, names.PRODUCER_EPOCH, names.PRODUCER_SEQ))
 _CONDITIONS = frozenset(
     (names.STREAM_CLOSED, names.STREAM_SEQ, names.IF_MATCH, names.IF_NONE_MATCH)
 )
@@ -51,9 +50,8 @@ _CONDITIONS = frozenset(
 
 
 def parse_terms(request: RequestHead) -> Terms:
-    given = request.headers
-    producer = None if _PRODUCER.isdisjoint(given) else parse_producer(request)
-    if _CONDITIONS.isdisjoint(given):
+    producer = parse_producer(request)
+    if _CONDITIONS.isdisjoint(request.headers):
         return Terms(request.text(names.CONTENT_TYPE), producer=producer)
     close = parse_closed(request)
     seq = parse_seq(request)
