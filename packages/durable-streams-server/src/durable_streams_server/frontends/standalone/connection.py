@@ -387,21 +387,17 @@ class Connection(Sender):
     def _flush(self) -> None:
         """Write what has gathered, set the next deadline, and close if that was the last of it."""
         if self._waiting is None and not self._paused and self._phase is _OPEN:
-            self._await_request()
+            begun = False
+            if self._incoming is None:
+                begun = not self._receiver.empty
+                if not begun:
+                    self.deadline = self._server.idle_deadline
+                elif not self._head_begun:
+                    self.deadline = self._server.now + self._server.bounds.header_timeout
+            self._head_begun = begun
         self._push()
         if self._waiting is None:
             if self._phase is _ENDING:
                 self._linger()
             elif self._eof and not self._paused and self._phase is _OPEN:
                 self._transport.close()
-
-    def _await_request(self) -> None:
-        """Set the deadline for what is to come next."""
-        if self._incoming is not None:
-            self._head_begun = False
-        elif self._receiver.empty:
-            self._head_begun = False
-            self.deadline = self._server.idle_deadline
-        elif not self._head_begun:
-            self._head_begun = True
-            self.deadline = self._server.now + self._server.bounds.header_timeout
