@@ -43,6 +43,7 @@ class ResponseHead:
     headers: Mapping[str, str]
 
     def get(self, name: str) -> str | None:
+        """A header by its name in any case; None without it."""
         return self.headers.get(name.lower())
 
     def flag(self, name: str) -> bool:
@@ -116,6 +117,7 @@ class Producing:
     seq: int
 
     def headers(self) -> dict[str, str]:
+        """The headers by name, as they are sent."""
         return {
             protocol.PRODUCER_ID: self.id,
             protocol.PRODUCER_EPOCH: str(self.epoch),

@@ -248,6 +248,10 @@ def _body(sent: Request, response: WholeResponse, decoder: msgspec.json.Decoder[
 
 
 def subscription_of(sent: Request, response: WholeResponse) -> Subscription:
+    """The subscription that a response describes.
+
+    Raises ``SubscriptionRefused`` and ``MalformedResponse``.
+    """
     body = _body(sent, response, _SUBSCRIPTION)
     webhook = body.webhook or _Webhook()
     return Subscription(
@@ -266,6 +270,10 @@ def subscription_of(sent: Request, response: WholeResponse) -> Subscription:
 
 
 def claim_of(subscription: str, sent: Request, response: WholeResponse) -> Claim:
+    """The claim that a response grants.
+
+    Raises ``SubscriptionRefused`` and ``MalformedResponse``.
+    """
     body = _body(sent, response, _CLAIM)
     return Claim(
         subscription,
@@ -284,6 +292,7 @@ def more_work(sent: Request, response: WholeResponse) -> bool:
 
 
 def ack_body(claim: Claim, acks: Mapping[str, str], *, done: bool) -> dict[str, object]:
+    """The body that acknowledges offsets of streams, and with ``done`` ends the lease (§7.3)."""
     return {
         "wake_id": claim.wake_id,
         "generation": claim.generation,

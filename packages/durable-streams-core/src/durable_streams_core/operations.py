@@ -209,6 +209,7 @@ class Append(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def fields(self) -> Sequence[str]:
+        """The field of the producer, if there is one."""
         if self.producer is not None:
             own = PRODUCER + self.producer.id
             return (own,) if self.seq is None else (own, SEQ)
@@ -434,6 +435,7 @@ class Touch(_NoFields, frozen=True, gc=False):
     """Renew a sliding lifetime for a reader (§5.1); nothing where there is none to renew."""
 
     def decide(self, draft: Draft, now: int) -> None:
+        """Move the deadline; does nothing where there is no lifetime to renew."""
         head = draft.head
         if head is None or draft.state() != LIVE or _life_is_over(draft, now):
             return
@@ -474,6 +476,7 @@ class Expire(_NoFields, frozen=True, gc=False):
     """End a life that is over, as the sweeper does; nothing if it was renewed meanwhile."""
 
     def decide(self, draft: Draft, now: int) -> Removed:
+        """Remove the stream if its life is over; what was removed is the result."""
         head = draft.head
         if head is None or not _life_is_over(draft, now):
             return Removed(None)
@@ -484,6 +487,7 @@ class Reap(_NoFields, frozen=True, gc=False):
     """Drop a soft-deleted stream that no fork reads any more, or look again later."""
 
     def decide(self, draft: Draft, now: int) -> Removed:
+        """Remove a deleted source that no fork holds any more."""
         head = draft.head
         if head is None or draft.state() != DELETED:
             return Removed(None)
@@ -506,6 +510,7 @@ class Link(_NoFields, frozen=True, gc=False):
     link: ForkLink
 
     def decide(self, draft: Draft, now: int) -> bool:
+        """Record a pending link; False if the source is another incarnation."""
         head = _require_live(draft, now)
         if head.incarnation != self.source_incarnation:
             return False
@@ -521,9 +526,11 @@ class Hold(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def fields(self) -> Sequence[str]:
+        """The field of the link."""
         return (link_key(self.fork, self.fork_incarnation),)
 
     def decide(self, draft: Draft, now: int) -> bool:
+        """Turn the link held; False if it is gone."""
         link = _own_link(draft, self.fork, self.fork_incarnation)
         if link is not None and not link.held:
             held = ForkLink(link.incarnation, link.position, True)
@@ -544,9 +551,11 @@ class Unlink(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def fields(self) -> Sequence[str]:
+        """The field of the link."""
         return (link_key(self.fork, self.fork_incarnation),)
 
     def decide(self, draft: Draft, now: int) -> bool:
+        """Drop the link; True if the source is deleted and may be reaped."""
         link = _own_link(draft, self.fork, self.fork_incarnation)
         if link is not None and self.seen in (None, link):
             draft.set_field(link_key(self.fork, self.fork_incarnation), None)
@@ -559,6 +568,7 @@ class Confirm(_NoFields, frozen=True, gc=False):
     incarnation: str
 
     def decide(self, draft: Draft, now: int) -> bool:
+        """Make the fork live; False if it is not there unconfirmed."""
         if not _is_forking(draft, self.incarnation):
             return False
         assert draft.head is not None
@@ -574,6 +584,7 @@ class Undo(_NoFields, frozen=True, gc=False):
     incarnation: str
 
     def decide(self, draft: Draft, now: int) -> bool:
+        """Remove the fork; False if it is not there unconfirmed."""
         if not _is_forking(draft, self.incarnation):
             return False
         draft.remove()
@@ -588,9 +599,11 @@ class ForgetProducers(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def fields(self) -> Sequence[str]:
+        """The fields of the producers to forget."""
         return [key for key, _ in self.entries]
 
     def decide(self, draft: Draft, now: int) -> None:
+        """Forget the entries that are as they were seen."""
         if draft.head is None or draft.head.incarnation != self.incarnation:
             return
         for key, value in self.entries:

@@ -193,14 +193,17 @@ class LocalStore(Store):
         """Return what :meth:`read` returns, at once."""
 
     async def load(self, path: str, fields: Sequence[str] = ()) -> Facts | None:
+        """Return what :meth:`peek` returns."""
         return self.peek(path, fields)
 
     async def commit(self, batch: Sequence[Commit]) -> Sequence[Outcome]:
+        """Submit the batch and wait for its outcomes."""
         future: Future[Sequence[Outcome]]
         future, _ = as_future(partial(self.submit, batch))
         return await future
 
     async def read(self, path: str, incarnation: str, start: int, limit: int) -> Slice | None:
+        """Return what :meth:`slice` returns."""
         return self.slice(path, incarnation, start, limit)
 
 
@@ -228,6 +231,7 @@ class ImmediateStore(LocalStore):
         return False
 
     def submit(self, batch: Sequence[Commit], done: Callable[[Sequence[Outcome]], None]) -> None:
+        """Commit and call ``done``, before this returns."""
         done(self.commit_nowait(batch))
 
 

@@ -26,6 +26,8 @@ _SHAPE: Final = re.compile(r"(memory|everysec|always)|wait:(\d{1,2})|waitaof:([0
 
 @dataclass(frozen=True, slots=True)
 class Durability:
+    """When a commit counts as stored, and the commands that make it so."""
+
     name: str
     last: bytes = b""
     """The command that goes last in each pipeline of commits."""
@@ -46,6 +48,10 @@ class Durability:
 
 
 def parse_durability(text: str, patience: float) -> Durability:
+    """The durability of an option such as ``wait:1``; ``patience`` is seconds.
+
+    Raises :class:`StoreError` for any other text.
+    """
     match = _SHAPE.fullmatch(text)
     if match is None:
         raise StoreError(f"{text!r} is no durability: give {CHOICES}.")

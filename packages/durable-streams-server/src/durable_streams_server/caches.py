@@ -19,6 +19,7 @@ class TwoGenerationCache(Generic[Key, Value]):
         self._older: dict[Key, Value] = {}
 
     def get(self, key: Key) -> Value | None:
+        """The value, which then counts as used; None without one."""
         value = self._newer.get(key)
         if value is None and self._older:
             value = self._older.get(key)
@@ -27,6 +28,7 @@ class TwoGenerationCache(Generic[Key, Value]):
         return value
 
     def add(self, key: Key, value: Value) -> None:
+        """Keep a value."""
         newer = self._newer
         newer[key] = value
         if len(newer) >= self._most:
@@ -53,6 +55,7 @@ class ByteCache(Generic[Key, Value]):
         self._kept: OrderedDict[Key, tuple[Value, int]] = OrderedDict()
 
     def get(self, key: Key) -> Value | None:
+        """The value, which then counts as used; None without one."""
         entry = self._kept.get(key)
         if entry is None:
             return None
@@ -73,5 +76,6 @@ class ByteCache(Generic[Key, Value]):
             self._size -= dropped
 
     def clear(self) -> None:
+        """Forget everything."""
         self._kept.clear()
         self._size = 0

@@ -284,6 +284,7 @@ class Prepared(web.StreamResponse):
         return self._status not in (204, 304)
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        """Write head and body; raises ConnectionResetError if the client went away."""
         if self._eof_sent:
             return None
         if self._real is not None or _is_watched(request) or request.version != HttpVersion11:
@@ -310,6 +311,7 @@ class Prepared(web.StreamResponse):
         return None
 
     async def write_eof(self, data: bytes = b"") -> None:
+        """End the response."""
         if self._eof_sent:
             return
         empty = self._must_be_empty_body
@@ -335,6 +337,7 @@ class LiveResponse(web.StreamResponse):
         self._live = live
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        """Write the head, and push the live response to its end."""
         if self._eof_sent:
             return None
         try:

@@ -54,6 +54,7 @@ class Mount:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
+        """Run an owned engine while the context lasts, and drain live readers at its end."""
         if self.owned:
             await self.engine.start()
         try:

@@ -71,5 +71,6 @@ class Context:
         return None
 
     def keep(self, page: Page, common: list[Header], coding: str, response: Response) -> None:
+        """Keep the response to a page for the next request of the same page."""
         if len(response.body) <= MAX_KEPT_BYTES:
             self._kept.add((page.head.incarnation, coding), (page, common, response))

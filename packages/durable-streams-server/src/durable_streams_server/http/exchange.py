@@ -57,6 +57,7 @@ class Exchange:
 
     @property
     def max_body(self) -> int:
+        """The largest body that is taken, in bytes."""
         return self._context.options.max_body
 
     def run(self, body: bytes) -> AnyResponse:

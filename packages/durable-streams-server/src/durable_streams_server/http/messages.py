@@ -140,12 +140,14 @@ class Response:
 
     @property
     def headers(self) -> list[Header]:
+        """The header pairs."""
         if self._headers is None:
             self._headers = to_pairs(self._lines or b"")
         return self._headers
 
     @property
     def lines(self) -> bytes:
+        """The headers as they go on the wire, each with its line end."""
         if self._lines is None:
             self._lines = to_lines(self._headers or [])
         return self._lines
@@ -210,6 +212,7 @@ class Pending:
             self._callback = callback
 
     def on_cancel(self, cancel: Callable[[], object]) -> None:
+        """Call ``cancel`` if the client goes away first."""
         self._cancel = cancel
 
     def resolve(self, result: Response | Live) -> None:
@@ -223,6 +226,7 @@ class Pending:
 
     @property
     def result(self) -> Response | Live | None:
+        """The response, None while it is not there."""
         return self._result
 
     def cancel(self) -> None:

@@ -66,4 +66,5 @@ def path_below(path: str, root: str) -> str | None:
 
 
 def not_a_path() -> InvalidRequest:
+    """400: the target is neither a path nor a URL."""
     return InvalidRequest("The request target is not a path.", code="invalid-target")
