@@ -35,7 +35,7 @@ class Schedule:
         return self.begin + number / self.rate
 
 
-class Crowd:
+class LiveReaders:
     """SSE readers, the n-th of them a reader of stream ``n % streams``."""
 
     def __init__(self) -> None:
@@ -134,14 +134,14 @@ class Crowd:
 class Appender:
     """One connection that sends what it is told to, and measures the answers."""
 
-    def __init__(self, crowd: Crowd, url: str, load: Load) -> None:
+    def __init__(self, readers: LiveReaders, url: str, load: Load) -> None:
         place = urlsplit(url)
         self._socket = socket.create_connection((place.hostname or "", place.port or 80))
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._parser = httptools.HttpResponseParser(self)
         self._load = load
         self._due: deque[float] = deque()
-        crowd.hear(self._socket, self._parser.feed_data)
+        readers.hear(self._socket, self._parser.feed_data)
 
     def send(self, message: bytes, due: float) -> None:
         self._due.append(due)
@@ -157,14 +157,18 @@ class Appender:
 
 
 def append_on_schedule(
-    crowd: Crowd, schedule: Schedule, urls: list[str], messages: list[bytes], connections: int
+    readers: LiveReaders,
+    schedule: Schedule,
+    urls: list[str],
+    messages: list[bytes],
+    connections: int,
 ) -> Load:
     """Send everything when it is due; returns when all is answered, or after 30 s of patience.
 
     Appends to one stream go over one connection, so they stay in order.
     """
     load = Load()
-    appenders = [Appender(crowd, urls[0], load) for _ in range(connections)]
+    appenders = [Appender(readers, urls[0], load) for _ in range(connections)]
     for number in range(schedule.total):
         stream = number % schedule.streams
         due = schedule.due(number)

@@ -28,7 +28,7 @@ from statistics import median
 from urllib.parse import urlsplit
 
 import uvloop
-from live import MESSAGE, Crowd, Schedule, append_on_schedule
+from live import MESSAGE, LiveReaders, Schedule, append_on_schedule
 from load import ask, request, run_wrk
 from realistic import CONNECTIONS, create_streams
 from realistic import SCRIPT as REALISTIC
@@ -238,19 +238,19 @@ async def wakeups(options: argparse.Namespace) -> dict[str, float]:
         await make_streams(first.url, streams)
         urls = [f"{first.url}/bench/{n}" for n in range(streams)]
         messages = [request(url, "POST", MESSAGE, TEXT) for url in urls]
-        crowd = Crowd()
-        stack.callback(crowd.close)
+        readers = LiveReaders()
+        stack.callback(readers.close)
         await asyncio.to_thread(
-            crowd.connect, [f"{second.url}/bench/{n}?offset=now&live=sse" for n in range(streams)]
+            readers.connect, [f"{second.url}/bench/{n}?offset=now&live=sse" for n in range(streams)]
         )
         schedule = Schedule(rate, streams, options.seconds)
-        crowd.expect(schedule)
+        readers.expect(schedule)
         redis_before = cpu(pid)
         appends = await asyncio.to_thread(
-            append_on_schedule, crowd, schedule, urls, messages, streams
+            append_on_schedule, readers, schedule, urls, messages, streams
         )
         await asyncio.sleep(0.2)
-        load = crowd.load
+        load = readers.load
         found = {
             "appends/s": round(appends.ok / appends.seconds),
             "not 2xx": appends.failed,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from live import MESSAGE as LIVE_MESSAGE
-from live import Crowd, Schedule, append_on_schedule
+from live import LiveReaders, Schedule, append_on_schedule
 from load import Load, Loop, ask, closed_loops, request, wrk
 from realistic import MESSAGE, create_streams, realistic_load, realistic_wrk
 from servers import Server
@@ -242,28 +242,28 @@ def fan_out(
             urls += await asyncio.gather(
                 *(fresh(server, TEXT) for _ in range(min(100, streams - len(urls))))
             )
-        crowd = Crowd()
+        clients = LiveReaders()
         try:
             live = [f"{urls[n % streams]}?offset=-1&live=sse" for n in range(readers)]
-            await asyncio.to_thread(crowd.connect, live)
+            await asyncio.to_thread(clients.connect, live)
             await asyncio.sleep(1)
             memory = server.memory()
             messages = [request(url, "POST", LIVE_MESSAGE, TEXT) for url in urls]
             schedule = Schedule(rate * streams, streams, seconds)
-            crowd.expect(schedule)
+            clients.expect(schedule)
             cpu, own = server.cpu(), time.process_time()
             appends = await asyncio.to_thread(
-                append_on_schedule, crowd, schedule, urls, messages, connections
+                append_on_schedule, clients, schedule, urls, messages, connections
             )
             if not rate:
                 await asyncio.sleep(seconds)
-            load = crowd.load
+            load = clients.load
             expected = appends.ok * readers // streams
             patience = time.perf_counter() + 30
             while load.ok < expected and time.perf_counter() < patience:
                 await asyncio.sleep(0.01)
             elapsed = time.perf_counter() - schedule.begin
-            load.seconds = max(crowd.last - schedule.begin, 0.0)
+            load.seconds = max(clients.last - schedule.begin, 0.0)
             load.failed = expected - load.ok + appends.failed
             measure = Measure(load, server.cpu() - cpu, server.memory())
             measure.extra = {
@@ -275,7 +275,7 @@ def fan_out(
                 "server MiB": memory / MIB,
             }
         finally:
-            await asyncio.to_thread(crowd.close)
+            await asyncio.to_thread(clients.close)
         await asyncio.sleep(0.2)
         return measure
 

@@ -18,6 +18,7 @@ RETIRED = {
     "news": "notification",
     "prompt_?store": "immediate store",
     "standings": "positions",
+    "submission": "ticket, commit",
 }
 
 
@@ -33,6 +34,12 @@ def modules() -> dict[str, Path]:
 
 
 MODULES = modules()
+TESTS = [
+    path
+    for pattern in ("packages/*/tests/**/*.py", "tests/**/*.py", "benchmarks/*.py")
+    for path in ROOT.glob(pattern)
+    if "_sync" not in path.parts
+]
 TREES = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
 
 
@@ -83,9 +90,12 @@ def test_retired_words_stay_away() -> None:
     pattern = re.compile(
         "|".join(rf"(?<![a-z]){word}s?(?![a-z])" for word in RETIRED), re.IGNORECASE
     )
+    scripts = ROOT.glob("packages/*/src/**/*.lua")
+    pages = [page for page in ROOT.glob("docs/*.md") if page.name != "glossary.md"]
+    tests = [path for path in TESTS if path != Path(__file__)]
     found = [
-        f"{name}: {line.strip()}"
-        for name, path in MODULES.items()
+        f"{path.relative_to(ROOT)}: {line.strip()}"
+        for path in (*MODULES.values(), *scripts, *pages, *tests)
         for line in path.read_text().splitlines()
         if pattern.search(line)
     ]

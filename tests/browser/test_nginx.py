@@ -156,7 +156,7 @@ def test_long_polls_of_one_offset_reach_the_server_as_one(
     assert [answer.content for answer in answers] == [b"new"] * 10
 
 
-def test_long_polls_without_news_do_not_wait_for_each_other(
+def test_long_polls_without_data_do_not_wait_for_each_other(
     server: Server, http: httpx.Client
 ) -> None:
     server.create("public/a", "text/plain")

@@ -216,11 +216,11 @@ async def test_a_failover_that_lost_changes_is_a_resync(prefix: str) -> None:
     with cluster(3, 3, options=("--repl-diskless-sync-delay", "0")) as started:
         async with opened(url(started), prefix, shards=3, timeout=1.0) as store:
             heard = []
-            news = asyncio.Event()
+            notified = asyncio.Event()
 
             def watcher(changes: Sequence[Change] | None) -> None:
                 heard.append(changes)
-                news.set()
+                notified.set()
 
             store.watch(watcher)
             path = next(
@@ -239,13 +239,13 @@ async def test_a_failover_that_lost_changes_is_a_resync(prefix: str) -> None:
             started[1].do("CLIENT", "KILL", "TYPE", "REPLICA")
             assert await store.commit([append(path, b"lost", "lost")]) == [Applied(4)]
             while len(heard) < 2:
-                news.clear()
-                await news.wait()
+                notified.clear()
+                await notified.wait()
             await asyncio.to_thread(started[1].kill)
             started[4].resume()
             while None not in heard:
-                news.clear()
-                await news.wait()
+                notified.clear()
+                await notified.wait()
             assert (await store.load(path)).head.tail == 0
             assert (await settled(store, append(path, b"new", "new"))).tail == 3
             replica.close()

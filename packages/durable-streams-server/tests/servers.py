@@ -20,7 +20,7 @@ ANY = Address("127.0.0.1", 0)
 
 
 @asynccontextmanager
-async def on_uvicorn(app: object, farewell: Callable[[], None]) -> AsyncIterator[int]:
+async def on_uvicorn(app: object, drain: Callable[[], None]) -> AsyncIterator[int]:
     """Run an ASGI app on uvicorn without its signal handlers and its main loop's sleep."""
     config = uvicorn.Config(app, log_level="warning", lifespan="on")  # type: ignore[arg-type]
     config.load()
@@ -32,7 +32,7 @@ async def on_uvicorn(app: object, farewell: Callable[[], None]) -> AsyncIterator
             yield listener.getsockname()[1]
         finally:
             # As uvicorn's own shutdown, less its pause.
-            farewell()
+            drain()
             for each in server.servers:
                 each.close()
             state = server.server_state

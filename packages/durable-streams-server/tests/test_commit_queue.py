@@ -474,7 +474,7 @@ async def test_batches_on_their_way_are_bounded(
     assert len(remote.sent) == 40
 
 
-async def test_lanes_of_quiet_streams_are_forgotten(
+async def test_commit_queues_of_quiet_streams_are_forgotten(
     engines: Callable[..., object], remote: RemoteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("durable_streams_server.engine.commit_queue.MAX_REMEMBERED_QUEUES", 50)
@@ -588,7 +588,7 @@ async def test_an_immediate_store_that_stays_full_says_so(engines: Callable[...,
     assert position((await streams.append("a", "y")).offset) == 1
 
 
-async def test_an_append_begun_by_the_news_of_another_is_stored_after_it(
+async def test_an_append_begun_by_the_notification_of_another_is_stored_after_it(
     engines: Callable[..., object], memory: MemoryStore
 ) -> None:
     streams = await engines(memory)

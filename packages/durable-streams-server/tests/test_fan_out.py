@@ -159,7 +159,9 @@ async def test_a_close_that_is_told_late_comes_with_the_last_data(stream: Any) -
 
 
 @pytest.mark.parametrize("count", [1, BACKLOG_CHANGES - 1, BACKLOG_CHANGES, BACKLOG_CHANGES + 1])
-async def test_beyond_a_number_of_news_the_store_is_looked_at(stream: Any, count: Any) -> None:
+async def test_beyond_a_number_of_notifications_the_store_is_looked_at(
+    stream: Any, count: Any
+) -> None:
     readers = [Reader(stream) for _ in range(MANY)]
     for _ in range(count):
         stream.append(b"x")
@@ -465,7 +467,7 @@ async def test_a_character_split_over_two_appends_reaches_everybody_whole(
     assert {sink.data for sink in sinks} == {b"1" + character}
 
 
-async def test_a_farewell_before_its_turn_ends_a_reader_where_it_is(
+async def test_a_shutdown_before_its_turn_ends_a_reader_where_it_is(
     engines: Callable[..., object], memory: MemoryStore
 ) -> None:
     engine = await engines(memory)
@@ -550,7 +552,7 @@ async def test_who_appends_in_a_loop_lets_others_have_their_turn(
     assert min(heard) > 3
 
 
-async def test_nothing_is_kept_of_news_that_everybody_has_been_told(
+async def test_nothing_is_kept_of_notifications_that_everybody_has_had(
     engines: Callable[..., object], memory: MemoryStore
 ) -> None:
     engine = await engines(memory)

@@ -241,6 +241,6 @@ async def test_a_sweep_that_fails_is_tried_again(
 def test_a_sweep_that_fails_every_second_is_logged_at_growing_intervals() -> None:
     pace = LogPace()
     assert [second for second in range(300) if pace.is_due(second)] == [0, 5, 20, 65, 200]
-    # After a quiet minute it is news again.
+    # After a quiet minute it is reported again.
     assert pace.is_due(361)
     assert not pace.is_due(362)

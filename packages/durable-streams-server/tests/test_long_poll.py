@@ -104,33 +104,33 @@ async def test_a_stream_made_anew_by_expiry_is_not_taken_for_the_old(
     assert (response.status, response.code) == (410, "offset-gone")
 
 
-async def test_a_herd_is_answered_by_one_commit_without_a_read_each(
+async def test_many_readers_are_answered_by_one_commit_without_a_read_each(
     serve: Callable[..., Awaitable[Client]], remote: RemoteStore
 ) -> None:
     client = await serve(remote)
     await client.put("a")
-    herd = [(await client.waiting(POLL, n + 1))[1] for n in range(50)]
+    readers = [(await client.waiting(POLL, n + 1))[1] for n in range(50)]
     for _ in range(50):
         await asyncio.sleep(0)
     loads, reads = remote.loads, remote.reads
     await client.post("a", b"x")
-    answers = await asyncio.gather(*herd)
+    answers = await asyncio.gather(*readers)
     assert {answer.body for answer in answers} == {b"x"}
     assert remote.reads - reads <= 1
     assert remote.loads - loads <= 2
 
 
-async def test_a_herd_shares_the_read_of_what_was_too_large_to_ride_along(
+async def test_many_readers_share_the_read_of_what_was_too_large_to_ride_along(
     serve: Callable[..., Awaitable[Client]], remote: RemoteStore
 ) -> None:
     client = await serve(remote)
     await client.put("a")
-    herd = [(await client.waiting(POLL, n + 1))[1] for n in range(20)]
+    readers = [(await client.waiting(POLL, n + 1))[1] for n in range(20)]
     for _ in range(50):
         await asyncio.sleep(0)
     reads = remote.reads
     await client.post("a", b"x" * 100_000)
-    answers = await asyncio.gather(*herd)
+    answers = await asyncio.gather(*readers)
     assert {len(answer.body) for answer in answers} == {100_000}
     assert remote.reads - reads <= 2
 

@@ -102,7 +102,7 @@ def test_time_limits_are_positive(name: str, value: float) -> None:
         Timeouts(**{name: value})
 
 
-def test_lanes_are_few_and_used_again() -> None:
+def test_identities_are_few_and_used_again() -> None:
     cache = IdentityCache("p")
     identities = cache.of("a")
     taken = [identities.take() for _ in range(MAX_IDENTITIES)]
@@ -115,7 +115,7 @@ def test_lanes_are_few_and_used_again() -> None:
     assert cache.of("a").take() in taken
 
 
-def test_lanes_are_forgotten_unless_in_use_and_never_come_again() -> None:
+def test_identities_are_forgotten_unless_in_use_and_never_come_again() -> None:
     cache = IdentityCache("p")
     busy = cache.of("0").take()
     first = cache.of("1").prefix

@@ -105,7 +105,7 @@ async def test_a_live_answer_to_http_1_0_ends_with_the_connection(start: Any) ->
     writer.close()
 
 
-async def test_a_herd_gets_one_frame(start: Any) -> None:
+async def test_many_readers_get_one_frame(start: Any) -> None:
     """The frame that is written to many readers is one object."""
     running = await start()
     readers = [await connect(running.port) for _ in range(20)]
@@ -120,9 +120,9 @@ async def test_a_herd_gets_one_frame(start: Any) -> None:
         return made[-1]
 
     running.server.framed = watched
-    await running.engine.append("s", b"news")
+    await running.engine.append("s", b"more")
     for reader, writer in readers:
-        await reader.readuntil(b"news")
+        await reader.readuntil(b"more")
         writer.close()
     assert len(made) == 20
     assert len({id(chunk) for chunk in made}) == 1
@@ -233,8 +233,8 @@ async def test_tls_from_certificate_files(
     assert b"location: https://x/v1/stream/made\r\n" in await reader.readuntil(b"\r\n\r\n")
     writer.write(SSE)
     await reader.readuntil(b"event: control")
-    await engine.append("s", b"news")
-    await reader.readuntil(b"news")
+    await engine.append("s", b"more")
+    await reader.readuntil(b"more")
     writer.close()
 
 

@@ -282,7 +282,7 @@ if size == 0 then tail_timeline = timeline_of(new_tail) end
 
 -- The first write: to the feed. Nothing can fail after it but the first XADD of bytes.
 
-local news, data, gone
+local change, data, gone
 if created or size > 0 or closes or state_to_set ~= '' then
   local told = closed == '1' and 1 or 0
   data = ''
@@ -292,17 +292,17 @@ if created or size > 0 or closes or state_to_set ~= '' then
     if size > 0 then data = ARGV[chunks] end
   end
   local of = created and created.incarnation or incarnation
-  if of then news = told .. new_tail .. tail_timeline .. #of .. ':' .. of .. path end
+  if of then change = told .. new_tail .. tail_timeline .. #of .. ':' .. of .. path end
 end
 if removes then
   gone = (was_closed == '1' and 3 or 2) .. tail .. removed_in
     .. #incarnation .. ':' .. incarnation .. path
-  if not created then news = nil end
+  if not created then change = nil end
 end
 local told_as
-if gone or news then
+if gone or change then
   told_as = redis.pcall('XADD', feed, 'NOMKSTREAM', 'MAXLEN', '~', feed_length, shard_timeline .. '-*',
-                        gone or news, gone and '' or data)
+                        gone or change, gone and '' or data)
   if type(told_as) ~= 'string' then
     if told_as and find(told_as.err, 'WRONGTYPE', 1, true) then return told_as end
     return {4}
@@ -322,8 +322,8 @@ for n = chunks, chunks + chunk_count - 1 do
     return added
   end
 end
-if gone and news then
-  call('XADD', feed, 'MAXLEN', '~', feed_length, shard_timeline .. '-*', news, data)
+if gone and change then
+  call('XADD', feed, 'MAXLEN', '~', feed_length, shard_timeline .. '-*', change, data)
 end
 
 if removes then

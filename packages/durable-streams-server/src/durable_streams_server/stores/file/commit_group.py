@@ -106,7 +106,7 @@ class CommitGroup:
         self.numbers = numbers
         self.direct: list[Staged] = []
         self._may_be_direct = may_be_direct
-        self.submissions: list[PendingCommits] = []
+        self.taken: list[PendingCommits] = []
         self.staged: list[Staged] = []
         self.size = 0
         self.urgent = False
@@ -122,10 +122,10 @@ class CommitGroup:
     def gather(self, queue: deque[PendingCommits]) -> None:
         """Take from the queue what fits."""
         while queue and len(self.staged) < GROUP_COMMITS and self.size < GROUP_BYTES:
-            submission = queue.popleft()
-            self.submissions.append(submission)
-            outcomes = submission.outcomes
-            for commit in submission.commits:
+            pending = queue.popleft()
+            self.taken.append(pending)
+            outcomes = pending.outcomes
+            for commit in pending.commits:
                 if commit.path in self._first:
                     outcomes.append(self._add_on_top(commit, outcomes))
                 else:

@@ -114,8 +114,8 @@ class Pipeline:
             _log.error("%s", reason)
         refused = Refused("unavailable", self.failure)
         while self._queue:
-            submission = self._queue.popleft()
-            _tell(submission, [refused] * len(submission.commits))
+            pending = self._queue.popleft()
+            _tell(pending, [refused] * len(pending.commits))
 
     def _begin(self) -> None:
         if (
@@ -241,8 +241,8 @@ class Pipeline:
         self._begin()
 
     def _finish(self, group: CommitGroup) -> None:
-        for submission in group.submissions:
-            _tell(submission, submission.outcomes)
+        for pending in group.taken:
+            _tell(pending, pending.outcomes)
 
     def _remove_files(self, numbers: list[int]) -> None:
         for number in numbers:
@@ -275,8 +275,8 @@ class Pipeline:
             self._begin_group(refused)
 
 
-def _tell(submission: PendingCommits, outcomes: Sequence[Outcome]) -> None:
+def _tell(pending: PendingCommits, outcomes: Sequence[Outcome]) -> None:
     try:
-        submission.done(outcomes)
+        pending.done(outcomes)
     except Exception:
         _log.exception("a completion failed")
