@@ -1,4 +1,4 @@
-"""What the packages export says what it raises."""
+"""Exported functions say what they raise."""
 
 import ast
 import importlib

@@ -267,7 +267,7 @@ def limits_of(settings: dict[str, Any]) -> Limits:
 
 
 def options_of(settings: dict[str, Any]) -> Options:
-    """What the HTTP layer is told; raises ValueError for settings that contradict each other."""
+    """The options of the HTTP layer; raises ValueError for settings that contradict each other."""
     return Options(
         token=settings["token"],
         cors_origins=tuple(settings["cors_origin"]),

@@ -23,7 +23,7 @@ _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """What one front end permits and how it responds. Sizes are bytes, times seconds."""
+    """The options of one front end. Sizes are bytes, times seconds."""
 
     authorize: Authorize | None = None
     token: str | None = None

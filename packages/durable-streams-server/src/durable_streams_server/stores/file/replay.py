@@ -75,7 +75,7 @@ class Replay:
         self.problems: list[str] = []
         self._latest = LatestCommits()
         self._tails: dict[int, int] = {}
-        """The tails of entities of whose bytes the snapshot leaves a part to the journal."""
+        """The tails of entities whose last bytes are in the journal only."""
         self._seen: dict[int, int] = {}
         """The group up to which a slice of the snapshot has an entity's head and fields."""
         self._last_seen = 0

@@ -1,7 +1,7 @@
 """Makes a directory hold what was recovered from it, and no more.
 
-A torn tail of the journal is cut. Groups of which nothing says that they are on the disk are
-written again, because a sync that failed before a crash may have left them in the system's cache
+A torn tail of the journal is cut. The last groups are written again unless a later group says that
+they are on the disk: a sync that failed before a crash may have left them in the system's cache
 only. Data files are cut, removed, or completed from the journal.
 """
 
@@ -92,7 +92,7 @@ class _Completion:
         self._replay = replay
         self._files = files
         self._gathered: dict[int, Write] = {}
-        """What is to be written next, by the entity's number."""
+        """The next writes, by the entity's number."""
         spans = replay.spans
         self._sums = {number: spans[number].begin_sums for number in proof.incomplete}
         self._ends = {number: spans[number].begin for number in proof.incomplete}
