@@ -34,35 +34,27 @@ DIRECT: Final = 256 * 1024
 _OPEN: Final = Unknown("The group is not written yet.")
 
 
-class PendingCommits:
+class PendingCommits(msgspec.Struct, eq=False, gc=False):
     """Commits as they were handed in; ``done`` hears all their outcomes at once."""
 
-    __slots__ = ("commits", "done", "outcomes")
-
-    def __init__(
-        self, commits: Sequence[Commit], done: Callable[[Sequence[Outcome]], None]
-    ) -> None:
-        self.commits = commits
-        self.done = done
-        self.outcomes: list[Outcome] = []
+    commits: Sequence[Commit]
+    done: Callable[[Sequence[Outcome]], None]
+    outcomes: list[Outcome] = []
 
 
-class Staged:
+class Staged(msgspec.Struct, eq=False, gc=False):
     """A commit that was let in: where its outcome goes, and the number of its entity after it.
 
     ``entry`` is what the journal will hold of it. ``sums`` are those of the data file with its
     data, once that was written directly.
     """
 
-    __slots__ = ("commit", "entry", "number", "outcomes", "place", "sums")
-
-    def __init__(self, outcomes: list[Outcome], commit: Commit, number: int, entry: Entry) -> None:
-        self.outcomes = outcomes
-        self.place = len(outcomes)
-        self.commit = commit
-        self.number = number
-        self.entry = entry
-        self.sums: Sums | None = None
+    outcomes: list[Outcome]
+    place: int
+    commit: Commit
+    number: int
+    entry: Entry
+    sums: Sums | None = None
 
     def written(self, sums: DirectSums) -> None:
         """Its data is in the file, where the entry names it."""
@@ -152,7 +144,8 @@ class CommitGroup:
             self.numbers += 1
         elif not number:
             return Applied(0)
-        staged = Staged(outcomes, commit, number, entry_of(commit, number, position, removed))
+        entry = entry_of(commit, number, position, removed)
+        staged = Staged(outcomes, len(outcomes), commit, number, entry)
         first = self._first.setdefault(path, staged) is staged
         # A second commit to a path goes on behind bytes that no file can have yet.
         if first and self._may_be_direct and len(delta.data) >= DIRECT:
