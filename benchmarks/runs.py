@@ -1,4 +1,4 @@
-"""What a run costs, against appends alone: CPU for each token, time to the first, and memory.
+"""Measures the cost of runs against appends alone: CPU for each token, time to the first, memory.
 
     python benchmarks/runs.py
     python benchmarks/runs.py --rounds 9 --tokens 20000

@@ -39,7 +39,7 @@ RUN_SECONDS = 4.0
 
 
 def text_of(name: str) -> str:
-    """What the source of a run yields in all."""
+    """The whole text that the source of a run yields."""
     return "".join(f"{name}:{n} " for n in range(TOKENS))
 
 
@@ -112,7 +112,7 @@ class Worker:
 
 
 class Drill:
-    """What was seen of all runs."""
+    """The ends of all runs, and every fault."""
 
     def __init__(self, total: int) -> None:
         self.total = total
@@ -237,7 +237,7 @@ async def on_files(path: str, total: int, kills: int) -> int:
         await asyncio.sleep(random.uniform(1.0, 6.0))
         await worker.kill()
     async with engine(store) as streams, Runs(streams, lease=LEASE) as runs:
-        # Those that were never started are started here.
+        # The killed processes did not start all of them.
         for n in range(total):
             await runs.start(f"r/{n}", tokens(f"r/{n}"))
         async with asyncio.timeout(120):

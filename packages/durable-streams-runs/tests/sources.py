@@ -25,6 +25,11 @@ class Held:
         for item in items:
             self._items.put_nowait(item)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether everything given was yielded."""
+        return self._items.empty()
+
     def finish(self) -> None:
         self._items.put_nowait(StopAsyncIteration)
 

@@ -2,9 +2,11 @@
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from durable_streams_runs import ledger as ledger_module
 from durable_streams_runs.ledger import MISSED_BEATS, Ledger
 from durable_streams_runs.records import (
     Beat,
@@ -68,6 +70,18 @@ def test_a_worker_is_dead_to_those_whose_beats_it_let_pass() -> None:
     assert not ledger.silent("v")
 
 
+def test_arguments_of_running_runs_are_bounded_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger_module, "MAX_ARGS_BYTES", 9)
+    ledger = folded(*joined("w"))
+
+    def start(n: int) -> Start:
+        return Start(w="w", n=n, id=str(n), format="text", task="t", args={"x": 123})
+
+    assert [ledger.apply(start(n)) for n in (2, 3)] == [True, False]
+    ledger.apply(Ended(w="w", n=4, id="2", status=Status.DONE))
+    assert ledger.apply(start(5))
+
+
 def test_a_worker_that_leaves_without_runs_is_forgotten_and_one_with_runs_is_not() -> None:
     ledger = folded(*joined("v", "w"), Start(w="w", n=2, id="a", format="text"))
     ledger.apply(Leave(w="v", n=2))
@@ -106,7 +120,7 @@ HISTORIES = st.lists(STEP, max_size=40).map(history_of)
 
 
 def state(ledger: Ledger) -> Any:
-    return (ledger.members, ledger.entries, ledger.ended)
+    return (ledger.members, ledger.entries, ledger.ended, ledger.args_bytes)
 
 
 @given(HISTORIES, st.integers(0, 80))

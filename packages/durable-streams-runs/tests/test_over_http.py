@@ -1,5 +1,6 @@
 """Runs of workers that reach the streams through a server."""
 
+import asyncio
 import re
 import subprocess
 import sys
@@ -72,6 +73,25 @@ async def test_another_worker_ends_or_restarts_the_runs_of_one_that_lost_its_con
                 assert await text(run) == ("012", "done")
             else:
                 assert (await second.wait("b")).status is Status.INTERRUPTED
+
+
+async def test_output_that_was_under_way_when_its_task_was_cancelled_is_stored_once(
+    server: str,
+) -> None:
+    held = Held()
+    async with AsyncClient(f"{server}cancelled/") as client:
+        async with Runs(client, lease=SHORT_LEASE) as runs:
+            run = await runs.start("a", held.stream())
+            held.give("once")
+            await asyncio.sleep(0)
+            while not held.is_empty:
+                await asyncio.sleep(0)
+            for task in asyncio.all_tasks():
+                if task.get_name() == "run a":
+                    task.cancel()  # as `asyncio.run` does with all tasks when a program is ended
+        async with Runs(client, lease=SHORT_LEASE) as runs:
+            assert await text(await runs.start("a", yielding([]))) == ("once", "interrupted")
+        assert run.started
 
 
 async def test_a_server_that_is_killed_and_started_again_in_the_middle_loses_nothing(

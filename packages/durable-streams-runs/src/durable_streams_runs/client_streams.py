@@ -116,18 +116,21 @@ class ClientWriter(Writer):
 
     def __init__(self, producer: AsyncProducer) -> None:
         self._producer = producer
+        self._in_hand = False
+        """Whether the producer has the parts already, and only their outcome is not known."""
 
     async def append(self, parts: list[bytes]) -> None:
         try:
-            await self._producer.append_many(parts)
+            await self._hand_over(parts)
             await self._producer.flush()
+            self._in_hand = False
         except ClientError as error:
             raise self._refusal(error) from error
         self._check()
 
     async def close(self, parts: list[bytes], end: bytes) -> None:
         try:
-            await self._producer.append_many(parts)
+            await self._hand_over(parts)
             await self._producer.close_stream(end)
         except ClientError as error:
             raise self._refusal(error) from error
@@ -136,6 +139,11 @@ class ClientWriter(Writer):
     async def release(self) -> None:
         with suppress(ClientError):
             await self._producer.aclose(flush=False)
+
+    async def _hand_over(self, parts: list[bytes]) -> None:
+        if not self._in_hand:
+            self._in_hand = True
+            await self._producer.append_many(parts)
 
     def _check(self) -> None:
         if self._producer.duplicates:

@@ -4,7 +4,9 @@ Every process folds the same records in the same order, so all have the same led
 """
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final
+
+import msgspec
 
 from durable_streams_runs.records import (
     Beat,
@@ -23,6 +25,8 @@ from durable_streams_runs.states import End
 
 MAX_RUNS: Final = 100_000
 """Running runs of a service."""
+MAX_ARGS_BYTES: Final = 16 * 1024 * 1024
+"""Arguments of all running runs that can be restarted, as JSON."""
 MAX_ENDED: Final = 1_000
 """Ended runs that the ledger remembers; the streams of older ones still tell how they ended."""
 MISSED_BEATS: Final = 4
@@ -36,6 +40,8 @@ class Ledger:
         self.members: dict[str, Member] = {}
         self.entries: dict[str, Entry] = {}
         self.ended: dict[str, End] = {}
+        self.args_bytes = 0
+        """Bytes of the arguments of all running runs, as JSON."""
         self._silence: dict[str, dict[str, int]] = {}
         """For each worker, how many beats of each other one came since its own last record."""
 
@@ -90,6 +96,7 @@ class Ledger:
     def _replace(self, snapshot: Snapshot) -> None:
         self.members = {member.worker: member for member in snapshot.members}
         self.entries = {entry.id: entry for entry in snapshot.entries}
+        self.args_bytes = sum(size_of(entry.args) for entry in snapshot.entries)
         self.ended = {run_id: End(status, error) for run_id, status, error in snapshot.ended}
         for worker in [worker for worker in self._silence if worker not in self.members]:
             del self._silence[worker]
@@ -112,9 +119,15 @@ class Ledger:
             self._remove(member.worker)
         return True
 
+    @property
+    def is_full(self) -> bool:
+        """Whether no more runs can be started."""
+        return len(self.entries) >= MAX_RUNS or self.args_bytes >= MAX_ARGS_BYTES
+
     def _start(self, record: Start) -> bool:
-        if record.id in self.entries or record.id in self.ended or len(self.entries) >= MAX_RUNS:
+        if record.id in self.entries or record.id in self.ended or self.is_full:
             return False
+        self.args_bytes += size_of(record.args)
         self.entries[record.id] = Entry(
             id=record.id,
             worker=record.w,
@@ -128,7 +141,7 @@ class Ledger:
     def _end(self, record: Ended) -> bool:
         if record.id in self.ended:
             return False
-        self.entries.pop(record.id, None)
+        self._remove_entry(record.id)
         self.ended[record.id] = End(record.status, record.error)
         while len(self.ended) > MAX_ENDED:
             del self.ended[next(iter(self.ended))]
@@ -137,9 +150,14 @@ class Ledger:
     def _drop(self, record: Drop) -> bool:
         entry = self.entries.get(record.id)
         if entry is not None and entry.worker == record.w:
-            del self.entries[record.id]
+            self._remove_entry(record.id)
             return True
         return self.ended.pop(record.id, None) is not None
+
+    def _remove_entry(self, run_id: str) -> None:
+        entry = self.entries.pop(run_id, None)
+        if entry is not None:
+            self.args_bytes -= size_of(entry.args)
 
     def _take(self, record: Take) -> bool:
         if record.worker == record.w or record.worker not in self.members:
@@ -155,6 +173,11 @@ class Ledger:
         self._silence.pop(worker, None)
         for beats in self._silence.values():
             beats.pop(worker, None)
+
+
+def size_of(args: dict[str, Any] | None) -> int:
+    """Bytes of arguments as JSON."""
+    return len(msgspec.json.encode(args)) if args else 0
 
 
 def matching(ids: Iterable[str], prefix: str, after: str) -> list[str]:

@@ -83,7 +83,8 @@ class Running:
             if end is not None:
                 await self._settle(end)
         finally:
-            await self._output.release()
+            if self._ended.done():
+                await self._output.release()
             await self._close_source()
 
     async def _consume(self) -> End | None:
@@ -137,6 +138,7 @@ class Running:
             log.exception("The end of the run %r was not written.", self.entry.id)
         finally:
             self._resolve(final)
+            await self._output.release()
 
     async def _after_loss(self, lost: Lost) -> End | None:
         if lost.why is Why.GONE:

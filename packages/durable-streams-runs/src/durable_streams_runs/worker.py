@@ -17,7 +17,7 @@ from durable_streams_core.errors import DurableStreamsError, Unavailable
 from durable_streams_runs.errors import NotARun, RunsUnavailable
 from durable_streams_runs.finishing import Finisher
 from durable_streams_runs.formats import Format
-from durable_streams_runs.ledger import MAX_RUNS, MISSED_BEATS, Ledger
+from durable_streams_runs.ledger import MISSED_BEATS, Ledger
 from durable_streams_runs.limits import Limits
 from durable_streams_runs.records import (
     Beat,
@@ -190,7 +190,7 @@ class Worker:
 
     def _check_refusal(self, run_id: str) -> None:
         """Raise unless a start was refused because there is such a run, or was."""
-        if len(self.ledger.entries) >= MAX_RUNS and run_id not in self.ledger.entries:
+        if self.ledger.is_full and run_id not in self.ledger.entries:
             raise RunsUnavailable("The service has as many runs as it may have.")
         if self._registry.worker not in self.ledger.members:
             raise RunsUnavailable("This worker was taken for dead. Try again.")
