@@ -194,6 +194,22 @@ def test_progress_inside_a_page_of_a_real_server(url: Any) -> None:
         assert stream.read(reader.offset).read_items() == list(range(42, 200))
 
 
+def test_a_stream_that_was_replaced_while_a_reader_was_in_its_first_page(url: Any) -> None:
+    with Client(url) as client:
+        stream = client.stream("replaced-in-page", content_type="application/json")
+        stream.create()
+        stream.append_many(range(10))
+        reader = stream.read()
+        items = reader.items()
+        assert [next(items) for _ in range(5)] == [0, 1, 2, 3, 4]
+        assert next(stream.read(reader.offset).items()) == 4
+        stream.delete()
+        stream.create()
+        stream.append_many(range(100, 200))
+        with pytest.raises(OffsetGone):
+            next(stream.read(reader.offset).items())
+
+
 async def test_many_readers_of_one_client(url: Any) -> None:
     async with AsyncClient(url) as client:
         stream = client.stream("many")

@@ -80,7 +80,7 @@ def make(
 
 def test_what_was_saved_last_is_loaded(make: Callable[[], Checkpoint]) -> None:
     assert make().load() is None
-    for offset in ("-1/3", "00000004", "00000004/1"):
+    for offset in ("-1/3/00000009", "00000004", "00000004/1"):
         make().save(offset)
         assert make().load() == offset
 

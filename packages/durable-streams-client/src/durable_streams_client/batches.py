@@ -3,17 +3,28 @@
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from durable_streams_client.encoding import response_kind
 from durable_streams_client.errors import DecodeError, InvalidArgument, MalformedResponse
 from durable_streams_client.item_types import ANYTHING, ItemDecoder, Misfit, MixedItems
 from durable_streams_client.json_pages import split_page
 from durable_streams_core.content import Kind
+from durable_streams_core.protocol import START
 
 T = TypeVar("T")
 
+MARK: Final = "/"
+"""Separates the parts of an offset inside a page. No server gives an offset that has it (§8)."""
+
 logger = logging.getLogger("durable_streams_client")
+
+
+def join_offset(start: str, count: int, end: str) -> str:
+    """The offset after ``count`` messages of the page from ``start`` to ``end``."""
+    # The start is the same for every stream of a name. Only the end shows that it is another one.
+    known = f"{MARK}{end}" if start == START else ""
+    return f"{start}{MARK}{count}{known}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +45,8 @@ class Page:
     """The offset from which it can be read again, or None if there is none."""
     before: int = 0
     """How many messages lie between ``start`` and this data."""
+    end: str | None = None
+    """The server's offset after the page of which this is a part."""
 
     def offset_at(self, count: int, total: int) -> str | None:
         """The offset after the first ``count`` of its ``total`` messages, None if there is none."""
@@ -42,7 +55,9 @@ class Page:
         if self.start is None:
             return None
         count += self.before
-        return f"{self.start}/{count}" if count else self.start
+        if not count:
+            return self.start
+        return join_offset(self.start, count, self.end or self.offset)
 
 
 @dataclass(frozen=True, slots=True)

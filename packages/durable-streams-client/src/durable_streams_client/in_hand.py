@@ -1,6 +1,8 @@
 """The batch that the user of a reader has in hand, and how much of it was handled."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from operator import length_hint
 from typing import Any
 
 from durable_streams_client.batches import Batch, Page, page_of
@@ -19,15 +21,20 @@ class InHand:
     batch: Batch[Any] | None = None
     values: list[Any] = field(default_factory=list)
     """The items of the batch, once they are handed out one by one."""
-    taken: int = 0
-    """How many of them were handed out."""
+    rest: Iterator[Any] = field(default_factory=lambda: iter(()))
+    """Those that are still to be handed out. Counting them costs less than counting each item."""
     recorded: int = 0
     """How many of them ``offset`` counts as handled."""
 
     @property
+    def taken(self) -> int:
+        """How many of the items were handed out."""
+        return len(self.values) - length_hint(self.rest)
+
+    @property
     def has_rest(self) -> bool:
-        """Whether some of the items were handed out, and others were not."""
-        return 0 < self.taken < len(self.values)
+        """Whether items are handed out one by one, and some were not yet."""
+        return length_hint(self.rest) > 0 and self.batch is not None
 
     @property
     def handled(self) -> int:
@@ -40,7 +47,7 @@ class InHand:
             return self.offset
         return page_of(self.batch).offset_at(count, len(self.values)) or self.offset
 
-    def rest(self) -> Page | None:
+    def page_of_rest(self) -> Page | None:
         """The page of the items that were not handed out."""
         assert self.batch is not None
         return rest_of(page_of(self.batch), self.taken, self.batch.url)[0]
@@ -48,5 +55,10 @@ class InHand:
     def take(self, batch: Batch[Any] | None) -> None:
         """Take the next batch, or none."""
         self.batch = batch
-        self.values = []
-        self.taken = self.recorded = 0
+        self.hand_out([], 0)
+        self.recorded = 0
+
+    def hand_out(self, values: list[Any], count: int) -> None:
+        """Hand out items one by one, those after the first ``count``."""
+        self.values = values
+        self.rest = iter(values[count:] if count else values)

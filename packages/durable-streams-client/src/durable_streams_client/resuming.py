@@ -1,5 +1,8 @@
 """Offsets inside a page: ``OFFSET/COUNT`` is after so many messages that follow an offset.
 
+After the start of a stream it is ``-1/COUNT/END``. ``END`` is the offset after the page: a server
+that tells a replaced stream from the old one by its offsets refuses it.
+
 A page that is read again from the same offset begins with the same messages, whatever the server,
 though it may be longer or shorter. So a reader that was in the middle of a page reads again from
 the page's offset, and leaves out as many messages as it had handled. No server gives an offset with
@@ -10,16 +13,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from durable_streams_client.batches import Page
+from durable_streams_client.batches import MARK, Page
 from durable_streams_client.encoding import response_kind
 from durable_streams_client.errors import InvalidArgument, OffsetGone
 from durable_streams_client.json_pages import join_page, split_page
 from durable_streams_client.messages import is_offset
 from durable_streams_client.options import is_whole
 from durable_streams_core.content import Kind
-from durable_streams_core.protocol import NOW
+from durable_streams_core.protocol import NOW, START
 
-MARK: Final = "/"
 MAX_COUNT_DIGITS: Final = 15
 
 
@@ -40,34 +42,43 @@ class Progress:
             raise InvalidArgument("save_every needs a checkpoint")
 
 
-def parse_offset(text: str) -> tuple[str, int]:
-    """An offset that a server gave, and the count of messages after it.
+@dataclass(frozen=True, slots=True)
+class Place:
+    """An offset that a server gave, and how many messages after it were handled."""
 
-    Raises ``InvalidArgument`` for a count that has no meaning.
-    """
-    offset, mark, count = text.partition(MARK)
+    offset: str
+    count: int = 0
+    end: str | None = None
+    """An offset that the stream still has, unless it was replaced."""
+
+
+def parse_offset(text: str) -> Place:
+    """Take an offset apart; raises ``InvalidArgument`` for one that has no meaning."""
+    offset, mark, rest = text.partition(MARK)
     if not mark:
-        return text, 0
+        return Place(text)
+    count, mark, end = rest.partition(MARK)
     digits = count.isascii() and count.isdigit() and len(count) <= MAX_COUNT_DIGITS
-    if not (offset and digits) or offset == NOW:
+    known = is_offset(end) if mark else offset != START
+    if not (offset and digits and known) or offset == NOW:
         raise InvalidArgument(
             f"{text[:200]!r} is not an offset",
             advice="Use START, NOW, or an offset that a batch or a reader gave.",
         )
-    return offset, int(count)
+    return Place(offset, int(count), end or None)
 
 
 def whole_offset(text: str, what: str) -> str:
     """An offset that a server knows; raises ``InvalidArgument`` for one inside a page."""
-    offset, count = parse_offset(text)
-    if not is_offset(offset) or '"' in offset:
+    place = parse_offset(text)
+    if not is_offset(place.offset) or '"' in place.offset:
         raise InvalidArgument(f"{what} must be an offset that the server gave, not {text[:200]!r}")
-    if count:
+    if place.count:
         raise InvalidArgument(
             f"{what} must be an offset of the server, but {text} is inside a page",
             advice="Use the offset of a whole batch, or of `head()`.",
         )
-    return offset
+    return place.offset
 
 
 def rest_of(page: Page, count: int, url: str) -> tuple[Page | None, int]:
@@ -107,6 +118,7 @@ def parts_of(page: Page, most: int, url: str) -> Iterator[Page]:
             page,
             data=join_page(messages[first : first + most]),
             before=page.before + first,
+            end=page.offset,
             offset=page.offset_at(first + most, len(messages)) or page.offset,
             up_to_date=page.up_to_date and last,
             closed=page.closed and last,

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hostile import Hostile
+from hostile import Asked, Fault, Hostile
 
 from durable_streams_client import (
     NOW,
@@ -64,8 +64,8 @@ async def test_the_checkpoint_is_saved_after_so_many_messages(server: Hostile) -
         reader = client.stream("a").follow(checkpoint=kept, save_every=3)
         async for item in reader.items():
             seen.append((item, kept.offset, reader.offset))  # noqa: PERF401 - one by one
-    offsets = [START, *(f"-1/{n}" for n in range(1, 8))]
-    saved = [None] * 3 + ["-1/3"] * 3 + ["-1/6"] * 2
+    offsets = [START, *(f"-1/{n}/00000008" for n in range(1, 8))]
+    saved = [None] * 3 + ["-1/3/00000008"] * 3 + ["-1/6/00000008"] * 2
     assert seen == list(zip(range(8), saved, offsets, strict=True))
     assert kept.offset == "00000008"
 
@@ -77,12 +77,12 @@ async def test_a_reader_that_is_closed_saves_what_was_handled(server: Hostile) -
         async with client.stream("a").follow(checkpoint=kept) as reader:
             assert await take(reader, 5) == [0, 1, 2, 3, 4]
             assert kept.offset is None
-        assert kept.offset == "-1/4"
+        assert kept.offset == "-1/4/00000008"
         async with client.stream("a").follow(checkpoint=kept) as reader:
             assert await take(reader, 2) == [4, 5]
             await reader.save()
-            assert kept.offset == reader.offset == "-1/6"
-        assert kept.offset == "-1/6"
+            assert kept.offset == reader.offset == "-1/6/00000008"
+        assert kept.offset == "-1/6/00000008"
 
 
 async def test_items_go_on_where_they_were_left(server: Hostile) -> None:
@@ -93,7 +93,7 @@ async def test_items_go_on_where_they_were_left(server: Hostile) -> None:
         assert await take(reader, 2) == [3, 4]
         batch = await anext(reader)
         assert batch.items() == [5, 6, 7]
-        assert reader.offset == "-1/5"
+        assert reader.offset == "-1/5/00000008"
         assert await reader.read_items() == []
         assert reader.offset == "00000008"
 
@@ -121,7 +121,7 @@ async def test_each_batch_of_at_most_so_many_is_saved(server: Hostile) -> None:
     async with AsyncClient(server.url) as client:
         async for batch in client.stream("a").follow(checkpoint=kept, max_items=2):
             seen.append((batch.items(), kept.offset))  # noqa: PERF401 - one by one
-    assert seen == [([0, 1], None), ([2, 3], "-1/2"), ([4], "-1/4")]
+    assert seen == [([0, 1], None), ([2, 3], "-1/2/00000005"), ([4], "-1/4/00000005")]
     assert kept.offset == "00000005"
 
 
@@ -136,7 +136,7 @@ async def test_a_message_that_does_not_fit_comes_after_those_before_it(server: H
             async for item in reader.items():
                 seen = [*seen, item]
         assert seen == [0, 1]
-        assert caught.value.offset == reader.offset == kept.offset == "-1/2"
+        assert caught.value.offset == reader.offset == kept.offset == "-1/2/00000004"
         assert caught.value.data == b'"two"'
         assert caught.value.next_offset is not None
         assert await stream.read(caught.value.next_offset, decode=int).read_items() == [3]
@@ -150,15 +150,37 @@ async def test_a_stream_with_fewer_messages_than_were_handled_is_not_gone_on_wit
 ) -> None:
     server.put("a", *numbers(0, 3), content_type=JSON)
     async with AsyncClient(server.url) as client:
-        reader = client.stream("a").follow("-1/4")
+        reader = client.stream("a").follow("-1/4/00000003")
         for _ in range(2):
             with pytest.raises(OffsetGone, match="fewer messages"):
                 await anext(reader)
-        assert reader.offset == "-1/4"
+        assert reader.offset == "-1/4/00000003"
         assert await take(client.stream("a").follow("00000001/1"), 1) == [2]
         # All that there is was handled: the tail is reached.
         batch = await anext(client.stream("a").follow("00000001/2"))
         assert (batch.items(), batch.offset, batch.up_to_date) == ([], "00000003", True)
+
+
+async def test_a_stream_that_was_replaced_is_not_gone_on_with(server: Hostile) -> None:
+    """Its first messages would be left out, as many as were handled of the old one."""
+    server.put("a", *numbers(0, 3), content_type=JSON)
+
+    def replaced(asked: Asked) -> Fault | None:
+        """What a server says whose offsets tell a stream from the one before it."""
+        problem = b'{"code": "offset-gone"}'
+        gone = Fault(status=410, body=problem, headers={"Content-Type": "application/problem+json"})
+        return gone if asked.params.get("offset") == "00000003" else None
+
+    async with AsyncClient(server.url) as client:
+        reader = client.stream("a").follow()
+        await take(reader, 3)
+        assert reader.offset == "-1/2/00000003"
+        assert await client.stream("a").read(reader.offset).read_items() == [2]
+        server.faults = replaced
+        again = client.stream("a").follow(reader.offset)
+        for _ in range(2):
+            with pytest.raises(OffsetGone):
+                await anext(again)
 
 
 async def test_a_fork_may_begin_inside_a_page(server: Hostile) -> None:
@@ -171,7 +193,9 @@ async def test_a_fork_may_begin_inside_a_page(server: Hostile) -> None:
         assert await client.stream("b").read().read_items() == [0, 1, 2]
 
 
-@pytest.mark.parametrize("offset", ["", "a/", "/1", "a/b", "a/-1", "a/1/2", f"{NOW}/1", "a/²"])
+@pytest.mark.parametrize(
+    "offset", ["", "a/", "/1", "a/b", "a/-1", "a/1/-1", "a/1/", "-1/1", f"{NOW}/1", "a/²"]
+)
 async def test_an_offset_that_nobody_gave_is_refused(server: Hostile, offset: str) -> None:
     async with AsyncClient(server.url) as client:
         with pytest.raises(InvalidArgument, match="offset"):
@@ -205,6 +229,6 @@ async def test_a_file_keeps_the_place_inside_a_page(server: Hostile, tmp_path: P
 
     async with AsyncClient(server.url) as client:
         assert await take(follow(client.stream("a")), 3) == [0, 1, 2]
-        assert (tmp_path / "place").read_text() == "-1/2\n"
+        assert (tmp_path / "place").read_text() == "-1/2/00000004\n"
         assert await take(follow(client.stream("a")), 2) == [2, 3]
     assert [path.name for path in tmp_path.iterdir()] == ["place"]

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hostile import Hostile
+from hostile import Asked, Fault, Hostile
 
 from durable_streams_client import (
     NOW,
@@ -65,8 +65,8 @@ def test_the_checkpoint_is_saved_after_so_many_messages(server: Hostile) -> None
         reader = client.stream("a").follow(checkpoint=kept, save_every=3)
         for item in reader.items():
             seen.append((item, kept.offset, reader.offset))  # noqa: PERF401 - one by one
-    offsets = [START, *(f"-1/{n}" for n in range(1, 8))]
-    saved = [None] * 3 + ["-1/3"] * 3 + ["-1/6"] * 2
+    offsets = [START, *(f"-1/{n}/00000008" for n in range(1, 8))]
+    saved = [None] * 3 + ["-1/3/00000008"] * 3 + ["-1/6/00000008"] * 2
     assert seen == list(zip(range(8), saved, offsets, strict=True))
     assert kept.offset == "00000008"
 
@@ -78,12 +78,12 @@ def test_a_reader_that_is_closed_saves_what_was_handled(server: Hostile) -> None
         with client.stream("a").follow(checkpoint=kept) as reader:
             assert take(reader, 5) == [0, 1, 2, 3, 4]
             assert kept.offset is None
-        assert kept.offset == "-1/4"
+        assert kept.offset == "-1/4/00000008"
         with client.stream("a").follow(checkpoint=kept) as reader:
             assert take(reader, 2) == [4, 5]
             reader.save()
-            assert kept.offset == reader.offset == "-1/6"
-        assert kept.offset == "-1/6"
+            assert kept.offset == reader.offset == "-1/6/00000008"
+        assert kept.offset == "-1/6/00000008"
 
 
 def test_items_go_on_where_they_were_left(server: Hostile) -> None:
@@ -94,7 +94,7 @@ def test_items_go_on_where_they_were_left(server: Hostile) -> None:
         assert take(reader, 2) == [3, 4]
         batch = next(reader)
         assert batch.items() == [5, 6, 7]
-        assert reader.offset == "-1/5"
+        assert reader.offset == "-1/5/00000008"
         assert reader.read_items() == []
         assert reader.offset == "00000008"
 
@@ -122,7 +122,7 @@ def test_each_batch_of_at_most_so_many_is_saved(server: Hostile) -> None:
     with Client(server.url) as client:
         for batch in client.stream("a").follow(checkpoint=kept, max_items=2):
             seen.append((batch.items(), kept.offset))  # noqa: PERF401 - one by one
-    assert seen == [([0, 1], None), ([2, 3], "-1/2"), ([4], "-1/4")]
+    assert seen == [([0, 1], None), ([2, 3], "-1/2/00000005"), ([4], "-1/4/00000005")]
     assert kept.offset == "00000005"
 
 
@@ -137,7 +137,7 @@ def test_a_message_that_does_not_fit_comes_after_those_before_it(server: Hostile
             for item in reader.items():
                 seen = [*seen, item]
         assert seen == [0, 1]
-        assert caught.value.offset == reader.offset == kept.offset == "-1/2"
+        assert caught.value.offset == reader.offset == kept.offset == "-1/2/00000004"
         assert caught.value.data == b'"two"'
         assert caught.value.next_offset is not None
         assert stream.read(caught.value.next_offset, decode=int).read_items() == [3]
@@ -151,15 +151,37 @@ def test_a_stream_with_fewer_messages_than_were_handled_is_not_gone_on_with(
 ) -> None:
     server.put("a", *numbers(0, 3), content_type=JSON)
     with Client(server.url) as client:
-        reader = client.stream("a").follow("-1/4")
+        reader = client.stream("a").follow("-1/4/00000003")
         for _ in range(2):
             with pytest.raises(OffsetGone, match="fewer messages"):
                 next(reader)
-        assert reader.offset == "-1/4"
+        assert reader.offset == "-1/4/00000003"
         assert take(client.stream("a").follow("00000001/1"), 1) == [2]
         # All that there is was handled: the tail is reached.
         batch = next(client.stream("a").follow("00000001/2"))
         assert (batch.items(), batch.offset, batch.up_to_date) == ([], "00000003", True)
+
+
+def test_a_stream_that_was_replaced_is_not_gone_on_with(server: Hostile) -> None:
+    """Its first messages would be left out, as many as were handled of the old one."""
+    server.put("a", *numbers(0, 3), content_type=JSON)
+
+    def replaced(asked: Asked) -> Fault | None:
+        """What a server says whose offsets tell a stream from the one before it."""
+        problem = b'{"code": "offset-gone"}'
+        gone = Fault(status=410, body=problem, headers={"Content-Type": "application/problem+json"})
+        return gone if asked.params.get("offset") == "00000003" else None
+
+    with Client(server.url) as client:
+        reader = client.stream("a").follow()
+        take(reader, 3)
+        assert reader.offset == "-1/2/00000003"
+        assert client.stream("a").read(reader.offset).read_items() == [2]
+        server.faults = replaced
+        again = client.stream("a").follow(reader.offset)
+        for _ in range(2):
+            with pytest.raises(OffsetGone):
+                next(again)
 
 
 def test_a_fork_may_begin_inside_a_page(server: Hostile) -> None:
@@ -172,7 +194,9 @@ def test_a_fork_may_begin_inside_a_page(server: Hostile) -> None:
         assert client.stream("b").read().read_items() == [0, 1, 2]
 
 
-@pytest.mark.parametrize("offset", ["", "a/", "/1", "a/b", "a/-1", "a/1/2", f"{NOW}/1", "a/²"])
+@pytest.mark.parametrize(
+    "offset", ["", "a/", "/1", "a/b", "a/-1", "a/1/-1", "a/1/", "-1/1", f"{NOW}/1", "a/²"]
+)
 def test_an_offset_that_nobody_gave_is_refused(server: Hostile, offset: str) -> None:
     with Client(server.url) as client:
         with pytest.raises(InvalidArgument, match="offset"):
@@ -204,6 +228,6 @@ def test_a_file_keeps_the_place_inside_a_page(server: Hostile, tmp_path: Path) -
 
     with Client(server.url) as client:
         assert take(follow(client.stream("a")), 3) == [0, 1, 2]
-        assert (tmp_path / "place").read_text() == "-1/2\n"
+        assert (tmp_path / "place").read_text() == "-1/2/00000004\n"
         assert take(follow(client.stream("a")), 2) == [2, 3]
     assert [path.name for path in tmp_path.iterdir()] == ["place"]

@@ -74,6 +74,11 @@ class AsyncFetcher:
             await self._failed(error)
         return True
 
+    async def check(self, offset: str) -> None:
+        """Raise ``OffsetGone`` if the stream was replaced by one that does not have ``offset``."""
+        request = Request("GET", self.machine.url, params=[(protocol.OFFSET_PARAM, offset)])
+        await self._calls.call(request, extra=self._extra)
+
     def uncacher(self) -> Callable[[], None]:
         """A function that takes the last page out of the cache; it does not hold the reader."""
         return partial(self._cache.drop, self._key)

@@ -54,14 +54,17 @@ class AsyncReader(Generic[T]):
     ) -> None:
         retry = context.calls.options.retry
         attempts = retry.read_attempts if live is None else retry.follow_attempts
-        start, self._to_skip = parse_offset(offset)
-        machine = ReaderMachine(url, start, live, context.calls.backoff(attempts))
+        place = parse_offset(offset)
+        machine = ReaderMachine(url, place.offset, live, context.calls.backoff(attempts))
         self.url = url
         self._fetcher = AsyncFetcher(machine, context, extra)
         self._progress = progress
         self._decoding = decoding
         self._total = context.calls.options.timeouts.total
         self._hand: InHand = InHand(offset)
+        self._to_skip = place.count
+        self._to_check = place.end
+        """An offset that the stream must still have, until that was checked."""
         self._loaded = progress.checkpoint is None
         self._finished = False
 
@@ -134,21 +137,20 @@ class AsyncReader(Generic[T]):
                 batch = await self._next()
                 if batch is None:
                     return
-                hand.values = values_of(batch)
-            values = hand.values
-            mixed = isinstance(values, MixedItems)
-            rest = values[hand.taken :] if hand.taken else values
-            for count, item in enumerate(rest, hand.taken + 1):
-                if mixed and isinstance(item, Misfit):
+                hand.hand_out(values_of(batch), 0)
+            if every is None and not isinstance(hand.values, MixedItems):
+                for item in hand.rest:
+                    yield item
+                continue
+            for item in hand.rest:
+                if isinstance(item, Misfit):
                     if not self._decoding.skips:
-                        await self._record(count - 1)
-                        raise misfit_error(page_of(batch), self.url, values, count - 1)
-                    hand.taken = count
+                        await self._stop_before(hand.taken - 1)
+                        raise misfit_error(page_of(batch), self.url, hand.values, hand.taken)
                     continue
-                hand.taken = count
                 yield item
-                if every is not None and count % every == 0:
-                    await self._record(count)
+                if every is not None and hand.taken % every == 0:
+                    await self._record(hand.taken)
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Iterate over the bytes of each batch; on a JSON stream each is the text of an array."""
@@ -202,7 +204,7 @@ class AsyncReader(Generic[T]):
             await self._handled()
             return
         await self._record(hand.taken)
-        rest = hand.rest()
+        rest = hand.page_of_rest()
         if rest is not None:
             self._fetcher.pages.appendleft(rest)
         hand.take(None)
@@ -219,6 +221,11 @@ class AsyncReader(Generic[T]):
         offset = self._hand.offset_at(count)
         self._hand.recorded = count
         await self._keep(offset)
+
+    async def _stop_before(self, count: int) -> None:
+        """Hand out the item after the first ``count`` again, and record those as handled."""
+        self._hand.hand_out(self._hand.values, count)
+        await self._record(count)
 
     async def _keep(self, offset: str) -> None:
         if offset == self._hand.offset:
@@ -249,7 +256,7 @@ class AsyncReader(Generic[T]):
                 runtime.Limit(total, f"Nothing came for more than {total} seconds."),
             ):
                 await self._load()
-                while not (page := self._take()):
+                while not fetcher.pages or (page := await self._take()) is None:
                     if not await fetcher.fetch():
                         return None
         except BaseException as error:
@@ -259,9 +266,12 @@ class AsyncReader(Generic[T]):
             raise
         return Batch(self.url, page, self._decoding, fetcher.uncacher())
 
-    def _take(self) -> Page | None:
+    async def _take(self) -> Page | None:
         """The next page to hand out, if it has come, without what was handled before."""
         pages = self._fetcher.pages
+        if self._to_check is not None:
+            await self._fetcher.check(self._to_check)
+            self._to_check = None
         while pages:
             page: Page | None = pages[0]
             parts: list[Page] = []
@@ -281,7 +291,9 @@ class AsyncReader(Generic[T]):
         saved = await runtime.blocking(self._progress.checkpoint.load)
         self._loaded = True
         if saved is not None:
-            self._fetcher.machine.offset, self._to_skip = parse_offset(saved)
+            place = parse_offset(saved)
+            self._fetcher.machine.offset = place.offset
+            self._to_skip, self._to_check = place.count, place.end
             self._hand.offset = saved
 
     # -- ending ------------------------------------------------------------------------------------

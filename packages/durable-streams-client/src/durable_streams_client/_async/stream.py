@@ -122,8 +122,9 @@ class AsyncStream:
         ``InvalidRequest`` for an offset that is not in the source; ``InvalidArgument``.
         """
         if offset is not None:
-            offset, count = parse_offset(offset)
-            sub_offset = (sub_offset or 0) + count if count else sub_offset
+            place = parse_offset(offset)
+            offset = place.offset
+            sub_offset = (sub_offset or 0) + place.count if place.count else sub_offset
         request = messages.fork_request(
             self.url,
             source=path_of(source.url) if isinstance(source, AsyncStream) else header_path(source),

@@ -55,14 +55,17 @@ class Reader(Generic[T]):
     ) -> None:
         retry = context.calls.options.retry
         attempts = retry.read_attempts if live is None else retry.follow_attempts
-        start, self._to_skip = parse_offset(offset)
-        machine = ReaderMachine(url, start, live, context.calls.backoff(attempts))
+        place = parse_offset(offset)
+        machine = ReaderMachine(url, place.offset, live, context.calls.backoff(attempts))
         self.url = url
         self._fetcher = Fetcher(machine, context, extra)
         self._progress = progress
         self._decoding = decoding
         self._total = context.calls.options.timeouts.total
         self._hand: InHand = InHand(offset)
+        self._to_skip = place.count
+        self._to_check = place.end
+        """An offset that the stream must still have, until that was checked."""
         self._loaded = progress.checkpoint is None
         self._finished = False
 
@@ -135,21 +138,20 @@ class Reader(Generic[T]):
                 batch = self._next()
                 if batch is None:
                     return
-                hand.values = values_of(batch)
-            values = hand.values
-            mixed = isinstance(values, MixedItems)
-            rest = values[hand.taken :] if hand.taken else values
-            for count, item in enumerate(rest, hand.taken + 1):
-                if mixed and isinstance(item, Misfit):
+                hand.hand_out(values_of(batch), 0)
+            if every is None and not isinstance(hand.values, MixedItems):
+                for item in hand.rest:
+                    yield item
+                continue
+            for item in hand.rest:
+                if isinstance(item, Misfit):
                     if not self._decoding.skips:
-                        self._record(count - 1)
-                        raise misfit_error(page_of(batch), self.url, values, count - 1)
-                    hand.taken = count
+                        self._stop_before(hand.taken - 1)
+                        raise misfit_error(page_of(batch), self.url, hand.values, hand.taken)
                     continue
-                hand.taken = count
                 yield item
-                if every is not None and count % every == 0:
-                    self._record(count)
+                if every is not None and hand.taken % every == 0:
+                    self._record(hand.taken)
 
     def chunks(self) -> Iterator[bytes]:
         """Iterate over the bytes of each batch; on a JSON stream each is the text of an array."""
@@ -203,7 +205,7 @@ class Reader(Generic[T]):
             self._handled()
             return
         self._record(hand.taken)
-        rest = hand.rest()
+        rest = hand.page_of_rest()
         if rest is not None:
             self._fetcher.pages.appendleft(rest)
         hand.take(None)
@@ -220,6 +222,11 @@ class Reader(Generic[T]):
         offset = self._hand.offset_at(count)
         self._hand.recorded = count
         self._keep(offset)
+
+    def _stop_before(self, count: int) -> None:
+        """Hand out the item after the first ``count`` again, and record those as handled."""
+        self._hand.hand_out(self._hand.values, count)
+        self._record(count)
 
     def _keep(self, offset: str) -> None:
         if offset == self._hand.offset:
@@ -250,7 +257,7 @@ class Reader(Generic[T]):
                 runtime.Limit(total, f"Nothing came for more than {total} seconds."),
             ):
                 self._load()
-                while not (page := self._take()):
+                while not fetcher.pages or (page := self._take()) is None:
                     if not fetcher.fetch():
                         return None
         except BaseException as error:
@@ -263,6 +270,9 @@ class Reader(Generic[T]):
     def _take(self) -> Page | None:
         """The next page to hand out, if it has come, without what was handled before."""
         pages = self._fetcher.pages
+        if self._to_check is not None:
+            self._fetcher.check(self._to_check)
+            self._to_check = None
         while pages:
             page: Page | None = pages[0]
             parts: list[Page] = []
@@ -282,7 +292,9 @@ class Reader(Generic[T]):
         saved = runtime.blocking(self._progress.checkpoint.load)
         self._loaded = True
         if saved is not None:
-            self._fetcher.machine.offset, self._to_skip = parse_offset(saved)
+            place = parse_offset(saved)
+            self._fetcher.machine.offset = place.offset
+            self._to_skip, self._to_check = place.count, place.end
             self._hand.offset = saved
 
     # -- ending ------------------------------------------------------------------------------------
