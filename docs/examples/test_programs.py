@@ -15,7 +15,7 @@ from pytest_durable_streams import Faults, StreamsServer
 
 HERE = Path(__file__).parent
 JSON = "application/json"
-SECONDS = 30
+SECONDS = 60
 
 
 def run(program: str | Path, *arguments: Any) -> str:
@@ -47,7 +47,7 @@ def test_a_consumer_counts_each_order_once_however_often_it_is_killed(
     for _ in range(2):
         begun = streams_faults.delay(0, method="GET")
         with subprocess.Popen([sys.executable, *arguments]) as consumer:
-            begun.wait()
+            begun.wait(timeout=SECONDS)
             try:
                 consumer.wait(random.uniform(0, 0.1))
             except subprocess.TimeoutExpired:
@@ -71,7 +71,7 @@ def test_a_queue_is_published_once_however_often_it_is_killed(
     for _ in range(2):
         stored = streams_faults.lose_response(method="POST")
         with subprocess.Popen([sys.executable, *arguments]) as publisher:
-            stored.wait()
+            stored.wait(timeout=SECONDS)
             publisher.kill()
     run(*arguments)
     assert streams_client.stream("events").read().read_items() == [{"n": n} for n in range(20)]

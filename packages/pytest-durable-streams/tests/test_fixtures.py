@@ -110,6 +110,16 @@ def test_time_does_not_go_back(streams_clock: StreamsClock) -> None:
         streams_clock.advance(-1)
 
 
+def test_the_thread_of_the_server_is_refused_where_it_would_wait_for_itself(
+    streams_server: StreamsServer,
+) -> None:
+    async def wait_for_itself() -> None:
+        streams_server.run(streams_server.engine.create("a"))
+
+    with pytest.raises(RuntimeError, match="await"):
+        streams_server.run(wait_for_itself())
+
+
 def test_a_server_may_last_for_a_session() -> None:
     with serve() as server, server.client() as client:
         client.stream("a").create()

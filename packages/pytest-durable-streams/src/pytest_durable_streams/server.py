@@ -42,6 +42,9 @@ class LoopThread:
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine in the loop and return its result, from any other thread."""
+        if threading.current_thread() is self._thread:
+            work.close()
+            raise RuntimeError("The thread of the loop cannot wait for the loop; await the work.")
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
 
