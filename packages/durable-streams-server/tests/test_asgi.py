@@ -215,6 +215,22 @@ async def test_a_body_comes_in_pieces(app: Any) -> None:
     assert (await call(app))[2] == b"one append"
 
 
+async def test_what_middleware_adds_to_a_response_is_not_in_the_next_one(app: Any) -> None:
+    await call(app, "PUT", headers=[TEXT], body=b"x")
+    for _ in range(2):
+        caller = Caller(app)
+        await caller.answer()
+        headers = caller.sent[0]["headers"]
+        assert (b"x-added", b"1") not in headers
+        headers.append((b"x-added", b"1"))
+
+
+async def test_a_read_is_answered_before_its_server_says_that_it_has_no_body(app: Any) -> None:
+    await call(app, "PUT", headers=[TEXT], body=b"x")
+    status, _, body = await Caller(app).answer()
+    assert (status, body) == (200, b"x")
+
+
 async def test_a_client_that_leaves_in_the_middle_of_its_body_stored_nothing(app: Any) -> None:
     await call(app, "PUT")
     caller = Caller(app, "POST", headers=[TEXT]).body(b"half", more=True)

@@ -8,6 +8,8 @@ import httpx
 import pytest
 from aiohttp import web
 from fastapi import FastAPI
+from hypothesis import given
+from hypothesis import strategies as st
 from servers import on_uvicorn
 from starlette.applications import Starlette
 from starlette.routing import Mount as Route
@@ -140,6 +142,26 @@ def test_a_request_is_located_whatever_its_scope_looks_like(
     scope: dict[str, Any], mount: str
 ) -> None:
     assert locate(scope) == ("/a%20b", mount)
+
+
+segments = st.lists(st.text("ab.~-_", min_size=1, max_size=2), max_size=3)
+
+
+@given(segments, segments, segments, st.booleans())
+def test_a_plain_path_is_located_like_one_that_is_taken_apart(
+    prefix: list[str], mount: list[str], below: list[str], relative: bool
+) -> None:
+    root = "".join(f"/{segment}" for segment in prefix + mount)
+    tail = "/" + "/".join(below)
+    path = tail if relative else "".join(f"/{segment}" for segment in mount) + tail
+    scope = {
+        "path": path,
+        "root_path": root,
+        "app_root_path": "".join(f"/{segment}" for segment in prefix),
+    }
+    plain = locate({**scope, "raw_path": path.encode()})
+    # A query in the raw path, which some servers leave there, has it read segment by segment.
+    assert plain == locate({**scope, "raw_path": path.encode() + b"?"})
 
 
 def test_a_stream_may_be_called_like_the_mount() -> None:
