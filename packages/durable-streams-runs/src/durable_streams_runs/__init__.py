@@ -18,6 +18,7 @@ from durable_streams_runs.errors import (
     RunsUnavailable,
 )
 from durable_streams_runs.formats import JSON, TEXT, Format, JsonFormat, TextFormat
+from durable_streams_runs.jobs import program_output
 from durable_streams_runs.limits import Limits
 from durable_streams_runs.router import create_router
 from durable_streams_runs.runs import Run, Runs
@@ -46,4 +47,5 @@ __all__ = [
     "Task",
     "TextFormat",
     "create_router",
+    "program_output",
 ]
