@@ -292,7 +292,7 @@ async def client_pages() -> None:
 
 
 async def facts_of_remote_streams() -> None:
-    """What the commit queues remember of streams in Redis: a look-up of the facts an append."""
+    """Remembered facts of streams in Redis, which save each append a look-up."""
     with tempfile.TemporaryDirectory() as directory, socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
         free.close()

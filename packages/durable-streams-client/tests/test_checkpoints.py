@@ -191,7 +191,7 @@ def test_killed_twice_in_a_page_each_message_is_handled_once_or_at_the_edge_twic
             if kill_after is not None:
                 handled += [int(next(lines)) for _ in range(kill_after)]
                 consumer.send_signal(signal.SIGKILL)
-            # What it printed until the signal came was handled too.
+            # It had handled everything that it printed before the signal came.
             handled += [int(line) for line in lines if line.endswith("\n")]
     assert sorted(set(handled)) == list(range(30))
     repeated = [n for before, n in pairwise(handled) if n <= before]

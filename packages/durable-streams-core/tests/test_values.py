@@ -95,7 +95,7 @@ def test_an_empty_page_holds_nothing() -> None:
 
 
 class Model:
-    """What the client and the engine see of a model of pydantic."""
+    """A pydantic model as the client and the engine see it."""
 
     def __init__(self, **fields: object) -> None:
         self.fields = fields

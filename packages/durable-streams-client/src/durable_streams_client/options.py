@@ -15,7 +15,7 @@ Live: TypeAlias = Literal["auto", "sse", "long-poll"]
 LIVE_MODES: Final = ("auto", "sse", "long-poll")
 
 OnBad: TypeAlias = Literal["raise", "skip"]
-"""What a reader does with a message that does not fit ``decode``."""
+"""How a reader treats a message that does not fit ``decode``."""
 
 ON_BAD: Final = ("raise", "skip")
 

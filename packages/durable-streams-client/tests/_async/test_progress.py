@@ -23,7 +23,7 @@ JSON = "application/json"
 
 
 async def take(reader: AsyncReader[Any], count: int) -> list[Any]:
-    """The next items, of which the last stays in hand."""
+    """The next items; the reader still holds the last one."""
     items = []
     async for item in reader.items():
         items.append(item)

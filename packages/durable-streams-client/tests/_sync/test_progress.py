@@ -24,7 +24,7 @@ JSON = "application/json"
 
 
 def take(reader: Reader[Any], count: int) -> list[Any]:
-    """The next items, of which the last stays in hand."""
+    """The next items; the reader still holds the last one."""
     items = []
     for item in reader.items():
         items.append(item)

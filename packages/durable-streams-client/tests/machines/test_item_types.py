@@ -1,4 +1,4 @@
-"""What a reader's ``decode`` may be, and what becomes of messages that do not fit."""
+"""The types that a reader's ``decode`` may be, and messages that do not fit them."""
 
 import subprocess
 import sys

@@ -435,7 +435,7 @@ class Touch(_NoFields, frozen=True, gc=False):
     """Renew a sliding lifetime for a reader (§5.1); nothing where there is none to renew."""
 
     def decide(self, draft: Draft, now: int) -> None:
-        """Move the deadline; does nothing where there is no lifetime to renew."""
+        """Move the deadline of a stream that has a sliding lifetime."""
         head = draft.head
         if head is None or draft.state() != LIVE or _life_is_over(draft, now):
             return
@@ -654,7 +654,7 @@ def empty_append() -> InvalidRequest:
 
 
 def no_stream() -> NotFound:
-    """404: there is no stream at the path."""
+    """404: nothing is at the path."""
     return NotFound("There is no stream here; create it with PUT first.")
 
 

@@ -51,7 +51,7 @@ def _model_text(value: Any) -> msgspec.Raw:
 
 
 def _model_values(value: Any) -> Any:
-    """A model of pydantic as values, of which each can be looked at."""
+    """A pydantic model as plain values, so that each of them can be checked."""
     return value.model_dump(mode="json")
 
 

@@ -67,10 +67,10 @@ class Cluster(Deployment):
             await self.look()
         return list(dict.fromkeys(server for _, _, server in self._ranges))
 
-    async def redirected(self, error: AskError, asked: Server) -> Server | None:
+    async def redirected(self, error: AskError, sender: Server) -> Server | None:
         if isinstance(error, MovedError):
             self.look_soon()
-        return self._pool_at(error.host or asked.address.host, error.port)
+        return self._pool_at(error.host or sender.address.host, error.port)
 
     async def _look(self) -> None:
         self._watch()

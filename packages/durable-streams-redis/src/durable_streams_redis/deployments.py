@@ -168,7 +168,7 @@ class Deployment(ABC):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def redirected(self, error: AskError, asked: Server) -> Server | None:
+    async def redirected(self, error: AskError, sender: Server) -> Server | None:
         """The server that a redirection names."""
         return None
 

@@ -1,4 +1,4 @@
-"""What a stream costs must not grow with the number of streams."""
+"""The cost of a stream does not grow with the number of streams."""
 
 import gc
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the command shows: progress, messages as JSON, and one line on what was done."""
+"""The output of the command: progress, messages as JSON, and one line on what was done."""
 
 import os
 import re
@@ -16,7 +16,7 @@ from durable_streams_client._sync.reader import Reader
 from durable_streams_client.batches import Batch
 
 UPDATE_BYTES: Final = 1 << 16
-"""A bar is told of progress in steps of this size, which costs less than each line."""
+"""A progress bar moves in steps of this size, because each step costs as much as a line."""
 
 _TOKEN: Final = re.compile(
     r'(?P<key>"(?:[^"\\]|\\.)*")(?=\s*:)|(?P<string>"(?:[^"\\]|\\.)*")'

@@ -23,9 +23,9 @@ def listen_at(host: str, port: int) -> list[socket.socket]:
     """
     sockets: list[socket.socket] = []
     flags = socket.AI_PASSIVE
-    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=flags)
+    addresses = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=flags)
     try:
-        for family, kind, protocol, _, address in dict.fromkeys(found):
+        for family, kind, protocol, _, address in dict.fromkeys(addresses):
             # The addresses of a name share the port that was picked for the first of them.
             listener = socket.socket(family, kind, protocol)
             sockets.append(listener)

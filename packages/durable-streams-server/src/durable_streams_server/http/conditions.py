@@ -38,12 +38,12 @@ class Conditions(msgspec.Struct, frozen=True):
         """
         head = await engine.live_head(path)
         incarnation, tail = None, None
-        wanted = self.if_match
-        if wanted is not None and wanted.strip() != ANY:
+        tags = self.if_match
+        if tags is not None and tags.strip() != ANY:
             incarnation = head.incarnation
-            if _names_tail(head, wanted):
+            if _names_tail(head, tags):
                 tail = head.tail_offset
-            elif not await _names_first_page(engine, path, head, wanted):
+            elif not await _names_first_page(engine, path, head, tags):
                 raise PreconditionFailed
         unwanted = self.if_none_match
         if unwanted is not None:
@@ -59,8 +59,8 @@ class Conditions(msgspec.Struct, frozen=True):
 
     def check_page(self, tag: str) -> None:
         """Raise :class:`PreconditionFailed` unless ``If-Match`` is met by the tag of a page."""
-        wanted = self.if_match
-        if wanted is not None and wanted.strip() != ANY and tag not in _tags(wanted):
+        tags = self.if_match
+        if tags is not None and tags.strip() != ANY and tag not in _tags(tags):
             raise PreconditionFailed
 
     def is_fresh(self, tag: str) -> bool:

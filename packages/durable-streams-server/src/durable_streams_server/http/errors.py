@@ -53,9 +53,11 @@ def body_too_large(limit: int) -> ProtocolError:
 
 def incomplete_body(declared: bytes | None, size: int) -> InvalidRequest:
     """For a body that did not arrive as its head declared it; ``declared`` None: in chunks."""
-    wanted = "a body in chunks" if declared is None else f"a body of {declared.decode()} bytes"
+    declared_body = (
+        "a body in chunks" if declared is None else f"a body of {declared.decode()} bytes"
+    )
     return InvalidRequest(
-        f"The head declares {wanted}, and {size} bytes arrived: nothing was done. Send the whole "
+        f"The head declares {declared_body}, and {size} bytes arrived: nothing was done. Send the whole "
         "body. The HTTP server in front of this application may drop the body of a request that "
         "offers an Upgrade: then offer none.",
         code="incomplete-body",

@@ -57,7 +57,7 @@ def parse_query(query: str) -> tuple[str | None, str | None, str | None]:
         return None, None, None
     if len(query) > MAX_QUERY_LENGTH:
         raise InvalidRequest("The query is too long.", code="query-too-long", status=414)
-    found: dict[str, str] = {}
+    values: dict[str, str] = {}
     encoded = "%" in query or "+" in query
     for part in query.split("&"):
         name, _, value = part.partition("=")
@@ -65,15 +65,15 @@ def parse_query(query: str) -> tuple[str | None, str | None, str | None]:
             name, value = unquote_plus(name), unquote_plus(value)
         if name not in _PARAMETERS:
             continue
-        if name in found:
+        if name in values:
             raise InvalidRequest(
                 f"The query parameter {name} was given twice.", code="repeated-parameter"
             )
-        found[name] = value
+        values[name] = value
     return (
-        found.get(protocol.OFFSET_PARAM),
-        found.get(protocol.LIVE_PARAM),
-        found.get(protocol.CURSOR_PARAM),
+        values.get(protocol.OFFSET_PARAM),
+        values.get(protocol.LIVE_PARAM),
+        values.get(protocol.CURSOR_PARAM),
     )
 
 

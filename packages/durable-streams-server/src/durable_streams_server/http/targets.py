@@ -58,8 +58,8 @@ def path_below(path: str, root: str) -> str | None:
     if len(segments) != depth + 1:
         return None
     below = segments.pop()
-    wanted = root.split("/")[1:-1]
-    for segment, own in zip(segments, wanted, strict=True):
+    own_segments = root.split("/")[1:-1]
+    for segment, own in zip(segments, own_segments, strict=True):
         if not segment.isascii() or unquote_to_bytes(segment) != unquote_to_bytes(own):
             return None
     return below

@@ -122,24 +122,24 @@ class Driver:
         # Subscriptions made during the scan may be missing from a page that was read before.
         driven_before = list(self._registry)
         known_before = self.wake_streams.subscriptions()
-        found: set[str] = set()
+        paths: set[str] = set()
         after = ""
         while True:
             rows = await self._store.list(PREFIX, after, _PAGE)
             if rows:
                 await self.take_part()
             for path, head in rows:
-                found.add(path)
+                paths.add(path)
                 self.adopt(path, head)
             if len(rows) < _PAGE:
                 break
             after = rows[-1][0]
             await sleep(0)
         for state in driven_before:
-            if state.path not in found or not self._is_ours(state.path):
+            if state.path not in paths or not self._is_ours(state.path):
                 self._registry.remove(state)
         for path, incarnation in known_before:
-            if path not in found:
+            if path not in paths:
                 self._subscription_gone(path, incarnation)
 
     async def take_part(self) -> None:

@@ -50,17 +50,17 @@ class Index(Generic[Item]):
         self.found.pop(path, None)
 
     def find(self, path: str) -> tuple[Item, ...]:
-        found = self.found.get(path)
-        if found is None:
+        items = self.found.get(path)
+        if items is None:
             if path.startswith(_RESERVED):
                 return ()
-            found = tuple(self._globs.match(path) | self._streams.get(path, set()))
-            size = len(path) + _RESULT_BYTES + _ITEM_BYTES * len(found)
+            items = tuple(self._globs.match(path) | self._streams.get(path, set()))
+            size = len(path) + _RESULT_BYTES + _ITEM_BYTES * len(items)
             if self._size + size > REMEMBERED_BYTES:
                 self._forget()
             self._size += size
-            self.found[path] = found
-        return found
+            self.found[path] = items
+        return items
 
     def _forget(self) -> None:
         self.found.clear()

@@ -32,13 +32,13 @@ class PendingWork:
             while True:
                 if not state.complete:
                     await self._check_all(state)
-                found = await self._check_candidates(state)
+                pending = await self._check_candidates(state)
                 # The candidates may have filled up before every stream was checked.
-                if found or state.complete:
-                    return found[:SNAPSHOT]
+                if pending or state.complete:
+                    return pending[:SNAPSHOT]
 
     async def _check_candidates(self, state: SubscriptionState) -> list[LinkedStream]:
-        found: list[LinkedStream] = []
+        pending: list[LinkedStream] = []
         candidates = list(state.candidates)
         for begin in range(0, len(candidates), SNAPSHOT):
             streams = candidates[begin : begin + SNAPSHOT]
@@ -54,10 +54,10 @@ class PendingWork:
             for linked in linked_streams:
                 if linked.pending:
                     state.candidates[linked.path] = None
-                    found.append(linked)
-            if len(found) >= SNAPSHOT:
+                    pending.append(linked)
+            if len(pending) >= SNAPSHOT:
                 break
-        return found
+        return pending
 
     async def _check_all(self, state: SubscriptionState) -> None:
         state.complete = True

@@ -31,18 +31,18 @@ class Positions:
 
     async def heads(self, paths: Sequence[str]) -> list[Head | None]:
         """The heads of streams, None for those that are not served."""
-        found: list[Head | None] = []
+        heads: list[Head | None] = []
         if self._local:
             for path in paths:
                 facts = await self._store.load(path)
-                found.append(None if facts is None else self._live(facts.head))
-            return found
+                heads.append(None if facts is None else self._live(facts.head))
+            return heads
         for begin in range(0, len(paths), _LOADED_AT_ONCE):
             loaded = await asyncio.gather(
                 *(self._store.load(path) for path in paths[begin : begin + _LOADED_AT_ONCE])
             )
-            found += [None if facts is None else self._live(facts.head) for facts in loaded]
-        return found
+            heads += [None if facts is None else self._live(facts.head) for facts in loaded]
+        return heads
 
     def _live(self, head: Head) -> Head | None:
         return head if head.live_at(self._store.now()) else None
@@ -56,12 +56,12 @@ class Positions:
             return []
         config = birth_of(facts.head).config
         heads = await self.heads(paths)
-        found: list[LinkedStream] = []
+        linked: list[LinkedStream] = []
         for path, head in zip(paths, heads, strict=True):
             cursor = decode_cursor(facts.fields[CURSOR + path])
             if self._links(config, path, cursor):
-                found.append(LinkedStream(path, cursor, head))
-        return found
+                linked.append(LinkedStream(path, cursor, head))
+        return linked
 
     def _links(self, config: Config, path: str, cursor: Cursor | None) -> bool:
         explicit = cursor is not None and cursor.explicit

@@ -121,10 +121,10 @@ class Receivers:
 
     def admits(self, door: str, address: str) -> bool:
         """Whether a connection to this address may be made through that door."""
-        found = _embedded(ip_address(address.partition("%")[0]))
-        if door == TRUSTED or self._in_networks(found):
+        embedded = _embedded(ip_address(address.partition("%")[0]))
+        if door == TRUSTED or self._in_networks(embedded):
             return True
-        return is_loopback(found) if door == LOOPBACK else is_public(found)
+        return is_loopback(embedded) if door == LOOPBACK else is_public(embedded)
 
 
 def literal_address(host: str) -> Address | None:

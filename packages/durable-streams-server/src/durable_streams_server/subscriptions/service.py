@@ -422,7 +422,7 @@ class Subscriptions:
 
 
 def nothing_pending() -> SubscriptionError:
-    """The error for a claim when there is no pending work (§7.2)."""
+    """The error for a claim that finds nothing to do (§7.2)."""
     return SubscriptionError(
         "NO_PENDING_WORK", "No stream of the subscription has anything new; wait for a wake."
     )

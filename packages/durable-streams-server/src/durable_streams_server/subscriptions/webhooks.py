@@ -71,12 +71,12 @@ class Webhooks:
             if not 200 <= response.status < 300:
                 log.warning("a webhook to %s was answered %d", _shown(url), response.status)
                 return FAILED
-            answer = b""
-            while len(answer) <= MAX_ANSWER:
-                chunk = await response.content.read(MAX_ANSWER + 1 - len(answer))
+            received = b""
+            while len(received) <= MAX_ANSWER:
+                chunk = await response.content.read(MAX_ANSWER + 1 - len(received))
                 if not chunk:
-                    return DONE if _says_done(answer) else ACCEPTED
-                answer += chunk
+                    return DONE if _says_done(received) else ACCEPTED
+                received += chunk
             response.close()
             return ACCEPTED
 

@@ -71,8 +71,8 @@ class StandaloneServer:
         # Looking a name up may take a while.
         listeners = await asyncio.to_thread(listen_at, host, port)
         self._begin(listeners, tls)
-        found: int = listeners[0].getsockname()[1]
-        return found
+        bound_port: int = listeners[0].getsockname()[1]
+        return bound_port
 
     def listen_unix(self, path: str, *, tls: ssl.SSLContext | None = None) -> None:
         """Accept connections at a Unix socket."""

@@ -25,7 +25,7 @@ class Checked(msgspec.Struct):
 def check(path: str, progress: Callable[[int, int], None] = lambda _done, _all: None) -> Checked:
     """Verify the store in a directory; ``progress`` hears how many bytes of how many are read.
 
-    Raises :class:`StoreError` if there is no store that could be checked, or if it is in use.
+    Raises :class:`StoreError` if the directory holds no store, or if it is in use.
     """
     disk = LocalDisk(path)
     if disk.file_size(FORMAT) is None:

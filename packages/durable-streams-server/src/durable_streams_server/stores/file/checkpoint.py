@@ -85,11 +85,11 @@ class Checkpoint:
         entities = self._table.entities
         proofs = self._write_behind.proofs
         assert proofs is not None
-        found = []
+        kept = []
         for path in self._paths[begin : begin + SLICE]:
             entity = entities.get(path)
             # An entity created since then is whole in the journal.
             if entity is not None and entity.number < self._cover.numbers:
                 proven, sums = proofs.get(entity.number) or (entity.saved, entity.sums)
-                found.append(keep(path, entity, proven, sums))
-        return found
+                kept.append(keep(path, entity, proven, sums))
+        return kept

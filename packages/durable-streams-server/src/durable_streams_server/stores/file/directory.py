@@ -110,21 +110,21 @@ def identify(disk: Disk, where: str, new_id: Callable[[], str], *, create: bool 
             "Give this user the right to read and write there."
         ) from error
     try:
-        found = msgspec.json.decode(text, type=Format)
-        salt_of(found.store)
+        stated = msgspec.json.decode(text, type=Format)
+        salt_of(stated.store)
     except ValueError as error:  # msgspec's errors are ValueErrors
         raise StoreError(
             f"{where}/{FORMAT} does not say what the directory is ({error}). If this is a "
             "durable-streams store, restore that file from a backup; else name another directory."
         ) from error
-    if found.format != _NAME:
-        raise StoreError(f"{where} holds {found.format!r}, which is no store of this server.")
-    if found.version > FORMAT_VERSION:
+    if stated.format != _NAME:
+        raise StoreError(f"{where} holds {stated.format!r}, which is no store of this server.")
+    if stated.version > FORMAT_VERSION:
         raise StoreError(
-            f"The store in {where} has format version {found.version} and this server knows up to "
+            f"The store in {where} has format version {stated.version} and this server knows up to "
             f"{FORMAT_VERSION}: it was written by a newer one. Install that version, or a newer."
         )
-    return found.store
+    return stated.store
 
 
 def salt_of(store_id: str) -> bytes:

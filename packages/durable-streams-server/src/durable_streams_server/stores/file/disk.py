@@ -136,13 +136,13 @@ class LocalDisk(Disk):
     def write(self, fd: int, pieces: Sequence[Buffer], position: int) -> None:
         for begin in range(0, len(pieces), _MAX_PIECES):
             some = pieces[begin : begin + _MAX_PIECES]
-            wanted = sum(map(len, some))
+            total = sum(map(len, some))
             written = os.pwritev(fd, some, position)
-            if written < wanted:
+            if written < total:
                 rest = memoryview(b"".join(some))
-                while written < wanted:
+                while written < total:
                     written += os.pwrite(fd, rest[written:], position + written)
-            position += wanted
+            position += total
 
     def truncate(self, fd: int, length: int) -> None:
         os.ftruncate(fd, length)

@@ -180,8 +180,8 @@ class JournalReader:
         position = SEGMENT_HEADER.size
         sequence = segment.first
         while True:
-            found = _parse(view, position, segment.salt)
-            if found is None or found.sequence != sequence:
+            group = _parse(view, position, segment.salt)
+            if group is None or group.sequence != sequence:
                 later = _later_headers(content, view, position + 1, segment.salt)
                 following = next(later, None)
                 if sequence < expected and following is not None:
@@ -209,10 +209,10 @@ class JournalReader:
                 )
             self.last = max(self.last, sequence)
             if sequence == expected:
-                yield self._decoded(segment, found, view)
+                yield self._decoded(segment, group, view)
                 expected += 1
             sequence += 1
-            position = found.end
+            position = group.end
 
     def _decoded(self, segment: _Opened, found: "_Parsed", view: memoryview) -> JournalGroup:
         body_end = found.begin + GROUP_HEADER.size + found.body
@@ -256,10 +256,10 @@ def _parse_header(view: memoryview, position: int, salt: bytes) -> tuple[_Parsed
 
 def _parse(view: memoryview, position: int, salt: bytes) -> _Parsed | None:
     """The whole group at a position."""
-    found = _parse_header(view, position, salt)
-    if found is None:
+    header = _parse_header(view, position, salt)
+    if header is None:
         return None
-    parsed, crc = found
+    parsed, crc = header
     begin = position + GROUP_HEADER.size
     if parsed.end > len(view) or zlib.crc32(view[begin : parsed.end]) != crc:
         return None

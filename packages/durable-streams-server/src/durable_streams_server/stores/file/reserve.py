@@ -28,15 +28,15 @@ class Reserve:
         """
         disk = self._disk
         try:
-            wanted = LEAST + snapshot_bytes(disk)
+            size = LEAST + snapshot_bytes(disk)
             there = disk.file_size(RESERVE) or 0
-            if wanted <= there <= 2 * wanted:
+            if size <= there <= 2 * size:
                 return True
             fd = disk.open(RESERVE, create=True, write=True)
             try:
-                disk.truncate(fd, min(there, wanted))
-                for begin in range(there, wanted, len(_ZEROS)):
-                    disk.write(fd, [_ZEROS[: wanted - begin]], begin)
+                disk.truncate(fd, min(there, size))
+                for begin in range(there, size, len(_ZEROS)):
+                    disk.write(fd, [_ZEROS[: size - begin]], begin)
             finally:
                 disk.close(fd)
         except OSError:

@@ -182,7 +182,10 @@ class SnapshotReader:
         self.recent: list[Done] = []
 
     def slices(self) -> Iterator[tuple[int, list[SnapshotEntity]]]:
-        """What was seen when, to be read once; then ``recent`` is known."""
+        """Slices of entities, each with the group up to which it has seen the journal.
+
+        Read them once, to the end: then ``recent`` is known.
+        """
         count = 0
         content = next(self._frames, memoryview(b""))
         for following in self._frames:

@@ -148,17 +148,17 @@ class FileStore(LocalStore):
             open_files=_most_open_files(),
         )
         self._table, self._clock = session.table, session.clock
-        found = self.recovered = recovered.recovery.report
-        found.clock_behind = session.clock.behind
-        level = logging.WARNING if found.set_aside or found.clock_behind else logging.INFO
-        _log.log(level, "%s: %s", self.path, found)
+        report = self.recovered = recovered.recovery.report
+        report.clock_behind = session.clock.behind
+        level = logging.WARNING if report.set_aside or report.clock_behind else logging.INFO
+        _log.log(level, "%s: %s", self.path, report)
         if self.sync == "off":
             _log.warning(
                 "%s: sync is off: what is acknowledged survives the end of this process and may be "
                 "lost with the machine",
                 self.path,
             )
-        if found.set_aside:
+        if report.set_aside:
             # The next start must not miss what was quarantined.
             await session.checkpoints.run()
         session.checkpoints.look()
