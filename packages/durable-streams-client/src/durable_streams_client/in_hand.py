@@ -3,10 +3,12 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from operator import length_hint
-from typing import Any
+from typing import Any, Final
 
 from durable_streams_client.batches import Batch, Page, page_of
 from durable_streams_client.resuming import rest_of
+
+_NOTHING: Final[Iterator[Any]] = iter(())
 
 
 @dataclass(slots=True)
@@ -21,7 +23,7 @@ class InHand:
     batch: Batch[Any] | None = None
     values: list[Any] = field(default_factory=list)
     """The items of the batch, once they are handed out one by one."""
-    rest: Iterator[Any] = field(default_factory=lambda: iter(()))
+    rest: Iterator[Any] = _NOTHING
     """Those that are still to be handed out. Counting them costs less than counting each item."""
     recorded: int = 0
     """How many of them ``offset`` counts as handled."""
@@ -52,10 +54,12 @@ class InHand:
         assert self.batch is not None
         return rest_of(page_of(self.batch), self.taken, self.batch.url)[0]
 
-    def take(self, batch: Batch[Any] | None) -> None:
-        """Take the next batch, or none."""
-        self.batch = batch
-        self.hand_out([], 0)
+    def give_back(self) -> None:
+        """Have no batch in hand."""
+        self.batch = None
+        if self.values:
+            self.values = []
+        self.rest = _NOTHING
         self.recorded = 0
 
     def hand_out(self, values: list[Any], count: int) -> None:

@@ -170,7 +170,7 @@ class Reader(Generic[T]):
             text = joiner.feed(batch)
             if text is None:
                 continue  # the batch ends inside a character, so it is not handled yet
-            self._hand.take(batch)
+            self._hand.batch = batch
             if text:
                 yield text
             self._handled()
@@ -208,13 +208,13 @@ class Reader(Generic[T]):
         rest = hand.page_of_rest()
         if rest is not None:
             self._fetcher.pages.appendleft(rest)
-        hand.take(None)
+        hand.give_back()
 
     def _handled(self) -> None:
         """Record that the batch in hand was handled."""
         batch = self._hand.batch
-        self._hand.take(None)
         if batch is not None:
+            self._hand.give_back()
             self._keep(batch.offset)
 
     def _record(self, count: int) -> None:
@@ -243,7 +243,7 @@ class Reader(Generic[T]):
         batch = self._next_batch()
         if batch is None:
             self.close()
-        self._hand.take(batch)
+        self._hand.batch = batch
         return batch
 
     def _next_batch(self) -> Batch[T] | None:
@@ -270,6 +270,9 @@ class Reader(Generic[T]):
     def _take(self) -> Page | None:
         """The next page to hand out, if it has come, without what was handled before."""
         pages = self._fetcher.pages
+        most = self._progress.max_items
+        if not self._to_skip and most is None:
+            return pages.popleft()
         if self._to_check is not None:
             self._fetcher.check(self._to_check)
             self._to_check = None
@@ -278,8 +281,8 @@ class Reader(Generic[T]):
             parts: list[Page] = []
             if self._to_skip:
                 page, self._to_skip = rest_of(pages[0], self._to_skip, self.url)
-            if page is not None and self._progress.max_items is not None:
-                page, *parts = parts_of(page, self._progress.max_items, self.url)
+            if page is not None and most is not None:
+                page, *parts = parts_of(page, most, self.url)
             pages.popleft()
             pages.extendleft(reversed(parts))
             if page is not None:
