@@ -12,6 +12,7 @@ from durable_streams_core.offsets import BEGINNING, Offset
 from durable_streams_core.protocol import LIVE_LONG_POLL, LIVE_SSE, NOW, START
 from durable_streams_core.reads import etag, parse_read_offset
 from durable_streams_core.streams import birth_of
+from durable_streams_server.engine.engine import Engine
 from durable_streams_server.engine.pages import Page
 from durable_streams_server.http import compression, headers, names
 from durable_streams_server.http.conditions import Conditions, parse_conditions
@@ -274,56 +275,12 @@ class Reading(Exchange):
     ) -> None:
         """Register, look at the stream, and begin with the page that is there."""
         registration = Registration(self._context.readers, self.path)
-        task: asyncio.Task[None] | None = None
-        gone = False
-
-        def found(page: Page | Head | Exception) -> None:
-            nonlocal task
-            if gone:
-                return
-            if isinstance(page, Head):
-                task = self._engine.spawn(wait(page))
-                return
-            try:
-                if isinstance(page, Exception):
-                    raise page
-                begin(registration, page)
-            except ProtocolError as error:
-                registration.leave()
-                pending.resolve(self.problem(error))
-            except Exception:
-                log.exception("a live read failed")
-                registration.leave()
-                pending.resolve(self.problem(internal_error()))
-
-        async def wait(head: Head | None) -> None:
-            try:
-                page: Page | Exception = await self._engine.page(
-                    self.path, offset, limit, head=head
-                )
-            except asyncio.CancelledError:
-                registration.leave()
-                raise
-            except Exception as error:
-                page = error
-            found(page)
-
-        def cancel() -> None:
-            nonlocal gone
-            gone = True
-            if task is not None:
-                # If it has not begun yet, it ends without a word.
-                task.cancel()
-            registration.leave()
-
         try:
             page = self._engine.page_nowait(self.path, offset, limit)
             if page is not None:
                 begin(registration, page)
             else:
-                pending.on_cancel(cancel)
-                if not self._engine.look_for_page(self.path, offset, found, limit):
-                    task = self._engine.spawn(wait(None))
+                _FirstPage(self, self._engine, registration, pending, begin).look(offset, limit)
         except BaseException:
             registration.leave()
             raise
@@ -335,3 +292,78 @@ class Reading(Exchange):
             response.then(pending.resolve)
         else:
             pending.resolve(response)
+
+
+class _FirstPage:
+    """Looks for the first page of a live read where that takes a while.
+
+    An object, because functions that refer to each other would keep the response until the garbage
+    collector runs.
+    """
+
+    __slots__ = ("_begin", "_engine", "_gone", "_pending", "_reading", "_registration", "_task")
+
+    def __init__(
+        self,
+        reading: Reading,
+        engine: Engine,
+        registration: Registration,
+        pending: Pending,
+        begin: Callable[[Registration, Page], None],
+    ) -> None:
+        self._reading = reading
+        self._engine = engine
+        self._registration = registration
+        self._pending = pending
+        self._begin = begin
+        self._task: asyncio.Task[None] | None = None
+        self._gone = False
+
+    def look(self, offset: Offset | None, limit: int | None) -> None:
+        """Begin to look."""
+        engine = self._engine
+
+        def found(page: Page | Head | Exception) -> None:
+            if isinstance(page, Head):
+                if not self._gone:
+                    self._task = engine.spawn(self._wait(offset, limit, page))
+            else:
+                self._found(page)
+
+        self._pending.on_cancel(self._cancel)
+        if not engine.look_for_page(self._reading.path, offset, found, limit):
+            self._task = engine.spawn(self._wait(offset, limit, None))
+
+    async def _wait(self, offset: Offset | None, limit: int | None, head: Head | None) -> None:
+        try:
+            page: Page | Exception = await self._engine.page(
+                self._reading.path, offset, limit, head=head
+            )
+        except asyncio.CancelledError:
+            self._registration.leave()
+            raise
+        except Exception as error:
+            page = error
+        self._found(page)
+
+    def _found(self, page: Page | Exception) -> None:
+        if self._gone:
+            return
+        try:
+            if isinstance(page, Exception):
+                raise page
+            self._begin(self._registration, page)
+        except ProtocolError as error:
+            self._registration.leave()
+            self._pending.resolve(self._reading.problem(error))
+        except Exception:
+            log.exception("a live read failed")
+            self._registration.leave()
+            self._pending.resolve(self._reading.problem(internal_error()))
+
+    def _cancel(self) -> None:
+        self._gone = True
+        if self._task is not None:
+            # If it has not begun yet, it ends without a word.
+            self._task.cancel()
+        self._registration.leave()
