@@ -80,6 +80,10 @@ class Batch(Generic[T]):
     ``1e400`` is infinite. An integer with too many digits for ``int`` is a ``Decimal``, and a
     message that cannot be decoded at all is an ``UnreadableMessage``. Its neighbours are not
     affected.
+
+    >>> for batch in stream.read():
+    ...     print(batch.items(), batch.messages(), batch.offset, batch.up_to_date)
+    [1, 2, 3] [b'1', b'2', b'3'] 00000003 True
     """
 
     __module__ = "durable_streams_client"  # generic aliases copy it before the package could set it

@@ -57,6 +57,11 @@ class FileCheckpoint:
     A program that is killed during a save leaves the old file or the new one. On Linux it leaves no
     other file, but for one of the name ``.PATH.new`` in the instant before the new file takes the
     place of the old one, which the next ``load`` or ``save`` removes.
+
+    >>> place = FileCheckpoint(folder / "place")
+    >>> place.save("00000002")
+    >>> stream.read(place.load()).read_items()
+    [3]
     """
 
     def __init__(self, path: str | os.PathLike[str], *, sync: bool = True) -> None:
@@ -157,6 +162,11 @@ class SqliteCheckpoint:
     A save commits what you have written on your connection together with the offset. With
     ``follow(checkpoint=…, save_every=1)`` a message's results are then stored exactly once. For an
     ``AsyncReader`` open the connection with ``check_same_thread=False``.
+
+    >>> place = SqliteCheckpoint(folder / "places.db", "numbers")
+    >>> place.save("00000002")
+    >>> stream.read(place.load()).read_items()
+    [3]
     """
 
     def __init__(
@@ -248,6 +258,16 @@ class MemoryCheckpoint:
     """A checkpoint in memory, for tests and for readers that restart within one process.
 
     ``offset`` is where to begin; None is where the reader begins.
+
+    >>> place = MemoryCheckpoint()
+    >>> list(stream.read().items())[:1]
+    [1]
+    >>> with stream.follow(checkpoint=place, save_every=1) as reader:
+    ...     for item in reader.items():
+    ...         if item == 3:
+    ...             break
+    >>> place.load()
+    '-1/2/00000003'
     """
 
     def __init__(self, offset: str | None = None) -> None:

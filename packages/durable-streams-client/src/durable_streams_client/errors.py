@@ -113,13 +113,27 @@ class InvalidArgument(ClientError, ValueError):
     """An argument has no possible meaning, or a method was called in the wrong state.
 
     Nothing was sent.
+
+    >>> try:
+    ...     client.stream("")
+    ... except InvalidArgument as error:
+    ...     print(error)
+    a stream needs a name or a URL
     """
 
     code = "invalid-argument"
 
 
 class ClientClosed(ClientError):
-    """The client was closed before or during the call."""
+    """The client was closed before or during the call.
+
+    >>> client.close()
+    >>> try:
+    ...     stream.head()
+    ... except ClientClosed as error:
+    ...     print(error.code)
+    client-closed
+    """
 
     code = "client-closed"
     advice = "Make a new client, or use this one inside its `with` block."
@@ -148,6 +162,14 @@ class Cancelled(ClientError):
     """Another thread or task cancelled the reader, or closed the producer, during the call.
 
     It never means that the stream has ended.
+
+    >>> reader = stream.follow("00000003")
+    >>> reader.cancel()
+    >>> try:
+    ...     next(reader)
+    ... except Cancelled as error:
+    ...     print(error.code)
+    cancelled
     """
 
     code = "cancelled"
@@ -169,6 +191,14 @@ class NotStored(ClientError):
 
     The producer cannot go on. Read the end of the stream to find out which uncertain items it
     holds, then append the others with a new producer.
+
+    >>> _ = stream.close_stream()
+    >>> try:
+    ...     with stream.producer() as producer:
+    ...         producer.append(4)
+    ... except NotStored as error:
+    ...     print(error.items, error.uncertain, error.cause.code)
+    [b'4'] 0 stream-closed
     """
 
     code = "not-stored"
@@ -206,7 +236,15 @@ class TransportError(ClientError):
 
 
 class ConnectFailed(TransportError):
-    """No connection could be made, so the server did not get the request."""
+    """No connection could be made, so the server did not get the request.
+
+    >>> impatient = Client("http://127.0.0.1:9/", retry=RetryPolicy(attempts=1))
+    >>> try:
+    ...     impatient.stream("a").head()
+    ... except ConnectFailed as error:
+    ...     print(error.advice)
+    Check the address, and that a server listens there.
+    """
 
     code = "connect-failed"
     advice = "Check the address, and that a server listens there."
@@ -241,6 +279,12 @@ class DecodeError(ClientError, ValueError):
 
     The reader stops before it, and its ``offset`` is that of the message. To go on, read from
     ``next_offset``, or read with ``on_bad="skip"``.
+
+    >>> try:
+    ...     stream.read(decode=str).read_items()
+    ... except DecodeError as error:
+    ...     print(error.number, error.data)
+    1 b'1'
     """
 
     code = "decode-error"
@@ -311,7 +355,14 @@ class Redirected(ResponseError):
 
 
 class NotFound(ResponseError, core.NotFound):
-    """There is no such stream or subscription (404)."""
+    """There is no such stream or subscription (404).
+
+    >>> try:
+    ...     client.stream("missing").head()
+    ... except NotFound as error:
+    ...     print(error.status, error.code)
+    404 not-found
+    """
 
     code = "not-found"
     advice = "Create the stream first, or check its name and the client's base URL."
@@ -339,6 +390,12 @@ class TailMoved(ResponseError, core.TailMoved):
     """The tail is not the offset that an append expected, so nothing was appended (412).
 
     Read on from the offset, decide again, and repeat with the new one.
+
+    >>> try:
+    ...     stream.append(4, expected="00000001")
+    ... except TailMoved as error:
+    ...     print(error.offset)
+    00000003
     """
 
     code = "tail-moved"
@@ -362,7 +419,15 @@ class Conflict(ResponseError, core.Conflict):
 
 
 class StreamClosed(Conflict, core.StreamClosed):
-    """The stream is closed and takes no more data (409, §5.2)."""
+    """The stream is closed and takes no more data (409, §5.2).
+
+    >>> _ = stream.close_stream()
+    >>> try:
+    ...     stream.append(4)
+    ... except StreamClosed as error:
+    ...     print(error.offset)
+    00000003
+    """
 
     code = "stream-closed"
     advice = "Read it to its end, or write to another stream."
@@ -374,6 +439,12 @@ class StreamExists(Conflict):
     """The stream exists with another configuration (409, §5.1).
 
     With ``exist_ok=False`` it may also be the same configuration.
+
+    >>> try:
+    ...     stream.create(content_type="text/plain")
+    ... except StreamExists as error:
+    ...     print(error.status)
+    409
     """
 
     code = "stream-exists"

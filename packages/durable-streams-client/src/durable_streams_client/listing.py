@@ -21,7 +21,12 @@ REFUSALS: Final = (404, 405)
 
 
 class ListedStream(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """One stream of a listing, as ``Client.list`` gives it."""
+    """One stream of a listing, as ``Client.list`` gives it.
+
+    >>> for listed in client.list("num"):
+    ...     print(listed.path, listed.content_type, listed.closed)
+    numbers application/json False
+    """
 
     path: str
     """Its name below the client's base URL."""

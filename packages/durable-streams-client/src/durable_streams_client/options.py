@@ -36,6 +36,9 @@ class Timeouts:
     """Time limits in seconds; None is without limit.
 
     Raises ``InvalidArgument`` for a limit that is not a positive number.
+
+    >>> Timeouts(connect=2.0, total=60.0).read
+    30.0
     """
 
     connect: float | None = 10.0

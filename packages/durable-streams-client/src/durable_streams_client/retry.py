@@ -21,6 +21,9 @@ class RetryPolicy:
     call outlasts any outage of 10 s, and notices within 5 s that the server is back.
 
     Raises ``InvalidArgument`` for a value that has no meaning.
+
+    >>> RetryPolicy(attempts=3, maximum=1.0).follow_attempts is None
+    True
     """
 
     initial: float = 0.1
