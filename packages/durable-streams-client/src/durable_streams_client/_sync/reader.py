@@ -31,8 +31,8 @@ class Reader(Generic[T]):
     """An iterator over the batches of a stream, in order, each exactly once.
 
     Made by ``Stream.read`` and ``Stream.follow``. Iterate over it, or over one of
-    ``items()``, ``text()`` and ``chunks()``. A ``with`` block gives its connection back at once. One
-    task or thread reads; any other may call ``cancel``. ``url`` is the stream's URL.
+    ``items()``, ``text()`` and ``chunks()``. A ``with`` block gives its connection back at once.
+    One task or thread reads; any other may call ``cancel``. ``url`` is the stream's URL.
 
     Iterating raises what ``Client`` lists, and ``NotFound``, ``Gone``, ``OffsetGone`` if the
     data before the offset is no longer there (§8), ``Cancelled`` after ``cancel``, ``TimedOut`` if
