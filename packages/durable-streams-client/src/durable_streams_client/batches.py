@@ -46,7 +46,7 @@ class Page:
     before: int = 0
     """How many messages lie between ``start`` and this data."""
     end: str | None = None
-    """The server's offset after the page of which this is a part."""
+    """The server's offset after the whole page, if this is a part of one."""
 
     def offset_at(self, count: int, total: int) -> str | None:
         """The offset after the first ``count`` of its ``total`` messages, None if there is none."""

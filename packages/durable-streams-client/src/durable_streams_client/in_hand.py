@@ -24,7 +24,7 @@ class InHand:
     values: list[Any] = field(default_factory=list)
     """The items of the batch, once they are handed out one by one."""
     rest: Iterator[Any] = _NOTHING
-    """Those that are still to be handed out. Counting them costs less than counting each item."""
+    """The items still to hand out. Counting these costs less than counting each item."""
     recorded: int = 0
     """How many of them ``offset`` counts as handled."""
 
