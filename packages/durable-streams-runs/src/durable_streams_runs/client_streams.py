@@ -78,13 +78,12 @@ class ClientStreams(Streams):
         except TransportError as error:
             raise unavailable(error) from error
 
-    async def append(self, path: str, messages: list[bytes], *, close: bool = False) -> None:
+    async def append(self, path: str, messages: list[bytes], *, close: bool = False) -> str:
         stream = self._client.stream(path, content_type="application/json")
         try:
             if close:
-                await stream.close_stream(messages[0])
-            else:
-                await stream.append_many(messages)
+                return (await stream.close_stream(messages[0])).offset
+            return (await stream.append_many(messages)).offset
         except TransportError as error:
             raise unavailable(error) from error
 
@@ -94,8 +93,8 @@ class ClientStreams(Streams):
             stream.producer(PRODUCER, epoch=epoch, auto_claim=False, limits=ONE_AT_A_TIME)
         )
 
-    def read(self, path: str) -> AsyncIterator[StreamBatch]:
-        return self._client.stream(path).read()
+    def read(self, path: str, offset: str = START) -> AsyncIterator[StreamBatch]:
+        return self._client.stream(path).read(offset)
 
     def follow(self, path: str, offset: str = START) -> AsyncIterator[StreamBatch]:
         return self._client.stream(path).follow(offset)

@@ -60,14 +60,14 @@ class EngineStreams(Streams):
     async def content_type(self, path: str) -> str:
         return (await self._engine.head(path)).content_type
 
-    async def append(self, path: str, messages: list[bytes], *, close: bool = False) -> None:
-        await self._engine.append(path, b"[%b]" % b",".join(messages), close=close)
+    async def append(self, path: str, messages: list[bytes], *, close: bool = False) -> str:
+        body = _body("application/json", messages)
+        return (await self._engine.append(path, body, close=close)).offset
 
     def writer(self, path: str, content_type: str, epoch: int) -> Writer:
         return EngineWriter(self._engine, path, content_type, epoch)
 
-    async def read(self, path: str) -> AsyncIterator[StreamBatch]:
-        offset = START
+    async def read(self, path: str, offset: str = START) -> AsyncIterator[StreamBatch]:
         while True:
             batch = await self._engine.read(path, offset)
             yield batch

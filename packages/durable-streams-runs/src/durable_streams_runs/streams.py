@@ -102,16 +102,19 @@ class Streams(ABC):
         """The content type of the stream; raises NotFound or Gone if there is none."""
 
     @abstractmethod
-    async def append(self, path: str, messages: list[bytes], *, close: bool = False) -> None:
-        """Append messages to a JSON stream in one commit, perhaps twice if its outcome is lost."""
+    async def append(self, path: str, messages: list[bytes], *, close: bool = False) -> str:
+        """Append messages to a JSON stream in one commit, perhaps twice if its outcome is lost.
+
+        Returns the offset after them.
+        """
 
     @abstractmethod
     def writer(self, path: str, content_type: str, epoch: int) -> Writer:
         """A new writer, whose first append claims the epoch."""
 
     @abstractmethod
-    def read(self, path: str) -> AsyncIterator[StreamBatch]:
-        """Everything up to the tail."""
+    def read(self, path: str, offset: str = START) -> AsyncIterator[StreamBatch]:
+        """Everything from an offset up to the tail."""
 
     @abstractmethod
     def follow(self, path: str, offset: str = START) -> AsyncIterator[StreamBatch]:
