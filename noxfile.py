@@ -153,7 +153,7 @@ def generated(session: nox.Session) -> None:
 @nox.session(requires=["build"])
 def types(session: nox.Session) -> None:
     """mypy, strict, over the packages and what runs them."""
-    install(session, "core[testing]", "server[uvicorn]", "client", "redis", "runs", "pytest")
+    install(session, "core[testing]", "server[uvicorn]", "client", "redis", "runs[mcp]", "pytest")
     install_group(session, "types")
     sources = [str(package_directory(package) / "src") for package in PACKAGES]
     session.run("mypy", *sources)
@@ -272,7 +272,7 @@ def client_conformance(session: nox.Session, flavour: str) -> None:
 @nox.session(requires=["build"])
 def docs(session: nox.Session) -> None:
     """Build the documentation; any warning or dead internal link is an error."""
-    install(session, "server", "client", "redis", "runs", "pytest")
+    install(session, "server", "client", "redis", "runs[mcp]", "pytest")
     install_group(session, "docs")
     session.run(
         *("sphinx-build", "--fail-on-warning", "--keep-going", "--nitpicky", "--fresh-env"),

@@ -36,7 +36,10 @@ myst_heading_anchors = 3
 
 # Links into other projects' documentation would need the network while building.
 nitpick_ignore_regex = [
-    ("py:.*", r"(aiohttp|asyncio|collections|contextlib|datetime|os|sqlite3|ssl|typing)\..*"),
+    (
+        "py:.*",
+        r"(aiohttp|asyncio|collections|contextlib|datetime|mcp|mcp_types|os|sqlite3|ssl|typing)\..*",
+    ),
     ("py:data", r"[A-Z_]+"),  # constants
     # Like the sync ones, which are documented.
     ("py:class", r"durable_streams_client\.Async.*"),
