@@ -441,4 +441,9 @@ def simulate(seed: int) -> Life:
         await life.run()
         return life
 
-    return asyncio.run(live())
+    sizes = data_files.ONE_BY_ONE, commit_group.DIRECT
+    try:
+        return asyncio.run(live())
+    finally:
+        # Each life draws its own, and other tests of this process have the usual ones.
+        data_files.ONE_BY_ONE, commit_group.DIRECT = sizes
