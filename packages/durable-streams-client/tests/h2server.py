@@ -14,6 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from hostile import close_listening
 
 CONTROL = b'event: control\ndata: {"streamNextOffset":"00000000","upToDate":true}\n\n'
 
@@ -59,10 +60,8 @@ class H2Server:
 
     async def _stop(self) -> None:
         assert self._server is not None
-        self._server.close()
-        # Also connections that are only being accepted, whose handshake is under way. A round of
-        # the loop before that lets each of them begin, so that it closes its socket.
-        await asyncio.sleep(0)
+        await close_listening(self._server)
+        # Also connections that are only being accepted, whose handshake is under way.
         while others := asyncio.all_tasks() - {asyncio.current_task()}:
             for task in others:
                 task.cancel()
