@@ -15,6 +15,7 @@ from durable_streams_core.entities import (
     Applied,
     Change,
     Conflicted,
+    Delta,
     Facts,
     Slice,
 )
@@ -86,6 +87,16 @@ class TinyStore(ImmediateStore):
         outcomes = self.apply_all(batch)
         self.tell()
         return outcomes
+
+    def append_nowait(self, path: Any, head: Any, data: Any, fields: Any) -> Any:
+        entity = self.shelf.entities.get(path)
+        if entity is None or entity.head is not head:
+            return False
+        delta = Delta(data=data, fields=fields)
+        self.change(path, entity, delta)
+        self.shelf.untold += self.changes(path, head, delta)
+        self.tell()
+        return True
 
     def apply_all(self, batch: Any) -> Any:
         return [self.apply(commit) for commit in batch]

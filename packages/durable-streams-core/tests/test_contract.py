@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+from functools import partial
 from typing import Any
 from unittest import SkipTest
 
@@ -10,11 +11,11 @@ import pytest
 
 from durable_streams_core.entities import Applied, Conflicted, Facts, Slice
 from durable_streams_core.errors import StoreError
-from durable_streams_core.store import Store
+from durable_streams_core.store import ImmediateStore, RemoteStore
 from durable_streams_core.testing import StoreContract
 
 
-class Remote(Store):
+class Remote(RemoteStore):
     """A tiny store at some distance: every verb gives way to others first."""
 
     api = 1
@@ -34,6 +35,10 @@ class Remote(Store):
     async def load(self, path: Any, fields: Any = ()) -> Any:
         await asyncio.sleep(0)
         return await self.tiny.load(path, fields)
+
+    def look(self, path: Any, done: Any) -> None:
+        facts = self.tiny.peek(path)
+        asyncio.get_running_loop().call_soon(done, facts and facts.head)
 
     async def commit(self, batch: Any) -> Any:
         await asyncio.sleep(0)
@@ -87,6 +92,22 @@ async def test_a_contract_without_a_store_says_what_is_missing() -> None:
     with pytest.raises(NotImplementedError):
         async with StoreContract().opened():
             pass
+
+
+async def test_what_a_look_is_told_is_raised(tiny_store: Any) -> None:
+    class Away(Remote):
+        def look(self, path: Any, done: Any) -> None:
+            asyncio.get_running_loop().call_soon(done, StoreError("away"))
+
+    class Contract(StoreContract):
+        async def make_store(self) -> Any:
+            return Away(tiny_store())
+
+        async def second_store(self, store: Any) -> Any:
+            return store
+
+    with pytest.raises(StoreError, match="away"):
+        await Contract().test_a_look_finds_all_that_was_acknowledged_before_it()
 
 
 # Each of these breaks one promise of the tiny store; the decorator names a test that must fail.
@@ -640,6 +661,16 @@ def slices_are_not_what_reads_are(tiny: Any) -> Any:
     return Broken
 
 
+@caught_by("an_append_at_once_is_told_and_needs_the_very_head")
+def an_append_at_once_needs_no_head(tiny: Any) -> Any:
+    class Broken(tiny):
+        def append_nowait(self, path: Any, head: Any, data: Any, fields: Any) -> Any:
+            entity = self.shelf.entities.get(path)
+            return entity and super().append_nowait(path, entity.head, data, fields)
+
+    return Broken
+
+
 @caught_by("it_speaks_this_version_of_the_interface")
 def it_is_of_another_version(tiny: Any) -> Any:
     return type("Broken", (tiny,), {"api": 0})
@@ -686,6 +717,14 @@ async def test_what_does_not_concern_a_store_is_skipped(tiny_store: Any) -> None
         async def make_store(self) -> Any:
             return Remote(tiny_store())
 
+    class Committing(StoreContract):
+        async def make_store(self) -> Any:
+            store = tiny_store()
+            store.append_nowait = partial(ImmediateStore.append_nowait, store)
+            return store
+
+    with pytest.raises(SkipTest):
+        await Committing().test_an_append_at_once_is_told_and_needs_the_very_head()
     for name in (
         "everything_is_there_after_opening_again",
         "a_local_store_answers_at_once_as_it_does_later",

@@ -790,3 +790,11 @@ def test_the_next_batch_of_a_producer_needs_no_draft() -> None:
     facts = Facts(Head("i1", encode(Birth(TEXT, 0))), {"pp": encode(ProducerEntry(1, 7, 5))})
     added = produce(1, 8, b"xy").added_to(facts, 99)
     assert added == (b"xy", {"pp": encode(ProducerEntry(1, 8, 99))})
+
+
+@pytest.mark.parametrize("claim", [(1, 7), (1, 9), (0, 8), (2, 0)])
+def test_any_other_batch_of_a_producer_needs_a_draft(claim: Any) -> None:
+    known = {"pp": encode(ProducerEntry(1, 7, 5))}
+    facts = Facts(Head("i1", encode(Birth(TEXT, 0))), known)
+    assert produce(*claim, b"xy").added_to(facts, 99) is None
+    assert produce(*claim, b"xy").added_to(Facts(facts.head, {"pp": None}), 99) is None
