@@ -139,6 +139,9 @@ class Batch(Generic[T]):
         Raises ``DecodeError`` if a message does not fit ``decode``, unless ``on_bad`` is
         ``"skip"``; ``messages()`` has the text of each. Raises ``MalformedResponse`` if the data of
         a JSON stream is not an array.
+
+        >>> next(stream.read("00000001")).items()
+        [2, 3]
         """
         values = values_of(self)
         if not isinstance(values, MixedItems):
@@ -155,6 +158,9 @@ class Batch(Generic[T]):
         """Return the text of each message of a JSON stream; on other streams as ``items()``.
 
         Raises ``MalformedResponse`` if the data of a JSON stream is not an array.
+
+        >>> next(stream.read("00000001")).messages()
+        [b'2', b'3']
         """
         if self.is_json:
             return split_page(self.data, self.url)
@@ -165,6 +171,9 @@ class Batch(Generic[T]):
 
         Raises ``MalformedResponse`` if it is not whole characters: a server may cut anywhere.
         ``Reader.text`` joins what was cut.
+
+        >>> next(client.stream("poem").read()).text()
+        'Roses are red'
         """
         try:
             return self.data.decode()

@@ -24,7 +24,20 @@ _TMPFILE: Final = getattr(os, "O_TMPFILE", 0)
 
 
 class Checkpoint(Protocol):
-    """Keeps one offset. ``FileCheckpoint`` and ``MemoryCheckpoint`` are two; write your own."""
+    """Keeps one offset. ``FileCheckpoint`` and ``MemoryCheckpoint`` are two; write your own.
+
+    >>> class Places(dict):
+    ...     def load(self):
+    ...         return self.get("place")
+    ...     def save(self, offset):
+    ...         self["place"] = offset
+    >>> places = Places(place="00000002")
+    >>> for item in stream.follow(checkpoint=places, save_every=1).items():
+    ...     print(item)
+    3
+    >>> places
+    {'place': '00000003'}
+    """
 
     def load(self) -> str | None:
         """Return the offset that was saved last, or None to begin where the reader begins."""
@@ -36,7 +49,20 @@ class Checkpoint(Protocol):
 
 
 class AsyncCheckpoint(Protocol):
-    """A ``Checkpoint`` for an ``AsyncReader``, whose methods are coroutine functions."""
+    """A ``Checkpoint`` for an ``AsyncReader``, whose methods are coroutine functions.
+
+    >>> class Places(dict):
+    ...     async def load(self):
+    ...         return self.get("place")
+    ...     async def save(self, offset):
+    ...         self["place"] = offset
+    >>> places = Places(place="00000002")
+    >>> async for item in stream.follow(checkpoint=places, save_every=1).items():
+    ...     print(item)
+    3
+    >>> places
+    {'place': '00000003'}
+    """
 
     def load(self) -> Awaitable[str | None]:
         """Return the offset that was saved last, or None to begin where the reader begins."""
@@ -227,6 +253,12 @@ class RedisCheckpoint:
     - ``key``: the key that holds the offset.
 
     A save survives a crash of the server as far as the server keeps writes.
+
+    >>> place = RedisCheckpoint(redis, "places:numbers")
+    >>> place.save("00000002")
+    True
+    >>> stream.read(place.load()).read_items()
+    [3]
     """
 
     def __init__(self, client: Any, key: str) -> None:

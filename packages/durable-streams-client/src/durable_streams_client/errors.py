@@ -59,6 +59,12 @@ class ClientError(DurableStreamsError):
     ``message`` says what happened, ``method`` and ``url`` during which request ("" if there was
     none), ``status`` with which HTTP status (None without a response). ``str(error)`` is all of
     that and the advice, with the URL's user, password and query left out.
+
+    >>> try:
+    ...     client.stream("missing").head()
+    ... except ClientError as error:
+    ...     print(error.code, error.status, error.method)
+    not-found 404 HEAD
     """
 
     code: str = "client-error"
@@ -93,7 +99,12 @@ class ClientError(DurableStreamsError):
             self.method, self.url = method, url
 
     def summary(self) -> str:
-        """The message with the request and the status, without the advice."""
+        """The message with the request and the status, without the advice.
+
+        >>> error = TooLarge("Refused.", method="POST", url="http://h/a?key=1", status=413)
+        >>> error.summary()
+        'Refused. (POST http://h/a: 413)'
+        """
         if not self.url:
             return self.message
         target = f"{self.method} {public_url(self.url)}".strip()
@@ -140,7 +151,20 @@ class ClientClosed(ClientError):
 
 
 class NotUsableHere(ClientError):
-    """The object belongs to another process or event loop; nothing was sent."""
+    """The object belongs to another process or event loop; nothing was sent.
+
+    >>> client = AsyncClient(url)
+    >>> producer = client.stream("numbers").producer()
+    >>> with asyncio.Runner() as loop:
+    ...     loop.run(producer.append(4))
+    ...     try:
+    ...         asyncio.run(producer.flush())
+    ...     except NotUsableHere as error:
+    ...         print(error.advice)
+    ...     loop.run(producer.aclose())
+    ...     loop.run(client.aclose())
+    Make a producer in each event loop.
+    """
 
     code = "not-usable-here"
 
@@ -149,6 +173,16 @@ class NoFreeConnection(ClientError):
     """The HTTP client that was handed in limits its connections, and all were in use.
 
     Nothing was sent.
+
+    >>> http = httpx.Client(limits=httpx.Limits(max_connections=1))
+    >>> with http, Client(url, http=http, timeouts=Timeouts(connect=0.1)) as narrow:
+    ...     with narrow.stream("numbers").follow(live="sse") as reader:
+    ...         stored, _, live = next(reader), stream.append(4), next(reader)
+    ...         try:
+    ...             narrow.stream("numbers").head()
+    ...         except NoFreeConnection as error:
+    ...             print(error.code)
+    no-free-connection
     """
 
     code = "no-free-connection"
@@ -229,7 +263,14 @@ def _restored(kind: type[NotStored], message: str, attributes: dict[str, Any]) -
 
 
 class TransportError(ClientError):
-    """No complete response came, so whether the request was carried out is unknown."""
+    """No complete response came, so whether the request was carried out is unknown.
+
+    >>> try:
+    ...     stream.head()
+    ... except TransportError as error:
+    ...     print(error.method, error.status)
+    HEAD None
+    """
 
     code = "transport"
     advice = "Check the network and the server."
@@ -251,14 +292,29 @@ class ConnectFailed(TransportError):
 
 
 class TimedOut(TransportError, TimeoutError):
-    """A limit of ``Timeouts`` was exceeded."""
+    """A limit of ``Timeouts`` was exceeded.
+
+    >>> with Client(url, timeouts=Timeouts(total=0.1)) as hasty:
+    ...     try:
+    ...         hasty.stream("numbers").head()
+    ...     except TimedOut as error:
+    ...         print(error.advice)
+    Raise the time limit if the server is expected to be that slow.
+    """
 
     code = "timed-out"
     advice = "Raise the time limit if the server is expected to be that slow."
 
 
 class ConnectionLost(TransportError):
-    """The connection broke before the response was complete."""
+    """The connection broke before the response was complete.
+
+    >>> try:
+    ...     stream.head()
+    ... except ConnectionLost as error:
+    ...     print(error.code)
+    connection-lost
+    """
 
     code = "connection-lost"
 
@@ -268,6 +324,12 @@ class MalformedResponse(ClientError):
 
     It is also raised by a batch whose data does not fit its content type. The request may have been
     carried out.
+
+    >>> try:
+    ...     stream.head()
+    ... except MalformedResponse as error:
+    ...     print(error.message)
+    The response lacks the header Stream-Next-Offset.
     """
 
     code = "malformed-response"
@@ -303,13 +365,27 @@ class DecodeError(ClientError, ValueError):
 
 
 class NotSupported(ClientError):
-    """The server lacks an extension of the protocol that the call needs. Nothing was changed."""
+    """The server lacks an extension of the protocol that the call needs. Nothing was changed.
+
+    >>> try:
+    ...     list(client.list())
+    ... except NotSupported as error:
+    ...     print(error.code)
+    not-supported
+    """
 
     code = "not-supported"
 
 
 class ResponseError(ClientError, core.ProtocolError):
-    """The server refused the request. Nothing was changed, unless a subclass says otherwise."""
+    """The server refused the request. Nothing was changed, unless a subclass says otherwise.
+
+    >>> try:
+    ...     client.stream("missing").head()
+    ... except ResponseError as error:
+    ...     print(error.status, error.retry_after)
+    404 None
+    """
 
     code = "refused"
     retry_after: str | None = None
@@ -317,21 +393,45 @@ class ResponseError(ClientError, core.ProtocolError):
 
 
 class InvalidRequest(ResponseError, core.InvalidRequest):
-    """The server will not take such a request, now or later (400, 405, 412, 501, other 4xx)."""
+    """The server will not take such a request, now or later (400, 405, 412, 501, other 4xx).
+
+    >>> try:
+    ...     stream.read("elsewhere").read_items()
+    ... except InvalidRequest as error:
+    ...     print(error.status)
+    400
+    """
 
     code = "invalid-request"
     advice = "The request cannot succeed unchanged."
 
 
 class AccessDenied(ResponseError):
-    """The server wants other credentials (401), or does not permit this to these (403)."""
+    """The server wants other credentials (401), or does not permit this to these (403).
+
+    >>> try:
+    ...     stream.append(4)
+    ... except AccessDenied as error:
+    ...     print(error.status, error.advice)
+    401 Check the credentials in the client's headers.
+    """
 
     code = "access-denied"
     advice = "Check the credentials in the client's headers."
 
 
 class Fenced(ResponseError, core.Fenced):
-    """The server refused a producer because it knows a newer epoch of it (403, §5.2.1)."""
+    """The server refused a producer because it knows a newer epoch of it (403, §5.2.1).
+
+    >>> with stream.producer("job", epoch=2) as new:
+    ...     new.append(4)
+    >>> try:
+    ...     with stream.producer("job", epoch=1) as old:
+    ...         old.append(5)
+    ... except NotStored as error:
+    ...     print(isinstance(error.cause, Fenced), error.cause.epoch)
+    True 2
+    """
 
     code = "producer-fenced"
     advice = (
@@ -346,6 +446,12 @@ class Redirected(ResponseError):
 
     The client follows redirects within one origin only, because its headers may hold credentials
     for that server.
+
+    >>> try:
+    ...     stream.head()
+    ... except Redirected as error:
+    ...     print(error.location)
+    https://example.org/numbers
     """
 
     code = "redirected"
@@ -369,7 +475,14 @@ class NotFound(ResponseError, core.NotFound):
 
 
 class Gone(ResponseError, core.Gone):
-    """The stream was deleted but still has forks (§4.2), or the offset is not kept (410, §8)."""
+    """The stream was deleted but still has forks (§4.2), or the offset is not kept (410, §8).
+
+    >>> try:
+    ...     stream.head()
+    ... except Gone as error:
+    ...     print(error.status)
+    410
+    """
 
     code = "gone"
     advice = "Read from START, or use another stream."
@@ -380,6 +493,12 @@ class OffsetGone(Gone, core.OffsetGone):
 
     The stream was deleted and created again, or the server lost its newest data. Reading on would
     skip data or mix two streams.
+
+    >>> try:
+    ...     stream.read("00000002").read_items()
+    ... except OffsetGone:
+    ...     print("read again from", START)
+    read again from -1
     """
 
     code = "offset-gone"
@@ -405,14 +524,28 @@ class TailMoved(ResponseError, core.TailMoved):
 
 
 class TooLarge(ResponseError):
-    """The request's body is larger than the server accepts (413)."""
+    """The request's body is larger than the server accepts (413).
+
+    >>> try:
+    ...     stream.append("x" * 1000)
+    ... except TooLarge as error:
+    ...     print(error.advice)
+    Send less at a time.
+    """
 
     code = "too-large"
     advice = "Send less at a time."
 
 
 class Conflict(ResponseError, core.Conflict):
-    """The stream's state does not allow the request (409)."""
+    """The stream's state does not allow the request (409).
+
+    >>> try:
+    ...     stream.create(content_type="text/plain")
+    ... except Conflict as error:
+    ...     print(error.code, stream.head().content_type)
+    stream-exists application/json
+    """
 
     code = "conflict"
     advice = "Call `head()` to see the state of the stream."
@@ -452,14 +585,29 @@ class StreamExists(Conflict):
 
 
 class SequenceConflict(Conflict):
-    """``seq`` was not greater than the last ``Stream-Seq`` of the stream (409, §5.2)."""
+    """``seq`` was not greater than the last ``Stream-Seq`` of the stream (409, §5.2).
+
+    >>> _ = stream.append(4, seq="b")
+    >>> try:
+    ...     stream.append(5, seq="a")
+    ... except SequenceConflict as error:
+    ...     print(error.code)
+    sequence-conflict
+    """
 
     code = "sequence-conflict"
     advice = "Another writer is ahead: read its data, then append with a higher `seq`."
 
 
 class SequenceGap(Conflict, core.SequenceGap):
-    """The server has not got earlier batches of a producer (409, §5.2.1)."""
+    """The server has not got earlier batches of a producer (409, §5.2.1).
+
+    >>> try:
+    ...     stream.append(4)
+    ... except SequenceGap as error:
+    ...     print(error.expected, error.received)
+    3 5
+    """
 
     code = "producer-sequence-gap"
     advice = "The server lost acknowledged data, or the stream was deleted and created again."
@@ -473,6 +621,12 @@ class Unavailable(ResponseError, core.Unavailable):
     """The server cannot carry out the request now (408, 425, 429 and most 5xx).
 
     Whether it has carried it out is unknown, except that after 429 it has not.
+
+    >>> try:
+    ...     stream.head()
+    ... except Unavailable as error:
+    ...     print(error.status, error.retry_after)
+    503 5
     """
 
     code = "unavailable"

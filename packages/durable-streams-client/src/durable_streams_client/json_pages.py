@@ -17,7 +17,12 @@ _TOKEN: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{},"]', re.DOTALL
 
 @dataclass(frozen=True, slots=True)
 class UnreadableMessage:
-    """A JSON message that cannot be decoded, in place of its value among a batch's items."""
+    """A JSON message that cannot be decoded, in place of its value among a batch's items.
+
+    >>> [item] = client.stream("deep").read().read_items()
+    >>> isinstance(item, UnreadableMessage), item.reason
+    (True, 'it is nested too deeply')
+    """
 
     data: bytes
     """The text of the message, as the server sent it."""

@@ -65,7 +65,12 @@ class WholeResponse:
 
 @dataclass(frozen=True, slots=True)
 class StreamInfo:
-    """The state of a stream, as ``Stream.head`` returns it (§5.5)."""
+    """The state of a stream, as ``Stream.head`` returns it (§5.5).
+
+    >>> info = stream.head()
+    >>> info.content_type, info.offset, info.closed, info.ttl
+    ('application/json', '00000003', False, None)
+    """
 
     content_type: str
     """The content type."""
@@ -83,7 +88,12 @@ class StreamInfo:
 
 @dataclass(frozen=True, slots=True)
 class Created:
-    """The result of ``Stream.create`` and ``Stream.fork`` (§5.1)."""
+    """The result of ``Stream.create`` and ``Stream.fork`` (§5.1).
+
+    >>> made = client.stream("letters").create(content_type="text/plain")
+    >>> made.created, made.offset, made.content_type
+    (True, '00000000', 'text/plain')
+    """
 
     created: bool
     """Whether this call created the stream; it existed with the same configuration otherwise."""
@@ -97,7 +107,12 @@ class Created:
 
 @dataclass(frozen=True, slots=True)
 class Appended:
-    """The result of an append, or of closing a stream (§5.2, §5.3)."""
+    """The result of an append, or of closing a stream (§5.2, §5.3).
+
+    >>> stored = stream.append(4)
+    >>> stored.offset, stored.closed, stored.duplicate
+    ('00000004', False, False)
+    """
 
     offset: str
     """The offset of the tail after the append. It is "" if the server left it out, which it may

@@ -63,7 +63,14 @@ class Timeouts:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """The argument of the ``on_retry`` hook: an attempt that failed and will be repeated."""
+    """The argument of the ``on_retry`` hook: an attempt that failed and will be repeated.
+
+    >>> seen = []
+    >>> with Client(url, retry=RetryPolicy(initial=0.01), on_retry=seen.append) as patient:
+    ...     _ = patient.stream("numbers").head()
+    >>> [(retry.attempt, retry.error.status) for retry in seen]
+    [(1, 503)]
+    """
 
     error: ClientError
     """Why the attempt failed."""

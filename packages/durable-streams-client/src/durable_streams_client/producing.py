@@ -39,6 +39,11 @@ class ProducerLimits:
     """The sizes of a producer's batches and queue, and how long it waits to fill a batch.
 
     Bytes are those of encoded items. Raises ``InvalidArgument`` for a value that has no meaning.
+
+    >>> with stream.producer(limits=ProducerLimits(batch_items=100, linger=0.05)) as producer:
+    ...     producer.append_many(range(4, 7))
+    >>> stream.head().offset
+    '00000006'
     """
 
     batch_bytes: int = 1024 * 1024

@@ -58,7 +58,11 @@ class RetryPolicy:
             raise InvalidArgument("retry_after_limit must not be negative")
 
     def ceiling(self, failures: int) -> float:
-        """The longest delay after that many failures, at least one; the shortest is half of it."""
+        """The longest delay after that many failures, at least one; the shortest is half of it.
+
+        >>> RetryPolicy(initial=0.5, maximum=3.0).ceiling(2), RetryPolicy(maximum=3.0).ceiling(20)
+        (1.0, 3.0)
+        """
         try:
             delay = self.initial * self.multiplier ** (failures - 1)
         except OverflowError:

@@ -25,6 +25,9 @@ def create(
 
     ``headers`` are sent with the request. The other arguments, the result and the errors are those
     of ``Stream.create``.
+
+    >>> create(url + "letters", content_type="text/plain", data="a").offset
+    '00000001'
     """
     with Client(headers=headers) as client:
         return client.stream(url).create(
@@ -37,6 +40,9 @@ def append(url: str, data: Any, *, headers: Pairs | None = None) -> Appended:
 
     ``headers`` are sent with each request. ``data``, the result and the errors are those of
     ``Stream.append``.
+
+    >>> append(url + "numbers", 4).offset
+    '00000004'
     """
     with Client(headers=headers) as client:
         return client.stream(url).append(data)
@@ -47,6 +53,9 @@ def close_stream(url: str, data: Any = None, *, headers: Pairs | None = None) ->
 
     ``headers`` are sent with each request. ``data``, the result and the errors are those of
     ``Stream.close_stream``.
+
+    >>> close_stream(url + "numbers").closed
+    True
     """
     with Client(headers=headers) as client:
         return client.stream(url).close_stream(data)
@@ -56,6 +65,9 @@ def head(url: str, *, headers: Pairs | None = None) -> StreamInfo:
     """Return the content type, tail, state and lifetime of the stream at ``url`` (§5.5).
 
     ``headers`` are sent with the request. The errors are those of ``Stream.head``.
+
+    >>> head(url + "numbers").offset
+    '00000003'
     """
     with Client(headers=headers) as client:
         return client.stream(url).head()
@@ -66,6 +78,9 @@ def delete(url: str, *, missing_ok: bool = False, headers: Pairs | None = None) 
 
     ``headers`` are sent with the request. Raises ``NotFound`` if there is no such stream, unless
     ``missing_ok`` is true, and the other errors of ``Stream.delete``.
+
+    >>> delete(url + "numbers")
+    >>> delete(url + "numbers", missing_ok=True)
     """
     with Client(headers=headers) as client:
         client.stream(url).delete(missing_ok=missing_ok)
@@ -75,6 +90,10 @@ def read(url: str, offset: str = START, *, headers: Pairs | None = None) -> Iter
     """Iterate over the batches of the stream at ``url``, from ``offset`` to its tail (§5.6).
 
     ``headers`` are sent with each request. The errors are those of ``Stream.read`` and ``Reader``.
+
+    >>> for batch in read(url + "numbers"):
+    ...     print(batch.items())
+    [1, 2, 3]
     """
     with Client(headers=headers) as client, client.stream(url).read(offset) as reader:
         yield from reader
@@ -87,6 +106,10 @@ def follow(
 
     ``headers`` are sent with each request. ``offset``, ``live`` and the errors are those of
     ``Stream.follow`` and ``Reader``.
+
+    >>> _ = close_stream(url + "numbers", 4)
+    >>> [item for batch in follow(url + "numbers") for item in batch]
+    [1, 2, 3, 4]
     """
     with (
         Client(headers=headers) as client,

@@ -30,6 +30,12 @@ class SubscriptionRefused(ResponseError):
 
     ``code`` is the protocol's, such as ``FENCED`` or ``SUBSCRIPTION_NOT_FOUND``. ``details`` hold
     the other members of the error object, such as ``current_holder`` of a claim.
+
+    >>> try:
+    ...     Subscriptions(client).get("missing")
+    ... except SubscriptionRefused as error:
+    ...     print(error.code)
+    SUBSCRIPTION_NOT_FOUND
     """
 
     code = "subscription-refused"
@@ -41,7 +47,12 @@ class SubscriptionRefused(ResponseError):
 
 @dataclass(frozen=True, slots=True)
 class LinkedStream:
-    """One stream of a subscription (§6.4)."""
+    """One stream of a subscription (§6.4).
+
+    >>> linked = Subscriptions(client).get("jobs").streams[0]
+    >>> linked.path, linked.link_type, linked.acked_offset
+    ('numbers', 'explicit', '-1')
+    """
 
     path: str
     """Its path below the stream root."""
@@ -57,7 +68,12 @@ class LinkedStream:
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """A subscription as the server describes it (§6.3)."""
+    """A subscription as the server describes it (§6.3).
+
+    >>> subscription = Subscriptions(client).get("jobs")
+    >>> subscription.type, subscription.wake_stream, subscription.lease_ttl_ms
+    ('pull-wake', 'wake', 30000)
+    """
 
     id: str
     """Its id."""
@@ -85,7 +101,14 @@ class Subscription:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A lease on the pending work of a subscription (§7.2)."""
+    """A lease on the pending work of a subscription (§7.2).
+
+    >>> subscriptions = Subscriptions(client)
+    >>> claim = subscriptions.claim("jobs", "worker-7")
+    >>> claim.generation, claim.lease_seconds, claim.streams[0].has_pending
+    (1, 30.0, True)
+    >>> subscriptions.release(claim)
+    """
 
     subscription: str
     """The id of the subscription."""

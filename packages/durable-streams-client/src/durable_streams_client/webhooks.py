@@ -20,11 +20,25 @@ _SIGNATURE: Final = re.compile(r"t=(\d{1,15}),kid=([^,\s]{1,200}),ed25519=([A-Za
 
 
 class WebhookRejected(DurableStreamsError):
-    """The webhook is not from the server. Answer it with 401 or 403, and do nothing else."""
+    """The webhook is not from the server. Answer it with 401 or 403, and do nothing else.
+
+    >>> try:
+    ...     verify_webhook(headers, b"forged", jwks)
+    ... except WebhookRejected as error:
+    ...     print(error)
+    The signature does not fit the body.
+    """
 
 
 class UnknownKey(WebhookRejected):
-    """The key set does not hold the signing key; a newer one may."""
+    """The key set does not hold the signing key; a newer one may.
+
+    >>> try:
+    ...     verify_webhook(headers, body, {"keys": []})
+    ... except UnknownKey:
+    ...     print("fetch the key set again")
+    fetch the key set again
+    """
 
 
 def _text(value: Any) -> str:
@@ -61,6 +75,9 @@ def verify_webhook(
 
     Raises ``WebhookRejected``; ``UnknownKey`` if the key set does not hold the signing key;
     ``DurableStreamsError`` if the package ``cryptography`` is missing.
+
+    >>> verify_webhook(headers, body, jwks)
+    {'subscription_id': 'jobs'}
     """
     try:
         from cryptography.exceptions import InvalidSignature

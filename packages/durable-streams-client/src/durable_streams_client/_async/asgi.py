@@ -25,16 +25,16 @@ class AsyncAsgiTransport(httpx.AsyncBaseTransport):
     it hands on a response as the application sends it, so live reads work; what an application
     sends ahead of its reader waits in a small buffer.
 
-        async with AsyncClient("http://app/streams/", http=AsyncAsgiTransport(app)) as client:
-            async for batch in client.stream("chats/42").follow():
-                ...
-
     - ``app``: the application. It answers as behind a server: an exception in it is logged, and is
       a 500 or a broken connection here.
     - ``loop``: the event loop in which it runs. By default an async transport takes the loop of
       the first request, and a sync one begins a loop in a thread of its own.
     - ``lifespan``: whether to start the application's lifespan with the first request, and end it
       when the transport is closed. A client that was given the transport closes it.
+
+    >>> async with AsyncClient("http://app/", http=AsyncAsgiTransport(app)) as client:
+    ...     print(await client.stream("numbers").exists())
+    True
     """
 
     def __init__(

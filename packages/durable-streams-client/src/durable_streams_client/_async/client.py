@@ -57,6 +57,11 @@ class AsyncClient:
     ``MalformedResponse``, ``ClientClosed``, ``NotUsableHere``, ``NoFreeConnection`` and, once its
     attempts or its time are used up, ``TransportError`` or ``Unavailable``. All are
     ``ClientError``. The methods list what they raise besides.
+
+    >>> async with AsyncClient(url, headers={"authorization": "Bearer secret"}) as client:
+    ...     numbers = client.stream("numbers")
+    ...     print(await numbers.read().read_items())
+    [1, 2, 3]
     """
 
     def __init__(
@@ -95,7 +100,11 @@ class AsyncClient:
 
     @property
     def base_url(self) -> str:
-        """The URL below which relative stream names are, or "" if there is none."""
+        """The URL below which relative stream names are, or "" if there is none.
+
+        >>> client.base_url == url
+        True
+        """
         return self._context.base_url
 
     def stream(
@@ -115,6 +124,9 @@ class AsyncClient:
         - ``headers``, ``params``: sent in addition to the client's.
 
         Raises ``InvalidArgument`` if ``name`` cannot be a stream of the client's server.
+
+        >>> client.stream("numbers").url == client.stream(url + "numbers").url
+        True
         """
         url = addresses.stream_url(self.base_url, name)
         extra = Extra(pairs_of(headers, "headers"), pairs_of(params, "params"))
@@ -128,6 +140,10 @@ class AsyncClient:
 
         Raises ``NotSupported`` if the server has no listing, ``InvalidArgument`` if the client has
         no base URL, and what the class lists.
+
+        >>> async for listed in client.list(prefix="num"):
+        ...     print(listed.path, listed.offset)
+        numbers 00000003
         """
         calls = self._context.calls
         extra = Extra([], [])
@@ -141,7 +157,15 @@ class AsyncClient:
             following = page.next
 
     async def aclose(self) -> None:
-        """Close all connections. Calls in progress raise ``ClientClosed``."""
+        """Close all connections. Calls in progress raise ``ClientClosed``.
+
+        >>> await client.aclose()
+        >>> try:
+        ...     await stream.head()
+        ... except ClientClosed:
+        ...     print("closed")
+        closed
+        """
         await self._context.calls.transport.aclose()
         self._context.cache.clear()
 

@@ -47,6 +47,15 @@ class AsyncProducer:
     ``append`` returns before the data is stored, and waits only while the queue is full. The
     producer gives up when a batch is refused or its attempts are used up: the next call then raises
     ``NotStored``, which holds everything that was not stored, and so does every later call.
+
+    Long because each method has its contract and its example here.
+
+    >>> async with stream.producer() as producer:
+    ...     await producer.append(4)
+    ...     await producer.append_many([5, 6])
+    ...     await producer.flush()
+    ...     print(producer.acknowledged, producer.pending, producer.offset)
+    3 0 00000006
     """
 
     def __init__(
@@ -127,6 +136,9 @@ class AsyncProducer:
         Raises ``InvalidArgument`` for data that cannot be encoded, or if the producer was closed;
         ``NotStored`` if an earlier item could not be stored; ``StreamClosed`` after
         ``close_stream``; ``NotUsableHere`` in another event loop or in a forked process.
+
+        >>> async with stream.producer() as producer:
+        ...     await producer.append(4)
         """
         encode = self._encode
         if encode is None:
@@ -140,7 +152,13 @@ class AsyncProducer:
             await self._added(part, full=added is FULL)
 
     async def append_many(self, items: Any) -> None:
-        """Accept several items, one after the other. Raises what ``append`` raises."""
+        """Accept several items, one after the other. Raises what ``append`` raises.
+
+        >>> async with stream.producer() as producer:
+        ...     await producer.append_many(range(4, 7))
+        >>> await stream.read("00000003").read_items()
+        [4, 5, 6]
+        """
         for data in items:
             await self.append(data)
 
@@ -194,6 +212,12 @@ class AsyncProducer:
 
         Raises ``NotStored`` if some of it could not be; ``Cancelled`` if the producer is closed
         meanwhile; ``NotUsableHere`` in another event loop or in a forked process.
+
+        >>> async with stream.producer() as producer:
+        ...     await producer.append(4)
+        ...     await producer.flush()
+        ...     print(producer.pending)
+        0
         """
         self._check_owner()
         with self._mutex:
@@ -210,6 +234,12 @@ class AsyncProducer:
         it again changes nothing (§5.3).
 
         Raises what ``flush`` raises, and ``InvalidArgument`` for data that cannot be encoded.
+
+        >>> async with stream.producer() as producer:
+        ...     await producer.append(4)
+        ...     closed = await producer.close_stream()
+        >>> closed.offset, closed.closed
+        ('00000004', True)
         """
         self._check_owner()
         encode = self._encode or await self._prepare()
@@ -238,6 +268,12 @@ class AsyncProducer:
 
         With ``flush=False`` items that are not acknowledged yet are discarded. Raises what
         ``flush`` raises; the producer is closed all the same. Closing it again does nothing.
+
+        >>> producer = stream.producer()
+        >>> await producer.append(4)
+        >>> await producer.aclose()
+        >>> producer.acknowledged
+        1
         """
         if self._inherited:
             return

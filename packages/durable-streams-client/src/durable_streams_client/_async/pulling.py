@@ -53,8 +53,12 @@ class AsyncPullWorker:
     A batch that was not acknowledged comes again, to this worker or another: a handler sees each
     batch at least once.
 
-        worker = AsyncPullWorker(client, "sub-1", handle, name="worker-7")
-        await worker.run()
+    >>> def handle(path, batch):
+    ...     print(path, batch.items())
+    >>> worker = AsyncPullWorker(client, "jobs", handle, name="worker-7")
+    >>> await worker.work_once()
+    numbers [1, 2, 3]
+    True
     """
 
     def __init__(
@@ -78,7 +82,12 @@ class AsyncPullWorker:
         """The error that the handler raised. It may be a ``ClientError`` of another call."""
 
     def stop(self) -> None:
-        """Let ``run`` return once the current batch is handled. From any task or thread."""
+        """Let ``run`` return once the current batch is handled. From any task or thread.
+
+        >>> worker = AsyncPullWorker(client, "jobs", print, name="worker-7")
+        >>> worker.stop()
+        >>> await worker.run()
+        """
         self._stopping = True
         self._pause.cancel()
         reader = self._reader
@@ -94,6 +103,13 @@ class AsyncPullWorker:
         Raises what the handler raises, at once; ``InvalidArgument`` if this is not a pull-wake
         subscription; ``SubscriptionRefused`` if there is no such subscription; ``NotFound`` if
         its wake stream was deleted or closed; other errors of a request that cannot succeed later.
+
+        >>> def handle(path, batch):
+        ...     print(path, batch.items())
+        ...     worker.stop()
+        >>> worker = AsyncPullWorker(client, "jobs", handle, name="worker-7")
+        >>> await worker.run()
+        numbers [1, 2, 3]
         """
         described = await self._subscriptions.get(self.subscription)
         if described.wake_stream is None:
@@ -143,7 +159,12 @@ class AsyncPullWorker:
             logger.debug("%s was stopped while it paused", self.name)
 
     async def work_once(self) -> bool:
-        """Claim what is pending and work on it; False if there was nothing to claim."""
+        """Claim what is pending and work on it; False if there was nothing to claim.
+
+        >>> worker = AsyncPullWorker(client, "jobs", lambda path, batch: None, name="worker-7")
+        >>> await worker.work_once(), await worker.work_once()
+        (True, False)
+        """
         return await self._claim_and_work() is not None
 
     async def _claim_and_work(self) -> "_Lease | None":

@@ -36,6 +36,13 @@ class AsyncReader(Generic[T]):
     Iterating raises what ``AsyncClient`` lists, and ``NotFound``, ``Gone``, ``OffsetGone`` if the
     data before the offset is no longer there (§8), ``Cancelled`` after ``cancel``, ``TimedOut`` if
     nothing came for ``Timeouts.total`` seconds, and what the checkpoint raises.
+
+    Long because each way to read has its method and its example here.
+
+    >>> async with stream.read() as reader:
+    ...     async for batch in reader:
+    ...         print(batch.items(), batch.offset)
+    [1, 2, 3] 00000003
     """
 
     __module__ = "durable_streams_client"  # generic aliases copy it before the package could set it
@@ -125,6 +132,11 @@ class AsyncReader(Generic[T]):
         Asking for the next item says that the last one was handled, and moves ``offset``. Raises
         ``DecodeError`` for a message that does not fit ``decode``, once those before it were handed
         out.
+
+        >>> async for item in stream.read("00000001").items():
+        ...     print(item)
+        2
+        3
         """
         every = self._progress.save_every
         hand = self._hand
@@ -152,7 +164,12 @@ class AsyncReader(Generic[T]):
                     await self._record(hand.taken)
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """Iterate over the bytes of each batch; on a JSON stream each is the text of an array."""
+        """Iterate over the bytes of each batch; on a JSON stream each is the text of an array.
+
+        >>> async for chunk in stream.read("00000001").chunks():
+        ...     print(chunk)
+        b'[2,3]'
+        """
         async for batch in self:
             if batch.data:
                 yield batch.data
@@ -161,6 +178,10 @@ class AsyncReader(Generic[T]):
         """Iterate over UTF-8 text in whole characters, wherever the server cuts the data.
 
         Raises ``MalformedResponse`` if the stream is not UTF-8.
+
+        >>> async for text in client.stream("poem").read().text():
+        ...     print(text)
+        Roses are red
         """
         joiner = TextJoiner()
         await self._settle()
@@ -175,21 +196,40 @@ class AsyncReader(Generic[T]):
         await self.aclose()
 
     async def read_items(self) -> list[T]:
-        """Return all items up to the end in one list, held in memory."""
+        """Return all items up to the end in one list, held in memory.
+
+        >>> await stream.read().read_items()
+        [1, 2, 3]
+        """
         return [item async for item in self.items()]
 
     async def read_bytes(self) -> bytes:
-        """Return all bytes up to the end. For a JSON stream use ``read_items``."""
+        """Return all bytes up to the end. For a JSON stream use ``read_items``.
+
+        >>> await client.stream("poem").read().read_bytes()
+        b'Roses are red'
+        """
         return b"".join([data async for data in self.chunks()])
 
     async def read_text(self) -> str:
-        """Return all text up to the end. Raises ``MalformedResponse`` if it is not UTF-8."""
+        """Return all text up to the end. Raises ``MalformedResponse`` if it is not UTF-8.
+
+        >>> await client.stream("poem").read().read_text()
+        'Roses are red'
+        """
         return "".join([text async for text in self.text()])
 
     async def save(self) -> None:
         """Record that the last batch or item was handled, without asking for the next one.
 
         Moves ``offset``, and saves the checkpoint; raises what the checkpoint raises.
+
+        >>> place = MemoryCheckpoint()
+        >>> async with stream.follow(checkpoint=place) as reader:
+        ...     batch = await anext(reader)
+        ...     await reader.save()
+        >>> place.load()
+        '00000003'
         """
         if self._hand.taken:
             await self._record(self._hand.taken)
@@ -301,7 +341,16 @@ class AsyncReader(Generic[T]):
     # -- ending ------------------------------------------------------------------------------------
 
     def cancel(self) -> None:
-        """End the reader, from any task or thread. Its iteration raises ``Cancelled``."""
+        """End the reader, from any task or thread. Its iteration raises ``Cancelled``.
+
+        >>> reader = stream.follow()
+        >>> reader.cancel()
+        >>> try:
+        ...     await anext(reader)
+        ... except Cancelled:
+        ...     print("cancelled")
+        cancelled
+        """
         self._fetcher.scope.cancel()
 
     async def aclose(self) -> None:
@@ -309,6 +358,10 @@ class AsyncReader(Generic[T]):
 
         Saves the checkpoint for the items that were handled. The last batch or item does not count
         as handled; call ``save`` first if it was.
+
+        >>> reader = stream.follow()
+        >>> batch = await anext(reader)
+        >>> await reader.aclose()
         """
         self._finished = True
         self._fetcher.pages.clear()

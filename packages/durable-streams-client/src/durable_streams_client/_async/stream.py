@@ -38,6 +38,15 @@ class AsyncStream:
     still has forks.
 
     Long because each operation of the protocol has its method and its contract here.
+
+    >>> letters = client.stream("letters")
+    >>> created = await letters.create(content_type="application/json")
+    >>> appended = await letters.append_many(["a", "b"])
+    >>> await letters.read().read_items()
+    ['a', 'b']
+    >>> await letters.delete()
+    >>> await letters.exists()
+    False
     """
 
     def __init__(
@@ -83,6 +92,10 @@ class AsyncStream:
         Raises ``StreamExists`` if the stream exists with another configuration, or exists at all
         and ``exist_ok`` is false; ``Gone`` if forks of a deleted stream still use the name;
         ``TooLarge``; ``InvalidArgument`` for arguments that have no meaning.
+
+        >>> made = await client.stream("letters").create(content_type="text/plain", ttl=3600)
+        >>> made.created
+        True
         """
         content_type = content_type or self.content_type
         lifetime = messages.lifetime_headers(ttl, expires_at)
@@ -120,6 +133,11 @@ class AsyncStream:
         Raises ``NotFound`` or ``Gone`` for the source; ``Conflict`` if this stream exists with
         another configuration; ``StreamExists`` if it exists and ``exist_ok`` is false;
         ``InvalidRequest`` for an offset that is not in the source; ``InvalidArgument``.
+
+        >>> copy = client.stream("copy")
+        >>> made = await copy.fork(stream, offset="00000002")
+        >>> await copy.read().read_items()
+        [1, 2]
         """
         if offset is not None:
             place = parse_offset(offset)
@@ -149,6 +167,9 @@ class AsyncStream:
         """Delete the stream and its data (§5.4).
 
         Raises ``NotFound`` if there is none, unless ``missing_ok`` is true.
+
+        >>> await stream.delete()
+        >>> await stream.delete(missing_ok=True)
         """
         request = Request("DELETE", self.url)
         response = await self._call(request, accept=(404,))
@@ -160,6 +181,10 @@ class AsyncStream:
         """Return the content type, tail, state and lifetime of the stream (§5.5).
 
         This does not renew the lifetime. Raises ``NotFound`` or ``Gone``.
+
+        >>> info = await stream.head()
+        >>> info.content_type, info.offset, info.closed
+        ('application/json', '00000003', False)
         """
         response = await self._call(Request("HEAD", self.url))
         info = messages.info_of(self.url, response.head)
@@ -167,7 +192,11 @@ class AsyncStream:
         return info
 
     async def exists(self) -> bool:
-        """Return whether the stream exists. Raises ``Gone`` if it was deleted but has forks."""
+        """Return whether the stream exists. Raises ``Gone`` if it was deleted but has forks.
+
+        >>> await stream.exists(), await client.stream("missing").exists()
+        (True, False)
+        """
         try:
             await self.head()
         except NotFound:
@@ -198,6 +227,10 @@ class AsyncStream:
         ``TooLarge``; ``Conflict``; ``NotFound``; ``Gone``; ``InvalidArgument`` for data that cannot
         be encoded.
         After a ``TransportError``, ``Unavailable`` or ``MalformedResponse`` the data may be stored.
+
+        >>> appended = await stream.append({"n": 4}, expected="00000003")
+        >>> appended.offset
+        '00000004'
         """
         return await self.append_many([data], seq=seq, expected=expected)
 
@@ -209,6 +242,10 @@ class AsyncStream:
         ``items`` are encoded one by one as ``append`` does. ``seq``, ``expected``, the result and
         the errors are those of ``append``; the server refuses an empty append with
         ``InvalidRequest``.
+
+        >>> appended = await stream.append_many([4, 5])
+        >>> appended.offset
+        '00000005'
         """
         kind = await self._kind()
         parts = encode_all(kind, items)
@@ -225,6 +262,10 @@ class AsyncStream:
 
         ``data``, ``seq`` and ``expected`` are those of ``append``, and so are the errors. Returns
         an ``Appended`` with the final offset.
+
+        >>> appended = await stream.close_stream(4)
+        >>> appended.offset, appended.closed
+        ('00000004', True)
         """
         content = b""
         if data is not None:
@@ -276,6 +317,11 @@ class AsyncStream:
         - ``limits``: sizes of batches and of the queue; by default ``ProducerLimits()``.
 
         Sends no request. Raises ``InvalidArgument`` for an id or epoch that no server takes.
+
+        >>> async with stream.producer() as producer:
+        ...     await producer.append(4)
+        >>> await stream.read("00000003").read_items()
+        [4]
         """
         return new_producer(
             self._context,
@@ -349,6 +395,10 @@ class AsyncStream:
         Sends no request before it is iterated over; ``AsyncReader`` says what that raises. A page
         is asked for ``RetryPolicy.read_attempts`` times at most. Raises ``InvalidArgument`` for
         arguments that have no meaning.
+
+        >>> async for batch in stream.read("00000001", decode=int):
+        ...     print(batch.items(), batch.offset)
+        [2, 3] 00000003
         """
         return self._reader(offset, None, Progress(max_items=max_items), decode, on_bad)
 
@@ -428,6 +478,12 @@ class AsyncStream:
 
         Sends no request before it is iterated over; ``AsyncReader`` says what that raises. Raises
         ``InvalidArgument`` for arguments that have no meaning.
+
+        >>> appended = await stream.close_stream(4)
+        >>> async for item in stream.follow("00000002").items():
+        ...     print(item)
+        3
+        4
         """
         if live not in LIVE_MODES:
             raise InvalidArgument(f"live must be one of {', '.join(LIVE_MODES)}")

@@ -33,6 +33,12 @@ class AsyncSubscriptions:
     Methods raise ``SubscriptionRefused``, whose ``code`` is the protocol's, if the server refuses;
     ``InvalidArgument`` for an id, path or lease that has no meaning, or if the client has no base
     URL; and what ``AsyncClient`` lists.
+
+    >>> subscriptions = AsyncSubscriptions(client)
+    >>> made = await subscriptions.create_pull("sums", "wake", streams=["numbers"])
+    >>> made.created, made.streams[0].path
+    (True, 'numbers')
+    >>> await subscriptions.delete("sums")
     """
 
     def __init__(self, client: AsyncClient) -> None:
@@ -63,6 +69,12 @@ class AsyncSubscriptions:
 
         Returns the ``Subscription``. If it exists with the same configuration, nothing changes and
         its ``created`` is false; with another one ``SubscriptionRefused`` is raised.
+
+        >>> made = await AsyncSubscriptions(client).create_webhook(
+        ...     "hook", "https://example.org/hook", streams=["numbers"]
+        ... )
+        >>> made.webhook_url
+        'https://example.org/hook'
         """
         body = subscription_body(
             "webhook",
@@ -88,6 +100,10 @@ class AsyncSubscriptions:
 
         ``wake_stream`` is the path of an ordinary JSON stream, which you create first. The other
         arguments, the result and the errors are those of ``create_webhook``.
+
+        >>> made = await AsyncSubscriptions(client).create_pull("sums", "wake", streams=["numbers"])
+        >>> made.wake_stream
+        'wake'
         """
         body = subscription_body(
             "pull-wake",
@@ -108,22 +124,43 @@ class AsyncSubscriptions:
         """Return the subscription with its streams and cursors (§6.3).
 
         Raises ``SubscriptionRefused`` with ``SUBSCRIPTION_NOT_FOUND`` if there is none.
+
+        >>> subscription = await AsyncSubscriptions(client).get("jobs")
+        >>> subscription.status, subscription.wake_stream
+        ('active', 'wake')
         """
         sent = control_request("GET", self._url(subscription))
         response = await self._calls.call(sent, extra=self._extra, accept=REFUSALS)
         return subscription_of(sent, response)
 
     async def delete(self, subscription: str) -> None:
-        """Delete the subscription (§6.3). Nothing happens if there is none."""
+        """Delete the subscription (§6.3). Nothing happens if there is none.
+
+        >>> await AsyncSubscriptions(client).delete("jobs")
+        """
         await self._do(control_request("DELETE", self._url(subscription)))
 
     async def add_streams(self, subscription: str, streams: Sequence[str]) -> None:
-        """Link the streams at these paths, from their tails on (§6.4)."""
+        """Link the streams at these paths, from their tails on (§6.4).
+
+        >>> subscriptions = AsyncSubscriptions(client)
+        >>> await subscriptions.add_streams("jobs", ["poem"])
+        >>> subscription = await subscriptions.get("jobs")
+        >>> [linked.path for linked in subscription.streams]
+        ['numbers', 'poem']
+        """
         body = {"streams": paths_of(streams)}
         await self._do(control_request("POST", self._url(subscription, "/streams"), body))
 
     async def remove_stream(self, subscription: str, stream: str) -> None:
-        """Remove the link to the stream at this path (§6.4). A link by pattern stays."""
+        """Remove the link to the stream at this path (§6.4). A link by pattern stays.
+
+        >>> subscriptions = AsyncSubscriptions(client)
+        >>> await subscriptions.remove_stream("jobs", "numbers")
+        >>> subscription = await subscriptions.get("jobs")
+        >>> subscription.streams
+        ()
+        """
         await self._do(control_request("DELETE", self._url(subscription, link_action(stream))))
 
     async def claim(self, subscription: str, worker: str) -> Claim | None:
@@ -131,6 +168,10 @@ class AsyncSubscriptions:
 
         Returns a ``Claim``, or None if no work is pending or another worker holds the lease. The
         request is not repeated when its response is lost, because the lease would be lost too.
+
+        >>> claim = await AsyncSubscriptions(client).claim("jobs", "worker-7")
+        >>> [linked.path for linked in claim.streams if linked.has_pending]
+        ['numbers']
         """
         sent = control_request("POST", self._url(subscription, "/claim"), {"worker": worker})
         # Not repeated when its response is lost: the lease is then held, and its token unknown.
@@ -154,6 +195,11 @@ class AsyncSubscriptions:
 
         Returns whether more work is pending already. Raises ``SubscriptionRefused`` with the code
         ``FENCED`` if the lease is over: then stop the work.
+
+        >>> subscriptions = AsyncSubscriptions(client)
+        >>> claim = await subscriptions.claim("jobs", "worker-7")
+        >>> await subscriptions.ack(claim, {"numbers": "00000003"}, done=True)
+        False
         """
         sent = control_request(
             "POST",
@@ -170,7 +216,12 @@ class AsyncSubscriptions:
             raise
 
     async def release(self, claim: Claim) -> None:
-        """End the lease of ``claim`` without acknowledging, for another worker (§7.2)."""
+        """End the lease of ``claim`` without acknowledging, for another worker (§7.2).
+
+        >>> subscriptions = AsyncSubscriptions(client)
+        >>> claim = await subscriptions.claim("jobs", "worker-7")
+        >>> await subscriptions.release(claim)
+        """
         body = {"wake_id": claim.wake_id, "generation": claim.generation}
         sent = control_request("POST", self._url(claim.subscription, "/release"), body, claim.token)
         response = await self._by_token.call(sent, extra=self._extra, accept=REFUSALS)

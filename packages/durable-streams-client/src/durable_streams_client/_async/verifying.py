@@ -27,6 +27,10 @@ class AsyncWebhookVerifier:
     - ``window``: the seconds by which the signature's time may differ from the clock.
 
     Needs the extra ``webhooks``.
+
+    >>> verifier = AsyncWebhookVerifier(client, jwks_url)
+    >>> await verifier.verify(headers, body)
+    {'subscription_id': 'jobs'}
     """
 
     def __init__(
@@ -45,6 +49,13 @@ class AsyncWebhookVerifier:
 
         Raises ``WebhookRejected``, or ``UnknownKey`` if no key of the server has signed it; and
         what ``AsyncClient`` lists if the keys cannot be fetched.
+
+        >>> verifier = AsyncWebhookVerifier(client, jwks_url)
+        >>> try:
+        ...     await verifier.verify(headers, b"forged")
+        ... except WebhookRejected as error:
+        ...     print(error)
+        The signature does not fit the body.
         """
         if time.monotonic() - self._fetched_at > KEEP_SECONDS:
             await self._fetch()

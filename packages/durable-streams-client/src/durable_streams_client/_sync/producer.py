@@ -48,6 +48,15 @@ class Producer:
     ``append`` returns before the data is stored, and waits only while the queue is full. The
     producer gives up when a batch is refused or its attempts are used up: the next call then raises
     ``NotStored``, which holds everything that was not stored, and so does every later call.
+
+    Long because each method has its contract and its example here.
+
+    >>> with stream.producer() as producer:
+    ...     producer.append(4)
+    ...     producer.append_many([5, 6])
+    ...     producer.flush()
+    ...     print(producer.acknowledged, producer.pending, producer.offset)
+    3 0 00000006
     """
 
     def __init__(
@@ -126,6 +135,9 @@ class Producer:
         Raises ``InvalidArgument`` for data that cannot be encoded, or if the producer was closed;
         ``NotStored`` if an earlier item could not be stored; ``StreamClosed`` after
         ``close_stream``; ``NotUsableHere`` in another event loop or in a forked process.
+
+        >>> with stream.producer() as producer:
+        ...     producer.append(4)
         """
         encode = self._encode
         if encode is None:
@@ -139,7 +151,13 @@ class Producer:
             self._added(part, full=added is FULL)
 
     def append_many(self, items: Any) -> None:
-        """Accept several items, one after the other. Raises what ``append`` raises."""
+        """Accept several items, one after the other. Raises what ``append`` raises.
+
+        >>> with stream.producer() as producer:
+        ...     producer.append_many(range(4, 7))
+        >>> stream.read("00000003").read_items()
+        [4, 5, 6]
+        """
         for data in items:
             self.append(data)
 
@@ -193,6 +211,12 @@ class Producer:
 
         Raises ``NotStored`` if some of it could not be; ``Cancelled`` if the producer is closed
         meanwhile; ``NotUsableHere`` in another event loop or in a forked process.
+
+        >>> with stream.producer() as producer:
+        ...     producer.append(4)
+        ...     producer.flush()
+        ...     print(producer.pending)
+        0
         """
         self._check_owner()
         with self._mutex:
@@ -209,6 +233,12 @@ class Producer:
         it again changes nothing (§5.3).
 
         Raises what ``flush`` raises, and ``InvalidArgument`` for data that cannot be encoded.
+
+        >>> with stream.producer() as producer:
+        ...     producer.append(4)
+        ...     closed = producer.close_stream()
+        >>> closed.offset, closed.closed
+        ('00000004', True)
         """
         self._check_owner()
         encode = self._encode or self._prepare()
@@ -237,6 +267,12 @@ class Producer:
 
         With ``flush=False`` items that are not acknowledged yet are discarded. Raises what
         ``flush`` raises; the producer is closed all the same. Closing it again does nothing.
+
+        >>> producer = stream.producer()
+        >>> producer.append(4)
+        >>> producer.close()
+        >>> producer.acknowledged
+        1
         """
         if self._inherited:
             return

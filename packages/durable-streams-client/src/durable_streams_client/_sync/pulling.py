@@ -54,8 +54,12 @@ class PullWorker:
     A batch that was not acknowledged comes again, to this worker or another: a handler sees each
     batch at least once.
 
-        worker = PullWorker(client, "sub-1", handle, name="worker-7")
-        worker.run()
+    >>> def handle(path, batch):
+    ...     print(path, batch.items())
+    >>> worker = PullWorker(client, "jobs", handle, name="worker-7")
+    >>> worker.work_once()
+    numbers [1, 2, 3]
+    True
     """
 
     def __init__(
@@ -79,7 +83,12 @@ class PullWorker:
         """The error that the handler raised. It may be a ``ClientError`` of another call."""
 
     def stop(self) -> None:
-        """Let ``run`` return once the current batch is handled. From any task or thread."""
+        """Let ``run`` return once the current batch is handled. From any task or thread.
+
+        >>> worker = PullWorker(client, "jobs", print, name="worker-7")
+        >>> worker.stop()
+        >>> worker.run()
+        """
         self._stopping = True
         self._pause.cancel()
         reader = self._reader
@@ -95,6 +104,13 @@ class PullWorker:
         Raises what the handler raises, at once; ``InvalidArgument`` if this is not a pull-wake
         subscription; ``SubscriptionRefused`` if there is no such subscription; ``NotFound`` if
         its wake stream was deleted or closed; other errors of a request that cannot succeed later.
+
+        >>> def handle(path, batch):
+        ...     print(path, batch.items())
+        ...     worker.stop()
+        >>> worker = PullWorker(client, "jobs", handle, name="worker-7")
+        >>> worker.run()
+        numbers [1, 2, 3]
         """
         described = self._subscriptions.get(self.subscription)
         if described.wake_stream is None:
@@ -144,7 +160,12 @@ class PullWorker:
             logger.debug("%s was stopped while it paused", self.name)
 
     def work_once(self) -> bool:
-        """Claim what is pending and work on it; False if there was nothing to claim."""
+        """Claim what is pending and work on it; False if there was nothing to claim.
+
+        >>> worker = PullWorker(client, "jobs", lambda path, batch: None, name="worker-7")
+        >>> worker.work_once(), worker.work_once()
+        (True, False)
+        """
         return self._claim_and_work() is not None
 
     def _claim_and_work(self) -> "_Lease | None":

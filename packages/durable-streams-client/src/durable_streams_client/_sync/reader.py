@@ -37,6 +37,13 @@ class Reader(Generic[T]):
     Iterating raises what ``Client`` lists, and ``NotFound``, ``Gone``, ``OffsetGone`` if the
     data before the offset is no longer there (§8), ``Cancelled`` after ``cancel``, ``TimedOut`` if
     nothing came for ``Timeouts.total`` seconds, and what the checkpoint raises.
+
+    Long because each way to read has its method and its example here.
+
+    >>> with stream.read() as reader:
+    ...     for batch in reader:
+    ...         print(batch.items(), batch.offset)
+    [1, 2, 3] 00000003
     """
 
     __module__ = "durable_streams_client"  # generic aliases copy it before the package could set it
@@ -126,6 +133,11 @@ class Reader(Generic[T]):
         Asking for the next item says that the last one was handled, and moves ``offset``. Raises
         ``DecodeError`` for a message that does not fit ``decode``, once those before it were handed
         out.
+
+        >>> for item in stream.read("00000001").items():
+        ...     print(item)
+        2
+        3
         """
         every = self._progress.save_every
         hand = self._hand
@@ -153,7 +165,12 @@ class Reader(Generic[T]):
                     self._record(hand.taken)
 
     def chunks(self) -> Iterator[bytes]:
-        """Iterate over the bytes of each batch; on a JSON stream each is the text of an array."""
+        """Iterate over the bytes of each batch; on a JSON stream each is the text of an array.
+
+        >>> for chunk in stream.read("00000001").chunks():
+        ...     print(chunk)
+        b'[2,3]'
+        """
         for batch in self:
             if batch.data:
                 yield batch.data
@@ -162,6 +179,10 @@ class Reader(Generic[T]):
         """Iterate over UTF-8 text in whole characters, wherever the server cuts the data.
 
         Raises ``MalformedResponse`` if the stream is not UTF-8.
+
+        >>> for text in client.stream("poem").read().text():
+        ...     print(text)
+        Roses are red
         """
         joiner = TextJoiner()
         self._settle()
@@ -176,21 +197,40 @@ class Reader(Generic[T]):
         self.close()
 
     def read_items(self) -> list[T]:
-        """Return all items up to the end in one list, held in memory."""
+        """Return all items up to the end in one list, held in memory.
+
+        >>> stream.read().read_items()
+        [1, 2, 3]
+        """
         return list(self.items())
 
     def read_bytes(self) -> bytes:
-        """Return all bytes up to the end. For a JSON stream use ``read_items``."""
+        """Return all bytes up to the end. For a JSON stream use ``read_items``.
+
+        >>> client.stream("poem").read().read_bytes()
+        b'Roses are red'
+        """
         return b"".join(list(self.chunks()))
 
     def read_text(self) -> str:
-        """Return all text up to the end. Raises ``MalformedResponse`` if it is not UTF-8."""
+        """Return all text up to the end. Raises ``MalformedResponse`` if it is not UTF-8.
+
+        >>> client.stream("poem").read().read_text()
+        'Roses are red'
+        """
         return "".join(list(self.text()))
 
     def save(self) -> None:
         """Record that the last batch or item was handled, without asking for the next one.
 
         Moves ``offset``, and saves the checkpoint; raises what the checkpoint raises.
+
+        >>> place = MemoryCheckpoint()
+        >>> with stream.follow(checkpoint=place) as reader:
+        ...     batch = next(reader)
+        ...     reader.save()
+        >>> place.load()
+        '00000003'
         """
         if self._hand.taken:
             self._record(self._hand.taken)
@@ -302,7 +342,16 @@ class Reader(Generic[T]):
     # -- ending ------------------------------------------------------------------------------------
 
     def cancel(self) -> None:
-        """End the reader, from any task or thread. Its iteration raises ``Cancelled``."""
+        """End the reader, from any task or thread. Its iteration raises ``Cancelled``.
+
+        >>> reader = stream.follow()
+        >>> reader.cancel()
+        >>> try:
+        ...     next(reader)
+        ... except Cancelled:
+        ...     print("cancelled")
+        cancelled
+        """
         self._fetcher.scope.cancel()
 
     def close(self) -> None:
@@ -310,6 +359,10 @@ class Reader(Generic[T]):
 
         Saves the checkpoint for the items that were handled. The last batch or item does not count
         as handled; call ``save`` first if it was.
+
+        >>> reader = stream.follow()
+        >>> batch = next(reader)
+        >>> reader.close()
         """
         self._finished = True
         self._fetcher.pages.clear()

@@ -39,6 +39,15 @@ class Stream:
     still has forks.
 
     Long because each operation of the protocol has its method and its contract here.
+
+    >>> letters = client.stream("letters")
+    >>> created = letters.create(content_type="application/json")
+    >>> appended = letters.append_many(["a", "b"])
+    >>> letters.read().read_items()
+    ['a', 'b']
+    >>> letters.delete()
+    >>> letters.exists()
+    False
     """
 
     def __init__(
@@ -84,6 +93,10 @@ class Stream:
         Raises ``StreamExists`` if the stream exists with another configuration, or exists at all
         and ``exist_ok`` is false; ``Gone`` if forks of a deleted stream still use the name;
         ``TooLarge``; ``InvalidArgument`` for arguments that have no meaning.
+
+        >>> made = client.stream("letters").create(content_type="text/plain", ttl=3600)
+        >>> made.created
+        True
         """
         content_type = content_type or self.content_type
         lifetime = messages.lifetime_headers(ttl, expires_at)
@@ -121,6 +134,11 @@ class Stream:
         Raises ``NotFound`` or ``Gone`` for the source; ``Conflict`` if this stream exists with
         another configuration; ``StreamExists`` if it exists and ``exist_ok`` is false;
         ``InvalidRequest`` for an offset that is not in the source; ``InvalidArgument``.
+
+        >>> copy = client.stream("copy")
+        >>> made = copy.fork(stream, offset="00000002")
+        >>> copy.read().read_items()
+        [1, 2]
         """
         if offset is not None:
             place = parse_offset(offset)
@@ -150,6 +168,9 @@ class Stream:
         """Delete the stream and its data (§5.4).
 
         Raises ``NotFound`` if there is none, unless ``missing_ok`` is true.
+
+        >>> stream.delete()
+        >>> stream.delete(missing_ok=True)
         """
         request = Request("DELETE", self.url)
         response = self._call(request, accept=(404,))
@@ -161,6 +182,10 @@ class Stream:
         """Return the content type, tail, state and lifetime of the stream (§5.5).
 
         This does not renew the lifetime. Raises ``NotFound`` or ``Gone``.
+
+        >>> info = stream.head()
+        >>> info.content_type, info.offset, info.closed
+        ('application/json', '00000003', False)
         """
         response = self._call(Request("HEAD", self.url))
         info = messages.info_of(self.url, response.head)
@@ -168,7 +193,11 @@ class Stream:
         return info
 
     def exists(self) -> bool:
-        """Return whether the stream exists. Raises ``Gone`` if it was deleted but has forks."""
+        """Return whether the stream exists. Raises ``Gone`` if it was deleted but has forks.
+
+        >>> stream.exists(), client.stream("missing").exists()
+        (True, False)
+        """
         try:
             self.head()
         except NotFound:
@@ -197,6 +226,10 @@ class Stream:
         ``TooLarge``; ``Conflict``; ``NotFound``; ``Gone``; ``InvalidArgument`` for data that cannot
         be encoded.
         After a ``TransportError``, ``Unavailable`` or ``MalformedResponse`` the data may be stored.
+
+        >>> appended = stream.append({"n": 4}, expected="00000003")
+        >>> appended.offset
+        '00000004'
         """
         return self.append_many([data], seq=seq, expected=expected)
 
@@ -208,6 +241,10 @@ class Stream:
         ``items`` are encoded one by one as ``append`` does. ``seq``, ``expected``, the result and
         the errors are those of ``append``; the server refuses an empty append with
         ``InvalidRequest``.
+
+        >>> appended = stream.append_many([4, 5])
+        >>> appended.offset
+        '00000005'
         """
         kind = self._kind()
         parts = encode_all(kind, items)
@@ -224,6 +261,10 @@ class Stream:
 
         ``data``, ``seq`` and ``expected`` are those of ``append``, and so are the errors. Returns
         an ``Appended`` with the final offset.
+
+        >>> appended = stream.close_stream(4)
+        >>> appended.offset, appended.closed
+        ('00000004', True)
         """
         content = b""
         if data is not None:
@@ -275,6 +316,11 @@ class Stream:
         - ``limits``: sizes of batches and of the queue; by default ``ProducerLimits()``.
 
         Sends no request. Raises ``InvalidArgument`` for an id or epoch that no server takes.
+
+        >>> with stream.producer() as producer:
+        ...     producer.append(4)
+        >>> stream.read("00000003").read_items()
+        [4]
         """
         return new_producer(
             self._context,
@@ -348,6 +394,10 @@ class Stream:
         Sends no request before it is iterated over; ``Reader`` says what that raises. A page
         is asked for ``RetryPolicy.read_attempts`` times at most. Raises ``InvalidArgument`` for
         arguments that have no meaning.
+
+        >>> for batch in stream.read("00000001", decode=int):
+        ...     print(batch.items(), batch.offset)
+        [2, 3] 00000003
         """
         return self._reader(offset, None, Progress(max_items=max_items), decode, on_bad)
 
@@ -427,6 +477,12 @@ class Stream:
 
         Sends no request before it is iterated over; ``Reader`` says what that raises. Raises
         ``InvalidArgument`` for arguments that have no meaning.
+
+        >>> appended = stream.close_stream(4)
+        >>> for item in stream.follow("00000002").items():
+        ...     print(item)
+        3
+        4
         """
         if live not in LIVE_MODES:
             raise InvalidArgument(f"live must be one of {', '.join(LIVE_MODES)}")

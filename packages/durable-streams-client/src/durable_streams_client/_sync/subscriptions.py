@@ -34,6 +34,12 @@ class Subscriptions:
     Methods raise ``SubscriptionRefused``, whose ``code`` is the protocol's, if the server refuses;
     ``InvalidArgument`` for an id, path or lease that has no meaning, or if the client has no base
     URL; and what ``Client`` lists.
+
+    >>> subscriptions = Subscriptions(client)
+    >>> made = subscriptions.create_pull("sums", "wake", streams=["numbers"])
+    >>> made.created, made.streams[0].path
+    (True, 'numbers')
+    >>> subscriptions.delete("sums")
     """
 
     def __init__(self, client: Client) -> None:
@@ -64,6 +70,12 @@ class Subscriptions:
 
         Returns the ``Subscription``. If it exists with the same configuration, nothing changes and
         its ``created`` is false; with another one ``SubscriptionRefused`` is raised.
+
+        >>> made = Subscriptions(client).create_webhook(
+        ...     "hook", "https://example.org/hook", streams=["numbers"]
+        ... )
+        >>> made.webhook_url
+        'https://example.org/hook'
         """
         body = subscription_body(
             "webhook",
@@ -89,6 +101,10 @@ class Subscriptions:
 
         ``wake_stream`` is the path of an ordinary JSON stream, which you create first. The other
         arguments, the result and the errors are those of ``create_webhook``.
+
+        >>> made = Subscriptions(client).create_pull("sums", "wake", streams=["numbers"])
+        >>> made.wake_stream
+        'wake'
         """
         body = subscription_body(
             "pull-wake",
@@ -109,22 +125,43 @@ class Subscriptions:
         """Return the subscription with its streams and cursors (§6.3).
 
         Raises ``SubscriptionRefused`` with ``SUBSCRIPTION_NOT_FOUND`` if there is none.
+
+        >>> subscription = Subscriptions(client).get("jobs")
+        >>> subscription.status, subscription.wake_stream
+        ('active', 'wake')
         """
         sent = control_request("GET", self._url(subscription))
         response = self._calls.call(sent, extra=self._extra, accept=REFUSALS)
         return subscription_of(sent, response)
 
     def delete(self, subscription: str) -> None:
-        """Delete the subscription (§6.3). Nothing happens if there is none."""
+        """Delete the subscription (§6.3). Nothing happens if there is none.
+
+        >>> Subscriptions(client).delete("jobs")
+        """
         self._do(control_request("DELETE", self._url(subscription)))
 
     def add_streams(self, subscription: str, streams: Sequence[str]) -> None:
-        """Link the streams at these paths, from their tails on (§6.4)."""
+        """Link the streams at these paths, from their tails on (§6.4).
+
+        >>> subscriptions = Subscriptions(client)
+        >>> subscriptions.add_streams("jobs", ["poem"])
+        >>> subscription = subscriptions.get("jobs")
+        >>> [linked.path for linked in subscription.streams]
+        ['numbers', 'poem']
+        """
         body = {"streams": paths_of(streams)}
         self._do(control_request("POST", self._url(subscription, "/streams"), body))
 
     def remove_stream(self, subscription: str, stream: str) -> None:
-        """Remove the link to the stream at this path (§6.4). A link by pattern stays."""
+        """Remove the link to the stream at this path (§6.4). A link by pattern stays.
+
+        >>> subscriptions = Subscriptions(client)
+        >>> subscriptions.remove_stream("jobs", "numbers")
+        >>> subscription = subscriptions.get("jobs")
+        >>> subscription.streams
+        ()
+        """
         self._do(control_request("DELETE", self._url(subscription, link_action(stream))))
 
     def claim(self, subscription: str, worker: str) -> Claim | None:
@@ -132,6 +169,10 @@ class Subscriptions:
 
         Returns a ``Claim``, or None if no work is pending or another worker holds the lease. The
         request is not repeated when its response is lost, because the lease would be lost too.
+
+        >>> claim = Subscriptions(client).claim("jobs", "worker-7")
+        >>> [linked.path for linked in claim.streams if linked.has_pending]
+        ['numbers']
         """
         sent = control_request("POST", self._url(subscription, "/claim"), {"worker": worker})
         # Not repeated when its response is lost: the lease is then held, and its token unknown.
@@ -153,6 +194,11 @@ class Subscriptions:
 
         Returns whether more work is pending already. Raises ``SubscriptionRefused`` with the code
         ``FENCED`` if the lease is over: then stop the work.
+
+        >>> subscriptions = Subscriptions(client)
+        >>> claim = subscriptions.claim("jobs", "worker-7")
+        >>> subscriptions.ack(claim, {"numbers": "00000003"}, done=True)
+        False
         """
         sent = control_request(
             "POST",
@@ -169,7 +215,12 @@ class Subscriptions:
             raise
 
     def release(self, claim: Claim) -> None:
-        """End the lease of ``claim`` without acknowledging, for another worker (§7.2)."""
+        """End the lease of ``claim`` without acknowledging, for another worker (§7.2).
+
+        >>> subscriptions = Subscriptions(client)
+        >>> claim = subscriptions.claim("jobs", "worker-7")
+        >>> subscriptions.release(claim)
+        """
         body = {"wake_id": claim.wake_id, "generation": claim.generation}
         sent = control_request("POST", self._url(claim.subscription, "/release"), body, claim.token)
         response = self._by_token.call(sent, extra=self._extra, accept=REFUSALS)

@@ -28,6 +28,10 @@ class WebhookVerifier:
     - ``window``: the seconds by which the signature's time may differ from the clock.
 
     Needs the extra ``webhooks``.
+
+    >>> verifier = WebhookVerifier(client, jwks_url)
+    >>> verifier.verify(headers, body)
+    {'subscription_id': 'jobs'}
     """
 
     def __init__(
@@ -46,6 +50,13 @@ class WebhookVerifier:
 
         Raises ``WebhookRejected``, or ``UnknownKey`` if no key of the server has signed it; and
         what ``Client`` lists if the keys cannot be fetched.
+
+        >>> verifier = WebhookVerifier(client, jwks_url)
+        >>> try:
+        ...     verifier.verify(headers, b"forged")
+        ... except WebhookRejected as error:
+        ...     print(error)
+        The signature does not fit the body.
         """
         if time.monotonic() - self._fetched_at > KEEP_SECONDS:
             self._fetch()
