@@ -1,8 +1,8 @@
 """A draft gathers what several operations on one path decide into one commit.
 
 It shows the facts as they will be after the operations so far, notes which of the stored facts
-those decisions used (the guard) and what they change (the delta). Nothing else may reach the
-facts, so a guard can be neither forgotten nor wider than needed.
+those decisions used (the guard) and what they change (the delta). An operation reaches the
+facts through it alone, so a guard can be neither forgotten nor wider than needed.
 """
 
 from collections.abc import Callable, Mapping
@@ -87,8 +87,8 @@ class Draft:
     # Facts, for operations. Each method records the stored fact that a result rests on.
 
     def is_closed(self) -> bool:
-        """Whether the stream is closed. No guard is recorded: closing is final, and whatever
-        appends guards that the stream is open.
+        """Whether the stream is closed. No guard is recorded: a closed stream stays closed, and
+        every append has the guard that the stream is open.
         """
         return self._closed
 

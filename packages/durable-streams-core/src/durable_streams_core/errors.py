@@ -11,13 +11,13 @@
         │   ├── StreamClosed
         │   └── SequenceGap
         ├── Fenced                 403  a newer producer epoch exists
-        ├── TailMoved              412  the extension ``If-Match`` on append
+        ├── TailMoved              412  ``If-Match`` of an append, an extension
         ├── PreconditionFailed     412  ``If-Match`` or ``If-None-Match`` (RFC 9110 §13)
         ├── SubscriptionError      400, 401, 404, 409  with the codes of §6 and §7
         └── Unavailable            503, 504, 507 … the server's own trouble
 
-Each carries the HTTP status and a stable ``code``; the message says what to do next. Front ends
-turn them into ``application/problem+json`` (RFC 9457) without knowing the classes.
+Each :class:`ProtocolError` carries the HTTP status and a stable ``code``; the message says what to
+do next. Front ends turn them into ``application/problem+json`` (RFC 9457) without knowing the classes.
 """
 
 from collections.abc import Mapping
@@ -226,7 +226,10 @@ class SubscriptionError(ProtocolError):
 
 
 class Unavailable(ProtocolError):
-    """The server cannot do it now, and nothing was applied; ``Retry-After`` says when to repeat."""
+    """The server cannot do it now; ``Retry-After`` says when to repeat.
+
+    Nothing was applied, unless the code is ``outcome-unknown`` (504).
+    """
 
     status = 503
     code = "unavailable"

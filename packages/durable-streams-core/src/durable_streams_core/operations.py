@@ -1,8 +1,9 @@
 """Every rule that changes a stream, once, for every store: ``operation.decide(draft, now)``.
 
 A decision sees facts only through the :class:`~durable_streams_core.drafts.Draft`, which turns
-what it used into the commit's guard. It returns a result or raises a ProtocolError; one that
-raises has changed nothing, but that a stream whose life was over may have been swept.
+what it used into the commit's guard. Only :meth:`Append.added_to` does without. It returns a
+result or raises a ProtocolError; one that raises has changed nothing, but that a stream whose life
+was over may have been swept.
 
 ``now`` is the store's clock in milliseconds. ``fields`` names the fields a decision may look at.
 """
@@ -216,10 +217,10 @@ class Append(msgspec.Struct, frozen=True, gc=False):
         return () if self.seq is None else (SEQ,)
 
     def decide(self, draft: Draft, now: int) -> Appended:
-        """Append, or repeat a producer's first result (§5.2.1).
+        """Append; for a batch that a producer sends again, say where the stream ends now (§5.2.1).
 
         Raises :class:`NotFound`, :class:`Gone`, :class:`StreamClosed`, :class:`Conflict`,
-        :class:`Fenced`, :class:`PreconditionFailed` and :class:`InvalidRequest`.
+        :class:`Fenced`, :class:`TailMoved` and :class:`InvalidRequest`.
         """
         head = _require_live(draft, now)
         birth = birth_of(head)
@@ -445,7 +446,9 @@ class Touch(_NoFields, frozen=True, gc=False):
 
 
 class Removed(msgspec.Struct, frozen=True, gc=False):
-    """``head`` is what was dropped, None if it was kept for its forks or had nothing to drop."""
+    """``head`` is that of the stream whose bytes went. None where the bytes stay for forks, or
+    where there was no stream.
+    """
 
     head: Head | None
 
@@ -530,7 +533,7 @@ class Hold(msgspec.Struct, frozen=True, gc=False):
         return (link_key(self.fork, self.fork_incarnation),)
 
     def decide(self, draft: Draft, now: int) -> bool:
-        """Turn the link held; False if it is gone."""
+        """Mark the link as held; False if the link is gone."""
         link = _own_link(draft, self.fork, self.fork_incarnation)
         if link is not None and not link.held:
             held = ForkLink(link.incarnation, link.position, True)

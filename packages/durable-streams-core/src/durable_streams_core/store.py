@@ -156,7 +156,7 @@ class Store(ABC):
     @abstractmethod
     async def due(self, before: int, limit: int) -> Sequence[str]:
         """At most ``limit`` of the paths whose deadline is not 0 and not later than ``before``,
-        earliest first. None only if there is none.
+        earliest first. An empty answer means that there is none.
         """
 
     @abstractmethod

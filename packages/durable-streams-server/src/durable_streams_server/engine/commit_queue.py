@@ -2,8 +2,8 @@
 
 While a commit is in flight the next operations gather; then they are decided in order on one
 draft and become one commit. A commit belongs to the stream and not to the caller: a caller that
-goes away only stops waiting. While an outcome is unknown the same commit is sent again and the
-queue waits.
+goes away only stops waiting. While a remote store does not know an outcome, the same commit is
+sent again and the queue waits; a local store will not find out, and its callers get 504.
 
 A local store is asked at once and calls back, so an operation costs no task; a store that commits
 within the call needs no queue either. For any other store an operation is decided on the facts as

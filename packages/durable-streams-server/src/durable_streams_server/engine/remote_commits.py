@@ -110,7 +110,7 @@ class RemoteCommits:
             if not queue.flight:
                 continue
             draft, results = self._queues.decide(queue, queue.facts)
-            # A result without a change, such as closing a closed stream, is checked by no guard.
+            # No guard checks a result without a change, such as that of closing a closed stream.
             unsure = not queue.fresh and (
                 not draft.changes or any(not _is_change(a) for a in results)
             )
@@ -195,8 +195,8 @@ class RemoteCommits:
             timer.cancel()
             sweep.cancel()
         if told and isinstance(outcome, Conflicted):
-            # It was not applied, and must not be any more: its callers may have looked and, finding
-            # nothing, may have sent it anew.
+            # It was not applied, and it must not be sent again: callers that were told 504 may have
+            # looked, found nothing, and appended anew.
             queue.facts = None
             self._queues.finish(queue, [None] * len(queue.flight))
         elif not self._queues.act_on(queue, draft, results, commit, outcome):

@@ -102,7 +102,7 @@ class Readers:
 class Registration:
     """A place among the subscribers of a stream, taken before the first look at the stream.
 
-    The reader that is made of the first page takes it over.
+    The live reader takes the place over once it has the first page.
     """
 
     __slots__ = ("_unsubscribe", "missed", "notify", "path", "readers")
@@ -122,7 +122,7 @@ class Registration:
     def leave(self) -> None:
         """Give the place up; safe to call again."""
         self._unsubscribe()
-        # Both refer to this object: without them nothing waits for the garbage collector.
+        # Both refer to this object. Without these circles it is freed at once.
         self._unsubscribe = _nothing
         self.notify = _ignore
 

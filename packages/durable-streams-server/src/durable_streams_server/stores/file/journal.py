@@ -68,8 +68,8 @@ class Journal:
     """The end of the journal, where groups are added. Not for two threads at once.
 
     ``draw`` gives random bytes. ``ordinal`` and ``sequence`` are those of the next segment and
-    group, ``earlier`` the segments that are still there. It is usable without :meth:`begin`, which
-    the first append then makes up for.
+    group, ``earlier`` the segments that are still there. Without a call of
+    :meth:`begin`, the first append begins the segment.
     """
 
     def __init__(
@@ -242,7 +242,7 @@ class Journal:
                 self.flush()
                 self._disk.truncate(self._fd, self._position)
         except OSError:
-            pass  # the group that would vouch is a help, no more
+            pass  # the empty group only helps a later start to prove the ones before it
         finally:
             self.abandon()
 

@@ -123,7 +123,7 @@ class Pipeline:
             and self._queue
             and self.failure is None
         ):
-            # Written on when the files have caught up.
+            # Writing goes on once the files have caught up.
             self._held_back = True
             if not self.write_behind.busy:
                 self.write_behind.save()
