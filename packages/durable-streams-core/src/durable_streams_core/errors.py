@@ -17,7 +17,8 @@
         └── Unavailable            503, 504, 507 … the server's own trouble
 
 Each :class:`ProtocolError` carries the HTTP status and a stable ``code``; the message says what to
-do next. Front ends turn them into ``application/problem+json`` (RFC 9457) without knowing the classes.
+do next. Front ends turn them into ``application/problem+json`` (RFC 9457) without knowing the
+classes.
 """
 
 from collections.abc import Mapping

@@ -21,6 +21,6 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     unknown_outcome: float = 10.0
     """How long callers wait while a store does not say whether it applied a commit (504)."""
     drain: float = 10.0
-    """How long stopping waits for operations under way. Their callers then get an error: 504, or 503
-    for an operation that was not begun.
+    """How long stopping waits for operations under way. Their callers then get an error: 504, or
+    503 for an operation that was not begun.
     """
