@@ -151,3 +151,10 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     assert len(graph) > 20
     assert any(graph.values())
     TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
+
+
+def test_an_error_and_its_advice_are_two_sentences() -> None:
+    error = ds.InvalidArgument("offset must not be empty", advice="Use START.")
+    assert str(error) == "offset must not be empty. Use START."
+    assert str(ds.InvalidArgument("offset must not be empty")) == "offset must not be empty"
+    assert str(ds.InvalidArgument("Refused.", advice="Ask.")) == "Refused. Ask."

@@ -114,10 +114,14 @@ class ClientError(DurableStreamsError):
         return f"{type(self).__name__}({self.summary()!r})"
 
     def __str__(self) -> str:
-        parts = [self.summary()]
-        if self.advice:
-            parts.append(self.advice)
-        return " ".join(parts)
+        return advised(self.summary(), self.advice)
+
+
+def advised(said: str, advice: str) -> str:
+    """What was said, and then what to do next, in sentences of their own."""
+    if not advice:
+        return said
+    return f"{said}{'' if said.endswith(('.', ')', '!', '?')) else '.'} {advice}"
 
 
 class InvalidArgument(ClientError, ValueError):

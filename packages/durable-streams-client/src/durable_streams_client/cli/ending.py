@@ -75,7 +75,7 @@ def told(error: errors.ClientError) -> str:
     cause = cause_of(error)
     advice = next((text for kind, text in ADVICE if isinstance(cause, kind)), cause.advice)
     first = f"{error.message} " if cause is not error else ""
-    return f"{first}{cause.summary()} {advice}".rstrip()
+    return errors.advised(f"{first}{cause.summary()}", advice)
 
 
 def exit_code(error: errors.ClientError) -> int:
