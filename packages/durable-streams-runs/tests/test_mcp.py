@@ -24,7 +24,7 @@ def note(text: str) -> JSONRPCNotification:
 
 
 class Received:
-    """What a client gets in a replay."""
+    """The events that a client gets in a replay."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []

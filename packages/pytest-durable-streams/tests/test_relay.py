@@ -1,4 +1,4 @@
-"""What stands between clients and the server leaves nothing behind."""
+"""The relay between clients and the server leaves nothing behind."""
 
 import asyncio
 import gc

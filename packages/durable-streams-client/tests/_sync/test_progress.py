@@ -167,7 +167,7 @@ def test_a_stream_that_was_replaced_is_not_gone_on_with(server: Hostile) -> None
     server.put("a", *numbers(0, 3), content_type=JSON)
 
     def replaced(asked: Asked) -> Fault | None:
-        """What a server says whose offsets tell a stream from the one before it."""
+        """The answer of a server whose offsets tell a stream from the one before it."""
         problem = b'{"code": "offset-gone"}'
         gone = Fault(status=410, body=problem, headers={"Content-Type": "application/problem+json"})
         return gone if asked.params.get("offset") == "00000003" else None

@@ -446,8 +446,8 @@ class Touch(_NoFields, frozen=True, gc=False):
 
 
 class Removed(msgspec.Struct, frozen=True, gc=False):
-    """``head`` is that of the stream whose bytes went. None where the bytes stay for forks, or
-    where there was no stream.
+    """``head`` is that of the stream whose bytes went. It is None if the bytes stay for forks, or
+    if the stream did not exist.
     """
 
     head: Head | None

@@ -1,4 +1,4 @@
-"""What the store says is durable, it had the system sync: on the real disk, not a simulated one."""
+"""The store has the real disk synced before it calls data durable, not only a simulated one."""
 
 import os
 from pathlib import Path

@@ -207,7 +207,7 @@ class EventStore(McpEventStore):
 
 
 class Event(msgspec.Struct, frozen=True, array_like=True):
-    """What is stored for one event."""
+    """One event as it is stored."""
 
     number: int
     """Of the events of its stream, from 1 on."""
