@@ -12,6 +12,7 @@ from durable_streams_runs.records import (
     Beat,
     Drop,
     Ended,
+    Forget,
     Join,
     Leave,
     Record,
@@ -89,7 +90,15 @@ def test_a_worker_that_leaves_without_runs_is_forgotten_and_one_with_runs_is_not
     assert {member.worker: member.left for member in ledger.members.values()} == {"w": True}
 
 
-KINDS = [Join, Beat, Sync, Leave, Start, Ended, Drop, Take]
+def test_an_ended_run_is_forgotten_and_a_running_one_is_not() -> None:
+    ledger = folded(*joined("w"), Start(w="w", n=2, id="a", format="text"))
+    assert not ledger.apply(Forget(w="w", n=3, id="a"))
+    ledger.apply(Ended(w="w", n=4, id="a", status=Status.DONE))
+    assert ledger.apply(Forget(w="w", n=5, id="a"))
+    assert ledger.apply(Start(w="w", n=6, id="a", format="text"))
+
+
+KINDS = [Join, Beat, Sync, Leave, Start, Ended, Drop, Forget, Take]
 STEP = st.tuples(
     st.sampled_from(KINDS),
     st.sampled_from("uvw"),
@@ -110,6 +119,7 @@ def history_of(steps: list[Any]) -> list[Record]:
             Start: {"id": run_id, "format": "text", "task": "t", "args": {"x": 1}},
             Ended: {"id": run_id, "status": Status.FAILED, "error": "e"},
             Drop: {"id": run_id},
+            Forget: {"id": run_id},
             Take: {"worker": other},
         }
         made += [kind(w=worker, n=numbers[worker], **more.get(kind, {}))] * (1 + twice)

@@ -7,7 +7,7 @@ import pytest
 from sources import SHORT_LEASE, Held, output, text, yielding
 
 from durable_streams_runs import JSON, RunFailed, RunInfo, RunNotFound, Runs, Status
-from durable_streams_server import Engine
+from durable_streams_server import Engine, NotFound
 
 WORDS = ["one ", "two ", "three"]
 
@@ -243,3 +243,32 @@ async def test_a_reader_may_come_before_the_stream_is_created() -> None:
         gate.set()
         assert (await waiting).status is Status.DONE
         assert [(await starting).started, (await attaching).started] == [True, False]
+
+
+async def test_a_start_that_learns_late_of_a_deletion_leaves_the_new_run_alone() -> None:
+    looks, gate = 0, asyncio.Event()
+
+    class SlowSecondLook(Engine):
+        async def head(self, path: str) -> Any:
+            nonlocal looks
+            try:
+                return await super().head(path)
+            except NotFound:
+                looks += path == "a"
+                if looks == 2:
+                    await gate.wait()
+                raise
+
+    held = Held()
+    async with SlowSecondLook("memory:") as streams, Runs(streams, lease=SHORT_LEASE) as runs:
+        await (await runs.start("a", yielding(["old"]))).wait()
+        while (await runs.list())[0].status is Status.RUNNING:
+            await asyncio.sleep(0)
+        await streams.delete("a")
+        starts = {asyncio.create_task(runs.start("a", held.stream())) for _ in range(2)}
+        (first,), (late,) = await asyncio.wait(starts, return_when=asyncio.FIRST_COMPLETED)
+        gate.set()
+        assert [(await first).started, (await late).started] == [True, False]
+        held.give("new")
+        held.finish()
+        assert await text(await late) == ("new", "done")

@@ -13,6 +13,7 @@ from durable_streams_runs.records import (
     Drop,
     Ended,
     Entry,
+    Forget,
     Join,
     Leave,
     Member,
@@ -67,6 +68,8 @@ class Ledger:
                 return self._end(record)
             case Drop():
                 return self._drop(record)
+            case Forget(id=run_id):
+                return self.ended.pop(run_id, None) is not None
             case Leave():
                 return self._leave(member)
             case Take():
@@ -149,10 +152,10 @@ class Ledger:
 
     def _drop(self, record: Drop) -> bool:
         entry = self.entries.get(record.id)
-        if entry is not None and entry.worker == record.w:
-            self._remove_entry(record.id)
-            return True
-        return self.ended.pop(record.id, None) is not None
+        if entry is None or entry.worker != record.w:
+            return False
+        self._remove_entry(record.id)
+        return True
 
     def _remove_entry(self, run_id: str) -> None:
         entry = self.entries.pop(run_id, None)

@@ -60,7 +60,16 @@ class Ended(Record, tag="end", frozen=True, kw_only=True):
 
 
 class Drop(Record, tag="drop", frozen=True, kw_only=True):
-    """There is no such run, and its id is free."""
+    """A run of the worker that appends this has no stream, and its id is free."""
+
+    id: str
+
+
+class Forget(Record, tag="forget", frozen=True, kw_only=True):
+    """The stream of an ended run was deleted, and its id is free.
+
+    It says nothing of a running run: one may have been started under that id meanwhile.
+    """
 
     id: str
 
@@ -109,7 +118,7 @@ class Snapshot(Record, tag="snapshot", frozen=True, kw_only=True):
     ended: list[tuple[str, Status, str | None]] = []
 
 
-_UNION = Join | Beat | Leave | Start | Ended | Drop | Take | Sync | Rotate | Snapshot
+_UNION = Join | Beat | Leave | Start | Ended | Drop | Forget | Take | Sync | Rotate | Snapshot
 _PAGE: Final = msgspec.json.Decoder(list[_UNION])
 _ONE: Final = msgspec.json.Decoder(_UNION)
 _ENCODER: Final = msgspec.json.Encoder()

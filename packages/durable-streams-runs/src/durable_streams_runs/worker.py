@@ -24,6 +24,7 @@ from durable_streams_runs.records import (
     Drop,
     Ended,
     Entry,
+    Forget,
     Join,
     Leave,
     Record,
@@ -265,8 +266,8 @@ class Worker:
         await self._registry.post(Sync())
 
     def forget(self, run_id: str) -> Coroutine[Any, Any, bool]:
-        """Let an id be used again, whose stream was deleted."""
-        return self._registry.post(Drop(id=run_id))
+        """Let the id of an ended run be used again, whose stream was deleted."""
+        return self._registry.post(Forget(id=run_id))
 
     # Records of the registry.
 
