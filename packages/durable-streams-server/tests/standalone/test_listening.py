@@ -6,6 +6,8 @@ import os
 import resource
 import socket
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -101,11 +103,18 @@ async def mount() -> Any:
         yield Mount(engine, Options(), None)
 
 
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder with a short path: that of a socket has at most 107 bytes, and pytest's are long."""
+    with tempfile.TemporaryDirectory() as name:
+        yield Path(name)
+
+
 @pytest.mark.parametrize("front_end", FRONT_ENDS)
 async def test_a_unix_socket_that_a_server_listens_on_is_not_taken_over(
-    mount: Mount, tmp_path: Path, front_end: str
+    mount: Mount, folder: Path, front_end: str
 ) -> None:
-    path = tmp_path / "socket"
+    path = folder / "socket"
     address = Address("", 0, unix=str(path))
     async with FRONT_ENDS[front_end](mount, ROOT, address):
         with pytest.raises(OSError, match="in use"):
@@ -119,9 +128,9 @@ async def test_a_unix_socket_that_a_server_listens_on_is_not_taken_over(
 
 @pytest.mark.parametrize("front_end", FRONT_ENDS)
 async def test_a_unix_socket_that_was_left_behind_is_replaced(
-    mount: Mount, tmp_path: Path, front_end: str
+    mount: Mount, folder: Path, front_end: str
 ) -> None:
-    path = tmp_path / "socket"
+    path = folder / "socket"
     listen_at_path(str(path)).close()
     assert path.is_socket()
     async with FRONT_ENDS[front_end](mount, ROOT, Address("", 0, unix=str(path))):
@@ -131,8 +140,8 @@ async def test_a_unix_socket_that_was_left_behind_is_replaced(
         writer.close()
 
 
-def test_a_file_at_the_path_of_a_unix_socket_is_left_alone(tmp_path: Path) -> None:
-    path = tmp_path / "socket"
+def test_a_file_at_the_path_of_a_unix_socket_is_left_alone(folder: Path) -> None:
+    path = folder / "socket"
     path.write_text("precious")
     with pytest.raises(OSError, match="in use"):
         listen_at_path(str(path))
