@@ -240,3 +240,20 @@ async def test_a_look_after_the_store_was_closed_says_so(server: RedisServer, pr
         await engine.create("p", content_type="text/plain", data="data;")
     with pytest.raises(Unavailable):
         await looked(engine, "p")
+
+
+async def test_a_head_that_cannot_be_read_is_an_error_and_not_a_wait_without_end(
+    server: RedisServer, prefix: str
+) -> None:
+    """Written by another version, or restored by hand."""
+    async with Engine(RedisStore(server.url, prefix=prefix)) as engine:
+        await engine.create("p", content_type="text/plain", data="data;")
+        (key,) = server.do("KEYS", f"{prefix}:*:e:p")
+        (start,) = (field for field in server.do("HKEYS", key) if field == b"t")
+        tail = server.do("HGET", key, start)
+        server.do("HSET", key, start, "not a number")
+        async with asyncio.timeout(10):
+            with pytest.raises(ValueError, match="invalid literal"):
+                await looked(engine, "p")
+        server.do("HSET", key, start, tail)
+        assert await read(engine, "p") == b"data;"

@@ -103,17 +103,15 @@ class Looks:
             task.add_done_callback(landed)
 
     async def _send(self, looks: list[tuple[Stream, Done]]) -> None:
-        places: dict[Server | None, list[tuple[Stream, Done]]] = {}
         if self._deployment.one_server:
-            places[await self._server_of(looks[0][0])] = looks
-        else:
-            for look in looks:
-                places.setdefault(await self._server_of(look[0]), []).append(look)
-        # In a Cluster nobody waits for a server that is slow to answer others.
-        for server, some in list(places.items())[1:]:
+            await self._send_to(await self._server_of(looks[0][0]), looks)
+            return
+        places: dict[Server | None, list[tuple[Stream, Done]]] = {}
+        for look in looks:
+            places.setdefault(await self._server_of(look[0]), []).append(look)
+        # Nobody waits for a server that is slow to answer others.
+        for server, some in places.items():
             self._spawn(self._send_to(server, some))
-        server, some = next(iter(places.items()))
-        await self._send_to(server, some)
 
     async def _server_of(self, stream: Stream) -> Server | None:
         try:
@@ -137,18 +135,19 @@ class Looks:
             return
         for (stream, done), reply in zip(looks, replies[1:-1], strict=True):
             if type(reply) is list:
-                self._tell(stream, reply, done)
+                self._answer(stream, reply, done)
             else:
                 self._spawn(self._ask_alone(stream, done))
 
-    def _tell(self, stream: Stream, reply: list[Any], done: Done) -> None:
+    def _answer(self, stream: Stream, reply: list[Any], done: Done) -> None:
+        found: Head | Exception | None
         try:
-            head = stream.head_in(reply)
-            if head is not None and not stream.size:
-                self._remember(stream, head)
-            done(head)
-        except Exception:
-            logger.exception("Looking at a stream failed")
+            found = stream.head_in(reply)
+            if found is not None and not stream.size:
+                self._remember(stream, found)
+        except Exception as error:
+            found = error
+        _tell(done, found)
 
     def _remember(self, stream: Stream, head: Head) -> None:
         known = self._known
@@ -170,7 +169,11 @@ class Looks:
             found = None if facts is None else facts.head
         except Exception as error:
             found = error
-        try:
-            done(found)
-        except Exception:
-            logger.exception("Looking at a stream failed")
+        _tell(done, found)
+
+
+def _tell(done: Done, found: Head | Exception | None) -> None:
+    try:
+        done(found)
+    except Exception:
+        logger.exception("Looking at a stream failed")
