@@ -91,6 +91,9 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
         return iter(self.items())
 
     def __len__(self) -> int:
+        if self.is_json:
+            # A page has a line for each message.
+            return self.data.count(b"\n") + 1 if self.data else 0
         return len(self.items())
 
     def __bool__(self) -> bool:
