@@ -300,14 +300,15 @@ class Prepared(web.StreamResponse):
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the client went away")
         head = _head_bytes(self._response, framing)
+        self._body_length = len(body)
+        self._eof_sent = True
         if len(body) < 65536:
             transport.write(head + body)
         else:
             transport.write(head)
             transport.write(body)
+        if request.protocol.writing_paused:
             await request._payload_writer.drain()
-        self._body_length = len(body)
-        self._eof_sent = True
         return None
 
     async def write_eof(self, data: bytes = b"") -> None:

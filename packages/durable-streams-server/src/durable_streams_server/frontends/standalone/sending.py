@@ -35,7 +35,8 @@ class Sender(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_eof", "_out", "_paused", "_phase", "_server", "_transport", "_unread", "deadline",
+        "_eof", "_gathered", "_out", "_paused", "_phase", "_server", "_transport", "_unread",
+        "deadline",
     )  # fmt: skip
 
     _transport: asyncio.Transport
@@ -45,6 +46,8 @@ class Sender(asyncio.Protocol):
         self._phase = ConnectionPhase.OPEN
         self.deadline = server.now + server.bounds.header_timeout
         self._out: list[bytes] = []
+        self._gathered = 0
+        """Bytes of the responses in ``_out``, about."""
         self._paused = False
         """Whether the client is too slow to take more."""
         self._eof = False
@@ -77,6 +80,10 @@ class Sender(asyncio.Protocol):
         out += server.prefixes[status], response.lines, framing, b"\r\n"
         if len(body) <= JOINED:
             out.append(body)
+            self._gathered += len(response.lines) + len(body)
+            if self._gathered > JOINED:
+                # So that a client that takes nothing pauses this connection.
+                self._push()
         else:
             self._push()
             self._transport.write(body)
@@ -87,6 +94,7 @@ class Sender(asyncio.Protocol):
         if out:
             data = b"".join(out)
             out.clear()
+            self._gathered = 0
             if not self._transport.is_closing():
                 self._transport.write(data)
 
