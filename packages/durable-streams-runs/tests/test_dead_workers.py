@@ -14,7 +14,7 @@ import pytest
 from sources import SHORT_LEASE, Held, output, text, yielding
 
 from durable_streams_runs import JSON, Limits, Runs, RunsUnavailable, Status
-from durable_streams_server import Engine
+from durable_streams_server import Engine, Unavailable
 
 IMPATIENT = Limits(patience=0.05)
 """A worker whose store is away cannot hand over, and does not try for long."""
@@ -258,3 +258,29 @@ async def test_on_files_the_runs_of_a_killed_process_end_when_the_next_one_start
     async with Engine(f"file:{killed}") as streams, Runs(streams, lease=3600) as runs:
         assert (await runs.wait("a")).status is Status.INTERRUPTED
         assert await text(await runs.start("a", yielding([]))) == ("partial", "interrupted")
+
+
+async def test_one_that_repeats_the_end_does_not_take_the_end_of_another_for_its_own(
+    process: Any, shared: Make
+) -> None:
+    sent, answered = asyncio.Event(), asyncio.Event()
+
+    class LostRequest(Engine):
+        async def append(self, path: str, *args: Any, **kwargs: Any) -> Any:
+            if path == "a" and not sent.is_set():
+                sent.set()
+                await answered.wait()
+                raise Unavailable("the connection broke", code="outcome-unknown")
+            return await super().append(path, *args, **kwargs)
+
+    owner, other = await process(), await process()
+    await owner.runs.start("a", owner.held.stream())
+    async with LostRequest(shared().store) as streams, Runs(streams, lease=SHORT_LEASE) as runs:
+        stopping = asyncio.create_task(runs.stop("a"))
+        await sent.wait()
+        # Its worker dies, so that another process ends the run.
+        await owner.lose_network()
+        assert (await other.runs.wait("a")).status is Status.INTERRUPTED
+        answered.set()
+        assert (await stopping).status is Status.INTERRUPTED
+        assert (await runs.status("a")).status is Status.INTERRUPTED

@@ -1,9 +1,10 @@
 """Ends runs of other workers, and reads how runs ended.
 
-The append that holds the end and closes the stream claims the next odd epoch.
+The append that holds the end and closes the stream claims an odd epoch above the owner's.
 """
 
-from typing import Any
+import secrets
+from typing import Any, Final
 
 from durable_streams_core.errors import Gone, NotFound
 from durable_streams_runs.errors import NotARun
@@ -11,6 +12,9 @@ from durable_streams_runs.formats import JSON, TEXT, Format, Parser
 from durable_streams_runs.records import Entry
 from durable_streams_runs.states import End, Status
 from durable_streams_runs.streams import Lost, Streams, Why, persistently
+
+ODD_EPOCHS: Final = 2**32
+"""How many odd epochs an attempt to end a run chooses from."""
 
 
 class Finisher:
@@ -31,7 +35,7 @@ class Finisher:
         """
         form = self.format_of(entry.format)
         data = form.end(end)
-        epoch = entry.epoch + 1
+        epoch = odd_above(entry.epoch)
         while True:
             writer = self._streams.writer(entry.id, form.content_type, epoch)
             try:
@@ -41,7 +45,7 @@ class Finisher:
                     return await self.end_of(entry.id)
                 if lost.why is not Why.GONE:
                     # Also tried again: the server was away for longer than the client waits.
-                    epoch = odd_after(max(epoch, lost.epoch or 0))
+                    epoch = odd_above(max(epoch, lost.epoch or 0))
                 elif await self._create_ended(entry, form, data):
                     return end
             else:
@@ -117,6 +121,10 @@ class Finisher:
         return found
 
 
-def odd_after(epoch: int) -> int:
-    """The next odd number."""
-    return epoch + 1 + epoch % 2
+def odd_above(epoch: int) -> int:
+    """An odd number above ``epoch``, drawn at random.
+
+    Two that end a run at once must not claim the same epoch: one that repeats an append whose
+    outcome it does not know would take the other's end for its own.
+    """
+    return (epoch | 1) + 2 * (1 + secrets.randbelow(ODD_EPOCHS))
