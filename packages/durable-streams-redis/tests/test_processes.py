@@ -176,6 +176,14 @@ def test_the_checker_finds_what_is_wrong() -> None:
     assert not is_linearizable(history(created, ("append", "a", (204,), 2, 3), double))
     closed = ("close", "", (204,), 2, 3)
     assert not is_linearizable(history(created, closed, ("append", "a", (204,), 4, 5)))
+    # Two reads that disagree, and one that shows what a read before it did not.
+    both = (("append", "a", (204,), 2, 9), ("append", "b", (204,), 2, 9))
+    one_way = ("read", "", (200, ("a", "b"), False), 3, 8)
+    other_way = ("read", "", (200, ("b", "a"), False), 3, 8)
+    assert is_linearizable(history(created, *both, one_way))
+    assert not is_linearizable(history(created, *both, one_way, other_way))
+    later = ("read", "", (200, (), False), 8.5, 8.8)
+    assert not is_linearizable(history(created, *both, one_way, later))
     # While they overlap, either order will do.
     assert is_linearizable(history(created, closed, ("append", "a", (204,), 2.5, 5)))
 
