@@ -13,6 +13,7 @@ from hostile import Fault, Hostile, refuse
 from durable_streams_client import (
     AsyncClient,
     AsyncProducer,
+    Cancelled,
     Client,
     ClientClosed,
     ClientError,
@@ -50,6 +51,63 @@ async def test_a_cancelled_task_leaves_its_connection(server: Hostile, live: str
         await asyncio.to_thread(server.wait_until, lambda: server.live == 0)
         # The pool has lost nothing by it.
         await client.stream("a").append(b"2")
+
+
+@pytest.mark.parametrize("first", ["task", "reader", "client"])
+async def test_a_task_cancelled_in_the_turn_that_ends_its_reader_is_cancelled(
+    server: Hostile, first: str
+) -> None:
+    server.faults = lambda asked: refuse(503, Retry_After="60")
+    pausing = asyncio.Event()
+    async with AsyncClient(server.url, on_retry=lambda _: pausing.set()) as client:
+        reader = client.stream("a").follow()
+
+        async def read() -> None:
+            async for _ in reader:
+                pass
+
+        task = asyncio.create_task(read())
+        await pausing.wait()
+        await asyncio.sleep(0)
+        if first == "task":
+            task.cancel()
+            reader.cancel()
+        elif first == "reader":
+            reader.cancel()
+            task.cancel()
+        else:
+            closing = asyncio.create_task(client.aclose())
+            await asyncio.sleep(0)
+            task.cancel()
+            await closing
+        await asyncio.wait([task])
+        assert task.cancelled()
+
+
+async def test_a_reader_that_is_ended_says_so_in_a_task_that_was_cancelled_before(
+    server: Hostile,
+) -> None:
+    server.put("a", b"1")
+    server.poll = 30
+    async with AsyncClient(server.url) as client:
+        reader = client.stream("a").follow(live="long-poll")
+
+        async def clean_up() -> None:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                async for _ in reader:
+                    pass
+
+        task = asyncio.create_task(clean_up())
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.to_thread(
+            server.wait_until, lambda: bool(server.asked) and server.asked[-1].live == "long-poll"
+        )
+        reader.cancel()
+        with pytest.raises(Cancelled):
+            await task
 
 
 @pytest.mark.parametrize("steps", range(0, 60, 3))

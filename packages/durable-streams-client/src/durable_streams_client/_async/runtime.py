@@ -160,6 +160,8 @@ class Scope:
         self._reason: type[ClientError] | None = None
         self._task: asyncio.Task[Any] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._interrupted = False
+        self._cancelling = 0
 
     @property
     def ended(self) -> bool:
@@ -182,7 +184,8 @@ class Scope:
             loop.call_soon_threadsafe(self._interrupt, task)
 
     def _interrupt(self, task: asyncio.Task[Any]) -> None:
-        if self._task is task:
+        if self._task is task and not self._interrupted:
+            self._interrupted = True
             task.cancel()
 
     def check(self) -> None:
@@ -193,7 +196,9 @@ class Scope:
     async def __aenter__(self) -> Self:
         self.check()
         self._loop = asyncio.get_running_loop()
-        self._task = asyncio.current_task()
+        self._task = task = asyncio.current_task()
+        self._interrupted = False
+        self._cancelling = 0 if task is None else task.cancelling()
         self._group.add(self)
         return self
 
@@ -207,8 +212,9 @@ class Scope:
         task, self._task = self._task, None
         if self._reason is None or task is None:
             return
-        if isinstance(error, asyncio.CancelledError) and task.uncancel() > 0:
-            return  # the task itself is being cancelled as well
+        left = task.uncancel() if self._interrupted else task.cancelling()
+        if isinstance(error, asyncio.CancelledError) and left > self._cancelling:
+            return  # the task itself is being cancelled, perhaps as well
         if error is not None:
             raise self._reason(ENDED[self._reason]) from None
 
