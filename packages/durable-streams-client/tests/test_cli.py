@@ -307,6 +307,10 @@ def test_the_last_messages_or_lines(server: Hostile, run: Run) -> None:
         assert run(command, "a", "--last", "100")[1].split() == [str(n) for n in range(9)]
         assert run(command, "t", "--last", "2")[1] == "three\nfour"
     assert run("follow", "a", "--last", "2", "--now")[0] == 2
+    # A line over many pages, and a break at the very end of one.
+    server.put("u", *[b"ab"] * 9, b"c\n", b"d\n\n", content_type="text/plain").closed = True
+    assert run("read", "u", "--last", "1")[1] == "\n"
+    assert run("read", "u", "--last", "3")[1] == "ab" * 9 + "c\nd\n\n"
 
 
 @pytest.mark.parametrize(

@@ -91,14 +91,21 @@ class Printer:
     def show_last(self, reader: Reader[Any], count: int) -> None:
         """Print the last messages or lines up to the end of a reader."""
         last: deque[bytes] = deque(maxlen=count)
-        is_json, rest = False, b""
+        is_json = False
+        open_line: list[bytes] = []
         for batch in reader:
             is_json = batch.is_json
             if is_json:
                 last.extend(batch.messages())
-            else:
-                *lines, rest = (rest + batch.data).split(b"\n")
+                continue
+            first, *lines = batch.data.split(b"\n")
+            open_line.append(first)
+            if lines:
+                last.append(b"".join(open_line) + b"\n")
+                *lines, rest = lines
                 last.extend(line + b"\n" for line in lines)
+                open_line = [rest]
+        rest = b"".join(open_line)
         if rest:
             last.append(rest)
         self._write(self._lines(last) if is_json else last)
