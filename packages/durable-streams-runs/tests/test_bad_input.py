@@ -6,15 +6,18 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
 
+import msgspec
 import pytest
 from sources import SHORT_LEASE, Held, output, text, yielding
 
 from durable_streams_runs import (
     JSON,
     TEXT,
+    Format,
     JsonFormat,
     Limits,
     NotARun,
+    RunFailed,
     RunNotFound,
     Runs,
     RunsUnavailable,
@@ -31,12 +34,63 @@ async def test_a_text_run_fails_for_what_is_not_text(runs: Runs, wrong: Any) -> 
 
 @pytest.mark.parametrize(
     "wrong",
-    [math.nan, object(), {1, object()}, {"type": "run-end", "status": "done"}],
-    ids=["nan", "object", "set", "end"],
+    [
+        math.nan,
+        object(),
+        {1, object()},
+        {"type": "run-end", "status": "done"},
+        {"type": "run-restart", "more": "\ud800"},
+        msgspec.Raw(b'{"type":"\\u0072un-end"}'),
+    ],
+    ids=["nan", "object", "set", "end", "restart", "escaped end"],
 )
 async def test_a_json_run_fails_for_what_it_cannot_hold(runs: Runs, wrong: Any) -> None:
     run = await runs.start("a", yielding([1, wrong, 2]), output=JSON)
     assert await output(run) == [1, "failed"]
+
+
+@pytest.mark.parametrize(
+    "message", [{"type": ["run-end"]}, {"type": {"run-end": 1}}, {"said": "run-", "more": "\ud800"}]
+)
+async def test_a_message_that_only_resembles_an_end_is_output(runs: Runs, message: Any) -> None:
+    run = await runs.start("a", yielding([message, {"said": '"run-end"'}]), output=JSON)
+    assert await output(run) == [message, {"said": '"run-end"'}, "done"]
+
+
+WRONG_TEXTS = ["\ud800", "x" * 20_000, "\x00" * 20_000, "😀" * 2_000_000]
+
+
+@pytest.mark.parametrize("wrong", WRONG_TEXTS, ids=["surrogate", "long", "escaped", "megabytes"])
+@pytest.mark.parametrize("form", [TEXT, JSON], ids=["text", "json"])
+async def test_the_text_of_an_error_is_bounded_and_can_be_stored(
+    runs: Runs, memory: Engine, form: Format, wrong: str
+) -> None:
+    held = Held()
+    held.give("x", RunFailed(wrong))
+    run = await runs.start("a", held.stream(), output=form)
+    assert await output(run) == ["x", "failed"]
+    error = (await run.wait()).error
+    assert error == wrong[:1_000].replace("\ud800", "?")
+    while (await runs.list())[0].status is Status.RUNNING:
+        await asyncio.sleep(0)
+    assert (await runs.status("a")).error == error
+    assert (await memory.head("runs/registry/0")).size < 10_000
+
+
+class WithoutText(RunFailed):
+    def __str__(self) -> str:
+        raise ValueError("it has none")
+
+
+class Unusual(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("error", [WithoutText(), RunFailed(1, 2), RunFailed(), Unusual()])
+async def test_whatever_a_source_raises_ends_its_run(runs: Runs, error: BaseException) -> None:
+    held = Held()
+    held.give("x", error)
+    assert await text(await runs.start("a", held.stream())) == ("x", "failed")
 
 
 async def test_text_cannot_pretend_to_be_an_end(runs: Runs) -> None:

@@ -9,8 +9,6 @@ import json
 from abc import ABC, abstractmethod
 from typing import Any, Final
 
-import msgspec
-
 from durable_streams_core.values import decode_page, encode_value
 from durable_streams_runs.states import End, Status
 
@@ -80,7 +78,7 @@ class JsonFormat(Format):
         the types ``run-end`` and ``run-restart``.
         """
         message = encode_value(item)
-        if b'"run-' in message and _type_of(msgspec.json.decode(message)) in {RUN_END, RUN_RESTART}:
+        if (b'"run-' in message or b"\\u" in message) and _is_own(message):
             raise ValueError("messages of the types run-end and run-restart are the run's own")
         return message
 
@@ -152,6 +150,12 @@ def decode_end(message: Any) -> End | None:
         return End(Status(message.get("status")), error if isinstance(error, str) else None)
     except ValueError:
         return None
+
+
+def _is_own(message: bytes) -> bool:
+    """Whether a message says what happened to the run, and is not output."""
+    (decoded,) = decode_page(b"[%b]" % message)
+    return _type_of(decoded) in (RUN_END, RUN_RESTART)
 
 
 def _type_of(message: Any) -> Any:

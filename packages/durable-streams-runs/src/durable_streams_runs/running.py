@@ -106,8 +106,12 @@ class Running:
         except Lost:
             pass
         except RunFailed as error:
-            return End(Status.FAILED, str(error))
-        except Exception as error:
+            with suppress(Exception):  # an error of a source may be of any kind
+                return End(Status.FAILED, str(error))
+            return self._failure("raised", error)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
             return self._failure("raised", error)
         if output.lost is not None:
             return End(Status.INTERRUPTED)
@@ -152,7 +156,10 @@ class Running:
     def _resolve(self, final: End | None) -> None:
         if not self._ended.done():
             self._ended.set_result(final)
-            self._on_end(self, final)
+            try:
+                self._on_end(self, final)
+            except Exception:
+                log.exception("The end of the run %r was not recorded.", self.entry.id)
 
     async def _close_source(self) -> None:
         close = getattr(self._source, "aclose", None)

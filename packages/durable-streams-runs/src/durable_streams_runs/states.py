@@ -1,11 +1,14 @@
 """The states, ends and parts of runs."""
 
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 __all__ = ["End", "Part", "RunInfo", "Status"]
+
+MAX_ERROR: Final = 1_000
+"""Characters of the sentence that says why a run failed."""
 
 
 class Status(StrEnum):
@@ -23,10 +26,20 @@ class Status(StrEnum):
 
 
 class End(msgspec.Struct, frozen=True):
-    """How a run ended. ``error`` is a sentence for users, set only if the run failed."""
+    """How a run ended.
+
+    ``error`` is a sentence for users, set only if the run failed. It is kept to
+    1,000 characters, and characters that UTF-8 cannot hold become question marks.
+    """
 
     status: Status
     error: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.error is not None:
+            # Streams and the registry hold it, so it must neither be refused nor fill them.
+            sentence = self.error[:MAX_ERROR].encode(errors="replace").decode()
+            msgspec.structs.force_setattr(self, "error", sentence)
 
 
 class RunInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
