@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sources import text
+from sources import SHORT_LEASE, text
 
-from durable_streams_runs import Runs, Status, program_output
+from durable_streams_runs import Limits, Run, Runs, Status, jobs, program_output
+from durable_streams_server import Engine
 
 
 def python(code: str, **options: Any) -> Any:
@@ -52,6 +53,26 @@ print(os.getpid(), child.pid, flush=True)
 time.sleep(3600)
 """
 
+LEFT_BEHIND = """
+import os, subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"])
+print(os.getpid(), child.pid, flush=True)
+"""
+
+STUBBORN = """
+import os, signal, subprocess, sys
+code = "import os, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
+code += "print(os.getpid(), os.getpid(), flush=True); time.sleep(3600)"
+subprocess.Popen([sys.executable, "-c", code])
+"""
+
+WITHOUT_OUTPUT = """
+import os, sys, time
+print(os.getpid(), os.getpid(), flush=True)
+os.close(1), os.close(2)
+time.sleep(3600)
+"""
+
 
 def is_alive(pid: int) -> bool:
     try:
@@ -60,15 +81,50 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
-async def test_a_stop_ends_the_program_and_those_that_it_started(runs: Runs) -> None:
-    run = await runs.start("a", python(CHILDREN))
+needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
+
+
+async def pids_of(run: Run) -> list[int]:
+    """The processes that a program names in its first line."""
     written = ""
     async for part in run.follow():
         written += part.text
         if written.endswith("\n"):
-            assert (await run.stop()).status is Status.STOPPED
-    pids = [int(pid) for pid in written.split()]
+            break
+    return [int(pid) for pid in written.split()]
+
+
+async def until_dead(pids: list[int]) -> None:
     assert len(pids) == 2
     while any(map(is_alive, pids)):
         await asyncio.sleep(0.01)
+
+
+@needs_proc
+@pytest.mark.parametrize("code", [CHILDREN, LEFT_BEHIND, WITHOUT_OUTPUT])
+async def test_a_stop_ends_the_program_and_those_that_it_started(runs: Runs, code: str) -> None:
+    run = await runs.start("a", python(code))
+    pids = await pids_of(run)
+    assert (await run.stop()).status is Status.STOPPED
+    await until_dead(pids)
+
+
+@needs_proc
+async def test_a_program_that_ignores_the_request_to_end_is_killed(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "TERMINATION_SECONDS", 0.05)
+    run = await runs.start("a", python(STUBBORN))
+    pids = await pids_of(run)
+    await run.stop()
+    await until_dead(pids)
+
+
+@needs_proc
+async def test_a_run_that_fails_ends_its_program(memory: Engine) -> None:
+    code = LEFT_BEHIND + "print('x' * 10_000, flush=True)"
+    async with Runs(memory, lease=SHORT_LEASE, limits=Limits(run_bytes=1_000)) as runs:
+        run = await runs.start("a", python(code))
+        pids = await pids_of(run)
+        assert (await run.wait()).status is Status.FAILED
+        await until_dead(pids)

@@ -5,7 +5,6 @@ import codecs
 import os
 import signal
 from collections.abc import AsyncIterator, Mapping
-from contextlib import suppress
 from typing import Final
 
 from durable_streams_runs.errors import RunFailed
@@ -16,6 +15,10 @@ READ_BYTES: Final = 64 * 1024
 """Bytes of output that are read at a time."""
 TERMINATION_SECONDS: Final = 5.0
 """How long a program may take to end after it was asked to."""
+LOOK_SECONDS: Final = 0.02
+"""Time between two looks at whether a program and those that it started have ended."""
+ANYBODY_THERE: Final = 0
+"""The signal that only asks whether there is a process."""
 
 
 async def program_output(
@@ -27,9 +30,9 @@ async def program_output(
 
         await runs.start("builds/7", program_output("make", "test"))
 
-    Bytes that are not UTF-8 become U+FFFD. When the run is stopped, the program and the programs
-    that it started are asked to end (SIGTERM), and killed after five seconds. A worker that is
-    killed itself leaves the program running.
+    Bytes that are not UTF-8 become U+FFFD. When the run ends before its output does, as by a stop,
+    the program and the programs that it started are asked to end (SIGTERM), and killed after five
+    seconds, even if the program itself has ended. A worker that is killed leaves them running.
 
     Raises :class:`RunFailed` with the exit status if it is not 0, so that the run fails with it,
     and ``OSError`` if the program cannot be started.
@@ -46,29 +49,41 @@ async def program_output(
     output = process.stdout
     assert output is not None
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    status: int | None = None
     try:
         while data := await output.read(READ_BYTES):
             yield decoder.decode(data)
         yield decoder.decode(b"", final=True)
         status = await process.wait()
     finally:
-        if process.returncode is None:
+        if status is None:
             await _end(process)
     if status:
         raise RunFailed(f"The program ended with status {status}.")
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
-    """End a program and those that it started."""
-    _signal(process, signal.SIGTERM)
+    """End a program and those that it started, of which some may be left when it has ended."""
+    group = process.pid
     try:
-        async with asyncio.timeout(TERMINATION_SECONDS):
-            await process.wait()
+        if _signal(group, signal.SIGTERM):
+            async with asyncio.timeout(TERMINATION_SECONDS):
+                # The system tells of the end of a child, and not of that of a child's child.
+                while _signal(group, ANYBODY_THERE):  # noqa: ASYNC110
+                    await asyncio.sleep(LOOK_SECONDS)
+    except TimeoutError:
+        pass
     finally:
-        _signal(process, signal.SIGKILL)
+        _signal(group, signal.SIGKILL)
         await process.wait()
 
 
-def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, number)
+def _signal(group: int, number: int) -> bool:
+    """Send a signal to a process group; False if it has ended."""
+    try:
+        os.killpg(group, number)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # to one of them; it is there
+    return True
