@@ -18,6 +18,8 @@ from wire import Connection, Events, chunked, request_bytes
 
 from durable_streams_server import __version__
 from durable_streams_server.cli import command as cli
+from durable_streams_server.cli.requests import options_of
+from durable_streams_server.cli.streams import limits_of
 from durable_streams_server.frontends.servers import FRONT_ENDS
 
 LINE = re.compile(r"Serving durable streams from (\S+) at http://([^:]+|\[::1\]):(\d+)(/\S*)\n")
@@ -125,8 +127,8 @@ def settings(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     monkeypatch.setattr(cli, "serve", serve)
     monkeypatch.setattr(cli, "loop_runner", lambda: asyncio.run)
-    monkeypatch.setattr(cli, "allow_many_files", lambda: None)
-    monkeypatch.setattr(cli.logging, "basicConfig", lambda **_: None)
+    monkeypatch.setattr(cli, "prepare_process", lambda: None)
+    monkeypatch.setattr(cli, "set_up_logging", lambda _: None)
     return found
 
 
@@ -276,8 +278,8 @@ def test_switches(settings: Any, flag: str) -> None:
 def test_settings_become_limits_of_the_engine_and_options_of_http(settings: Any) -> None:
     flags = ("--max-body", "2", "--page-size", "64", "--long-poll-timeout", "0.5")
     assert invoke(*flags).exit_code == 0
-    assert cli.limits_of(settings).page_bytes == 64 * 1024
-    options = cli.options_of(settings)
+    assert limits_of(settings).page_bytes == 64 * 1024
+    options = options_of(settings)
     assert (options.max_body, options.long_poll_timeout) == (2 * 1024 * 1024, 0.5)
 
 
@@ -321,7 +323,7 @@ def test_help_names_every_option() -> None:
 def test_what_it_cannot_do_it_explains_in_a_sentence(
     options: Any, explanation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli.logging, "basicConfig", lambda **_: None)
+    monkeypatch.setattr(cli, "set_up_logging", lambda _: None)
     result = invoke(*options)
     assert result.exit_code in (1, 2)
     assert explanation in " ".join(result.output.split())
@@ -335,7 +337,7 @@ def test_what_it_cannot_do_it_explains_in_a_sentence(
 def test_a_token_that_was_left_empty_does_not_open_the_server(
     options: Any, environment: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli.logging, "basicConfig", lambda **_: None)
+    monkeypatch.setattr(cli, "set_up_logging", lambda _: None)
     result = invoke("--host", "no.such.host.invalid", *options, **environment)
     assert result.exit_code == 1
     assert "The token is empty" in result.output
@@ -343,7 +345,7 @@ def test_a_token_that_was_left_empty_does_not_open_the_server(
 
 @pytest.mark.parametrize("front_end", sorted(FRONT_ENDS))
 def test_a_taken_port_is_explained(front_end: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli.logging, "basicConfig", lambda **_: None)
+    monkeypatch.setattr(cli, "set_up_logging", lambda _: None)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         result = invoke("--port", port, "--front-end", front_end)
@@ -357,7 +359,7 @@ def test_a_port_of_the_systems_is_explained(monkeypatch: pytest.MonkeyPatch) -> 
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(cli, "serve", serve)
-    monkeypatch.setattr(cli.logging, "basicConfig", lambda **_: None)
+    monkeypatch.setattr(cli, "set_up_logging", lambda _: None)
     result = invoke("--host", "::1", "--port", "80")
     assert result.exit_code == 1
     assert "This user may not listen on ::1:80; choose a --port above 1023." in result.output

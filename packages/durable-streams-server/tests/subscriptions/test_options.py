@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from durable_streams_server.cli.command import main, subscriptions_of
+from durable_streams_server.cli.command import main
+from durable_streams_server.cli.streams import subscriptions_of
 
 
 @pytest.mark.parametrize(

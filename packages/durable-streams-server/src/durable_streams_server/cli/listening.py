@@ -1,0 +1,120 @@
+"""The options that say where the server listens and what a connection is given."""
+
+import errno
+from typing import Final
+
+import click
+
+from durable_streams_core.protocol import DEFAULT_PORT
+from durable_streams_server.cli.environment import PortOption
+from durable_streams_server.cli.option_groups import OptionGroup, Settings, not_empty
+from durable_streams_server.frontends.servers import FRONT_ENDS, Address, tls_context
+from durable_streams_server.frontends.standalone import Bounds
+
+_BOUNDS: Final = Bounds()
+
+LISTENING: Final = OptionGroup(
+    "Listening",
+    [
+        click.Option(
+            ["--host"],
+            default="127.0.0.1",
+            callback=not_empty,
+            help="Address to listen on; 0.0.0.0 is every one of this machine.",
+        ),
+        PortOption(
+            ["--port"],
+            default=DEFAULT_PORT,
+            type=click.IntRange(0, 65535),
+            help="0 picks one.",
+        ),
+        click.Option(
+            ["--uds"],
+            metavar="PATH",
+            callback=not_empty,
+            help="Listen on this Unix socket instead of an address and port.",
+        ),
+        click.Option(
+            ["--tls-cert"],
+            metavar="FILE",
+            type=click.Path(exists=True, dir_okay=False),
+            help="Serve HTTPS with this certificate chain (PEM).",
+        ),
+        click.Option(
+            ["--tls-key"],
+            metavar="FILE",
+            type=click.Path(exists=True, dir_okay=False),
+            help="The certificate's key (PEM), if it is in a file of its own.",
+        ),
+        click.Option(["--root"], default="/v1/stream", help="Path under which streams live."),
+        click.Option(
+            ["--public-url"], metavar="URL", help="Where clients reach the server, if elsewhere."
+        ),
+        click.Option(
+            ["--front-end"],
+            default="standalone",
+            type=click.Choice(sorted(FRONT_ENDS)),
+            help="HTTP server.",
+        ),
+        click.Option(
+            ["--max-connections"],
+            default=_BOUNDS.max_connections,
+            type=click.IntRange(1),
+            help="Clients at once; more are told to come again. Standalone front end only.",
+        ),
+        click.Option(
+            ["--idle-timeout"],
+            default=_BOUNDS.idle_timeout,
+            type=click.FloatRange(min=1),
+            metavar="SECONDS",
+            help="How long a connection may be quiet between two requests. Standalone front end "
+            "only.",
+        ),
+    ],
+)
+
+
+def address_of(settings: Settings) -> Address:
+    """Where to listen; raises :class:`click.ClickException` for a certificate that is none."""
+    tls = None
+    certificate, key = settings["tls_cert"], settings["tls_key"]
+    if certificate is not None:
+        try:
+            tls = tls_context(certificate, key)
+        except OSError as error:
+            raise click.ClickException(
+                f"{key or certificate} does not hold the certificate's key, or not in PEM: {error}"
+            ) from error
+    elif key is not None:
+        raise click.ClickException("--tls-key needs --tls-cert, the certificate that it is of.")
+    bounds = Bounds(
+        max_connections=settings["max_connections"], idle_timeout=settings["idle_timeout"]
+    )
+    return Address(settings["host"], settings["port"], settings["uds"], tls, bounds)
+
+
+def is_loopback_host(host: str) -> bool:
+    """Whether only this machine reaches a server that listens there."""
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
+def shown_url(address: Address, port: int, public_url: str | None) -> str:
+    """The URL, without the root, that a person is told to use."""
+    if public_url is not None:
+        return public_url.rstrip("/")
+    if address.unix is not None:
+        return f"unix:{address.unix} "
+    host = f"[{address.host}]" if ":" in address.host else address.host
+    return f"{'http' if address.tls is None else 'https'}://{host}:{port}"
+
+
+def listen_problem(error: OSError, settings: Settings) -> str:
+    """A sentence that says what is wrong with the address and what to do."""
+    place = settings["uds"] or f"{settings['host']}:{settings['port']}"
+    if error.errno == errno.EADDRINUSE:
+        return (
+            f"{place} is taken by another program; stop it, or choose another --port (0 picks one)."
+        )
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f"This user may not listen on {place}; choose a --port above 1023."
+    return f"Cannot listen on {place}: {error.strerror or error}. Check --host and --port."
