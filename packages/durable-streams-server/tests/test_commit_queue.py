@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from tokens import NOT_REACHED, position
 from durable_streams_core.entities import Conflicted, Refused, Unknown
 from durable_streams_core.errors import ProtocolError
 from durable_streams_core.operations import Append, Body
+from durable_streams_core.registry import create_store
 from durable_streams_core.store import Store, Watcher
 from durable_streams_server import Conflict, Engine, StreamClosed, TailMoved, Unavailable
 from durable_streams_server.stores.memory import MemoryStore
@@ -671,6 +673,41 @@ async def test_an_immediate_store_that_raises_blocks_no_stream(
             else:
                 await getattr(streams, call)("a", "x")
     assert caught.value.code == "outcome-unknown"
+    assert "the store failed in a commit" in caplog.text
+    await streams.create("b")
+    assert position((await streams.append("a", "x")).offset) == 1
+
+
+@pytest.mark.parametrize("call", ["append", "close_stream", "create"])
+@pytest.mark.parametrize("kind", ["memory", "file"])
+async def test_a_local_store_that_cannot_be_looked_at_blocks_no_stream(
+    engines: Callable[..., object],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    *,
+    kind: str,
+    call: str,
+) -> None:
+    """Its commit queue stayed busy for ever."""
+    store = MemoryStore() if kind == "memory" else create_store(f"file:{tmp_path}/data")
+    streams = await engines(store)
+    await streams.create("a", content_type="text/plain")
+
+    def fail(*_: Any) -> None:
+        raise OSError("a bug")
+
+    path = "b" if call == "create" else "a"
+    arguments = () if call == "create" else ("x",)
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "peek", fail)
+        with pytest.raises(Unavailable) as caught:
+            await getattr(streams, call)(path, *arguments)
+        # One that waits behind another fares no worse.
+        both = (getattr(streams, call)(path, *arguments) for _ in range(2))
+        for error in await asyncio.gather(*both, return_exceptions=True):
+            assert isinstance(error, Unavailable)
+    assert caught.value.status == 503
     assert "the store failed in a commit" in caplog.text
     await streams.create("b")
     assert position((await streams.append("a", "x")).offset) == 1

@@ -51,6 +51,7 @@ from durable_streams_server.engine.refusals import (
     outcome_unknown,
     refused,
     stopped,
+    store_failed,
     store_unreachable,
     too_contended,
     too_many_operations,
@@ -215,7 +216,11 @@ class CommitQueues:
         immediate = self._immediate
         if immediate is None or path in self._queues or not self._running:
             return None
-        facts = immediate.peek(path, operation.fields)
+        try:
+            facts = immediate.peek(path, operation.fields)
+        except Exception:
+            log.exception(STORE_FAILED)
+            raise store_failed() from None
         if facts is not None and type(operation) is Append:
             appended = append_nowait(immediate, path, operation, facts)
             if appended is not None:
@@ -313,24 +318,38 @@ class CommitQueues:
         self, queue: CommitQueue, operation: Operation[Any], local: LocalStore
     ) -> None:
         """Decide one operation, which nothing else waits with."""
-        path = queue.path
-        facts = local.peek(path, operation.fields)
-        if facts is not None and type(operation) is Append:
-            try:
-                commit = commit_of(local, path, operation, facts, self.new_id)
-            except ProtocolError as error:
-                self.finish(queue, [error])
-                return
-            if commit is not None:
-                self._send_plain(queue, operation, commit, local)
-                return
-        draft, results = self.decide(queue, facts)
-        self._send(queue, draft, results, local)
+        path, flight = queue.path, queue.flight
+        try:
+            facts = local.peek(path, operation.fields)
+            if facts is not None and type(operation) is Append:
+                try:
+                    commit = commit_of(local, path, operation, facts, self.new_id)
+                except ProtocolError as error:
+                    self.finish(queue, [error])
+                    return
+                if commit is not None:
+                    self._send_plain(queue, operation, commit, local)
+                    return
+            draft, results = self.decide(queue, facts)
+            self._send(queue, draft, results, local)
+        except Exception:
+            log.exception(STORE_FAILED)
+            self._fail_undecided(queue, flight)
 
     def _decide_flight(self, queue: CommitQueue, local: LocalStore) -> None:
         """Decide the operations in flight, and send their commit without a task."""
-        draft, results = self.decide(queue, local.peek(queue.path, queue.fields()))
-        self._send(queue, draft, results, local)
+        flight = queue.flight
+        try:
+            draft, results = self.decide(queue, local.peek(queue.path, queue.fields()))
+            self._send(queue, draft, results, local)
+        except Exception:
+            log.exception(STORE_FAILED)
+            self._fail_undecided(queue, flight)
+
+    def _fail_undecided(self, queue: CommitQueue, flight: list[Ticket]) -> None:
+        """Refuse a flight that the store did not let decide, so that its queue goes on."""
+        if queue.flight is flight:
+            self.fail(queue, store_failed)
 
     def _send(
         self, queue: CommitQueue, draft: Draft, results: list[Any], local: LocalStore
