@@ -14,9 +14,9 @@ from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.streamable_http import EventMessage
 from mcp.types import JSONRPCNotification, TextContent
 
-from durable_streams_client import AsyncClient
+from durable_streams_client import AsyncAsgiTransport, AsyncClient
 from durable_streams_runs.adapters.mcp import EventStore
-from durable_streams_server import Engine, create_asgi
+from durable_streams_server import Engine, MemoryStore, create_asgi
 
 
 def note(text: str) -> JSONRPCNotification:
@@ -37,6 +37,13 @@ class Received:
         self.texts.append(message.params["text"])
         assert event.event_id is not None
         self.ids.append(event.event_id)
+
+
+def client_of(engine: Engine) -> AsyncClient:
+    """A client that calls the engine in this process."""
+    return AsyncClient(
+        "http://app/", http=AsyncAsgiTransport(create_asgi(engine), loop=engine.loop)
+    )
 
 
 @asynccontextmanager
@@ -106,13 +113,38 @@ async def test_streams_and_sessions_are_replayed_apart(memory: Engine) -> None:
 
 @pytest.mark.parametrize(
     "event_id",
-    ["", "1", ".", "..", "a.b.c", "../../x.-1.0", "0" * 32 + ".-1.0", "0" * 32 + ".zz zz.1"],
+    [
+        *("", "1", ".", "..", "a.b.c", "../../x.-1.0", "0" * 32 + ".-1.0", "0" * 32 + ".zz zz.1"),
+        *("{stream}.1/2.1", "{stream}.-1/0.1", "{stream}.é.1", "{stream}.\ud800.1"),
+    ],
 )
-async def test_an_event_that_is_not_there_has_no_replay(memory: Engine, event_id: str) -> None:
-    events = EventStore(memory)
-    with events.session("a"):
-        await events.store_event("1", note("x"))
-        assert await events.replay_events_after(event_id, Received()) is None
+@pytest.mark.parametrize("over", ["engine", "client"])
+async def test_an_event_that_is_not_there_has_no_replay(
+    memory: Engine, over: str, event_id: str
+) -> None:
+    async with client_of(memory) as client:
+        events = EventStore(memory if over == "engine" else client)
+        with events.session("a"):
+            stream = (await events.store_event("1", note("x"))).partition(".")[0]
+            event_id = event_id.format(stream=stream)
+            assert await events.replay_events_after(event_id, Received()) is None
+
+
+@pytest.mark.parametrize("over", ["engine", "client"])
+async def test_a_message_after_the_stream_expired_is_stored_and_replayed(over: str) -> None:
+    now = 1_800_000_000_000
+    store = MemoryStore(clock=lambda: now)
+    async with Engine(store) as engine, client_of(engine) as client:
+        events = EventStore(engine if over == "engine" else client, ttl=60)
+        with events.session("a"):
+            first = await events.store_event("1", None)
+            now += 120_000
+            ids = [await events.store_event("1", note(f"{n}")) for n in range(2)]
+            received = Received()
+            assert await events.replay_events_after(first, received) == "1"
+            assert received.texts == ["0", "1"]
+            assert await events.replay_events_after(ids[0], received) == "1"
+            assert received.texts == ["0", "1", "1"]
 
 
 @pytest.mark.parametrize("stream_id", ["", "../..", "a/b", "é" * 1000, "\0", "_GET_stream"])

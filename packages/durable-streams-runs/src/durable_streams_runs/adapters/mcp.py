@@ -24,8 +24,8 @@ __all__ = ["EventStore"]
 
 SESSION_HEADER: Final = b"mcp-session-id"
 
-_EVENT_ID: Final = re.compile(r"([0-9a-f]{32})\.(.{1,256})\.([0-9]{1,9})")
-"""The stream of a request, an offset in it, and the number of the event."""
+_EVENT_ID: Final = re.compile(r"([0-9a-f]{32})\.([!-.0-~]{1,256})\.([0-9]{1,9})")
+"""The stream of a request, an offset in it, which has no slash, and the number of the event."""
 
 NO_MESSAGE: Final = msgspec.Raw(b"null")
 
@@ -108,12 +108,15 @@ class EventStore(McpEventStore):
         tail = self._tail(path)
         async with asyncio.timeout(self._patience), tail.lock:
             await self._find(path, tail)
-            event = Event(tail.number + 1, tail.offset, stream_id, _as_json(message))
-            # Until the append has succeeded it is not known what the stream holds.
-            tail.number = -1
-            encoded = msgspec.json.encode(event)
-            tail.offset = await persistently(lambda: self._streams.append(path, [encoded]))
-            tail.number = event.number
+            number = tail.number
+            try:
+                event = await self._append(path, tail, stream_id, message)
+            except (NotFound, Gone):
+                # The stream expired. Its numbers go on, because a client that has seen the first
+                # event before has not seen the first one now.
+                await self._find(path, tail)
+                tail.number = max(tail.number, number)
+                event = await self._append(path, tail, stream_id, message)
         if message is not None:
             await tail.until_connected()
         elif tail.is_connecting:
@@ -150,6 +153,17 @@ class EventStore(McpEventStore):
                     return stream_id
         except (NotFound, Gone, InvalidRequest):
             return None
+
+    async def _append(
+        self, path: str, tail: "_Tail", stream_id: str, message: JSONRPCMessage | None
+    ) -> "Event":
+        event = Event(tail.number + 1, tail.offset, stream_id, _as_json(message))
+        # Until the append has succeeded it is not known what the stream holds.
+        tail.number = -1
+        encoded = msgspec.json.encode(event)
+        tail.offset = await persistently(lambda: self._streams.append(path, [encoded]))
+        tail.number = event.number
+        return event
 
     async def _is_all(self, path: str, seen: int) -> bool:
         """Whether that was the last event. If so, what is stored next waits for the client."""
