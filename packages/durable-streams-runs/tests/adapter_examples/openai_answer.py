@@ -5,5 +5,5 @@ from durable_streams_runs.adapters.openai import text
 
 
 async def ask(runs: Runs, client: AsyncOpenAI, run_id: str, prompt: str) -> Run:
-    answer = client.responses.create(model="gpt-5.1", input=prompt, stream=True)
+    answer = client.responses.create(model="gpt-6.2-sol", input=prompt, stream=True)
     return await runs.start(run_id, text(answer))

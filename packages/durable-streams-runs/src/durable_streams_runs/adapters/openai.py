@@ -1,6 +1,6 @@
 """Streams of the OpenAI SDK as runs: of the Responses API, and of chat completions.
 
-    stream = client.responses.create(model="gpt-5.1", input=prompt, stream=True)
+    stream = client.responses.create(model="gpt-6.2-sol", input=prompt, stream=True)
     await runs.start("answers/1", text(stream))
 
 Runs of an answer that ends early, or as failed, end as failed.
