@@ -8,6 +8,7 @@ import click
 
 from durable_streams_core.errors import DurableStreamsError
 from durable_streams_server import __version__
+from durable_streams_server.cli.config_file import CONFIGURATION
 from durable_streams_server.cli.environment import PREFIX, check_environment
 from durable_streams_server.cli.listening import LISTENING, is_loopback_host, listen_problem
 from durable_streams_server.cli.logs import LOGS, set_up_logging
@@ -16,13 +17,14 @@ from durable_streams_server.cli.option_groups import GroupedCommand, OptionGroup
 from durable_streams_server.cli.process import loop_runner, prepare_process
 from durable_streams_server.cli.requests import ACCESS, BROWSERS, REQUESTS
 from durable_streams_server.cli.serve import serve
+from durable_streams_server.cli.show_config import config_command
 from durable_streams_server.cli.sign import sign
 from durable_streams_server.cli.streams import STREAMS, WEBHOOKS
 
 log = logging.getLogger("durable_streams_server.cli")
 
 GROUPS: Final[tuple[OptionGroup, ...]] = (
-    *(LISTENING, STREAMS, ACCESS, REQUESTS, BROWSERS, WEBHOOKS, LOGS),
+    *(CONFIGURATION, LISTENING, STREAMS, ACCESS, REQUESTS, BROWSERS, WEBHOOKS, LOGS),
 )
 """The options of the command, in the order of ``--help``."""
 
@@ -32,7 +34,8 @@ GROUPS: Final[tuple[OptionGroup, ...]] = (
     groups=GROUPS,
     invoke_without_command=True,
     context_settings={"auto_envvar_prefix": PREFIX, "show_default": True},
-    epilog="Every option can also be set in the environment, as DURABLE_STREAMS_PORT for --port.",
+    epilog="Every option can also be set in the environment, as DURABLE_STREAMS_PORT for --port, "
+    "and in the --config file, as port.",
 )
 @click.version_option(__version__, prog_name="durable-streams-server")
 @click.pass_context
@@ -60,5 +63,8 @@ def main(context: click.Context, /, **settings: Any) -> None:
         raise click.ClickException(listen_problem(error, settings)) from error
 
 
-for command in check, export, import_, sign:
+show_config = config_command([option for group in GROUPS for option in group.options], GROUPS)
+"""The subcommand ``config``."""
+
+for command in check, show_config, export, import_, sign:
     main.add_command(command)

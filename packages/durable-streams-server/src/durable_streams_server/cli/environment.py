@@ -7,6 +7,8 @@ from typing import Final
 
 import click
 
+from durable_streams_server.cli.nearest import nearest
+
 PREFIX: Final = "DURABLE_STREAMS"
 
 _OTHERS: Final = frozenset(("URL", "TIMEOUT"))
@@ -39,23 +41,9 @@ def check_environment(command: click.Command, environment: Mapping[str, str] | N
 
 
 def _unknown(variable: str, name: str, known: Sequence[str]) -> str:
-    nearest = min(known, key=lambda option: _distance(name.upper(), option))
-    if _distance(name.upper(), nearest) <= len(name) // 2:
-        advice = f"Did you mean {PREFIX}_{nearest}?"
+    meant = nearest(name.upper(), known)
+    if meant is not None:
+        advice = f"Did you mean {PREFIX}_{meant}?"
     else:
         advice = "Each option in --help has a variable of its name."
     return f"The variable {variable} of the environment sets no option. {advice}"
-
-
-def _distance(a: str, b: str) -> int:
-    """How many letters have to be put in, left out, replaced, or swapped with their neighbour."""
-    rows = [list(range(len(b) + 1))]
-    for i, letter in enumerate(a, 1):
-        row = [i]
-        for j, other in enumerate(b, 1):
-            least = min(row[-1] + 1, rows[-1][j] + 1, rows[-1][j - 1] + (letter != other))
-            if i > 1 and j > 1 and (letter, a[i - 2]) == (b[j - 2], other):
-                least = min(least, rows[-2][j - 2] + 1)
-            row.append(least)
-        rows.append(row)
-    return rows[-1][-1]
