@@ -192,10 +192,11 @@ async def test_the_registry_is_not_a_run(runs: Runs, run_id: str) -> None:
 
 @pytest.mark.parametrize("content_type", ["text/plain; charset=utf-8", "application/json", "a/b"])
 @pytest.mark.parametrize("closed", [False, True])
+@pytest.mark.parametrize("data", [None, b"[1]"])
 async def test_a_stream_that_is_not_a_run_is_left_alone(
-    runs: Runs, memory: Engine, content_type: str, closed: bool
+    runs: Runs, memory: Engine, content_type: str, closed: bool, data: bytes | None
 ) -> None:
-    await memory.create("a", content_type=content_type, data=b"[1]", closed=closed)
+    await memory.create("a", content_type=content_type, data=data, closed=closed)
     held = Held()
     with pytest.raises(NotARun):
         await runs.start("a", held.stream())

@@ -121,10 +121,9 @@ async def test_a_program_that_ignores_the_request_to_end_is_killed(
 
 
 @needs_proc
-async def test_a_run_that_fails_ends_its_program(memory: Engine) -> None:
-    code = LEFT_BEHIND + "print('x' * 10_000, flush=True)"
+async def test_a_run_that_fails_ends_its_program(memory: Engine, tmp_path: Path) -> None:
+    code = LEFT_BEHIND.replace("flush=True", "file=open('pids', 'w')") + "print('x' * 10_000)"
     async with Runs(memory, lease=SHORT_LEASE, limits=Limits(run_bytes=1_000)) as runs:
-        run = await runs.start("a", python(code))
-        pids = await pids_of(run)
+        run = await runs.start("a", python(code, cwd=tmp_path))
         assert (await run.wait()).status is Status.FAILED
-        await until_dead(pids)
+        await until_dead([int(pid) for pid in (tmp_path / "pids").read_text().split()])

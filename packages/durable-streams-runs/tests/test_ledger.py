@@ -47,7 +47,7 @@ def test_a_record_that_comes_twice_counts_once() -> None:
     ledger = folded(*joined("w"))
     start = Start(w="w", n=2, id="a", format="text")
     assert ledger.apply(start)
-    assert ledger.apply(Ended(w="w", n=3, id="a", status=Status.DONE))
+    assert ledger.apply(Ended(w="w", n=3, id="a", number=1, status=Status.DONE))
     assert not ledger.apply(start)
     assert not ledger.entries
 
@@ -56,7 +56,7 @@ def test_a_take_moves_the_runs_and_silences_the_dead() -> None:
     ledger = folded(*joined("v", "w"), Start(w="w", n=2, id="a", format="text"))
     assert ledger.apply(Take(w="v", n=2, worker="w"))
     assert (ledger.entries["a"].worker, ledger.entries["a"].epoch) == ("v", 2)
-    assert not ledger.apply(Ended(w="w", n=3, id="a", status=Status.DONE))
+    assert not ledger.apply(Ended(w="w", n=3, id="a", number=1, status=Status.DONE))
     assert not ledger.apply(Take(w="w", n=4, worker="v"))
 
 
@@ -79,7 +79,7 @@ def test_arguments_of_running_runs_are_bounded_together(monkeypatch: pytest.Monk
         return Start(w="w", n=n, id=str(n), format="text", task="t", args={"x": 123})
 
     assert [ledger.apply(start(n)) for n in (2, 3)] == [True, False]
-    ledger.apply(Ended(w="w", n=4, id="2", status=Status.DONE))
+    ledger.apply(Ended(w="w", n=4, id="2", number=1, status=Status.DONE))
     assert ledger.apply(start(5))
 
 
@@ -93,9 +93,20 @@ def test_a_worker_that_leaves_without_runs_is_forgotten_and_one_with_runs_is_not
 def test_an_ended_run_is_forgotten_and_a_running_one_is_not() -> None:
     ledger = folded(*joined("w"), Start(w="w", n=2, id="a", format="text"))
     assert not ledger.apply(Forget(w="w", n=3, id="a"))
-    ledger.apply(Ended(w="w", n=4, id="a", status=Status.DONE))
+    ledger.apply(Ended(w="w", n=4, id="a", number=1, status=Status.DONE))
     assert ledger.apply(Forget(w="w", n=5, id="a"))
     assert ledger.apply(Start(w="w", n=6, id="a", format="text"))
+
+
+def test_a_late_end_of_an_earlier_run_leaves_the_new_one_of_its_id_running() -> None:
+    ledger = folded(*joined("v", "w"), Start(w="w", n=2, id="a", format="text"))
+    ledger.apply(Ended(w="v", n=2, id="a", number=1, status=Status.STOPPED))
+    ledger.apply(Forget(w="v", n=3, id="a"))
+    assert ledger.apply(Start(w="v", n=4, id="a", format="text"))
+    assert not ledger.apply(Ended(w="w", n=3, id="a", number=1, status=Status.STOPPED))
+    assert ledger.is_running("a", 2)
+    assert not ledger.apply(Drop(w="v", n=5, id="a", number=1))
+    assert ledger.apply(Ended(w="w", n=4, id="a", number=2, status=Status.DONE))
 
 
 KINDS = [Join, Beat, Sync, Leave, Start, Ended, Drop, Forget, Take]
@@ -104,6 +115,7 @@ STEP = st.tuples(
     st.sampled_from("uvw"),
     st.sampled_from("abc"),
     st.sampled_from("uvw"),
+    st.integers(1, 4),
     st.booleans(),
 )
 
@@ -112,13 +124,13 @@ def history_of(steps: list[Any]) -> list[Record]:
     """Records as workers number them, some of them twice."""
     made: list[Record] = []
     numbers = dict.fromkeys("uvw", 0)
-    for kind, worker, run_id, other, twice in steps:
+    for kind, worker, run_id, other, number, twice in steps:
         numbers[worker] += 1
         more: dict[Any, dict[str, Any]] = {
             Join: {"process": worker, "local": True},
             Start: {"id": run_id, "format": "text", "task": "t", "args": {"x": 1}},
-            Ended: {"id": run_id, "status": Status.FAILED, "error": "e"},
-            Drop: {"id": run_id},
+            Ended: {"id": run_id, "number": number, "status": Status.FAILED, "error": "e"},
+            Drop: {"id": run_id, "number": number},
             Forget: {"id": run_id},
             Take: {"worker": other},
         }
@@ -130,7 +142,7 @@ HISTORIES = st.lists(STEP, max_size=40).map(history_of)
 
 
 def state(ledger: Ledger) -> Any:
-    return (ledger.members, ledger.entries, ledger.ended, ledger.args_bytes)
+    return (ledger.members, ledger.entries, ledger.ended, ledger.args_bytes, ledger.started)
 
 
 @given(HISTORIES, st.integers(0, 80))

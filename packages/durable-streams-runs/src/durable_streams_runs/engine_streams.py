@@ -64,8 +64,8 @@ class EngineStreams(Streams):
         body = _body("application/json", messages)
         return (await self._engine.append(path, body, close=close)).offset
 
-    def writer(self, path: str, content_type: str, epoch: int) -> Writer:
-        return EngineWriter(self._engine, path, content_type, epoch)
+    def writer(self, path: str, content_type: str, epoch: int, *, again: bool = False) -> Writer:
+        return EngineWriter(self._engine, path, content_type, epoch, again=again)
 
     async def read(self, path: str, offset: str = START) -> AsyncIterator[StreamBatch]:
         while True:
@@ -89,13 +89,15 @@ class EngineStreams(Streams):
 class EngineWriter(Writer):
     """Appends with the claims of a producer; a call that is repeated keeps its sequence number."""
 
-    def __init__(self, engine: Engine, path: str, content_type: str, epoch: int) -> None:
+    def __init__(
+        self, engine: Engine, path: str, content_type: str, epoch: int, *, again: bool
+    ) -> None:
         self._engine = engine
         self._path = path
         self._content_type = content_type
         self._epoch = epoch
         self._seq = 0
-        self._uncertain = False
+        self._uncertain = again
         """Whether the append under this number may be stored already."""
 
     async def append(self, parts: list[bytes]) -> None:

@@ -3,6 +3,7 @@
 The append that holds the end and closes the stream claims an odd epoch above the owner's.
 """
 
+import asyncio
 import secrets
 from typing import Any, Final
 
@@ -11,7 +12,16 @@ from durable_streams_runs.errors import NotARun
 from durable_streams_runs.formats import JSON, TEXT, Format, Parser
 from durable_streams_runs.records import Entry
 from durable_streams_runs.states import End, Status
-from durable_streams_runs.streams import Lost, Streams, Why, persistently
+from durable_streams_runs.streams import (
+    FIRST_PAUSE,
+    LONGEST_PAUSE,
+    Lost,
+    Streams,
+    Why,
+    persistently,
+)
+
+INTERRUPTED: Final = End(Status.INTERRUPTED)
 
 ODD_EPOCHS: Final = 2**32
 """How many odd epochs an attempt to end a run chooses from."""
@@ -31,11 +41,13 @@ class Finisher:
     async def finish(self, entry: Entry, end: End) -> End:
         """End a run, whoever owns it. Returns the end that it has, which may be an earlier one.
 
-        The stream is created if its owner died before that, so that nobody can run it later.
+        The stream is created if its owner died before that, so that nobody can run it later. Waits
+        while the store is away. Raises what the streams raise if they refuse the end.
         """
         form = self.format_of(entry.format)
         data = form.end(end)
         epoch = odd_above(entry.epoch)
+        pause = FIRST_PAUSE
         while True:
             writer = self._streams.writer(entry.id, form.content_type, epoch)
             try:
@@ -43,11 +55,14 @@ class Finisher:
             except Lost as lost:
                 if lost.why is Why.CLOSED:
                     return await self.end_of(entry.id)
-                if lost.why is not Why.GONE:
-                    # Also tried again: the server was away for longer than the client waits.
-                    epoch = odd_above(max(epoch, lost.epoch or 0))
-                elif await self._create_ended(entry, form, data):
-                    return end
+                if lost.why is Why.GONE:
+                    if await self._create_ended(entry, form, data):
+                        return end
+                    continue
+                epoch = odd_above(max(epoch, lost.epoch or 0))
+                if lost.why is not Why.FENCED:
+                    await asyncio.sleep(pause)
+                    pause = min(LONGEST_PAUSE, 2 * pause)
             else:
                 return end
             finally:
@@ -64,12 +79,12 @@ class Finisher:
         """The end of a run whose stream is closed.
 
         A stream that was closed by anybody else counts as interrupted, and so does one that is
-        gone.
+        gone. Waits while the store is away.
         """
         try:
-            return await self.read_end(run_id) or End(Status.INTERRUPTED)
+            return await persistently(lambda: self.read_end(run_id)) or INTERRUPTED
         except (NotFound, Gone, NotARun):
-            return End(Status.INTERRUPTED)
+            return INTERRUPTED
 
     async def end_if_closed(self, run_id: str) -> End | None:
         """The end of a run, or None while its stream is open or is not there."""
@@ -92,6 +107,31 @@ class Finisher:
             for parser in parsers:
                 parser.feed(batch.data)
         return next((parser.end for parser in parsers if parser.end), None)
+
+    async def earlier_end(self, run_id: str) -> End | None:
+        """The end of a run whose stream is there, or None where nothing is.
+
+        Raises :class:`NotARun` for any other stream, and Gone or Unavailable.
+        """
+        try:
+            end = await self.read_end(run_id) if await self._streams.is_closed(run_id) else None
+        except NotFound:
+            return None
+        if end is None:
+            raise NotARun(f"Another stream is at {run_id!r}, which is not a run.")
+        return end
+
+    async def is_unused(self, run_id: str, form: Format) -> bool:
+        """Whether a stream for runs of this format is there, open and empty."""
+        try:
+            known = {each.name for each in await self._candidates(run_id)}
+            if form.name not in known or await self._streams.is_closed(run_id):
+                return False
+            async for batch in self._streams.read(run_id):
+                return not batch.data
+            return True
+        except (NotFound, Gone, NotARun):
+            return False
 
     async def items(self, run_id: str, form: Format) -> list[Any]:
         """All output of a run so far; of a text run, its text in one piece."""

@@ -63,7 +63,7 @@ async def program_output(
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
-    """End a program and those that it started, of which some may be left when it has ended."""
+    """End a program and those that it started, which may live on after it."""
     group = process.pid
     try:
         if _signal(group, signal.SIGTERM):

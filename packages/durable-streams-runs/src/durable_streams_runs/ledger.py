@@ -41,6 +41,8 @@ class Ledger:
         self.members: dict[str, Member] = {}
         self.entries: dict[str, Entry] = {}
         self.ended: dict[str, End] = {}
+        self.started = 0
+        """How many runs the service has started."""
         self.args_bytes = 0
         """Bytes of the arguments of all running runs, as JSON."""
         self._silence: dict[str, dict[str, int]] = {}
@@ -80,6 +82,11 @@ class Ledger:
         """The runs of a worker."""
         return [entry for entry in self.entries.values() if entry.worker == worker]
 
+    def is_running(self, run_id: str, number: int) -> bool:
+        """Whether the run of this id that is running is that of this number."""
+        entry = self.entries.get(run_id)
+        return entry is not None and entry.number == number
+
     def silent(self, observer: str) -> list[str]:
         """The workers that are dead to this one."""
         return [
@@ -94,9 +101,11 @@ class Ledger:
             members=list(self.members.values()),
             entries=list(self.entries.values()),
             ended=[(run_id, end.status, end.error) for run_id, end in self.ended.items()],
+            started=self.started,
         )
 
     def _replace(self, snapshot: Snapshot) -> None:
+        self.started = snapshot.started
         self.members = {member.worker: member for member in snapshot.members}
         self.entries = {entry.id: entry for entry in snapshot.entries}
         self.args_bytes = sum(size_of(entry.args) for entry in snapshot.entries)
@@ -131,8 +140,10 @@ class Ledger:
         if record.id in self.entries or record.id in self.ended or self.is_full:
             return False
         self.args_bytes += size_of(record.args)
+        self.started += 1
         self.entries[record.id] = Entry(
             id=record.id,
+            number=self.started,
             worker=record.w,
             format=record.format,
             ttl=record.ttl,
@@ -142,7 +153,7 @@ class Ledger:
         return True
 
     def _end(self, record: Ended) -> bool:
-        if record.id in self.ended:
+        if not self.is_running(record.id, record.number):
             return False
         self._remove_entry(record.id)
         self.ended[record.id] = End(record.status, record.error)
@@ -151,16 +162,15 @@ class Ledger:
         return True
 
     def _drop(self, record: Drop) -> bool:
-        entry = self.entries.get(record.id)
-        if entry is None or entry.worker != record.w:
+        if not self.is_running(record.id, record.number):
+            return False
+        if self.entries[record.id].worker != record.w:
             return False
         self._remove_entry(record.id)
         return True
 
     def _remove_entry(self, run_id: str) -> None:
-        entry = self.entries.pop(run_id, None)
-        if entry is not None:
-            self.args_bytes -= size_of(entry.args)
+        self.args_bytes -= size_of(self.entries.pop(run_id).args)
 
     def _take(self, record: Take) -> bool:
         if record.worker == record.w or record.worker not in self.members:

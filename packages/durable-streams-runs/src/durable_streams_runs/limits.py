@@ -11,7 +11,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Bounds with safe defaults. Sizes are bytes of encoded output, times seconds."""
 
     running: int = 10_000
-    """Runs of one worker at a time; ``start`` raises ``RunsUnavailable`` beyond it."""
+    """Runs of one worker at a time. Beyond it, ``start`` raises ``RunsUnavailable``, and runs of
+    dead workers that could be restarted end as interrupted."""
     run_bytes: int = 64 * MIB
     """Output of one run; it fails beyond it."""
     item_bytes: int = 8 * MIB

@@ -1,7 +1,7 @@
 """Gathers the output of a run into few appends, without delaying the first after a pause."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 from durable_streams_core.errors import DurableStreamsError
@@ -11,6 +11,9 @@ from durable_streams_runs.limits import Limits
 from durable_streams_runs.states import End
 from durable_streams_runs.streams import Lost, Why, Writer, persistently
 
+Spawn = Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]
+"""Makes a task of that name, which ends with its worker at the latest."""
+
 ADDED_IN_ONE_TURN: Final = 64
 """Items that a source may yield before other tasks get a turn of the loop."""
 
@@ -19,7 +22,12 @@ class Output:
     """The appends of one owner to a run. ``on_lost`` is called when it may append no more."""
 
     def __init__(
-        self, writer: Writer, form: Format, limits: Limits, on_lost: Callable[[], None]
+        self,
+        writer: Writer,
+        form: Format,
+        limits: Limits,
+        on_lost: Callable[[], None],
+        spawn: Spawn,
     ) -> None:
         self.end: End | None = None
         """The end that was written."""
@@ -29,6 +37,7 @@ class Output:
         self._format = form
         self._limits = limits
         self._on_lost = on_lost
+        self._spawn = spawn
         self._loop = asyncio.get_running_loop()
         self._lock = asyncio.Lock()
         self._parts: list[bytes] = []
@@ -41,7 +50,6 @@ class Output:
         self._due = 0.0
         """When the next append may begin."""
         self._timer: asyncio.TimerHandle | None = None
-        self._sending: asyncio.Task[None] | None = None
         self._ending = False
 
     @property
@@ -111,7 +119,7 @@ class Output:
     def _begin_sending(self) -> None:
         self._timer = None
         if not self._lock.locked():
-            self._sending = self._loop.create_task(self._send_in_background())
+            _ = self._spawn(self._send_in_background(), "output of a run")
 
     async def _send_in_background(self) -> None:
         try:

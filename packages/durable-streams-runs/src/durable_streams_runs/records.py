@@ -52,9 +52,10 @@ class Start(Record, tag="start", frozen=True, kw_only=True):
 
 
 class Ended(Record, tag="end", frozen=True, kw_only=True):
-    """A run ended."""
+    """A run ended: the one of this ``number``, and not another that has its id by now."""
 
     id: str
+    number: int
     status: Status
     error: str | None = None
 
@@ -63,6 +64,7 @@ class Drop(Record, tag="drop", frozen=True, kw_only=True):
     """A run of the worker that appends this has no stream, and its id is free."""
 
     id: str
+    number: int
 
 
 class Forget(Record, tag="forget", frozen=True, kw_only=True):
@@ -99,9 +101,13 @@ class Member(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class Entry(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """A running run in the ledger. ``epoch`` is that of its owner in the stream of the run."""
+    """A running run in the ledger. ``epoch`` is that of its owner in the stream of the run.
+
+    ``number`` counts the runs that the service has started, so that two of one id differ.
+    """
 
     id: str
+    number: int
     worker: str
     format: str
     epoch: int = 0
@@ -116,6 +122,7 @@ class Snapshot(Record, tag="snapshot", frozen=True, kw_only=True):
     members: list[Member] = []
     entries: list[Entry] = []
     ended: list[tuple[str, Status, str | None]] = []
+    started: int = 0
 
 
 _UNION = Join | Beat | Leave | Start | Ended | Drop | Forget | Take | Sync | Rotate | Snapshot

@@ -101,9 +101,11 @@ class Registry:
             asyncio.create_task(self._send(), name="registry sender"),
         ]
         waiting = asyncio.create_task(self._loaded.wait())
-        await asyncio.wait([waiting, *self._tasks], return_when=asyncio.FIRST_COMPLETED)
-        if not waiting.done():
+        try:
+            await asyncio.wait([waiting, *self._tasks], return_when=asyncio.FIRST_COMPLETED)
+        finally:
             waiting.cancel()
+        if not self._loaded.is_set():
             await self.close()
             raise RunsUnavailable("The registry of runs cannot be read.")
 

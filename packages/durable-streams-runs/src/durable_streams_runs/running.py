@@ -8,10 +8,10 @@ from contextlib import suppress
 from typing import Any
 
 from durable_streams_runs.errors import RunFailed
-from durable_streams_runs.finishing import Finisher
+from durable_streams_runs.finishing import INTERRUPTED, Finisher
 from durable_streams_runs.formats import Format
 from durable_streams_runs.limits import Limits
-from durable_streams_runs.output import Output
+from durable_streams_runs.output import Output, Spawn
 from durable_streams_runs.records import Entry
 from durable_streams_runs.states import End, Status
 from durable_streams_runs.streams import Lost, Why, Writer
@@ -23,7 +23,7 @@ class Running:
     """Reads a source to its end and writes what it yields.
 
     ``on_end`` is called once: with the end of the run, or None if another process has the run now,
-    or it is gone.
+    or it is gone. ``spawn`` makes tasks.
     """
 
     def __init__(
@@ -36,16 +36,20 @@ class Running:
         limits: Limits,
         finisher: Finisher,
         on_end: Callable[["Running", End | None], None],
+        spawn: Spawn,
     ) -> None:
         self.entry = entry
         self._source = source
         self._limits = limits
         self._finisher = finisher
         self._on_end = on_end
-        self._output = Output(writer, form, limits, self._lost)
+        self._spawn = spawn
+        self._output = Output(writer, form, limits, self._lost, spawn)
+        self.is_gone = False
+        """Whether the stream was deleted."""
         self._ended: asyncio.Future[End | None] = asyncio.get_running_loop().create_future()
         self._writing: asyncio.Task[None] | None = None
-        self.task = asyncio.create_task(self._run(), name=f"run {entry.id}")
+        self.task = spawn(self._run(), f"run {entry.id}")
 
     async def end(self, end: End) -> End | None:
         """End the run now and cancel its source: the end that holds, None if it is not ours."""
@@ -56,12 +60,6 @@ class Running:
     async def ended(self) -> End | None:
         """Wait for the end: None if another process ends the run, or it is gone."""
         return await asyncio.shield(self._ended)
-
-    @property
-    def is_gone(self) -> bool:
-        """Whether the stream was deleted."""
-        lost = self._output.lost
-        return lost is not None and lost.why is Why.GONE
 
     async def flush(self) -> None:
         """Write what the source has yielded, and accept nothing more."""
@@ -114,7 +112,7 @@ class Running:
         except BaseException as error:
             return self._failure("raised", error)
         if output.lost is not None:
-            return End(Status.INTERRUPTED)
+            return INTERRUPTED
         return None if output.closed else End(Status.DONE)
 
     def _failure(self, what: str, error: BaseException) -> End:
@@ -129,29 +127,35 @@ class Running:
         """Write the end, once: whoever comes later gets the same."""
         if self._writing is None and not self._ended.done():
             # In a task of its own, because the caller may be cancelled.
-            self._writing = asyncio.create_task(self._write(end))
+            self._writing = self._spawn(self._write(end), f"end of the run {self.entry.id}")
         return await self.ended()
 
     async def _write(self, end: End) -> None:
         final: End | None = None
         try:
-            final = await self._output.finish(end)
-        except Lost as lost:
-            final = await self._after_loss(lost)
+            final = await self._finish(end)
         except Exception:
+            # Nobody else can end it either.
             log.exception("The end of the run %r was not written.", self.entry.id)
+            final = INTERRUPTED
         finally:
             self._resolve(final)
             await self._output.release()
 
+    async def _finish(self, end: End) -> End | None:
+        try:
+            return await self._output.finish(end)
+        except Lost as lost:
+            return await self._after_loss(lost)
+
     async def _after_loss(self, lost: Lost) -> End | None:
-        if lost.why is Why.GONE:
-            return None
-        if lost.why is Why.BROKEN:
-            return await self._finisher.finish(self.entry, End(Status.INTERRUPTED))
-        if await self._finisher.is_closed(self.entry.id):
-            return await self._finisher.end_of(self.entry.id)
-        return None
+        if lost.why in (Why.BROKEN, Why.AWAY):
+            return await self._finisher.finish(self.entry, INTERRUPTED)
+        end = None
+        if lost.why is not Why.GONE:
+            end = await self._finisher.end_if_closed(self.entry.id)
+        self.is_gone = end is None and lost.why is not Why.FENCED
+        return end
 
     def _resolve(self, final: End | None) -> None:
         if not self._ended.done():

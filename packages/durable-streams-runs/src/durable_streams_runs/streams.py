@@ -40,7 +40,8 @@ class Why(Enum):
     CLOSED = "the stream is closed"
     FENCED = "a writer with a newer epoch took over"
     GONE = "there is no such stream"
-    BROKEN = "the stream lost data, or the server was away for too long"
+    BROKEN = "the stream lost data, or refuses what a run writes"
+    AWAY = "the server was away for too long"
 
 
 class Lost(DurableStreamsError):
@@ -109,8 +110,11 @@ class Streams(ABC):
         """
 
     @abstractmethod
-    def writer(self, path: str, content_type: str, epoch: int) -> Writer:
-        """A new writer, whose first append claims the epoch."""
+    def writer(self, path: str, content_type: str, epoch: int, *, again: bool = False) -> Writer:
+        """A new writer, whose first append claims the epoch.
+
+        With ``again``, an earlier writer of this owner may have stored that append already.
+        """
 
     @abstractmethod
     def read(self, path: str, offset: str = START) -> AsyncIterator[StreamBatch]:
@@ -157,8 +161,3 @@ async def persistently(attempt: Callable[[], Awaitable[T]]) -> T:
         except Unavailable:
             await asyncio.sleep(pause)
             pause = min(LONGEST_PAUSE, 2 * pause)
-
-
-def unavailable(error: DurableStreamsError) -> Unavailable:
-    """The same error as core's, for those that a client alone knows."""
-    return Unavailable(str(error))

@@ -14,8 +14,9 @@ from functools import cache
 from typing import Any, Final, TypeVar
 
 from durable_streams_core.errors import DurableStreamsError, Unavailable
-from durable_streams_runs.errors import NotARun, RunsUnavailable
-from durable_streams_runs.finishing import Finisher
+from durable_streams_runs.claiming import claim
+from durable_streams_runs.errors import RunsUnavailable
+from durable_streams_runs.finishing import INTERRUPTED, Finisher
 from durable_streams_runs.formats import Format
 from durable_streams_runs.ledger import MISSED_BEATS, Ledger
 from durable_streams_runs.limits import Limits
@@ -34,7 +35,7 @@ from durable_streams_runs.records import (
 )
 from durable_streams_runs.registry import Registry
 from durable_streams_runs.running import Running
-from durable_streams_runs.states import End, Status
+from durable_streams_runs.states import End
 from durable_streams_runs.streams import Lost, Streams, Why, Writer, persistently
 from durable_streams_runs.tasks import Task
 
@@ -83,9 +84,10 @@ class Worker:
         )
         self._joined = asyncio.Event()
         self._stopping = False
-        self._beating: asyncio.Task[None] | None = None
         self._work: set[asyncio.Task[Any]] = set()
         self._starts: set[asyncio.Task[Any]] = set()
+        self._starting: set[str] = set()
+        """Runs that are being started or restarted, and have a place among the running ones."""
         self._busy: set[str] = set()
         """Own runs that are being started or ended, so that nobody adopts them."""
         self._adopting = asyncio.Semaphore(ADOPTED_AT_A_TIME)
@@ -99,40 +101,47 @@ class Worker:
 
     async def start(self) -> None:
         """Join the service."""
-        await self._registry.open()
-        await self._join()
-        self._beating = asyncio.create_task(self._beat(), name="heartbeat of runs")
+        try:
+            await self._registry.open()
+            await self._join()
+        except BaseException:
+            await self._registry.close()
+            raise
+        self._spawn(self._beat(), "heartbeat of runs")
 
     async def stop(self) -> None:
         """End the runs of this process as interrupted, or leave them to another process."""
         self._stopping = True
-        if self._beating is not None:
-            self._beating.cancel()
-        if self._starts:
-            await asyncio.wait(self._starts, timeout=self._limits.patience)
-        running = list(self.running.values())
-        tasks = self._work | self._starts
         try:
+            if self._starts:
+                await asyncio.wait(self._starts, timeout=self._limits.patience)
             # After the lease, other processes take them over anyway.
             async with asyncio.timeout(self._lease):
-                await asyncio.gather(*(self._hand_over(each) for each in running))
+                await asyncio.gather(*map(self._hand_over, self.running.values()))
                 await self._registry.post(Leave())
         except (TimeoutError, RunsUnavailable):
             log.warning("Not all runs were handed over; other processes find them by their lease.")
+        finally:
+            try:
+                await self._end_tasks()
+            finally:
+                await self._registry.close()
+
+    async def _end_tasks(self) -> None:
+        tasks = self._work | self._starts
         for task in tasks:
             task.cancel()
         if tasks:
             _, left = await asyncio.wait(tasks, timeout=self._limits.patience)
             for task in left:
                 log.warning("%s ignores that it was cancelled, and is left alone.", task.get_name())
-        await self._registry.close()
 
     async def _hand_over(self, running: Running) -> None:
         if self._task_of(running.entry):
             await running.flush()
             running.abandon()
         else:
-            await running.end(End(Status.INTERRUPTED))
+            await running.end(INTERRUPTED)
 
     async def _join(self) -> None:
         self._joined.clear()
@@ -170,9 +179,10 @@ class Worker:
             raise RunsUnavailable("The runs are not started, or were shut down.")
         if record.id in self.ledger.entries or record.id in self.ledger.ended:
             return None
-        if len(self.running) >= self._limits.running:
+        first = record.id not in self._starting
+        if first and self._has_no_place:
             raise RunsUnavailable("This worker has as many runs as it may have.")
-        first = record.id not in self._busy
+        self._starting.add(record.id)
         self._busy.add(record.id)
         try:
             if not await self._registry.post(record):
@@ -187,7 +197,12 @@ class Worker:
             return self._run(entry, source, form, self._writer(entry, form))
         finally:
             if first:
+                self._starting.discard(record.id)
                 self._busy.discard(record.id)
+
+    @property
+    def _has_no_place(self) -> bool:
+        return len(self.running) + len(self._starting) >= self._limits.running
 
     def _check_refusal(self, run_id: str) -> None:
         """Raise unless a start was refused because there is such a run, or was."""
@@ -197,23 +212,29 @@ class Worker:
             raise RunsUnavailable("This worker was taken for dead. Try again.")
 
     async def _create(self, entry: Entry, form: Format) -> bool:
+        """Create the stream of a run; False if there is that of one that ended before."""
+        may_be_there = False
         try:
-            if await self._streams.create(entry.id, form.content_type, ttl=entry.ttl):
-                return True
-            closed = await self._streams.is_closed(entry.id)
-            end = await self._finisher.read_end(entry.id) if closed else None
-        except Unavailable:
-            # It may have been created. Nobody else may find it without an end.
-            self._spawn(self.end(entry, End(Status.INTERRUPTED)))
+            while (end := await self._finisher.earlier_end(entry.id)) is None:
+                may_be_there = True
+                if await self._streams.create(entry.id, form.content_type, ttl=entry.ttl):
+                    return True
+                # There was none a moment ago, so a proxy may have repeated the request.
+                if await self._finisher.is_unused(entry.id, form):
+                    return True
+                may_be_there = False
+        except DurableStreamsError as error:
+            if may_be_there and isinstance(error, Unavailable):
+                # Nobody else may find it without an end.
+                self._spawn(self._interrupt(entry), f"end of the run {entry.id}")
+            else:
+                self._drop(entry)
             raise
-        except DurableStreamsError:
-            self._registry.tell(Drop(id=entry.id))
-            raise
-        if end is None:
-            self._registry.tell(Drop(id=entry.id))
-            raise NotARun(f"Another stream is at {entry.id!r}, which is not a run.")
-        await self._record(entry.id, end)
+        await self._record(entry, end)
         return False
+
+    def _drop(self, entry: Entry) -> None:
+        self._registry.tell(Drop(id=entry.id, number=entry.number))
 
     def _writer(self, entry: Entry, form: Format) -> Writer:
         return self._streams.writer(entry.id, form.content_type, entry.epoch)
@@ -229,23 +250,21 @@ class Worker:
             limits=self._limits,
             finisher=self._finisher,
             on_end=self._on_end,
+            spawn=self._task,
         )
         self.running[entry.id] = running
-        self._work.add(running.task)
-        running.task.add_done_callback(self._work.discard)
         return running
 
     def _on_end(self, running: Running, end: End | None) -> None:
-        run_id = running.entry.id
+        entry, run_id = running.entry, running.entry.id
         if self.running.get(run_id) is running:
             del self.running[run_id]
         if end is not None:
             self._busy.add(run_id)
-            record = Ended(id=run_id, status=end.status, error=end.error)
-            recorded = self._registry.post_nowait(record)
+            recorded = self._registry.post_nowait(_ended(entry, end))
             recorded.add_done_callback(lambda _: self._busy.discard(run_id))
         elif running.is_gone:
-            self._registry.tell(Drop(id=run_id))
+            self._drop(entry)
 
     # Ending runs.
 
@@ -255,11 +274,21 @@ class Worker:
         final = await running.end(end) if running is not None else None
         if final is None:
             final = await self._finisher.finish(entry, end)
-            await self._record(entry.id, final)
+            await self._record(entry, final)
         return final
 
-    async def _record(self, run_id: str, end: End) -> None:
-        await self._registry.post(Ended(id=run_id, status=end.status, error=end.error))
+    async def _record(self, entry: Entry, end: End) -> None:
+        await self._registry.post(_ended(entry, end))
+
+    async def _interrupt(self, entry: Entry) -> None:
+        """End a run that nobody goes on with, in the registry alone if its stream takes no end."""
+        try:
+            await self.end(entry, INTERRUPTED)
+        except RunsUnavailable:
+            raise
+        except Exception:
+            log.exception("The stream of the run %r takes no end.", entry.id)
+            await self._record(entry, INTERRUPTED)
 
     async def sync(self) -> None:
         """Wait until everything that is in the registry now is in the ledger."""
@@ -276,7 +305,8 @@ class Worker:
             case Ended(id=run_id) | Drop(id=run_id) if applied and run_id in self.running:
                 self.running[run_id].abandon()
             case Take(worker=worker) if applied and worker == self._registry.worker:
-                log.warning("This worker was taken for dead; its runs have another owner now.")
+                if not self._stopping:
+                    log.warning("This worker was taken for dead; its runs have another owner now.")
                 self._start_again()
             case Take() if applied and record.w == self._registry.worker:
                 self._adopt_all()
@@ -286,7 +316,7 @@ class Worker:
                 for worker in self.ledger.silent(record.w):
                     self._take(worker)
                 if self._registry.rotation_due() and record.w == min(self.ledger.members):
-                    self._spawn(self._registry.rotate())
+                    self._spawn(self._registry.rotate(), "rotation of the registry")
 
     def _on_loaded(self) -> None:
         """Compare the ledger, which was read anew, with what this process runs."""
@@ -302,7 +332,7 @@ class Worker:
             running.abandon()
         if not self._stopping:
             self._joined.clear()
-            self._spawn(self._join())
+            self._spawn(self._join(), "worker joins again")
 
     def _take(self, worker: str) -> None:
         if not self._stopping and worker != self._registry.worker:
@@ -314,7 +344,7 @@ class Worker:
         for entry in self.ledger.owned_by(self._registry.worker):
             if entry.id not in self.running and entry.id not in self._busy:
                 self._busy.add(entry.id)
-                self._spawn(self._adopt(copy(entry)))
+                self._spawn(self._adopt(copy(entry)), f"adoption of the run {entry.id}")
 
     def _task_of(self, entry: Entry) -> Task | None:
         """The task that can go on with a run, if it may be restarted once more."""
@@ -326,41 +356,46 @@ class Worker:
         """End a run that its worker left behind, or go on with it."""
         try:
             async with self._adopting:
+                # Another process may have ended it meanwhile.
+                if not self.ledger.is_running(entry.id, entry.number):
+                    return
                 task = self._task_of(entry)
-                if task is None:
-                    await self.end(entry, End(Status.INTERRUPTED))
-                else:
-                    await self._restart(entry, task)
+                if task is None or not await self._restart(entry, task):
+                    await self._interrupt(entry)
         finally:
             self._busy.discard(entry.id)
 
-    async def _restart(self, entry: Entry, task: Task) -> None:
-        form = task.output
-        mark = form.restart()
-        assert mark is not None
-        while True:
-            writer = self._writer(entry, form)
-            try:
-                await persistently(lambda: writer.append([mark]))  # noqa: B023
-                break
-            except Lost as lost:
+    async def _restart(self, entry: Entry, task: Task) -> bool:
+        """Go on with a run; False if that is not possible, and it has to be ended."""
+        if self._has_no_place:
+            log.warning("The run %r is not restarted: this worker has too many.", entry.id)
+            return False
+        self._starting.add(entry.id)
+        writer = None
+        try:
+            writer = await claim(self._streams, entry, task.output)
+            written = await persistently(lambda: self._finisher.items(entry.id, task.output))
+            source = task.source(written, entry.args or {})
+            self._run(entry, source, task.output, writer)
+        except Lost as lost:
+            return await self._is_lost(entry, lost)
+        except Exception:
+            log.exception("The run %r cannot be restarted.", entry.id)
+            return False
+        else:
+            writer = None
+            return True
+        finally:
+            self._starting.discard(entry.id)
+            if writer is not None:
                 await writer.release()
-                if lost.why is not Why.GONE:
-                    await self._after_failed_restart(entry, lost)
-                    return
-            # Its owner died before it had created the stream.
-            await persistently(
-                lambda: self._streams.create(entry.id, form.content_type, ttl=entry.ttl)
-            )
-        written = await self._finisher.items(entry.id, form)
-        self._run(entry, task.source(written, entry.args or {}), form, writer)
 
-    async def _after_failed_restart(self, entry: Entry, lost: Lost) -> None:
+    async def _is_lost(self, entry: Entry, lost: Lost) -> bool:
+        """Whether a run that cannot be restarted has ended, or has another owner."""
         end = await self._finisher.end_if_closed(entry.id)
         if end is not None:
-            await self._record(entry.id, end)
-        elif lost.why is Why.BROKEN:
-            await self.end(entry, End(Status.INTERRUPTED))
+            await self._record(entry, end)
+        return end is not None or lost.why is Why.FENCED
 
     async def detached(self, work: Coroutine[Any, Any, T]) -> T:
         """Wait for work that goes on if the caller is cancelled."""
@@ -374,10 +409,15 @@ class Worker:
         if not task.cancelled():
             task.exception()  # its caller may have gone
 
-    def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
-        task = asyncio.create_task(self._logged(work))
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        _ = self._task(work, name)
+
+    def _task(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """A task that ends with this worker at the latest."""
+        task = asyncio.create_task(self._logged(work), name=name)
         self._work.add(task)
         task.add_done_callback(self._work.discard)
+        return task
 
     async def _logged(self, work: Coroutine[Any, Any, Any]) -> None:
         try:
@@ -386,3 +426,7 @@ class Worker:
             pass  # shut down, or taken for dead: others go on with it
         except Exception:
             log.exception("Work on runs failed.")
+
+
+def _ended(entry: Entry, end: End) -> Ended:
+    return Ended(id=entry.id, number=entry.number, status=end.status, error=end.error)
