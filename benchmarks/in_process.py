@@ -79,7 +79,7 @@ async def measure(profile: str | None) -> None:
     mount = Mount("memory:", Options(), None)
     async with mount.running():
         server = StandaloneServer(mount, "/v1/stream/")
-        server.look(0.0)
+        server.note_time(0.0)
         transport: Any = Nowhere()
         connection = Connection(server, secure=False)
         connection.connection_made(transport)

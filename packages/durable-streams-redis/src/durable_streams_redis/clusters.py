@@ -59,20 +59,20 @@ class Cluster(Deployment):
                 if first <= slot <= final:
                     self._found[slot] = server
                     return server
-            await self.look()
+            await self.discover()
         raise Unreachable(f"no node of the Cluster serves slot {slot}")
 
     async def masters(self) -> Sequence[Server]:
         if not self._ranges:
-            await self.look()
+            await self.discover()
         return list(dict.fromkeys(server for _, _, server in self._ranges))
 
     async def redirected(self, error: AskError, sender: Server) -> Server | None:
         if isinstance(error, MovedError):
-            self.look_soon()
+            self.discover_soon()
         return self._pool_at(error.host or sender.address.host, error.port)
 
-    async def _look(self) -> None:
+    async def _discover(self) -> None:
         self._watch()
         candidates = list(dict.fromkeys([*self._nodes, *self._seeds]))
         begin = self._turn % len(candidates) if candidates else 0

@@ -4,8 +4,8 @@ A deployment takes commands with the slots they belong to, sends each to its ser
 scripts where a server does not know them, and returns the replies, errors as values. It repeats
 only what a server answered without doing it.
 
-A deployment of several servers looks regularly which server is where, in a task of its own: neither
-commits nor feeds wait for that.
+A deployment of several servers discovers regularly which server is where, in a task of its own:
+neither commits nor feeds wait for that.
 """
 
 import asyncio
@@ -30,8 +30,8 @@ from durable_streams_redis.settings import Address
 
 logger = logging.getLogger(__name__)
 
-LOOK_SECONDS: Final = 1.0
-"""How often a deployment looks which server is where."""
+DISCOVERY_SECONDS: Final = 1.0
+"""How often a deployment discovers which server is where."""
 
 _ASKING: Final = pack(b"ASKING")
 _ROUNDS: Final = 8
@@ -62,9 +62,9 @@ class Deployment(ABC):
         self._address = address
         self._connections = connections
         self._timeout = timeout
-        self._looking: asyncio.Task[None] | None = None
+        self._discovering: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
-        self._look_now = asyncio.Event()
+        self._discover_now = asyncio.Event()
         self._admitting = asyncio.Lock()
         self.on_new_run: Callable[[Server, str], Awaitable[None]] | None = None
         """Called with its run id for each server process before commands are sent to it; may raise
@@ -118,52 +118,52 @@ class Deployment(ABC):
         """All servers that hold slots. Raises :class:`Unreachable`."""
 
     @abstractmethod
-    async def _look(self) -> None:
+    async def _discover(self) -> None:
         """Learn which server is where. Raises :class:`Unreachable`; what was known then stays."""
 
-    async def look(self) -> None:
-        """Learn which server is where; callers at the same time share one look. Raises
+    async def discover(self) -> None:
+        """Learn which server is where; callers at the same time share one discovery. Raises
         :class:`Unreachable`.
         """
-        looking = self._looking
-        if looking is None or looking.done():
-            looking = self._looking = asyncio.create_task(self._look())
+        discovering = self._discovering
+        if discovering is None or discovering.done():
+            discovering = self._discovering = asyncio.create_task(self._discover())
         # One that is cancelled does not cancel it for the others.
-        await asyncio.wait([looking])
-        if looking.cancelled():
+        await asyncio.wait([discovering])
+        if discovering.cancelled():
             raise Unreachable("the store is being closed")
-        looking.result()
+        discovering.result()
 
-    def look_soon(self) -> None:
-        """Have the watching task look now. Does not wait."""
-        self._look_now.set()
+    def discover_soon(self) -> None:
+        """Have the watching task do it now. Does not wait."""
+        self._discover_now.set()
 
     def _watch(self) -> None:
-        """Begin to look regularly."""
+        """Begin to do so regularly."""
         if self._watching is None:
             self._watching = asyncio.create_task(self._watch_for_ever())
 
     async def _watch_for_ever(self) -> None:
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._look_seconds()):
-                    await self._look_now.wait()
-            self._look_now.clear()
+                async with asyncio.timeout(self._discovery_seconds()):
+                    await self._discover_now.wait()
+            self._discover_now.clear()
             try:
-                await self.look()
+                await self.discover()
             except Unreachable:
                 pass
             except Exception:
                 logger.exception("Looking which server is where failed")
-            # An error that repeats must not make it look without a pause.
+            # An error that repeats must not make it go on without a pause.
             await asyncio.sleep(_PAUSE)
 
-    def _look_seconds(self) -> float:
-        return LOOK_SECONDS
+    def _discovery_seconds(self) -> float:
+        return DISCOVERY_SECONDS
 
     async def close(self) -> None:
         """Finish what is under way and disconnect."""
-        tasks = [task for task in (self._watching, self._looking) if task is not None]
+        tasks = [task for task in (self._watching, self._discovering) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -190,7 +190,7 @@ class Deployment(ABC):
             await self._follow(calls, {server: [0]})
             return calls.replies[0]
         if isinstance(reply, ReadOnlyError | Unreachable):
-            self.look_soon()
+            self.discover_soon()
         return reply
 
     async def send_aside(self, slot: int, command: bytes) -> Reply:
@@ -244,7 +244,7 @@ class Deployment(ABC):
         if any(isinstance(reply, _REDIRECTED) for reply in calls.replies):
             await self._follow(calls, places)
         if any(isinstance(reply, ReadOnlyError | Unreachable) for reply in calls.replies):
-            self.look_soon()
+            self.discover_soon()
         return calls.replies, calls.confirmations
 
     async def _send(
@@ -283,7 +283,7 @@ class Deployment(ABC):
             if not plain and not by_asking:
                 return
             if wait:
-                self.look_soon()
+                self.discover_soon()
                 await asyncio.sleep(_PAUSE * (attempt + 1))
             for server in ignorant:
                 # If that fails, the next attempt says so for each command.
@@ -335,7 +335,7 @@ class SingleServer(Deployment):
     async def masters(self) -> Sequence[Server]:
         return [self._only]
 
-    async def _look(self) -> None:
+    async def _discover(self) -> None:
         """There is nothing to learn."""
 
     async def close(self) -> None:

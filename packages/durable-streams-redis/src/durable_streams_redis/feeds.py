@@ -175,7 +175,7 @@ class Feed:
                 await self._disconnect()
                 # Perhaps it is another process now, or was a replica meanwhile.
                 await server.disconnect()
-                self._deployment.look_soon()
+                self._deployment.discover_soon()
                 await asyncio.sleep(_RETRY[min(self._tried, len(_RETRY) - 1)])
                 self._tried += 1
             else:

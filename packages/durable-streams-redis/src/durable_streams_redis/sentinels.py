@@ -38,7 +38,7 @@ _MAX_SENTINELS: Final = 32
 _LATE_SECONDS: Final = 0.25
 """How long slow Sentinels are waited for after the first one has answered."""
 _DOUBT_SECONDS: Final = 0.1
-"""How often to look while no master is known for certain."""
+"""How often to discover servers while no master is known for certain."""
 _ROLE_SECONDS: Final = 1.0
 _EVENT_SECONDS: Final = 5.0
 """How often a quiet connection for events is tried with a PING."""
@@ -105,7 +105,7 @@ class Monitored(Deployment):
         if self._master is not None:
             return self._master
         if not self._doubt:
-            await self.look()
+            await self.discover()
         with suppress(TimeoutError):
             async with asyncio.timeout(self._timeout):
                 await self._known.wait()
@@ -120,10 +120,10 @@ class Monitored(Deployment):
     async def masters(self) -> Sequence[Server]:
         return [await self.server_of(0)]
 
-    def _look_seconds(self) -> float:
-        return _DOUBT_SECONDS if self._doubt else super()._look_seconds()
+    def _discovery_seconds(self) -> float:
+        return _DOUBT_SECONDS if self._doubt else super()._discovery_seconds()
 
-    async def _look(self) -> None:
+    async def _discover(self) -> None:
         self._watch()
         doubts = self._doubts
         views, said = await self._ask_all()
@@ -260,7 +260,7 @@ class Monitored(Deployment):
             logger.warning("Commits to %r wait: %s.", self._service, reason)
         self._doubt = True
         self._known.clear()
-        self.look_soon()
+        self.discover_soon()
         before, self._master = self._master, None
         if before is not None:
             await before.retire()
@@ -291,8 +291,8 @@ class Monitored(Deployment):
         try:
             async with asyncio.timeout(self._timeout):
                 await send_on(connection, [pack(b"PSUBSCRIBE", b"*")])
-            # Events from before are missed: a look sees their result.
-            self.look_soon()
+            # Events from before are missed: a discovery sees their result.
+            self.discover_soon()
             waits = False
             while True:
                 try:
@@ -321,7 +321,7 @@ class Monitored(Deployment):
         if channel in _BEGINS and words[0] == b"master":
             self._doubts += 1
             await self._begin_doubt(f"a Sentinel says {channel.decode(errors='replace')}")
-        self.look_soon()
+        self.discover_soon()
 
     async def close(self) -> None:
         await super().close()

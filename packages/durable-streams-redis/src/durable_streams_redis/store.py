@@ -488,7 +488,7 @@ class RedisStore(RemoteStore):
             outcomes.append(outcome)
         if unconfirmed:
             # Perhaps its replicas left it for a new master.
-            self._opened().look_soon()
+            self._opened().discover_soon()
         return outcomes
 
     async def _send_commits(

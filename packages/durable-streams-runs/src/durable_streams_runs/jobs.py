@@ -15,7 +15,7 @@ READ_BYTES: Final = 64 * 1024
 """Bytes of output that are read at a time."""
 TERMINATION_SECONDS: Final = 5.0
 """How long a program may take to end after it was asked to."""
-LOOK_SECONDS: Final = 0.02
+POLL_SECONDS: Final = 0.02
 """Time between two looks at whether a program and those that it started have ended."""
 ANYBODY_THERE: Final = 0
 """The signal that only asks whether there is a process."""
@@ -70,7 +70,7 @@ async def _end(process: asyncio.subprocess.Process) -> None:
             async with asyncio.timeout(TERMINATION_SECONDS):
                 # The system tells of the end of a child, and not of that of a child's child.
                 while _signal(group, ANYBODY_THERE):  # noqa: ASYNC110
-                    await asyncio.sleep(LOOK_SECONDS)
+                    await asyncio.sleep(POLL_SECONDS)
     except TimeoutError:
         pass
     finally:

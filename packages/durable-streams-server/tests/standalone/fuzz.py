@@ -149,7 +149,7 @@ async def answers(pieces: list[bytes]) -> tuple[list[Any], bool]:
         await engine.create("s", content_type="text/plain", data="hello")
         mount = Mount(engine, options, None)
         server = StandaloneServer(mount, "/v1/stream/", Bounds(max_header=2500, max_target=500))
-        server.look(0)
+        server.note_time(0)
         connection = Connection(server, secure=False)
         wire: Any = Wire()
         connection.connection_made(wire)

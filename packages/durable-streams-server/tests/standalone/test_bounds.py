@@ -31,7 +31,7 @@ async def until(condition: Any) -> None:
 
 def late(running: Any, seconds: float = LATER) -> None:
     """As if so much time had passed."""
-    running.server.look(asyncio.get_running_loop().time() + seconds)
+    running.server.note_time(asyncio.get_running_loop().time() + seconds)
 
 
 async def test_a_large_header_is_refused_before_it_has_come(start: Any) -> None:
@@ -343,7 +343,7 @@ async def test_a_body_that_trickles_in_at_the_rate_goes_on(start: Start) -> None
     writer.write(POST + b"Content-Length: 1001\r\n\r\nx")
     for n in range(10):
         await until_body(running, 1 + 100 * n)
-        running.server.look(running.server.now + 10)
+        running.server.note_time(running.server.now + 10)
         writer.write(b"x" * 100)
     assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 204")
     writer.close()

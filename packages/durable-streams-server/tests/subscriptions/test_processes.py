@@ -31,7 +31,7 @@ async def until_both_see_each_other(*found: Any) -> None:
         return all(len(d.subscriptions.driver.membership.members) == len(found) for d in found)
 
     for node in found:
-        node.subscriptions.driver.membership.look()
+        node.subscriptions.driver.membership.review_soon()
     await found[0].until(seen)
 
 
@@ -187,7 +187,7 @@ async def test_another_takes_over_within_one_lease_and_delivers_what_was_on_its_
     await crash(driving, memory)
     receiver.answer = lambda _webhook: asyncio.sleep(0, web.json_response({"done": True}))
     clock.advance(3.1)
-    other.subscriptions.driver.membership.look()
+    other.subscriptions.driver.membership.review_soon()
     again = await receiver.next()
     assert again.body["wake_id"] == first.body["wake_id"]
     await other.until_acked("s", "events/a", again.stream("events/a")["tail_offset"])

@@ -14,8 +14,8 @@ from durable_streams_client.asgi_exchange import App, Exchange, ExchangeStream, 
 from durable_streams_client.asgi_scope import scope_of
 from durable_streams_client.errors import NotUsableHere
 
-LOOK_SECONDS = 1.0
-"""How often a wait looks whether the application's event loop still is there."""
+CHECK_SECONDS = 1.0
+"""How often a wait checks that the application's event loop still is there."""
 
 
 class AsyncAsgiTransport(httpx.AsyncBaseTransport):
@@ -119,7 +119,7 @@ class AsyncWait:
                 return
             if self._exchange.loop_has_ended:
                 raise NotUsableHere("The event loop of the application has ended.")
-            left = LOOK_SECONDS if until is None else min(LOOK_SECONDS, until - time.monotonic())
+            left = CHECK_SECONDS if until is None else min(CHECK_SECONDS, until - time.monotonic())
             if left <= 0:
                 kind = httpx.WriteTimeout if limit == "write" else httpx.ReadTimeout
                 raise kind(f"the application did nothing for {seconds} s")

@@ -44,8 +44,8 @@ from durable_streams_server.engine.results import (
 )
 from durable_streams_server.engine.runtime import Runtime
 
-LOOK_SECONDS = 30.0
-"""How often ``follow`` looks, while nothing happens, whether its stream's life is to be renewed."""
+RENEWAL_SECONDS = 30.0
+"""How often ``follow`` renews the life of its stream while nothing happens."""
 
 
 class Engine(Runtime):
@@ -347,12 +347,12 @@ class Engine(Runtime):
 
     async def _until_notified(self, path: str, waiter: "Waiter", ttl: int | None) -> None:
         """Wait for notification, renewing the stream's life meanwhile: who follows it reads it."""
-        look_again = LOOK_SECONDS
+        renewal = RENEWAL_SECONDS
         if ttl is not None:
-            look_again = min(look_again, ttl / 2)
+            renewal = min(renewal, ttl / 2)
         while not waiter.notified:
             try:
-                async with asyncio.timeout(look_again):
+                async with asyncio.timeout(renewal):
                     await waiter.wait()
             except TimeoutError:
                 head = await self.live_head(path)

@@ -204,7 +204,7 @@ class Driver:
         elif change.path == KEYS_PATH:
             self._keyring.forget()
         elif change.path.startswith(MEMBERS):
-            self.membership.look()
+            self.membership.review_soon()
 
     def _subscription_changed(self, change: Change) -> None:
         if change.gone:

@@ -44,7 +44,7 @@ class Membership:
         self._members: frozenset[str] = frozenset()
         self._owned: frozenset[int] = frozenset()
         self._starting = asyncio.Lock()
-        self._look = asyncio.Event()
+        self._review = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._forgetting: set[asyncio.Task[None]] = set()
 
@@ -54,7 +54,7 @@ class Membership:
             if self._task is None:
                 self.me = secrets.token_hex(8)
                 await self._renew()
-                await self._look_at_members()
+                await self._review_members()
                 self._task = asyncio.create_task(self._keep_renewing())
 
     async def stop(self) -> None:
@@ -90,9 +90,9 @@ class Membership:
     def is_alive(self, member: str) -> bool:
         return member in self._members
 
-    def look(self) -> None:
-        """Look at the members soon: one has come or gone."""
-        self._look.set()
+    def review_soon(self) -> None:
+        """Have the members read again soon: one has come or gone."""
+        self._review.set()
 
     def forget(self, path: str) -> None:
         """Remove the entity of a member whose lease has ended."""
@@ -109,15 +109,15 @@ class Membership:
 
     async def _keep_renewing(self) -> None:
         while True:
-            self._look.clear()
+            self._review.clear()
             try:
                 async with asyncio.timeout(self._lease / 3 * random.uniform(0.8, 1.0)):
-                    await self._look.wait()
+                    await self._review.wait()
             except TimeoutError:
                 pass
             try:
                 await self._renew()
-                if await self._look_at_members():
+                if await self._review_members():
                     await self._changed()
             except Exception:
                 log.exception("renewing the membership failed")
@@ -127,7 +127,7 @@ class Membership:
         until = self._store.now() + int(self._lease * 1000)
         await self._perform(MEMBERS + self.me, Join(secrets.token_hex(8), until))
 
-    async def _look_at_members(self) -> bool:
+    async def _review_members(self) -> bool:
         """Read who is a member; returns whether that has changed."""
         now = self._store.now()
         members = {self.me}

@@ -171,9 +171,9 @@ class StandaloneServer:
         """Once a second: the time, the Date header, and deadlines."""
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(TICK_SECONDS, self._tick)
-        self.look(loop.time())
+        self.note_time(loop.time())
 
-    def look(self, now: float) -> None:
+    def note_time(self, now: float) -> None:
         """Take note of the loop's time, and end what is late."""
         self.now = now
         self.idle_deadline = now + self.bounds.idle_timeout

@@ -75,7 +75,7 @@ class Checkpoints:
         self._lock = asyncio.Lock()
         self._running: asyncio.Task[None] | None = None
 
-    def look(self) -> None:
+    def begin_if_due(self) -> None:
         """Begin a checkpoint if the journal holds enough. Called after each group."""
         self._hopeless = False
         if self._journal.held >= self._due_at and self._running is None:

@@ -78,7 +78,7 @@ class Session:
         )
 
     def _after_group(self) -> None:
-        self.checkpoints.look()
+        self.checkpoints.begin_if_due()
 
     def _make_room(self, done: Callable[[], None]) -> bool:
         return self.checkpoints.make_room(done)

@@ -161,7 +161,7 @@ class FileStore(LocalStore):
         if report.set_aside:
             # The next start must not miss what was quarantined.
             await session.checkpoints.run()
-        session.checkpoints.look()
+        session.checkpoints.begin_if_due()
 
     async def close(self) -> None:
         session = self._session
