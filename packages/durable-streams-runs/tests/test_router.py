@@ -1,14 +1,16 @@
 """Runs over HTTP, without code of one's own."""
 
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
-from sources import SHORT_LEASE, Held
+from sources import SHORT_LEASE, Held, yielding
 
-from durable_streams_runs import Runs, create_router
-from durable_streams_server import Engine
+from durable_streams_client import AsyncAsgiTransport, AsyncClient, RetryPolicy
+from durable_streams_runs import Limits, Runs, create_router
+from durable_streams_server import Engine, create_asgi
 
 WHO = {"authorization": "ada"}
 
@@ -92,9 +94,81 @@ async def test_a_start_that_is_not_as_it_should_be_is_refused(
     assert (await http.get("ada/a")).status_code == 404
 
 
-@pytest.mark.parametrize("limit", ["0", "-1", "x", "1001", "", "9" * 5000])
+@pytest.mark.parametrize(
+    "limit",
+    [
+        "0",
+        "-1",
+        "x",
+        "1001",
+        "",
+        "9" * 5000,
+        "000000001" + "0" * 5000,
+        "1\n",
+        "1.0",
+        "+1",
+        "\u0661",
+    ],
+)
 async def test_a_limit_is_a_small_number(http: httpx.AsyncClient, limit: str) -> None:
-    assert (await http.get("", params={"limit": limit})).status_code == 400
+    response = await http.get("", params={"limit": limit})
+    assert (response.status_code, response.json()["error"]["code"]) == (400, "invalid-limit")
+    assert (await http.get("", params={"limit": "000000001"})).status_code == 200
+
+
+@pytest.mark.parametrize("run_id", ["ada/../x", "ada/" + "x" * 1100, "runs/registry/0"])
+async def test_an_id_that_no_run_can_have_is_refused(memory: Engine, run_id: str) -> None:
+    async with Runs(memory, lease=SHORT_LEASE) as runs:
+        runs.task(name="answer")(yielding)
+        status, error = await answer_of(runs, "POST", run_id)
+        assert status in (400, 414)
+        assert error["code"] in ("invalid-path", "path-too-long")
+
+
+async def answer_of(runs: Runs, method: str, run_id: str) -> tuple[int, Any]:
+    """The status and the error of an answer. The path is sent as it is."""
+    sent: list[Any] = []
+    body = b'{"task": "answer", "args": {"items": []}}'
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": body}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [(b"content-type", b"application/json")]
+    scope = {"type": "http", "method": method, "path": f"/{run_id}", "headers": headers}
+    await create_router(runs)(scope, receive, send)
+    return sent[0]["status"], json.loads(sent[1]["body"])["error"]
+
+
+@pytest.mark.parametrize("status", [401, 403, 413, 502, None])
+@pytest.mark.parametrize("method", ["POST", "GET", "DELETE"])
+async def test_failures_of_the_server_are_told_to_the_log_alone(
+    status: int | None, method: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """``status`` is what the server answers about ``a``; with None it does not answer."""
+    async with Engine("memory:") as engine:
+        app = create_asgi(engine)
+
+        async def server(request: httpx.Request) -> httpx.Response:
+            if request.url.path != "/a":
+                return await inner.handle_async_request(request)
+            if status is None:
+                raise httpx.ConnectError("10.0.0.1 does not answer")
+            return httpx.Response(status, text="10.0.0.1 says secret")
+
+        async with (
+            AsyncAsgiTransport(app) as inner,
+            httpx.AsyncClient(transport=httpx.MockTransport(server)) as web,
+            AsyncClient("http://10.0.0.1/", http=web, retry=RetryPolicy(attempts=1)) as client,
+            Runs(client, lease=60, limits=Limits(patience=0.05)) as runs,
+        ):
+            runs.task(name="answer")(yielding)
+            answered, error = await answer_of(runs, method, "a")
+            assert (answered, error["code"]) == (503, "unavailable")
+            assert error["message"] == "The runs cannot be reached now. Try again later."
+            assert "10.0.0.1" in caplog.text
 
 
 async def test_other_methods_are_not_allowed(http: httpx.AsyncClient) -> None:

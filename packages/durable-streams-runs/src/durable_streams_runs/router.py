@@ -2,13 +2,14 @@
 
 import inspect
 import logging
+import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import parse_qs
 
 import msgspec
 
-from durable_streams_core.errors import ProtocolError
+from durable_streams_core.errors import DurableStreamsError, InvalidRequest
 from durable_streams_runs.errors import RunError
 from durable_streams_runs.runs import Runs
 from durable_streams_runs.states import RunInfo
@@ -21,6 +22,7 @@ MAX_BODY = 256 * 1024
 """Bytes of a request that starts a run."""
 MAX_LISTED = 1_000
 """Runs in one page of a list."""
+UNAVAILABLE = "The runs cannot be reached now. Try again later."
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -82,8 +84,15 @@ class Router:
             status, body = await self._answer(scope, receive)
         except Refused as refused:
             status, body = refused.status, _error(refused.code, str(refused))
-        except (ProtocolError, RunError) as error:
+        except RunError as error:
             status, body = error.status, _error(error.code, str(error))
+        except DurableStreamsError as error:
+            # That of a server names it, and may be about this worker's access to it.
+            if type(error) is InvalidRequest:
+                status, body = error.status, _error(error.code, error.message)
+            else:
+                log.exception("The streams failed during a request about runs.")
+                status, body = 503, _error("unavailable", UNAVAILABLE)
         except Exception:
             log.exception("A request about runs failed.")
             status, body = 500, _error("internal-error", "The request failed.")
@@ -139,9 +148,9 @@ class Router:
         query = parse_qs(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)
         prefix, after = query.get("prefix", [""])[-1], query.get("after", [""])[-1]
         wanted = query.get("limit", ["100"])[-1]
-        if not (wanted.isascii() and wanted.isdigit() and 0 < int(wanted[:9]) <= MAX_LISTED):
+        limit = int(wanted) if re.fullmatch("[0-9]{1,9}", wanted) else 0
+        if not 0 < limit <= MAX_LISTED:
             raise Refused(400, "invalid-limit", f"limit is a number from 1 to {MAX_LISTED}.")
-        limit = int(wanted)
         listed = await self._runs.list(prefix, after=after, limit=limit)
         seen = [info for info in listed if await self._verdict("list", info.id, scope) is True]
         return Page(seen, listed[-1].id if len(listed) == limit else None)
