@@ -222,7 +222,10 @@ class Conflicted(msgspec.Struct, frozen=True, gc=False):
 
 
 class Refused(msgspec.Struct, frozen=True, gc=False):
-    """Nothing was done, whatever the facts: ``code`` is ``storage-full`` or ``unavailable``."""
+    """Nothing was done, whatever the facts: ``code`` is ``storage-full`` or ``unavailable``.
+
+    Also the answer of :meth:`~durable_streams_core.store.Store.probe`, with a code of its own.
+    """
 
     code: str
     message: str

@@ -2,6 +2,7 @@
 
     DurableStreamsError
     ├── StoreError                 a store cannot be opened or used at all
+    │   └── StoreInUse             … because another process has it open
     └── ProtocolError              a refusal: status, code, a sentence, headers
         ├── InvalidRequest         400, 414: what the caller sent is at fault
         ├── NotFound               404
@@ -39,6 +40,7 @@ __all__ = [
     "ProtocolError",
     "SequenceGap",
     "StoreError",
+    "StoreInUse",
     "StreamClosed",
     "SubscriptionError",
     "TailMoved",
@@ -54,6 +56,10 @@ class DurableStreamsError(Exception):
 
 class StoreError(DurableStreamsError):
     """A store cannot be opened, or refuses to go on; the message says why and what to do."""
+
+
+class StoreInUse(StoreError):
+    """Another process has the store open, and only one may; it can be opened once that one ends."""
 
 
 class ProtocolError(DurableStreamsError):

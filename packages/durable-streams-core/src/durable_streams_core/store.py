@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final, TypeVar
 
-from durable_streams_core.entities import Change, Commit, Facts, Head, Outcome, Slice
+from durable_streams_core.entities import Change, Commit, Facts, Head, Outcome, Refused, Slice
 from durable_streams_core.errors import StoreError
 
 __all__ = [
@@ -152,6 +152,17 @@ class Store(ABC):
         """A page of the paths that begin with ``prefix``, in code-point order, from past
         ``after``. Fewer than ``limit`` only at the end.
         """
+
+    async def probe(self) -> Refused | None:
+        """Why a small commit would be refused now, None if it would be stored.
+
+        The engine asks about twice a second while the store is open, and takes a store that does
+        not answer within a second for one that takes no commits. So an implementation asks what
+        the data depends on (the disk, the servers), changes nothing, and does not raise for what it
+        finds. ``code`` is the outcome's own or a more exact one. A store that is always able to
+        commit needs none.
+        """
+        return None
 
     @abstractmethod
     async def due(self, before: int, limit: int) -> Sequence[str]:

@@ -30,7 +30,8 @@ logger = logging.getLogger(__name__)
 
 BLOCK_MILLISECONDS: Final = 1000
 _BLOCK: Final = b"%d" % BLOCK_MILLISECONDS
-_PAGE: Final = b"512"
+PAGE: Final = 512
+"""Entries of one feed in a reply; so many mean that there may be more."""
 _UPKEEP_SECONDS: Final = 10.0
 _BUSY_SECONDS: Final = 0.004
 _BREATH_SECONDS: Final = 0.002
@@ -112,7 +113,7 @@ class Feed:
         own = tuple(self._positions)
         self._question = b"*%d\r\n%b" % (
             6 + 2 * len(own),
-            bulk((b"XREAD", b"COUNT", _PAGE, b"BLOCK", _BLOCK, b"STREAMS", *own)),
+            bulk((b"XREAD", b"COUNT", b"%d" % PAGE, b"BLOCK", _BLOCK, b"STREAMS", *own)),
         )
         """All of the command but the positions."""
         self._slot = shards[0].slot
@@ -125,6 +126,7 @@ class Feed:
         self._wire: Wire | None = None
         self._upkeep_at = 0.0
         self._told_at = 0.0
+        self._caught_up_at = 0.0
         self._tried = 0
         self._outage = Outage(logger)
         self.connections = 0
@@ -143,7 +145,12 @@ class Feed:
                 raise Unreachable(f"{server.name}: {error}") from error
             raise
         self._wire = wire
+        self._caught_up_at = asyncio.get_running_loop().time()
         self._task = asyncio.create_task(self._follow(server))
+
+    def behind(self) -> float:
+        """For how many seconds there may have been changes that were not delivered."""
+        return asyncio.get_running_loop().time() - self._caught_up_at
 
     async def close(self) -> None:
         if self._task is not None:
@@ -186,6 +193,8 @@ class Feed:
         asked = [position.asked for position in self._positions.values()]
         (reply,) = await self._send(server, wire, b"".join((self._question, *asked)))
         now = asyncio.get_running_loop().time()
+        if not reply or all(len(entries) < PAGE for _, entries in reply):
+            self._caught_up_at = now
         if reply:
             self._take(reply)
         else:

@@ -58,7 +58,7 @@ class Shard:
     """The keys that the entities of one shard share, and its newest known timeline."""
 
     __slots__ = (
-        "deadlines", "feed", "last_timeline", "number", "paths", "prefix", "removals",
+        "deadlines", "feed", "last_timeline", "nothing", "number", "paths", "prefix", "removals",
         "removals_before", "run", "shards", "slot", "timeline",
     )  # fmt: skip
 
@@ -74,6 +74,8 @@ class Shard:
         self.last_timeline = own + b"timeline"
         """The latest timeline that was given: what is created has a later one."""
         self.run = own + b"run"
+        self.nothing = own + b"nothing"
+        """A key that never is: see the probe of the store."""
         self.timeline = 0
         """The first half of the ids in the feed; it rises whenever data may have been lost."""
 

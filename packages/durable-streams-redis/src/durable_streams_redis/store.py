@@ -28,6 +28,7 @@ from durable_streams_redis.deployments import Deployment, Request
 from durable_streams_redis.durability import parse_durability
 from durable_streams_redis.feeds import Feed
 from durable_streams_redis.looks import Looks
+from durable_streams_redis.probes import probe_servers
 from durable_streams_redis.schema import Schema, Shard, check_prefix, check_shards
 from durable_streams_redis.scripts import (
     HEAD_FIELDS,
@@ -538,6 +539,13 @@ class RedisStore(RemoteStore):
         self._in_doubt[commit.id] = None
         if len(self._in_doubt) > _DOUBTED:
             del self._in_doubt[next(iter(self._in_doubt))]
+
+    async def probe(self) -> Refused | None:
+        try:
+            deployment = self._readable()
+        except (StoreError, Unavailable) as error:
+            return Refused("store-failed", str(error))
+        return await probe_servers(deployment, self._schema.shards, self._feeds, self._durability)
 
     # Watching.
 

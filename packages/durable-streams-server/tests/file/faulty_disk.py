@@ -325,6 +325,9 @@ class FaultyDisk(Disk):
         except FileNotFoundError:
             return None
 
+    def free_bytes(self) -> int:
+        return 1 << 40
+
     def lock(self, name: str, *, write: bool = True) -> Callable[[], None] | None:
         if self.locked:
             return None

@@ -33,6 +33,9 @@ class SmallVolume(FaultyDisk):
     def free(self) -> int:
         return self.capacity - self.foreign - self.used
 
+    def free_bytes(self) -> int:
+        return max(0, self.free)
+
     def write(self, fd: int, pieces: Sequence[Buffer], position: int) -> None:
         data = b"".join(bytes(piece) for piece in pieces)
         held = _blocks(self.size(fd))

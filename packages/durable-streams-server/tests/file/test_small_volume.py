@@ -18,6 +18,7 @@ from small_volume import BLOCK, SmallVolume
 
 from durable_streams_core.entities import Applied, Commit, Delta, Guard, Head, Outcome, Refused
 from durable_streams_server.stores.file import FileStore
+from durable_streams_server.stores.file.errors import DISK_FULL
 
 MIB = 1024 * 1024
 CAPACITY = 16 * MIB
@@ -205,6 +206,11 @@ class SmallVolumeMachine(RuleBasedStateMachine):
             self.change(path, None, self.incarnation(path), Delta(remove=True))
             self.disk.crash_in = None
 
+    @rule(path=paths)
+    def a_probe_that_finds_no_fault_is_right(self, path: str) -> None:
+        if self.run(self.store.probe()) is None:
+            assert self.add(path, 1024)
+
     @rule()
     def checkpoint(self) -> None:
         self.run(self.store.checkpoint())
@@ -292,6 +298,29 @@ def test_large_appends_fill_a_volume_and_not_half_of_it() -> None:
     state.everything_acknowledged_is_there()
     state.start_again(power=True)
     state.everything_acknowledged_is_there()
+    state.teardown()
+
+
+def test_a_disk_that_another_program_fills_is_noticed_without_a_write_and_so_is_its_end() -> None:
+    state = machine()
+    assert state.add("s0", MIB)
+    assert state.run(state.store.probe()) is None
+    state.others_fill_the_disk_or_make_room(0)
+    assert state.run(state.store.probe()) == DISK_FULL
+    state.others_fill_the_disk_or_make_room(None)
+    assert state.run(state.store.probe()) is None
+    state.teardown()
+
+
+def test_a_probe_makes_room_on_a_full_disk_as_an_append_does() -> None:
+    """Else a server to which nobody writes, because it is not ready, would never become ready."""
+    state = machine()
+    for _ in range(24):
+        state.add("s0", MIB // 8)
+        state.delete("s0", None)
+    state.others_fill_the_disk_or_make_room(0)
+    assert state.run(state.store.probe()) is None
+    assert state.add("s0", 1024)
     state.teardown()
 
 

@@ -41,6 +41,12 @@ class Lifetime(StoreHarness):
             assert isinstance(first, int)
             assert abs(second - first) < 60_000
 
+    async def test_a_store_that_takes_commits_finds_no_fault_in_itself(self) -> None:
+        async with self.opened() as store:
+            assert await store.probe() is None
+            await created(store, PATH)
+            assert await store.probe() is None
+
     async def test_closing_twice_is_closing_once(self) -> None:
         async with self.opened() as store:
             await created(store, PATH)

@@ -277,7 +277,7 @@ class Engine(Runtime):
             ProtocolError: with code ``too-many-readers`` beyond ``limits.max_waiting_readers``.
 
         """
-        self._require_started()
+        self.require_started()
         position, begun = parse_read_offset(offset), False
         waiter = Waiter()
         leave = self.fanout.subscribe(check_path(path), waiter)
@@ -309,7 +309,7 @@ class Engine(Runtime):
         Forks that are not confirmed and streams that are deleted or expired are left out. Raises
         :class:`InvalidRequest` for a prefix that is not Unicode text.
         """
-        self._require_started()
+        self.require_started()
         if not (is_unicode(prefix) and is_unicode(after)):
             raise InvalidRequest("A stream path is Unicode text.", code="invalid-path")
         streams: list[StreamInfo] = []

@@ -22,7 +22,9 @@ def decision_failed(operation: Operation[Any], error: Exception) -> ProtocolErro
 def stopped() -> Unavailable:
     """503: the engine has stopped, or has not started in this process."""
     return Unavailable(
-        "The streams engine is not running in this process; start it first.", code="not-started"
+        "The streams engine does not run: it is starting or stopping, or nothing in this process "
+        "has started it.",
+        code="not-started",
     )
 
 

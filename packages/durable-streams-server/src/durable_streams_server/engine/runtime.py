@@ -36,6 +36,14 @@ from durable_streams_server.engine.forks import Forks, new_incarnation
 from durable_streams_server.engine.hooks import Hook, call_hooks
 from durable_streams_server.engine.limits import Limits
 from durable_streams_server.engine.pages import OnPage, Page, Pages, check_live
+from durable_streams_server.engine.readiness import (
+    DRAINING,
+    READY,
+    STARTING,
+    STOPPED,
+    Readiness,
+    StoreProbe,
+)
 from durable_streams_server.engine.refusals import stopped
 from durable_streams_server.engine.upkeep import Upkeep
 from durable_streams_server.signing import ReadSigner
@@ -97,8 +105,12 @@ class Runtime:
         self._queues = CommitQueues(
             self.store, self.limits, self._applied, self._upkeep.unconfirmed
         )
+        self._probe = StoreProbe(self.store)
         self._stop_watching: Callable[[], None] | None = None
         self._started = False
+        self._draining = False
+        self._at_rest = STARTING
+        """The readiness while it does not run."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._starting = asyncio.Lock()
 
@@ -139,8 +151,10 @@ class Runtime:
                     await self._close()
                 raise
             self._upkeep.start()
+            self._probe.start()
             self._loop = asyncio.get_running_loop()
             self._started = True
+            self._draining = False
 
     async def stop(self) -> None:
         """Let operations under way finish, then close the store; safe to call again.
@@ -151,9 +165,11 @@ class Runtime:
         if not self._started:
             return
         self._started = False
+        self._at_rest = STOPPED
         # Followers look at their stream again, and learn that the engine has stopped.
         self.fanout.publish(None)
         try:
+            await self._probe.stop()
             await self._upkeep.stop_sweeping()
             await self.subscriptions.stop()
             try:
@@ -174,6 +190,25 @@ class Runtime:
             self._stop_watching()
         await self.store.close()
 
+    def drain(self) -> None:
+        """Say in :meth:`readiness` that the engine is about to stop. Everything is still served."""
+        self._draining = True
+
+    def readiness(self) -> Readiness:
+        """Whether requests should be sent here now; costs nothing to ask.
+
+        The codes beside ``ready`` are ``starting``, ``draining`` and ``stopped`` of the engine, and
+        of its store ``store-failed``, ``store-silent``, ``storage-full`` and others that the store
+        names. A fault of the store is seen within two seconds, also while nobody writes, and so is
+        its end.
+        """
+        if not self._started:
+            return self._at_rest
+        if self._draining:
+            return DRAINING
+        fault = self._probe.fault
+        return READY if fault is None else Readiness(fault.code, fault.message)
+
     @property
     def started(self) -> bool:
         """Whether the engine runs in this process."""
@@ -187,7 +222,7 @@ class Runtime:
         """
         return self._loop if self._started else None
 
-    def _require_started(self) -> None:
+    def require_started(self) -> None:
         """Raise :class:`Unavailable` where a store that may be closed would be asked."""
         if not self._started:
             raise stopped()
@@ -261,7 +296,7 @@ class Runtime:
         self, path: str, requested: CreationRequest, body: Body, *, closed: bool
     ) -> Created:
         """Create or ensure a fork; goes on to a clean end if the caller goes away."""
-        self._require_started()
+        self.require_started()
         task = self.spawn(self._forks.create(path, requested, body, closed=closed))
         created: Created = await asyncio.shield(task)
         return created
@@ -305,7 +340,7 @@ class Runtime:
         self, path: str, offset: Offset | None, done: OnPage, limit: int | None = None
     ) -> bool:
         """Whether ``done`` will be called, later and without a task; else :meth:`page` it."""
-        self._require_started()
+        self.require_started()
 
         def found(page: Page | Head | Exception) -> None:
             # Renewing the lifetime takes a task.
@@ -329,7 +364,7 @@ class Runtime:
         that is due. Raises what the protocol answers a read.
         """
         while True:
-            self._require_started()
+            self.require_started()
             known, head = head, None
             try:
                 page = await self._pages.page(path, offset, limit or self.limits.page_bytes, known)
@@ -344,7 +379,7 @@ class Runtime:
         """The head of a live stream at once, or None when it has to be waited for."""
         if self._local is None:
             return None
-        self._require_started()
+        self.require_started()
         facts = self._local.peek(path)
         try:
             return check_live(None if facts is None else facts.head, self.store.now())
@@ -354,7 +389,7 @@ class Runtime:
     async def live_head(self, path: str) -> Head:
         """The head of a live stream; raises NotFound or Gone."""
         while True:
-            self._require_started()
+            self.require_started()
             facts = await self.store.load(path)
             try:
                 return check_live(None if facts is None else facts.head, self.store.now())

@@ -68,10 +68,12 @@ def create_app(
     sse_keep_alive: float = 15.0,
     sse_retry: float = 1.0,
     compress: bool = True,
+    health: bool = False,
 ) -> web.Application:
     """An application that serves streams under ``root`` of wherever it is mounted.
 
     ``streams`` is an :class:`Engine`, which stays yours to start and stop, or a store or its URL.
+    With ``health``, ``/health`` and ``/ready`` beside ``root`` say how process and service are.
     The other arguments are those of :class:`Options`.
     Run it with ``handler_cancellation=True`` to see at once when a waiting client goes away.
     """
@@ -91,6 +93,7 @@ def create_app(
         sse_keep_alive=sse_keep_alive,
         sse_retry=sse_retry,
         compress=compress,
+        health=health,
     )
     return application(Mount(streams, options, limits), parse_root(root))
 
@@ -178,7 +181,7 @@ class _Front:
     async def _permitted(self, request: web.Request) -> Response | Exchange:
         """The exchange that may go on to the body, or the response."""
         try:
-            if not self._mount.engine.started:
+            if not self._mount.engine.started and self._below(request) is not None:
                 await self._mount.ready()
             begun = self._begin(request)
         except ProtocolError as error:
@@ -189,6 +192,11 @@ class _Front:
             if begun.verdict is not None:
                 return begun.verdict
         return begun
+
+    def _below(self, request: web.Request) -> str | None:
+        """The path below the root, None for one outside of it."""
+        path, _ = split_target(request.raw_path)
+        return path_below(path, self._resource.mount + self._root)
 
     def _begin(self, request: web.Request) -> Response | Exchange:
         path, query = split_target(request.raw_path)

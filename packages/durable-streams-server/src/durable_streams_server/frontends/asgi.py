@@ -64,10 +64,12 @@ def create_asgi(
     sse_keep_alive: float = 15.0,
     sse_retry: float = 1.0,
     compress: bool = True,
+    health: bool = False,
 ) -> "AsgiApp":
     """An ASGI app that serves streams under ``root`` of wherever it is mounted.
 
     ``streams`` is an :class:`Engine`, which stays yours to start and stop, or a store or its URL.
+    With ``health``, ``/health`` and ``/ready`` beside ``root`` say how process and service are.
     The other arguments are those of :class:`Options`.
     """
     options = Options(
@@ -86,6 +88,7 @@ def create_asgi(
         sse_keep_alive=sse_keep_alive,
         sse_retry=sse_retry,
         compress=compress,
+        health=health,
     )
     return AsgiApp(Mount(streams, options, limits), parse_root(root))
 
@@ -129,7 +132,7 @@ class AsgiApp:
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         client = _Client(receive, send, scope["method"])
         try:
-            if not self.mount.engine.started:
+            if not self.mount.engine.started and self._below(scope) is not None:
                 await self.mount.ready()
             begun = self._begin(scope)
         except ProtocolError as error:
@@ -138,6 +141,10 @@ class AsgiApp:
             await client.respond(begun)
         else:
             await self._exchange(begun, client)
+
+    def _below(self, scope: Scope) -> str | None:
+        """The path below the root, None for one outside of it."""
+        return path_below(locate(scope)[0], self._root)
 
     def _begin(self, scope: Scope) -> Response | Exchange:
         path, mount = locate(scope)

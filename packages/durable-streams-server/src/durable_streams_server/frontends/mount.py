@@ -7,6 +7,7 @@ from durable_streams_core.errors import StoreError, Unavailable
 from durable_streams_core.store import Store
 from durable_streams_server.engine.engine import Engine
 from durable_streams_server.engine.limits import Limits
+from durable_streams_server.engine.refusals import stopped
 from durable_streams_server.http.handler import Handler
 from durable_streams_server.http.options import Options
 from durable_streams_server.subscriptions import SubscriptionOptions
@@ -38,9 +39,7 @@ class Mount:
         if self.engine.started:
             return
         if not self.owned:
-            raise Unavailable(
-                "The application has not started its streams engine.", code="not-started"
-            )
+            raise stopped()
         try:
             await self.engine.start()
         except StoreError as error:

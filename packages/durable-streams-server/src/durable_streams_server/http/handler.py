@@ -120,6 +120,7 @@ class Handler:
         asset = self._asset(request)
         if asset is not None:
             return asset.respond(request, common)
+        self.engine.require_started()
         listing = _LISTINGS.get(request.path)
         if listing is not None:
             self._check_token(request)
@@ -169,9 +170,15 @@ class Handler:
     def outside(self, method: str, path: str, root: str) -> Response:
         """For a path that is not under the stream root."""
         common = self._common_headers.of(None)
-        if self.options.health and path == "/health" and method in ("GET", "HEAD"):
+        if self.options.health and method in ("GET", "HEAD"):
             fields = [*common, headers.JSON, headers.NO_STORE]
-            return Response(200, fields, b'{"status":"ok"}')
+            if path == "/health":
+                return Response(200, fields, b'{"status":"ok"}')
+            if path == "/ready":
+                state = self.engine.readiness()
+                if not state.ready:
+                    fields.append(headers.RETRY_SOON)
+                return Response(state.status, fields, state.body)
         message = f"There is nothing here; streams live under {root}."
         return problem(NotFound(message, code="not-a-stream"), common)
 

@@ -57,7 +57,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """How soon a browser's ``EventSource`` reconnects."""
     compress: bool = True
     health: bool = False
-    """Answer ``GET /health``, outside of the stream root."""
+    """Answer ``GET /health`` (the process) and ``GET /ready`` (the service: 503 with a reason while
+    nothing should be sent here), outside of the stream root.
+    """
 
     def __post_init__(self) -> None:
         if self.token is not None and not self.token.strip():

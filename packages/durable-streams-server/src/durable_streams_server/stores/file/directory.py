@@ -18,7 +18,7 @@ from typing import Final
 
 import msgspec
 
-from durable_streams_core.errors import StoreError
+from durable_streams_core.errors import StoreError, StoreInUse
 from durable_streams_server.stores.file.disk import Disk, LocalDisk
 
 FORMAT_VERSION: Final = 1
@@ -77,7 +77,7 @@ def take(disk: Disk, where: str) -> Callable[[], None]:
             "Give this user the right to write there, or name another directory."
         ) from error
     if unlock is None:
-        raise StoreError(
+        raise StoreInUse(
             f"The store in {where} is in use by another process; a file store has one at a time. "
             "Stop that one, or give this one a directory of its own."
         )

@@ -8,6 +8,7 @@ them.
 import ctypes
 import errno
 import os
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -76,6 +77,10 @@ class Disk(ABC):
     @abstractmethod
     def file_size(self, name: str) -> int | None:
         """The length of a file, None where there is none."""
+
+    @abstractmethod
+    def free_bytes(self) -> int:
+        """How many bytes this user may still write; raises ``OSError`` where nothing may be."""
 
     @abstractmethod
     def lock(self, name: str, *, write: bool = True) -> Callable[[], None] | None:
@@ -191,6 +196,13 @@ class LocalDisk(Disk):
             return os.stat(self._path(name)).st_size  # noqa: PTH116
         except FileNotFoundError:
             return None
+
+    def free_bytes(self) -> int:
+        found = os.statvfs(self.root)
+        if found.f_flag & os.ST_RDONLY:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), self.root)
+        # Some file systems do not know how large they are.
+        return found.f_bavail * found.f_frsize if found.f_blocks else sys.maxsize
 
     def lock(self, name: str, *, write: bool = True) -> Callable[[], None] | None:
         import fcntl

@@ -32,6 +32,9 @@ SALT_LENGTH: Final = 8
 RESERVE: Final = 256 * 1024
 """Bytes of each segment that only deletes may use, so that a full disk can be emptied."""
 
+SMALL_GROUP: Final = 64 * 1024
+"""A group of this size is what a probe of the store asks room for."""
+
 _SMALLEST_STEP: Final = 128 * 1024
 _LEAST_SEGMENT: Final = 64 * 1024
 """The least that a segment counts for: each has a cost at the next start, however short it is."""
@@ -152,6 +155,14 @@ class Journal:
         self.written += total
         self.sequence += 1
         return self.sequence - 1
+
+    def make_ready(self) -> None:
+        """Take up the room that a small group needs. Raises as :meth:`append` does."""
+        if self._fd < 0:
+            self.begin()
+        end = self._position + SMALL_GROUP + RESERVE
+        if end > self._filled:
+            self._fill(end, required=end)
 
     def roll(self) -> None:
         """End this segment, unless it is empty, and begin another. Raises as :meth:`begin` does."""

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
+from durable_streams_core.entities import Refused
 from durable_streams_core.store import Watchers
 from durable_streams_server.stores.clock import Clock
 from durable_streams_server.stores.file.checkpoints import Checkpoints
@@ -11,7 +12,8 @@ from durable_streams_server.stores.file.data_file_reader import FileReader
 from durable_streams_server.stores.file.disk import Disk
 from durable_streams_server.stores.file.errors import WriteFailedError
 from durable_streams_server.stores.file.opening import DirectoryLock, Recovered, Settings
-from durable_streams_server.stores.file.pipeline import Pipeline
+from durable_streams_server.stores.file.pipeline import CLOSED, Pipeline
+from durable_streams_server.stores.file.probe import Probe
 from durable_streams_server.stores.file.stream_bytes import StreamBytes
 from durable_streams_server.stores.file.worker import Worker
 
@@ -76,6 +78,18 @@ class Session:
             now=self.clock.now,
             every=settings.checkpoint_bytes,
         )
+
+        self._probe = Probe(
+            disk=disk,
+            journal=journal,
+            journal_worker=journal_worker,
+            pipeline=self.pipeline,
+            make_room=self._make_room,
+        )
+
+    async def probe(self) -> Refused | None:
+        """Why an append would be refused now, None if it would be stored."""
+        return Refused("unavailable", CLOSED) if self.closing else await self._probe.run()
 
     def _after_group(self) -> None:
         self.checkpoints.begin_if_due()

@@ -119,6 +119,10 @@ class FileStore(LocalStore):
         """Why nothing can be written; None while the store takes commits."""
         return CLOSED if self._session is None else self._session.pipeline.failure
 
+    async def probe(self) -> Refused | None:
+        session = self._session
+        return Refused("unavailable", CLOSED) if session is None else await session.probe()
+
     # Opening and closing.
 
     async def open(self) -> None:
