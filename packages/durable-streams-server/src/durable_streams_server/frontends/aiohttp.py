@@ -18,6 +18,7 @@ from aiohttp.http import SERVER_SOFTWARE
 from multidict import CIMultiDict
 
 from durable_streams_core.errors import ProtocolError
+from durable_streams_server.access.limits import Limiter
 from durable_streams_server.engine.limits import Limits
 from durable_streams_server.frontends.mount import Mount, Streams
 from durable_streams_server.http import wire
@@ -54,6 +55,7 @@ def create_app(
     root: str = "/",
     limits: Limits | None = None,
     authorize: Authorize | None = None,
+    limiter: Limiter | None = None,
     token: str | None = None,
     cors_origins: tuple[str, ...] = ("*",),
     cors_headers: tuple[str, ...] = (),
@@ -79,6 +81,7 @@ def create_app(
     """
     options = Options(
         authorize=authorize,
+        limiter=limiter,
         token=token,
         cors_origins=cors_origins,
         cors_headers=cors_headers,

@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 from durable_streams_core.errors import ProtocolError, StoreError
+from durable_streams_server.access.limits import Limiter
 from durable_streams_server.engine.limits import Limits
 from durable_streams_server.frontends.asgi_scope import locate
 from durable_streams_server.frontends.mount import Mount, Streams
@@ -50,6 +51,7 @@ def create_asgi(
     root: str = "/",
     limits: Limits | None = None,
     authorize: Authorize | None = None,
+    limiter: Limiter | None = None,
     token: str | None = None,
     cors_origins: tuple[str, ...] = ("*",),
     cors_headers: tuple[str, ...] = (),
@@ -74,6 +76,7 @@ def create_asgi(
     """
     options = Options(
         authorize=authorize,
+        limiter=limiter,
         token=token,
         cors_origins=cors_origins,
         cors_headers=cors_headers,

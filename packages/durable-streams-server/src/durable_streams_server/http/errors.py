@@ -1,6 +1,12 @@
 """Errors of HTTP itself, which no operation on a stream raises."""
 
+from typing import Final
+
 from durable_streams_core.errors import InvalidRequest, ProtocolError
+from durable_streams_server.access.refusals import forbidden, no_credentials
+
+_REFUSALS: Final = frozenset((401, 403, 429, 503))
+"""The statuses that an access hook may refuse with. Any other could tell what exists."""
 
 
 def wrong_method(*allowed: str) -> ProtocolError:
@@ -28,19 +34,10 @@ def repeated_header(name: bytes) -> InvalidRequest:
 
 
 def refusal(verdict: object) -> ProtocolError:
-    """The error for what an access hook returned when it did not permit."""
-    if verdict == 401:
-        return not_authenticated()
-    return ProtocolError("You may not do this here.", status=403, code="forbidden")
-
-
-def not_authenticated() -> ProtocolError:
-    return ProtocolError(
-        "Say who you are: send credentials in the Authorization header.",
-        status=401,
-        code="not-authenticated",
-        headers={"WWW-Authenticate": "Bearer"},
-    )
+    """The error for what an access hook returned, or raised, when it did not permit."""
+    if isinstance(verdict, ProtocolError) and verdict.status in _REFUSALS:
+        return verdict
+    return no_credentials() if verdict == 401 else forbidden()
 
 
 def body_too_large(limit: int) -> ProtocolError:

@@ -31,7 +31,8 @@ from durable_streams_server.http.messages import (
     Response,
     problem,
 )
-from durable_streams_server.http.options import Authorize
+from durable_streams_server.http.options import Authorize, Principal
+from durable_streams_server.http.peers import address_of, network_of
 
 log = logging.getLogger("durable_streams_server.http")
 
@@ -44,6 +45,9 @@ class Exchange:
     """To be awaited before anything else, when the access hook is async."""
     verdict: Response | None = None
     """A refusal, known before any body was read."""
+    appends = False
+    """Whether it counts as an append where appends are limited."""
+    _principal: str | None = None
 
     def __init__(
         self, context: Context, request: RequestHead, path: str, common: list[Header]
@@ -56,6 +60,13 @@ class Exchange:
         self.takes_body = request.method in ("POST", "PUT")
 
     @property
+    def principal(self) -> str:
+        """Who the request is from: as the access hook named it, else its address."""
+        if self._principal is None:
+            self._principal = f"address:{network_of(address_of(self.request))}"
+        return self._principal
+
+    @property
     def max_body(self) -> int:
         """The largest body that is taken, in bytes."""
         return self._context.options.max_body
@@ -63,6 +74,9 @@ class Exchange:
     def run(self, body: bytes) -> AnyResponse:
         """The second step: the response, given the whole body."""
         try:
+            limiter = self._context.options.limiter
+            if limiter is not None and self.takes_body:
+                limiter.charge(self.principal, len(body), append=self.appends)
             return self._respond(body)
         except ProtocolError as error:
             return self.problem(error)
@@ -128,6 +142,9 @@ class Exchange:
             raise repeated_header(repeated)
         if not self.takes_body:
             return
+        limiter = self._context.options.limiter
+        if limiter is not None:
+            limiter.look(self.principal, append=self.appends)
         length = headers.get(names.CONTENT_LENGTH)
         if length is not None and length.isdigit() and int(length) > self.max_body:
             raise body_too_large(self.max_body)
@@ -155,13 +172,17 @@ class Exchange:
                 if authorize is None:
                     continue
                 try:
-                    permitted = authorize(action, path, self.request.native)
+                    permitted = authorize(action, path, self.request.given)
                     if isawaitable(permitted):
                         permitted = yield permitted
+                except ProtocolError as error:
+                    permitted = error
                 except Exception:
                     log.exception("the authorize hook failed; access is refused")
                     permitted = False
-                if permitted is not True:
+                if type(permitted) is Principal:
+                    self._principal = permitted.name
+                elif permitted is not True:
                     self.verdict = self.problem(refusal(permitted))
                     return
         except ProtocolError as error:
@@ -196,7 +217,7 @@ class Exchange:
         self, operation: Operation[Any], respond: Callable[[Any], Response]
     ) -> Response | Pending:
         """Put an operation in its commit queue, and respond at once if it is done at once."""
-        responder = Responder(respond, self._common)
+        responder = Responder(respond, self.problem)
         ticket = self._engine.submit(self.path, operation, responder.complete)
         return responder.response(ticket.cancel)
 
@@ -223,24 +244,26 @@ class Exchange:
 class Responder:
     """One operation in its commit queue, until its outcome has become a response."""
 
-    __slots__ = ("_common", "_done", "_pending", "_respond")
+    __slots__ = ("_done", "_pending", "_problem", "_respond")
 
-    def __init__(self, respond: Callable[[Any], Response], common: list[Header]) -> None:
+    def __init__(
+        self, respond: Callable[[Any], Response], problem: Callable[[ProtocolError], Response]
+    ) -> None:
         self._respond = respond
-        self._common = common
+        self._problem = problem
         self._done: Response | None = None
         self._pending: Pending | None = None
 
     def complete(self, outcome: object) -> None:
         """Take the outcome, while the operation is being submitted or later."""
         if isinstance(outcome, ProtocolError):
-            response = problem(outcome, self._common)
+            response = self._problem(outcome)
         else:
             try:
                 response = self._respond(outcome)
             except Exception:
                 log.exception("responding to a request failed")
-                response = problem(internal_error(), self._common)
+                response = self._problem(internal_error())
         if self._pending is None:
             self._done = response
         else:

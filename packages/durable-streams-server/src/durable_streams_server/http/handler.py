@@ -13,6 +13,7 @@ import logging
 from durable_streams_core.errors import NotFound, ProtocolError
 from durable_streams_core.paths import decode_path
 from durable_streams_core.protocol import RESERVED_SEGMENT
+from durable_streams_server.access.refusals import no_credentials
 from durable_streams_server.engine.engine import Engine
 from durable_streams_server.http import headers, names
 from durable_streams_server.http.assets import Asset
@@ -29,7 +30,6 @@ from durable_streams_server.http.errors import (
     body_too_large,
     foreign_origin,
     internal_error,
-    not_authenticated,
     wrong_method,
 )
 from durable_streams_server.http.exchange import Exchange
@@ -156,7 +156,7 @@ class Handler:
         if self._token is not None:
             given = bearer_token(request)
             if given is None or not hmac.compare_digest(given, self._token):
-                raise not_authenticated()
+                raise no_credentials()
 
     def _problem(
         self, error: ProtocolError, request: RequestHead, common: list[Header]

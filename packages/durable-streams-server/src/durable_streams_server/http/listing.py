@@ -4,6 +4,7 @@ Both are extensions of this server. The access hook is asked ``list`` for each p
 it refuses are left out. So a listing shows a client exactly the names that it may know.
 """
 
+import asyncio
 import logging
 from inspect import isawaitable
 from typing import Final
@@ -11,14 +12,15 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
-from durable_streams_core.errors import InvalidRequest
+from durable_streams_core.errors import InvalidRequest, ProtocolError
 from durable_streams_core.protocol import RESERVED_SEGMENT
 from durable_streams_core.subscriptions.records import PREFIX
 from durable_streams_server.engine.results import StreamInfo
 from durable_streams_server.http import headers
-from durable_streams_server.http.errors import not_authenticated
+from durable_streams_server.http.errors import refusal
 from durable_streams_server.http.exchange import Exchange
 from durable_streams_server.http.messages import AnyResponse, Response
+from durable_streams_server.http.options import Principal
 from durable_streams_server.http.parsing import MAX_QUERY_LENGTH, plain_integer
 from durable_streams_server.subscriptions.service import ListedSubscription
 
@@ -64,9 +66,20 @@ class Listing(Exchange):
         return self._later(self._list(prefix, after, limit))
 
     async def _list(self, prefix: str, after: str, limit: int) -> Response:
-        rows = await self._engine.list(prefix, after=after, limit=limit)
-        streams = [self._listed(info) for info in rows if await self._may_list(info.path)]
-        return self._page(StreamPage(streams, rows[-1].path if len(rows) == limit else None))
+        permitted: list[StreamInfo] = []
+        # The last path of a page is told, so a page goes on until it ends with a permitted one.
+        while len(permitted) < limit:
+            missing = limit - len(permitted)
+            rows = await self._engine.list(prefix, after=after, limit=max(missing, DEFAULT_LIMIT))
+            found = [info for info in rows if await self._may_list(info.path)]
+            permitted += found[:missing]
+            if len(rows) < max(missing, DEFAULT_LIMIT):
+                break
+            after = rows[-1].path
+            await asyncio.sleep(0)
+        streams = [self._listed(info) for info in permitted]
+        following = permitted[-1].path if len(permitted) == limit else None
+        return self._page(StreamPage(streams, following))
 
     def _page(self, page: StreamPage | SubscriptionPage) -> Response:
         fields = [*self._common, headers.JSON, headers.NO_STORE]
@@ -77,15 +90,21 @@ class Listing(Exchange):
         if authorize is None:
             return True
         try:
-            verdict = authorize("list", path, self.request.native)
+            verdict = authorize("list", path, self.request.given)
             if isawaitable(verdict):
                 verdict = await verdict
+        except ProtocolError as error:
+            verdict = error
         except Exception:
             log.exception("the authorize hook failed; the path is not listed")
             return False
-        if verdict is not True and verdict == 401:
-            raise not_authenticated()
-        return verdict is True
+        if verdict is True or type(verdict) is Principal:
+            return True
+        refused = refusal(verdict)
+        if refused.status != 403:
+            # It is about the caller, and so the same for every path.
+            raise refused
+        return False
 
     def _listed(self, info: StreamInfo) -> ListedStream:
         return ListedStream(
@@ -105,8 +124,16 @@ class SubscriptionListing(Listing):
     """A page of subscriptions."""
 
     async def _list(self, prefix: str, after: str, limit: int) -> Response:
-        rows, following = await self._engine.subscriptions.list(prefix, after=after, limit=limit)
-        permitted = [row for row in rows if await self._may_list(PREFIX + row.id)]
+        permitted: list[ListedSubscription] = []
+        following: str | None = after
+        while following is not None and len(permitted) < limit:
+            missing = limit - len(permitted)
+            rows, following = await self._engine.subscriptions.list(
+                prefix, after=following, limit=missing
+            )
+            permitted += [row for row in rows if await self._may_list(PREFIX + row.id)]
+        if following is not None:
+            following = permitted[-1].id
         return self._page(SubscriptionPage(permitted, following))
 
 

@@ -15,6 +15,7 @@ from durable_streams_core.errors import ProtocolError
 from durable_streams_core.offsets import Offset
 from durable_streams_core.operations import Touch
 from durable_streams_core.sse import encode_data
+from durable_streams_server.access.limits import Limiter
 from durable_streams_server.caches import ByteCache
 from durable_streams_server.engine.engine import Engine
 from durable_streams_server.engine.fanout import SLICE, Notification
@@ -107,14 +108,20 @@ class Registration:
 
     __slots__ = ("_unsubscribe", "missed", "notify", "path", "readers")
 
-    def __init__(self, readers: Readers, path: str) -> None:
-        """Raises :class:`ProtocolError` (429) where the stream has too many subscribers."""
+    def __init__(self, readers: Readers, path: str, principal: str | None = None) -> None:
+        """``principal`` is whose live readers are limited, if any are.
+
+        Raises :class:`ProtocolError` (429) where it or the stream has too many.
+        """
         self.readers = readers
         self.path = path
         self.missed = False
         """Whether something happened that no reader was notified of."""
         self.notify: Callable[[Notification], None] = self._miss
         self._unsubscribe = readers.engine.fanout.subscribe(path, self)
+        limiter = readers.options.limiter
+        if principal is not None and limiter is not None:
+            self._unsubscribe = _counted(limiter, principal, self._unsubscribe)
 
     def _miss(self, _notification: Notification) -> None:
         self.missed = True
@@ -252,6 +259,23 @@ class SharedLook:
                 then(result)
             except Exception:
                 log.exception("a live reader failed")
+
+
+def _counted(
+    limiter: Limiter, principal: str, unsubscribe: Callable[[], None]
+) -> Callable[[], None]:
+    """Count a live reader until what is returned is called."""
+    try:
+        limiter.enter(principal)
+    except BaseException:
+        unsubscribe()
+        raise
+
+    def leave() -> None:
+        unsubscribe()
+        limiter.leave(principal)
+
+    return leave
 
 
 def _nothing() -> None:

@@ -17,6 +17,7 @@ import msgspec
 from durable_streams_core.errors import InvalidRequest, ProtocolError
 from durable_streams_server.http import names
 from durable_streams_server.http.errors import repeated_header
+from durable_streams_server.http.peers import Peer
 
 Header = tuple[bytes, bytes]
 
@@ -51,7 +52,8 @@ class RequestHead(msgspec.Struct, eq=False):
 
     ``path`` is what follows the stream root in the raw target, still percent-encoded; ``root`` is
     that root as the client sees it, with both slashes; ``headers`` are by lower-case name.
-    ``native`` is the front end's own request, for the access hook.
+    ``native`` is the front end's own request, for the access hook. ``peer`` is the other end of the
+    connection, where the front end does not keep it in its own request.
     """
 
     method: str
@@ -61,10 +63,16 @@ class RequestHead(msgspec.Struct, eq=False):
     root: str = "/"
     scheme: str = "http"
     native: object = None
+    peer: Peer | None = None
 
     def __repr__(self) -> str:
         # Headers hold secrets.
         return f"<{type(self).__name__} {self.method} {self.path}>"
+
+    @property
+    def given(self) -> object:
+        """The request for an access hook: the front end's own, or else this one."""
+        return self if self.native is None else self.native
 
     def text(self, name: bytes) -> str | None:
         """A header as text; raises :class:`InvalidRequest` if it is not UTF-8."""

@@ -7,6 +7,18 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from durable_streams_server.access.limits import Limiter
+
+
+class Principal(msgspec.Struct, frozen=True):
+    """Who a request is from, as limits and logs name it: ``token:ingest``, ``jwt:alice``.
+
+    An ``authorize`` function that returns one permits the request, as with True.
+    """
+
+    name: str
+
+
 Authorize = Callable[[str, str, object], Any]
 """``authorize(action, path, request)``: asked before anything is read or told.
 
@@ -15,8 +27,9 @@ listing, ``list``; a fork also asks for
 ``read`` of its source. For subscriptions it is ``subscribe`` or ``claim``, with the path
 ``__ds/subscriptions/<id>``; one that is created asks also for ``subscribe`` of each of its streams
 and of its pattern, and for ``append`` to its wake stream. ``request`` is the front end's own
-request object. It returns true to permit, false to refuse (403), or a status of 401 or 403; it may
-be async.
+request object. It returns True or a :class:`Principal` to permit, False to refuse (403), or a
+status of 401 or 403; it may be async. It may also raise a :class:`ProtocolError` with the status
+401, 403, 429 or 503, which becomes the response.
 """
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -26,6 +39,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """The options of one front end. Sizes are bytes, times seconds."""
 
     authorize: Authorize | None = None
+    limiter: Limiter | None = None
+    """Bounds what each principal may use. Each address is a principal where ``authorize`` names
+    none.
+    """
     token: str | None = None
     """Access for whoever sends ``Authorization: Bearer <token>``, and for nobody else."""
     cors_origins: tuple[str, ...] = ("*",)

@@ -274,7 +274,10 @@ class Reading(Exchange):
         begin: Callable[[Registration, Page], None],
     ) -> None:
         """Register, look at the stream, and begin with the page that is there."""
-        registration = Registration(self._context.readers, self.path)
+        limited = self._context.options.limiter is not None
+        registration = Registration(
+            self._context.readers, self.path, self.principal if limited else None
+        )
         try:
             page = self._engine.page_nowait(self.path, offset, limit)
             if page is not None:

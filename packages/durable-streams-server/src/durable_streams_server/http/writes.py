@@ -66,6 +66,7 @@ def parse_terms(request: RequestHead) -> Terms:
 class Appending(Exchange):
     """POST: append, close, or both."""
 
+    appends = True
     _terms: Terms | None = None
 
     def _respond(self, body: bytes) -> AnyResponse:
@@ -139,6 +140,8 @@ class Creating(Exchange):
     """PUT: create, ensure, fork."""
 
     _requested: CreationRequest | None = None
+    _charged = False
+    """Whether the principal has paid for a new stream."""
 
     def _questions(self, action: str) -> Iterator[tuple[str, str]]:
         yield from super()._questions(action)
@@ -156,6 +159,7 @@ class Creating(Exchange):
     def _respond(self, body: bytes) -> AnyResponse:
         requested = self._requested
         assert requested is not None
+        self._charge_stream()
         closed = parse_closed(self.request)
         content = Body(body) if body else EMPTY_BODY
         conditions = parse_conditions(self.request)
@@ -199,7 +203,38 @@ class Creating(Exchange):
         created = await self._engine.create_fork(self.path, requested, body, closed=closed)
         return self._created(created)
 
+    def problem(self, error: ProtocolError) -> Response:
+        self._return_charge()
+        return super().problem(error)
+
+    def _charge_stream(self) -> None:
+        """Have the principal pay for a new stream; raises :class:`ProtocolError` (429)."""
+        limiter = self._context.options.limiter
+        if limiter is None:
+            return
+        try:
+            limiter.charge_stream(self.principal)
+            self._charged = True
+        except ProtocolError:
+            # To ask for a stream that is there costs nothing.
+            if not self._is_there():
+                raise
+
+    def _is_there(self) -> bool:
+        try:
+            return self._engine.head_nowait(self.path) is not None
+        except ProtocolError:
+            return False
+
+    def _return_charge(self) -> None:
+        if self._charged:
+            self._charged = False
+            assert self._context.options.limiter is not None
+            self._context.options.limiter.return_stream(self.principal)
+
     def _created(self, created: Created) -> Response:
+        if not created.new:
+            self._return_charge()
         fields = [
             *self._common,
             headers.content_type(birth_of(created.head)),

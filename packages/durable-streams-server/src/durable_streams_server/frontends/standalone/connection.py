@@ -22,6 +22,7 @@ from durable_streams_server.frontends.standalone.sending import ConnectionPhase,
 from durable_streams_server.http import wire
 from durable_streams_server.http.exchange import Exchange
 from durable_streams_server.http.messages import AnyResponse, Live, Pending, Response
+from durable_streams_server.http.peers import Peer
 
 if TYPE_CHECKING:
     from durable_streams_server.frontends.standalone.server import StandaloneServer
@@ -55,9 +56,11 @@ class Connection(Sender):
     """
 
     __slots__ = (
-        "_advancing", "_head", "_head_begun", "_incoming", "_live", "_receiver", "_secure", "_stalled",
-        "_waiting",
+        "_advancing", "_head", "_head_begun", "_incoming", "_live", "_peer", "_receiver", "_secure",
+        "_stalled", "_waiting",
     )  # fmt: skip
+
+    _peer: Peer
 
     def __init__(self, server: "StandaloneServer", *, secure: bool) -> None:
         super().__init__(server)
@@ -82,6 +85,7 @@ class Connection(Sender):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports are not subclasses of asyncio's.
         self._transport = cast(asyncio.Transport, transport)
+        self._peer = Peer(transport)
         refusal = self._server.welcome(self)
         if refusal is not None:
             self._refuse(refusal)
@@ -203,7 +207,7 @@ class Connection(Sender):
 
     def _begin(self, head: ReceivedHead) -> None:
         """Begin a request, and answer it if it is all there."""
-        begun = self._server.begin(head, secure=self._secure)
+        begun = self._server.begin(head, self._peer, secure=self._secure)
         body = head.body
         if body is not None and len(body) <= MAX_DRAINED and head.expectation is None:
             if type(begun) is Response:

@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 from durable_streams_core.errors import ProtocolError, Unavailable
+from durable_streams_server.access.access import Access
 from durable_streams_server.frontends.mount import Mount
 from durable_streams_server.frontends.sockets import listen_at, listen_at_path
 from durable_streams_server.frontends.standalone.bodies import Bodies
@@ -20,6 +21,7 @@ from durable_streams_server.frontends.standalone.request_head import (
 from durable_streams_server.http import wire
 from durable_streams_server.http.exchange import Exchange
 from durable_streams_server.http.messages import RequestHead, Response
+from durable_streams_server.http.peers import Peer
 from durable_streams_server.http.targets import path_below, split_target
 
 log = logging.getLogger("durable_streams_server.frontends.standalone")
@@ -41,7 +43,9 @@ class StandaloneServer:
         self.handler = mount.handler
         self.root = root
         self.bounds = bounds or Bounds()
-        self._asks = mount.handler.options.authorize is not None
+        authorize = mount.handler.options.authorize
+        # An access object of ours looks at headers that are known anyway.
+        self._asks = authorize is not None and not isinstance(authorize, Access)
         self.closing = False
         self.now = self.idle_deadline = 0.0
         self.bodies = Bodies(self.bounds.max_bodies)
@@ -201,7 +205,7 @@ class StandaloneServer:
         if not self._connections:
             self._empty.set()
 
-    def begin(self, head: ReceivedHead, *, secure: bool) -> Response | Exchange:
+    def begin(self, head: ReceivedHead, peer: Peer, *, secure: bool) -> Response | Exchange:
         """Have the handler look at a request's head."""
         handler, root = self.handler, self.root
         try:
@@ -218,6 +222,7 @@ class StandaloneServer:
                     return handler.outside(head.method, path, root)
                 head.path = below
             head.root = root
+            head.peer = peer
             if secure:
                 head.scheme = "https"
             if self._asks:
@@ -229,6 +234,7 @@ class StandaloneServer:
                     head.all_headers(),
                     root=root,
                     scheme=head.scheme,
+                    peer=peer,
                 )
         except ProtocolError as error:
             return handler.refuse(error)
