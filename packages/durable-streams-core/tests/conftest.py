@@ -98,6 +98,15 @@ class TinyStore(ImmediateStore):
         self.tell()
         return True
 
+    def submit_append(self, path: Any, facts: Any, data: Any, fields: Any, done: Any) -> Any:
+        there = self.peek(path, tuple(facts.fields))
+        if there is None or there.head is not facts.head or there.fields != facts.fields:
+            done(Conflicted(there))
+        else:
+            self.append_nowait(path, facts.head, data, fields)
+            done(Applied(facts.head.tail + len(data), facts.head.timeline))
+        return True
+
     def apply_all(self, batch: Any) -> Any:
         return [self.apply(commit) for commit in batch]
 

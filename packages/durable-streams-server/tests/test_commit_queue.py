@@ -713,6 +713,26 @@ async def test_a_local_store_that_cannot_be_looked_at_blocks_no_stream(
     assert position((await streams.append("a", "x")).offset) == 1
 
 
+@pytest.mark.parametrize("call", ["append", "close_stream"])
+async def test_a_file_store_that_raises_blocks_no_stream(
+    engines: Callable[..., object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    store = create_store(f"file:{tmp_path}/data")
+    streams = await engines(store)
+    await streams.create("a", content_type="text/plain")
+
+    def fail(*_: Any) -> None:
+        raise OSError("a bug")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "submit", fail)
+        patched.setattr(store, "submit_append", fail)
+        with pytest.raises(Unavailable) as caught:
+            await getattr(streams, call)("a", "x")
+    assert caught.value.code == "outcome-unknown"
+    assert position((await streams.append("a", "x")).offset) == 1
+
+
 def count_watchers(memory: MemoryStore) -> set[object]:
     """The watchers of a store, as they come and go."""
     watching: set[object] = set()

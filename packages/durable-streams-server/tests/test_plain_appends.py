@@ -1,4 +1,4 @@
-"""Plain appends are committed without a draft, and just as with one."""
+"""Plain appends go to a store without a commit, and just as with one."""
 
 from functools import partial
 from typing import Any
@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from durable_streams_core.drafts import Draft
-from durable_streams_core.entities import Applied, Facts, Head
+from durable_streams_core.entities import Applied, Delta
 from durable_streams_core.errors import ProtocolError
 from durable_streams_core.operations import Append, Appended, Body, Create, Operation, ProducerClaim
 from durable_streams_core.streams import CreationRequest
-from durable_streams_server.engine.plain_appends import appended_by, commit_of
+from durable_streams_server.engine.plain_appends import added_by, appended_by
 from durable_streams_server.stores.memory import MemoryStore
 
 NOW = 1_000_000_000_000
@@ -51,7 +51,7 @@ appends = st.builds(
     earlier=st.lists(appends, max_size=4),
     operation=appends,
 )
-def test_a_commit_without_a_draft_is_the_one_that_a_draft_makes(
+def test_an_append_without_a_commit_is_what_a_draft_would_commit(
     content_type: str, ttl: int | None, earlier: list[Append], operation: Append
 ) -> None:
     store = store_with(content_type, ttl, earlier)
@@ -64,21 +64,22 @@ def test_a_commit_without_a_draft_is_the_one_that_a_draft_makes(
     except ProtocolError as error:
         result = error
     try:
-        commit = commit_of(store, PATH, operation, facts, lambda: "id")
+        added = added_by(store, operation, facts)
     except ProtocolError as error:
         assert type(error) is type(result)
         return
-    if commit is not None:
-        assert commit == draft.commit(lambda: "id")
+    if added is not None:
+        data, fields = added
+        commit = draft.commit(lambda: "id")
+        assert commit.delta == Delta(data=data, fields=fields)
         (outcome,) = store.commit_nowait([commit])
         assert isinstance(outcome, Applied)
         assert appended_by(operation, outcome) == result
 
 
-def test_an_append_with_nothing_but_data_needs_no_draft() -> None:
+def test_an_append_with_nothing_but_data_needs_no_commit() -> None:
     operation = Append(Body(b"x"))
     store = store_with("text/plain", None, [])
     facts = store.peek(PATH)
-    assert isinstance(facts, Facts)
-    assert isinstance(facts.head, Head)
-    assert commit_of(store, PATH, operation, facts, lambda: "id") is not None
+    assert facts is not None
+    assert added_by(store, operation, facts) == (b"x", {})

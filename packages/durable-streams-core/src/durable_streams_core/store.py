@@ -199,6 +199,22 @@ class LocalStore(Store):
         failed. The store then takes no more commits until it is opened again.
         """
 
+    def submit_append(
+        self,
+        path: str,
+        facts: Facts,
+        data: bytes,
+        fields: Mapping[str, bytes | None],
+        done: Callable[[Outcome], None],
+    ) -> bool:
+        """Append ``data`` and set ``fields``, and call ``done`` as :meth:`submit` does, where the
+        entity still has the very head of ``facts`` and its fields; else nothing is done.
+
+        False if nothing was begun: the caller submits a commit then. A store need not implement
+        this; it saves the most frequent commits their guard and their id.
+        """
+        return False
+
     @abstractmethod
     def slice(self, path: str, incarnation: str, start: int, limit: int) -> Slice | None:
         """Return what :meth:`read` returns, at once."""

@@ -6,6 +6,7 @@ commits go in the order in which they became durable. Then the power goes, or th
 the disk fails. The next generation has to find, for every path, what the model has after all that
 was acknowledged, and of what was under way then a beginning in order, nothing else. Every commit
 that was under way is sent again, and has to be answered as if it had been answered the first time.
+Some appends go without a commit; those rest on the facts that they were given.
 """
 
 import asyncio
@@ -19,7 +20,15 @@ from faulty_disk import FaultyDisk
 from inline_worker import InlineWorker
 
 from durable_streams_core.drafts import Draft
-from durable_streams_core.entities import DELETED, Applied, Commit, Refused, Unknown
+from durable_streams_core.entities import (
+    DELETED,
+    Applied,
+    Commit,
+    Conflicted,
+    Facts,
+    Refused,
+    Unknown,
+)
 from durable_streams_core.errors import ProtocolError, Unavailable
 from durable_streams_core.operations import (
     Append,
@@ -63,6 +72,8 @@ class Life:
         self.model = MemoryStore(clock=lambda: self.time)
         self.ids = 0
         self.flying: dict[str, Commit] = {}
+        self.resting: dict[str, Facts] = {}
+        """The facts of the changes under way that went without a commit, by the model's id."""
         self.paths = [f"s{number}" for number in range(self.rng.randrange(2, 9))]
         self.segment_bytes = self.rng.choice([600, 3000, 20_000, 1_000_000])
         self.checkpoint_bytes = self.rng.choice([1000, 10_000, 100_000])
@@ -203,7 +214,13 @@ class Life:
             there = self.state(store, path)
             while self.state(self.model, path) != there:
                 assert commits, difference(path, there, self.state(self.model, path))
-                await self.model.commit([commits.pop(0)])
+                commit = commits.pop(0)
+                if self.holds(commit):
+                    await self.model.commit([commit])
+        # Nobody sends these again.
+        for commit_id in self.resting:
+            self.flying.pop(commit_id, None)
+        self.resting.clear()
         again = list(self.flying.values())
         for commit in again:
             (mine,) = await store.commit([commit])
@@ -217,6 +234,14 @@ class Life:
             assert mine == theirs, f"sent again: {mine}, not {theirs}"
             self.flying.pop(commit.id)
         await self.compare_all(store)
+
+    def holds(self, commit: Commit) -> bool:
+        """Whether the model has the facts on which an append without a commit rests."""
+        facts = self.resting.get(commit.id)
+        if facts is None:
+            return True
+        there = self.model.peek(commit.path, tuple(facts.fields))
+        return there is not None and (there.head, there.fields) == (facts.head, facts.fields)
 
     def state(self, store: FileStore | MemoryStore, path: str) -> Any:
         facts = store.peek(path)
@@ -364,7 +389,8 @@ class Life:
 
     async def apply(self, store: FileStore, path: str, operation: Any) -> Any:
         """Decide, commit, compare; what the operation answered, None if it came to nothing."""
-        draft = Draft(path, store.peek(path, tuple(operation.fields)))
+        facts = store.peek(path, tuple(operation.fields))
+        draft = Draft(path, facts)
         try:
             answer = operation.decide(draft, store.now())
         except (ProtocolError, Unconfirmed):
@@ -375,9 +401,8 @@ class Life:
         self.flying[commit.id] = commit
         done = asyncio.get_running_loop().create_future()
 
-        def settled(outcomes: Any) -> None:
+        def settled(outcome: Any) -> None:
             # At once, so that the model sees commits in the order in which they became durable.
-            (outcome,) = outcomes
             try:
                 self.settled(store, commit, outcome)
             except AssertionError as error:
@@ -386,7 +411,14 @@ class Life:
             if not done.done():
                 done.set_result(outcome)
 
-        store.submit([commit], settled)
+        added = None
+        if facts is not None and type(operation) is Append and self.rng.random() < 0.6:
+            added = operation.added_to(facts, self.time)
+        if facts is not None and added is not None:
+            self.resting[commit.id] = facts
+        if facts is None or added is None or not store.submit_append(path, facts, *added, settled):
+            self.resting.pop(commit.id, None)
+            store.submit([commit], lambda outcomes: settled(*outcomes))
         outcome = await done
         return answer if type(outcome) is Applied else None
 
@@ -397,6 +429,11 @@ class Life:
             assert store_failed(store)
             return
         del self.flying[commit.id]
+        rested = self.resting.pop(commit.id, None)
+        if type(outcome) is Conflicted and rested is not None:
+            there = outcome.facts
+            assert there is None or (there.head, there.fields) != (rested.head, rested.fields)
+            return
         if type(outcome) is Refused:
             return
         self.commits += 1

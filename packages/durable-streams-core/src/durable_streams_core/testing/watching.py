@@ -8,9 +8,21 @@ own. Here nothing goes wrong, and so nothing may be missed and no resync told.
 import asyncio
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 
-from durable_streams_core.entities import DELETED, FORKING, LIVE, Applied, Change, Guard, Head
-from durable_streams_core.store import ImmediateStore, LocalStore, Store
+from durable_streams_core.entities import (
+    DELETED,
+    FORKING,
+    LIVE,
+    Applied,
+    Change,
+    Conflicted,
+    Facts,
+    Guard,
+    Head,
+    Outcome,
+)
+from durable_streams_core.store import ImmediateStore, LocalStore, Store, as_future
 from durable_streams_core.testing.harness import (
     Recorder,
     StoreHarness,
@@ -315,6 +327,44 @@ class Watching(StoreHarness):
             assert recorder == [
                 Change(PATH, first.head.incarnation, 3, data=b"bc", timeline=timeline)
             ]
+
+    async def test_an_append_without_a_commit_rests_on_the_facts_that_it_was_given(self) -> None:
+        """For a :class:`LocalStore` that implements :meth:`LocalStore.submit_append`."""
+        async with self.opened() as store:
+            if not isinstance(store, LocalStore):
+                raise skip("only a local store takes an append without a commit")
+            head = await created(store, PATH, data=b"a")
+            facts = store.peek(PATH, ["p1"])
+            assert facts is not None
+            recorder: list[Change] = []
+            stop = store.watch(lambda changes: recorder.extend(changes or ()))
+
+            async def tried(facts: Facts, data: bytes, value: bytes) -> Outcome:
+                future: asyncio.Future[Outcome]
+                begin = partial(store.submit_append, PATH, facts, data, {"p1": value})
+                future, begun = as_future(begin)
+                if not begun:
+                    raise skip("this store has every append committed")
+                return await future
+
+            timeline = facts.head.timeline
+            outcomes = await asyncio.gather(tried(facts, b"bc", b"x"), tried(facts, b"d", b"y"))
+            after = store.peek(PATH, ["p1"])
+            assert list(outcomes) == [Applied(3, timeline), Conflicted(after)]
+            assert after is not None
+            assert after.head == facts.head.grown(2)
+            assert after.fields == {"p1": b"x"}
+            assert after.counts.get("p") == 1
+            found = store.slice(PATH, head.incarnation, 0, 10)
+            assert found is not None
+            assert found.data == b"abc"
+            assert recorder == [Change(PATH, head.incarnation, 3, data=b"bc", timeline=timeline)]
+
+            await applied(store, change(PATH, Guard(head.incarnation), fields={"p1": b"z"}))
+            assert await tried(after, b"d", b"y") == Conflicted(store.peek(PATH, ["p1"]))
+            await applied(store, removal(PATH, head))
+            assert await tried(after, b"d", b"y") == Conflicted(None)
+            stop()
 
 
 async def _write(store: Store, head: Head, total: int) -> None:

@@ -44,7 +44,7 @@ from durable_streams_core.operations import (
 )
 from durable_streams_core.store import ImmediateStore, LocalStore, Store
 from durable_streams_server.engine.limits import Limits
-from durable_streams_server.engine.plain_appends import append_nowait, appended_by, commit_of
+from durable_streams_server.engine.plain_appends import added_by, append_nowait, appended_by
 from durable_streams_server.engine.refusals import (
     STORE_FAILED,
     decision_failed,
@@ -323,18 +323,39 @@ class CommitQueues:
             facts = local.peek(path, operation.fields)
             if facts is not None and type(operation) is Append:
                 try:
-                    commit = commit_of(local, path, operation, facts, self.new_id)
+                    if self._send_append(queue, operation, facts, local):
+                        return
                 except ProtocolError as error:
                     self.finish(queue, [error])
-                    return
-                if commit is not None:
-                    self._send_plain(queue, operation, commit, local)
                     return
             draft, results = self.decide(queue, facts)
             self._send(queue, draft, results, local)
         except Exception:
             log.exception(STORE_FAILED)
             self._fail_undecided(queue, flight)
+
+    def _send_append(
+        self, queue: CommitQueue, operation: Append, facts: Facts, local: LocalStore
+    ) -> bool:
+        """Send an append without a commit; False if it needs one."""
+        added = added_by(local, operation, facts)
+        if added is None:
+            return False
+
+        def done(outcome: Outcome) -> None:
+            if type(outcome) is Applied:
+                self.finish(queue, [appended_by(operation, outcome)])
+            else:
+                self._react(queue, outcome)
+
+        flight = queue.flight
+        try:
+            return local.submit_append(queue.path, facts, *added, done)
+        except Exception:
+            log.exception(STORE_FAILED)
+            if queue.flight is flight:
+                self.fail(queue, outcome_unknown)
+            return True
 
     def _decide_flight(self, queue: CommitQueue, local: LocalStore) -> None:
         """Decide the operations in flight, and send their commit without a task."""
@@ -365,18 +386,6 @@ class CommitQueues:
                 self._succeed(queue, draft, results, commit, outcome)
             else:
                 self.act_on(queue, draft, results, commit, outcome)
-
-        _submit_commit(queue, commit, done, local)
-
-    def _send_plain(
-        self, queue: CommitQueue, operation: Append, commit: Commit, local: LocalStore
-    ) -> None:
-        def done(outcomes: Sequence[Outcome]) -> None:
-            outcome = outcomes[0]
-            if type(outcome) is Applied:
-                self.finish(queue, [appended_by(operation, outcome)])
-            else:
-                self._react(queue, outcome)
 
         _submit_commit(queue, commit, done, local)
 

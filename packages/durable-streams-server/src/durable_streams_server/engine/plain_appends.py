@@ -1,9 +1,9 @@
 """Plain appends: those that add data and nothing else are decided on the head, without a draft."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
-from durable_streams_core.entities import LIVE, NO_FIELDS, Applied, Commit, Delta, Facts, Guard
+from durable_streams_core.entities import Applied, Facts
 from durable_streams_core.errors import ProtocolError
 from durable_streams_core.operations import Append, Appended
 from durable_streams_core.store import ImmediateStore, LocalStore
@@ -16,7 +16,7 @@ def append_nowait(
     store: ImmediateStore, path: str, operation: Append, facts: Facts
 ) -> Appended | None:
     """Append at once where nothing but data is added; None if a commit is needed."""
-    added = _added(store, operation, facts)
+    added = added_by(store, operation, facts)
     if added is None:
         return None
     data, fields = added
@@ -30,31 +30,15 @@ def append_nowait(
     return _appended(operation, head.tail + len(data), head.timeline)
 
 
-def commit_of(
-    store: LocalStore, path: str, operation: Append, facts: Facts, new_id: Callable[[], str]
-) -> Commit | None:
-    """The commit of an append, as a draft would make it; None if a draft is needed."""
-    added = _added(store, operation, facts)
-    if added is None:
-        return None
-    data, fields = added
-    head = facts.head
-    # Whatever is set rests on what was there.
-    found = {key: facts.fields[key] for key in fields} if fields else NO_FIELDS
-    guard = Guard(head.incarnation, LIVE, True, None, None, found)
-    return Commit(
-        new_id(), path, guard, Delta(False, None, data, False, None, None, fields), head.tail
-    )
-
-
 def appended_by(operation: Append, applied: Applied) -> Appended:
     """The result of an append whose commit was applied."""
     return _appended(operation, applied.tail, applied.timeline)
 
 
-def _added(
+def added_by(
     store: LocalStore, operation: Append, facts: Facts
 ) -> tuple[bytes, Mapping[str, bytes | None]] | None:
+    """The bytes and fields of an append that adds nothing else; None if a draft is needed."""
     try:
         # Without a deadline and a producer nobody asks what time it is.
         timed = facts.head.deadline or operation.producer is not None

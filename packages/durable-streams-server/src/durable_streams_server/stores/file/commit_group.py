@@ -5,7 +5,6 @@ copy of the entity with the first one made; that is rare, as the engine sends on
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -14,13 +13,19 @@ from durable_streams_core.entities import (
     DELETED,
     Applied,
     Commit,
+    Conflicted,
     Delta,
     Outcome,
     Refused,
-    Unknown,
 )
 from durable_streams_core.offsets import later_timeline
 from durable_streams_server.stores.file.data_files import DirectSums
+from durable_streams_server.stores.file.pending import (
+    OPEN,
+    AnyPending,
+    PendingAppend,
+    PendingCommits,
+)
 from durable_streams_server.stores.file.records import Entry, InFile, entry_of
 from durable_streams_server.stores.file.sums import Sums
 from durable_streams_server.stores.file.write_behind import Stored
@@ -30,16 +35,6 @@ GROUP_COMMITS: Final = 1024
 GROUP_BYTES: Final = 16 * 1024 * 1024
 DIRECT: Final = 256 * 1024
 """Data of so many bytes is written once, to its data file, where that is possible."""
-
-_OPEN: Final = Unknown("The group is not written yet.")
-
-
-class PendingCommits(msgspec.Struct, eq=False, gc=False):
-    """Commits as they were handed in; ``done`` hears all their outcomes at once."""
-
-    commits: Sequence[Commit]
-    done: Callable[[Sequence[Outcome]], None]
-    outcomes: list[Outcome] = []
 
 
 class Staged(msgspec.Struct, eq=False, gc=False):
@@ -98,8 +93,11 @@ class CommitGroup:
         self.numbers = numbers
         self.direct: list[Staged] = []
         self._may_be_direct = may_be_direct
-        self.taken: list[PendingCommits] = []
+        self.taken: list[AnyPending] = []
         self.staged: list[Staged] = []
+        self.appends: dict[str, PendingAppend] = {}
+        """Appends that were let in without a commit, by path."""
+        self._append_entries: list[Entry] = []
         self.size = 0
         self.urgent = False
         """Only frees room, and may use the room reserved for that."""
@@ -111,17 +109,37 @@ class CommitGroup:
         self._repeated: list[tuple[list[Outcome], int, Staged]] = []
         self._resting: list[tuple[list[Outcome], int]] = []
 
-    def gather(self, queue: deque[PendingCommits]) -> None:
-        """Take from the queue what fits."""
-        while queue and len(self.staged) < GROUP_COMMITS and self.size < GROUP_BYTES:
-            pending = queue.popleft()
-            self.taken.append(pending)
+    def gather(self, queue: deque[AnyPending]) -> None:
+        """Take from the queue what fits. An append is alone in a group for its path."""
+        first, appends = self._first, self.appends
+        while queue and len(self.staged) + len(appends) < GROUP_COMMITS and self.size < GROUP_BYTES:
+            pending = queue[0]
+            if type(pending) is PendingAppend:
+                if pending.path in appends or pending.path in first:
+                    return
+                self._add_append(pending)
+                self.taken.append(queue.popleft())
+                continue
+            assert type(pending) is PendingCommits
+            if appends and any(commit.path in appends for commit in pending.commits):
+                return
+            self.taken.append(queue.popleft())
             outcomes = pending.outcomes
             for commit in pending.commits:
                 if commit.path in self._first:
                     outcomes.append(self._add_on_top(commit, outcomes))
                 else:
                     outcomes.append(self._add(commit, outcomes, self._table))
+
+    def _add_append(self, pending: PendingAppend) -> None:
+        entity = self._table.entities.get(pending.path)
+        if entity is None or not pending.holds(entity):
+            facts = None if entity is None else entity.facts(tuple(pending.facts.fields))
+            pending.outcome = Conflicted(facts)
+            return
+        self.appends[pending.path] = pending
+        self._append_entries.append(pending.entry(entity.number))
+        self.size += len(pending.data)
 
     def _add(self, commit: Commit, outcomes: list[Outcome], table: Table[Stored]) -> Outcome:
         repeated = self._recent.get(commit.id)
@@ -152,7 +170,7 @@ class CommitGroup:
             self.direct.append(staged)
         self.staged.append(staged)
         self.size += len(delta.data)
-        return _OPEN
+        return OPEN
 
     def _with_timeline(self, commit: Commit) -> Commit:
         """A commit that creates, with the timeline of its entity written down in it."""
@@ -179,7 +197,7 @@ class CommitGroup:
         earlier = overlay.staged.get(commit.id)
         if earlier is not None:
             self._repeated.append((outcomes, len(outcomes), earlier))
-            return _OPEN
+            return OPEN
         before = len(self.staged)
         outcome = self._add(commit, outcomes, overlay.table)
         if len(self.staged) > before:
@@ -190,9 +208,14 @@ class CommitGroup:
         return outcome
 
     @property
+    def holds_any(self) -> bool:
+        """Whether there is anything to write."""
+        return bool(self.staged or self.appends)
+
+    @property
     def entries(self) -> list[Entry]:
-        """The journal's entries, one a commit."""
-        return [staged.entry for staged in self.staged]
+        """The journal's entries, one a change."""
+        return [*[staged.entry for staged in self.staged], *self._append_entries]
 
     @property
     def large(self) -> list[bytes]:
@@ -205,7 +228,10 @@ class CommitGroup:
             outcomes[index] = staged.outcomes[staged.place]
 
     def fail(self, outcome: Outcome) -> None:
-        """Give this outcome to every commit of the group."""
+        """Give this outcome to every change of the group."""
+        for pending in self.appends.values():
+            pending.outcome = outcome
+        self.appends, self._append_entries = {}, []
         for staged in self.staged:
             staged.outcomes[staged.place] = outcome
         for outcomes, index in self._resting:

@@ -42,6 +42,8 @@ class LatestCommits:
         """Add the outcome of each commit to ``recent``, and forget the entries."""
         for entries in self._groups:
             for entry in entries:
+                if not entry[1]:
+                    continue
                 if len(entry) > 5 and entry[9] == entry[0]:
                     recent.add(entry[1], Applied(0))
                 else:

@@ -7,12 +7,12 @@ group. Whatever becomes visible was durable before.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Final
 
-from durable_streams_core.entities import Change, Commit, Outcome, Refused, Unknown
+from durable_streams_core.entities import Change, Refused, Unknown
 from durable_streams_core.store import Watchers
-from durable_streams_server.stores.file.commit_group import CommitGroup, PendingCommits
+from durable_streams_server.stores.file.commit_group import CommitGroup
 from durable_streams_server.stores.file.data_file_reader import FileReader
 from durable_streams_server.stores.file.data_files import FileWriter
 from durable_streams_server.stores.file.direct import DirectData
@@ -25,6 +25,7 @@ from durable_streams_server.stores.file.errors import (
     stopped_by,
 )
 from durable_streams_server.stores.file.journal import Journal
+from durable_streams_server.stores.file.pending import AnyPending
 from durable_streams_server.stores.file.worker import Worker
 from durable_streams_server.stores.file.write_behind import Stored, WriteBehind
 from durable_streams_server.stores.table import Recent, Table
@@ -83,7 +84,7 @@ class Pipeline:
         self.sequence = journal.sequence - 1
         """The last group that the table holds."""
         self.failure: str | None = None
-        self._queue: deque[PendingCommits] = deque()
+        self._queue: deque[AnyPending] = deque()
         self._busy = False
         self._held_back = False
         self._closing = False
@@ -91,11 +92,13 @@ class Pipeline:
         self._idle.set()
         self._loop = asyncio.get_running_loop()
 
-    def submit(self, batch: Sequence[Commit], done: Callable[[Sequence[Outcome]], None]) -> None:
+    def put(self, pending: AnyPending) -> None:
+        """Take a change in; it hears what came of it."""
         if self.failure is not None or self._closing:
-            done([Refused("unavailable", self.failure or CLOSED)] * len(batch))
+            pending.end_as(Refused("unavailable", self.failure or CLOSED))
+            pending.tell()
             return
-        self._queue.append(PendingCommits(batch, done))
+        self._queue.append(pending)
         if not self._busy:
             # What else comes in this turn of the loop shares the group.
             self._busy = True
@@ -115,7 +118,8 @@ class Pipeline:
         refused = Refused("unavailable", self.failure)
         while self._queue:
             pending = self._queue.popleft()
-            _tell(pending, [refused] * len(pending.commits))
+            pending.end_as(refused)
+            _tell(pending)
 
     def _begin(self) -> None:
         if (
@@ -141,11 +145,12 @@ class Pipeline:
             )
             group.gather(self._queue)
             self._numbers = group.numbers
-            if group.staged and (refused is None or group.keep_freeing(refused)):
+            if group.holds_any and (refused is None or group.keep_freeing(refused)):
                 self._write(group)
                 return
             group.settle_repeated()
-            self._finish(group)
+            # After the group whose answers go out now, on which this one's outcomes rest.
+            self._loop.call_soon(self._finish, group)
         self._busy = False
         self._idle.set()
 
@@ -208,6 +213,12 @@ class Pipeline:
                 changes.extend(table.changes(path, delta, before))
             recent.add(commit.id, applied)
             staged.outcomes[staged.place] = applied
+        for path, pending in group.appends.items():
+            entity = entities[path]
+            write_behind.add(entity, entity.head.tail, pending.data)
+            change = pending.apply_to(entity)
+            if watched:
+                changes.append(change)
         group.settle_repeated()
         if removed:
             self._remove_files(removed)
@@ -242,7 +253,7 @@ class Pipeline:
 
     def _finish(self, group: CommitGroup) -> None:
         for pending in group.taken:
-            _tell(pending, pending.outcomes)
+            _tell(pending)
 
     def _remove_files(self, numbers: list[int]) -> None:
         for number in numbers:
@@ -275,8 +286,8 @@ class Pipeline:
             self._begin_group(refused)
 
 
-def _tell(pending: PendingCommits, outcomes: Sequence[Outcome]) -> None:
+def _tell(pending: AnyPending) -> None:
     try:
-        pending.done(outcomes)
+        pending.tell()
     except Exception:
         _log.exception("a completion failed")

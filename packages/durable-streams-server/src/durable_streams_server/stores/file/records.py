@@ -6,10 +6,10 @@ A group is ``[now, [entry, …]]``, and an entry one of
     [number, id, position, data, fields]
     [number, id, position, data, fields, close, state, deadline, path, removed, created]
 
-``number`` is the entity's own, given once and never again; ``position`` its tail before the commit,
-where ``data`` goes. ``removed`` is the number of the entity that the commit drops, or 0;
-``created`` the head of the one it makes, or null. Guards are not kept: what stands here was let
-through.
+``number`` is the entity's own, given once and never again; ``id`` that of the commit, empty for an
+append that nobody sends again; ``position`` the tail before it, where ``data`` goes. ``removed`` is
+the number of the entity that the commit drops, or 0; ``created`` the head of the one it makes, or
+null. Guards are not kept: what stands here was let through.
 
 ``data`` is the bytes themselves, up to ``LARGE`` of them. More stand behind the array, uncopied,
 and the entry has their length instead. Direct data is in the data file already, and the entry

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Literal
 
 from durable_streams_core.entities import Commit, Facts, Head, Outcome, Refused, Slice
@@ -20,7 +20,9 @@ from durable_streams_server.stores.file.descriptors import SPARE
 from durable_streams_server.stores.file.directory import make_root
 from durable_streams_server.stores.file.disk import Disk
 from durable_streams_server.stores.file.opening import DirectoryLock, Settings, recover
+from durable_streams_server.stores.file.pending import PendingAppend, PendingCommits
 from durable_streams_server.stores.file.pipeline import CLOSED
+from durable_streams_server.stores.file.records import LARGE
 from durable_streams_server.stores.file.report import Report
 from durable_streams_server.stores.file.session import Session
 from durable_streams_server.stores.file.worker import ThreadWorker, Worker
@@ -220,4 +222,18 @@ class FileStore(LocalStore):
         if session is None:
             done([Refused("unavailable", CLOSED)] * len(batch))
         else:
-            session.pipeline.submit(batch, done)
+            session.pipeline.put(PendingCommits(batch, done))
+
+    def submit_append(
+        self,
+        path: str,
+        facts: Facts,
+        data: bytes,
+        fields: Mapping[str, bytes | None],
+        done: Callable[[Outcome], None],
+    ) -> bool:
+        session = self._session
+        if session is None or len(data) > LARGE:
+            return False
+        session.pipeline.put(PendingAppend(path, facts, data, fields, done))
+        return True
