@@ -202,7 +202,8 @@ def project(session: nox.Session) -> None:
     install_group(session, "tests")
     install_group(session, "examples")
     session.run(
-        *("pytest", junit("project"), "tests", "docs/examples", "--ignore=tests/browser"),
+        *("pytest", junit("project"), "tests", "docs/examples"),
+        *("--ignore=tests/browser", "--ignore=tests/transports"),
         *session.posargs,
     )
 
@@ -229,6 +230,16 @@ def install_suite(session: nox.Session) -> None:
     if not installed.exists() or installed.stat().st_mtime < lock.stat().st_mtime:
         with session.chdir(CONFORMANCE):
             session.run("npm", "ci", "--no-audit", "--no-fund", external=True)
+
+
+@nox.session(requires=["build"])
+def transports(session: nox.Session) -> None:
+    """Runs in the chat of the Vercel AI SDK, with upstream's transport and with its own."""
+    install_suite(session)
+    install(session, "server[uvicorn]", "runs")
+    install_group(session, "tests")
+    install_group(session, "examples")
+    session.run("pytest", junit("transports"), "tests/transports", *session.posargs)
 
 
 @nox.session(requires=["build"])

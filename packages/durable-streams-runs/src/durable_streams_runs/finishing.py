@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from durable_streams_core.errors import Gone, NotFound
 from durable_streams_runs.errors import NotARun
-from durable_streams_runs.formats import JSON, TEXT, Format, Parser
+from durable_streams_runs.formats import JSON, TEXT, Format, Parser, parser_of
 from durable_streams_runs.records import Entry
 from durable_streams_runs.states import End, Status
 from durable_streams_runs.streams import (
@@ -145,7 +145,7 @@ class Finisher:
         """A parser for a run, by the name of its format or else by its content type."""
         if name is not None:
             return self.format_of(name).parser()
-        return (await self._candidates(run_id))[0].parser()
+        return parser_of(await self._candidates(run_id))
 
     async def _candidates(self, run_id: str) -> list[Format]:
         """The formats that a stream may have."""

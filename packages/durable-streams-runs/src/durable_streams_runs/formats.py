@@ -7,6 +7,7 @@
 import codecs
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, Final
 
 from durable_streams_core.values import decode_page, encode_value
@@ -133,6 +134,12 @@ JSON: Final = JsonFormat()
 TEXT: Final = TextFormat()
 
 
+def parser_of(forms: Sequence[Format]) -> Parser:
+    """A parser for a run that has one of these formats, which share a content type."""
+    known = [form for form in forms if isinstance(form, JsonFormat)]
+    return _JsonParser(*known) if len(known) == len(forms) else forms[0].parser()
+
+
 def encode_end(end: End) -> bytes:
     """The end as a JSON object."""
     message = {"type": RUN_END, "status": end.status.value}
@@ -167,15 +174,27 @@ def _text_record(message: bytes) -> bytes:
 
 
 class _JsonParser(Parser):
-    def __init__(self, form: JsonFormat) -> None:
-        self._format = form
+    """Reads a run that has one of some formats.
+
+    Output may look like an end of another format: only the last message is one.
+    """
+
+    def __init__(self, *forms: JsonFormat) -> None:
+        self._formats = forms
+        self._held: list[Any] = []
+        """The last message, if it may be the end."""
+
+    @property
+    def between_records(self) -> bool:
+        return not self._held
 
     def feed(self, data: bytes) -> list[Any]:
         items: list[Any] = []
         for message in decode_page(data) if data else ():
-            end = self._format.read_end(message)
-            self.end = end
-            if end is None and _type_of(message) != RUN_RESTART:
+            items += self._held
+            self.end = next(filter(None, (form.read_end(message) for form in self._formats)), None)
+            self._held = [message] if self.end else []
+            if self.end is None and _type_of(message) != RUN_RESTART:
                 items.append(message)
         return items
 

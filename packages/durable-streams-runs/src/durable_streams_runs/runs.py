@@ -314,7 +314,7 @@ class Runs:
             safe = offset
             async for batch in self._streams.follow(run_id, offset):
                 items = parser.feed(batch.data)
-                if parser.between_records:
+                if parser.between_records or batch.closed:
                     safe = batch.offset
                 if batch.closed:
                     end = parser.end or await self._finisher.end_of(run_id)
