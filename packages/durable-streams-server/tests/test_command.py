@@ -2,18 +2,16 @@
 
 import asyncio
 import os
-import re
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from command_process import MEMORY, ended, running
 from wire import Connection, Events, chunked, request_bytes
 
 from durable_streams_server import __version__
@@ -21,45 +19,6 @@ from durable_streams_server.cli import command as cli
 from durable_streams_server.cli.requests import options_of
 from durable_streams_server.cli.streams import limits_of
 from durable_streams_server.frontends.servers import FRONT_ENDS
-
-LINE = re.compile(r"Serving durable streams from (\S+) at http://([^:]+|\[::1\]):(\d+)(/\S*)\n")
-
-
-MEMORY = {"DURABLE_STREAMS_STORE": "memory:"}
-"""The default would leave files behind."""
-
-
-@asynccontextmanager
-async def running(
-    *options: Any, entry: Any = ("-m", "durable_streams_server"), **environment: Any
-) -> AsyncIterator[Any]:
-    """The command in a process of its own; gives it with its port, and ends it."""
-    process = await asyncio.create_subprocess_exec(
-        *([sys.executable, *entry] if entry[0] == "-m" else entry),
-        *options,
-        env={**os.environ, **MEMORY, **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    assert process.stdout is not None
-    try:
-        line = (await process.stdout.readline()).decode()
-        match = LINE.fullmatch(line)
-        assert match, line + (await process.stderr.read()).decode()
-        yield process, int(match[3]), match
-    finally:
-        if process.returncode is None:
-            process.kill()
-        # Reading to the end also closes the pipes.
-        await process.communicate()
-
-
-async def ended(process: Any, signum: Any = signal.SIGTERM) -> Any:
-    """End it as a supervisor does; its exit status and everything it still printed."""
-    process.send_signal(signum)
-    async with asyncio.timeout(60):
-        out, err = await process.communicate()
-    return process.returncode, out.decode(), err.decode()
 
 
 @pytest.mark.parametrize("front_end", sorted(FRONT_ENDS))
@@ -222,7 +181,7 @@ async def test_the_end_of_a_terminal_does_not_end_the_server() -> None:
             assert (await connection.request("GET", "/health")).status == 200
         status, _, err = await ended(process)
         assert status == 0
-        assert "SIGHUP is ignored" in err
+        assert "SIGHUP: there is nothing to reload" in err
 
 
 OPTIONS = [

@@ -13,9 +13,10 @@ from test_bounds import connect, held, until
 
 from durable_streams_server import Engine
 from durable_streams_server.frontends.mount import Mount
-from durable_streams_server.frontends.servers import Address, standalone_server, tls_context
+from durable_streams_server.frontends.servers import Address, standalone_server
 from durable_streams_server.frontends.standalone import Bounds
 from durable_streams_server.frontends.standalone.connection import Awaited
+from durable_streams_server.frontends.tls import Certificate
 from durable_streams_server.http.options import Options
 
 POLL = GET.replace(b"/s ", b"/s?offset=now&live=long-poll ") + END
@@ -221,7 +222,7 @@ async def test_tls_from_certificate_files(
     cert, key = certificate
     engine = await serving.enter_async_context(Engine("memory:"))
     await engine.create("s", content_type="text/plain", data="hello")
-    address = Address("localhost", 0, tls=tls_context(str(cert), str(key)))
+    address = Address("localhost", 0, tls=Certificate(str(cert), str(key)).context)
     mount = Mount(engine, Options(), None)
     port = await serving.enter_async_context(standalone_server(mount, "/v1/stream/", address))
     trust = ssl.create_default_context(cafile=str(cert))
@@ -243,7 +244,7 @@ async def test_a_head_that_came_in_the_clear_leads_elsewhere_over_tls(
 ) -> None:
     cert, key = certificate
     running = await start()
-    port = await running.server.listen("localhost", 0, tls=tls_context(str(cert), str(key)))
+    port = await running.server.listen("localhost", 0, tls=Certificate(str(cert), str(key)).context)
     trust = ssl.create_default_context(cafile=str(cert))
     put = POST.replace(b"POST", b"PUT").replace(b"/s ", b"/made ") + b"Content-Length: 0\r\n\r\n"
     for scheme, place in (

@@ -20,10 +20,11 @@ from test_bounds import connect, until
 
 from durable_streams_server import Engine
 from durable_streams_server.frontends.mount import Mount
-from durable_streams_server.frontends.servers import FRONT_ENDS, Address, tls_context
+from durable_streams_server.frontends.servers import FRONT_ENDS, Address
 from durable_streams_server.frontends.sockets import listen_at_path
 from durable_streams_server.frontends.standalone import Bounds
 from durable_streams_server.frontends.standalone.bounds import connections_allowed
+from durable_streams_server.frontends.tls import Certificate
 from durable_streams_server.http.options import Options
 
 
@@ -31,7 +32,7 @@ async def test_a_connection_in_its_tls_handshake_counts_and_has_the_header_time_
     start: Start, certificate: tuple[Path, Path]
 ) -> None:
     running = await start(Bounds(max_connections=2, header_timeout=0.2))
-    tls = tls_context(*map(str, certificate))
+    tls = Certificate(*map(str, certificate)).context
     port = await running.server.listen("127.0.0.1", 0, tls=tls)
     silent = [await connect(port) for _ in range(2)]
     await until(lambda: len(running.server) == 2)

@@ -16,6 +16,7 @@ from durable_streams_server.cli.maintenance import check, export, import_
 from durable_streams_server.cli.option_groups import GroupedCommand, OptionGroup
 from durable_streams_server.cli.process import loop_runner, prepare_process
 from durable_streams_server.cli.requests import ACCESS, BROWSERS, REQUESTS
+from durable_streams_server.cli.rolling import ROLLING
 from durable_streams_server.cli.serve import serve
 from durable_streams_server.cli.show_config import config_command
 from durable_streams_server.cli.sign import sign
@@ -24,7 +25,7 @@ from durable_streams_server.cli.streams import STREAMS, WEBHOOKS
 log = logging.getLogger("durable_streams_server.cli")
 
 GROUPS: Final[tuple[OptionGroup, ...]] = (
-    *(CONFIGURATION, LISTENING, STREAMS, ACCESS, REQUESTS, BROWSERS, WEBHOOKS, LOGS),
+    *(CONFIGURATION, LISTENING, ROLLING, STREAMS, ACCESS, REQUESTS, BROWSERS, WEBHOOKS, LOGS),
 )
 """The options of the command, in the order of ``--help``."""
 

@@ -1,6 +1,7 @@
 """The options that say where the server listens and what a connection is given."""
 
 import errno
+import socket
 from typing import Final
 
 import click
@@ -8,8 +9,10 @@ import click
 from durable_streams_core.protocol import DEFAULT_PORT
 from durable_streams_server.cli.environment import PortOption
 from durable_streams_server.cli.option_groups import OptionGroup, Settings, not_empty
-from durable_streams_server.frontends.servers import FRONT_ENDS, Address, tls_context
+from durable_streams_server.frontends.servers import FRONT_ENDS, Address
+from durable_streams_server.frontends.sockets import inherit
 from durable_streams_server.frontends.standalone import Bounds
+from durable_streams_server.frontends.tls import Certificate
 
 _BOUNDS: Final = Bounds()
 
@@ -33,6 +36,13 @@ LISTENING: Final = OptionGroup(
             metavar="PATH",
             callback=not_empty,
             help="Listen on this Unix socket instead of an address and port.",
+        ),
+        click.Option(
+            ["--fd"],
+            metavar="NUMBER",
+            type=click.IntRange(0),
+            help="Serve on the listening socket that a supervisor hands over under this "
+            "descriptor, and accept nothing before the store is open. With systemd it is 3.",
         ),
         click.Option(
             ["--tls-cert"],
@@ -74,23 +84,37 @@ LISTENING: Final = OptionGroup(
 )
 
 
-def address_of(settings: Settings) -> Address:
-    """Where to listen; raises :class:`click.ClickException` for a certificate that is none."""
-    tls = None
+def certificate_of(settings: Settings) -> Certificate | None:
+    """The certificate of HTTPS; raises :class:`click.ClickException` where it is none."""
     certificate, key = settings["tls_cert"], settings["tls_key"]
-    if certificate is not None:
-        try:
-            tls = tls_context(certificate, key)
-        except OSError as error:
-            raise click.ClickException(
-                f"{key or certificate} does not hold the certificate's key, or not in PEM: {error}"
-            ) from error
-    elif key is not None:
-        raise click.ClickException("--tls-key needs --tls-cert, the certificate that it is of.")
+    if certificate is None:
+        if key is not None:
+            raise click.ClickException("--tls-key needs --tls-cert, the certificate that it is of.")
+        return None
+    try:
+        return Certificate(certificate, key)
+    except OSError as error:
+        raise click.ClickException(
+            f"{key or certificate} does not hold the certificate's key, or not in PEM: {error}"
+        ) from error
+
+
+def address_of(settings: Settings, certificate: Certificate | None) -> Address:
+    """Where to listen; raises :class:`click.ClickException` for a descriptor that does not."""
     bounds = Bounds(
         max_connections=settings["max_connections"], idle_timeout=settings["idle_timeout"]
     )
-    return Address(settings["host"], settings["port"], settings["uds"], tls, bounds)
+    inherited: tuple[socket.socket, ...] = ()
+    if settings["fd"] is not None:
+        try:
+            inherited = (inherit(settings["fd"]),)
+        except OSError as error:
+            raise click.ClickException(
+                f"Descriptor {settings['fd']} is not a listening socket ({error.strerror}): start "
+                "this command from a supervisor that hands one over, or leave --fd out."
+            ) from error
+    tls = None if certificate is None else certificate.context
+    return Address(settings["host"], settings["port"], settings["uds"], tls, bounds, inherited)
 
 
 def is_loopback_host(host: str) -> bool:
@@ -104,6 +128,8 @@ def shown_url(address: Address, port: int, public_url: str | None) -> str:
         return public_url.rstrip("/")
     if address.unix is not None:
         return f"unix:{address.unix} "
+    if address.listeners and port == 0:
+        return "the socket that was handed over "
     host = f"[{address.host}]" if ":" in address.host else address.host
     return f"{'http' if address.tls is None else 'https'}://{host}:{port}"
 

@@ -4,35 +4,41 @@ import asyncio
 import contextlib
 import logging
 import signal
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, Final, TypeVar
 
 import click
+import msgspec
 
-from durable_streams_server.cli.listening import address_of, shown_url
+from durable_streams_server.cli.listening import address_of, certificate_of, shown_url
 from durable_streams_server.cli.option_groups import Settings
 from durable_streams_server.cli.requests import options_of
+from durable_streams_server.cli.rolling import take
+from durable_streams_server.cli.secrets import ConfiguredSecrets
 from durable_streams_server.cli.streams import limits_of, subscriptions_of
 from durable_streams_server.engine.engine import Engine
 from durable_streams_server.frontends.mount import Mount
 from durable_streams_server.frontends.servers import FRONT_ENDS
 from durable_streams_server.http.targets import parse_root
+from durable_streams_server.operations.reloading import Reloadable, reload_all
 
 log = logging.getLogger("durable_streams_server.cli")
 
+_Result = TypeVar("_Result")
+
+QUICK_START_SECONDS: Final = 0.5
+"""A store that opens faster is open before the server listens: a proxy that tries one server after
+another then never meets one that is starting."""
+
 
 async def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT, then end cleanly."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        with contextlib.suppress(NotImplementedError):
-            loop.add_signal_handler(signum, stop.set)
-    if hasattr(signal, "SIGHUP"):
-        # The end of a terminal or of a login must not end the server.
-        loop.add_signal_handler(signal.SIGHUP, log.info, "SIGHUP is ignored")
+    """Serve until SIGTERM or SIGINT, then drain and end cleanly."""
+    signals = Signals()
     try:
         options = options_of(settings)
         root = parse_root(settings["root"])
-        unstarted = Engine(
+        engine = Engine(
             settings["store"],
             limits=limits_of(settings),
             subscriptions=subscriptions_of(settings),
@@ -40,12 +46,90 @@ async def serve(settings: Settings) -> None:
         )
     except ValueError as error:
         raise click.ClickException(str(error)) from error
-    async with unstarted as engine:
-        mount = Mount(engine, options, None)
-        address = address_of(settings)
-        async with FRONT_ENDS[settings["front_end"]](mount, root, address) as port:
-            click.echo(
-                f"Serving durable streams from {settings['store'].split('@')[-1]} "
-                f"at {shown_url(address, port, settings['public_url'])}{root}"
-            )
-            await stop.wait()
+    mount = Mount(engine, options, None)
+    certificate = certificate_of(settings)
+    address = address_of(settings, certificate)
+    if certificate is not None:
+        signals.reloadable.append(certificate)
+    if settings["config"] is not None:
+        signals.reloadable.append(ConfiguredSecrets(settings["config"], mount))
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(engine.stop)
+        stopping = await stack.enter_async_context(_running(signals.stop.wait()))
+        opening = await stack.enter_async_context(_running(take(engine.start, settings["wait"])))
+        # A server that shares its listener with another accepts nothing that it cannot answer yet.
+        quick = None if address.listeners else QUICK_START_SECONDS
+        if await _first(opening, stopping, seconds=quick) is stopping:
+            return
+        listening = await stack.enter_async_context(_running(take(address.open, settings["wait"])))
+        if await _first(listening, stopping) is stopping:
+            return
+        address = msgspec.structs.replace(address, listeners=tuple(listening.result()))
+        front_end = FRONT_ENDS[settings["front_end"]]
+        port = await stack.enter_async_context(front_end(mount, root, address))
+        if await _first(opening, stopping) is stopping:
+            return
+        click.echo(
+            f"Serving durable streams from {settings['store'].split('@')[-1]} "
+            f"at {shown_url(address, port, settings['public_url'])}{root}"
+        )
+        await stopping
+        delay = settings["drain_delay"]
+        mount.drain()
+        if delay:
+            log.info("draining for %.0f s; a second signal ends that", delay)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(delay):
+                    await signals.stop_now.wait()
+
+
+class Signals:
+    """The signals of the process, as the server takes them. ``reloadable`` is what SIGHUP reloads.
+
+    ``stop`` is set by the first SIGTERM or SIGINT, ``stop_now`` by the second.
+    """
+
+    def __init__(self) -> None:
+        self.stop = asyncio.Event()
+        self.stop_now = asyncio.Event()
+        self.reloadable: list[Reloadable] = []
+        loop = asyncio.get_running_loop()
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            with contextlib.suppress(NotImplementedError):
+                loop.add_signal_handler(signum, self._stop)
+        if hasattr(signal, "SIGHUP"):
+            loop.add_signal_handler(signal.SIGHUP, self._reload)
+
+    def _stop(self) -> None:
+        (self.stop_now if self.stop.is_set() else self.stop).set()
+
+    def _reload(self) -> None:
+        # The end of a terminal or of a login must not end the server either.
+        if not self.reloadable:
+            log.info("SIGHUP: there is nothing to reload")
+        elif reload_all(self.reloadable):
+            log.info("SIGHUP: everything was reloaded")
+
+
+@asynccontextmanager
+async def _running(work: Coroutine[Any, Any, _Result]) -> AsyncIterator[asyncio.Task[_Result]]:
+    """Work in a task, which is cancelled at the end."""
+    task = asyncio.create_task(work)
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def _first(
+    task: asyncio.Task[Any], stopping: asyncio.Task[Any], *, seconds: float | None = None
+) -> asyncio.Task[Any] | None:
+    """The one of the two that ends first, None if that takes longer. Raises what ``task`` did."""
+    await asyncio.wait([task, stopping], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    if stopping.done():
+        return stopping
+    if not task.done():
+        return None
+    task.result()
+    return task

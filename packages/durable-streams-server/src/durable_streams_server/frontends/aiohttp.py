@@ -161,6 +161,12 @@ class _Front:
         return None
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
+        response = await self._respond(request)
+        if self._mount.draining:
+            response.force_close()
+        return response
+
+    async def _respond(self, request: web.Request) -> web.StreamResponse:
         begun: Response | Exchange | None = None
         if hdrs.EXPECT in request.headers:
             begun = request.get(_BEGUN)

@@ -1,6 +1,6 @@
 """A mount: a handler and the engine behind it, which a front end may own."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from durable_streams_core.errors import StoreError, Unavailable
@@ -33,6 +33,9 @@ class Mount:
             self.engine = Engine(streams, limits=limits, subscriptions=subscriptions)
             self.owned = True
         self.handler = Handler(self.engine, options)
+        self.draining = False
+        """Whether clients are asked to leave."""
+        self._on_drain: list[Callable[[], None]] = []
 
     async def ready(self) -> None:
         """Start an owned engine; raises :class:`Unavailable` where that cannot be."""
@@ -44,6 +47,19 @@ class Mount:
             await self.engine.start()
         except StoreError as error:
             raise Unavailable(f"The store cannot be opened: {error}") from error
+
+    def on_drain(self, callback: Callable[[], None]) -> None:
+        """Have a front end called when clients should be asked to leave."""
+        self._on_drain.append(callback)
+
+    def drain(self) -> None:
+        """Say in ``/ready`` that the server is about to stop, and ask clients to leave with the
+        response that they get next. Everything is still served.
+        """
+        self.draining = True
+        self.engine.drain()
+        for callback in self._on_drain:
+            callback()
 
     async def close(self) -> None:
         """Drain live readers, and stop an owned engine."""

@@ -1,5 +1,7 @@
 """The HTTP servers that the command can run, by name."""
 
+import asyncio
+import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -9,7 +11,7 @@ from aiohttp import web
 
 from durable_streams_server.frontends.aiohttp import application
 from durable_streams_server.frontends.mount import Mount
-from durable_streams_server.frontends.sockets import BACKLOG, listen_at, listen_at_path
+from durable_streams_server.frontends.sockets import BACKLOG, listen_at, listen_at_path, port_of
 from durable_streams_server.frontends.standalone import Bounds, StandaloneServer
 
 SHUTDOWN_SECONDS = 3.0
@@ -17,7 +19,9 @@ LINGER_SECONDS = 1.0
 
 
 class Address(msgspec.Struct, frozen=True):
-    """Where to listen: at a port (0 picks one) or at a Unix socket; with ``tls``, as HTTPS."""
+    """Where to listen: at a port (0 picks one), at a Unix socket, or with sockets that listen
+    already; with ``tls``, as HTTPS.
+    """
 
     host: str
     port: int
@@ -25,19 +29,21 @@ class Address(msgspec.Struct, frozen=True):
     tls: ssl.SSLContext | None = None
     bounds: Bounds = Bounds()
     """Of connections; the standalone server alone keeps them."""
+    listeners: tuple[socket.socket, ...] = ()
+    """Sockets that listen already; the server closes them. None: it opens its own."""
+
+    async def open(self) -> list[socket.socket]:
+        """Listen; raises :class:`OSError` where that cannot be."""
+        if self.listeners:
+            return list(self.listeners)
+        if self.unix is not None:
+            return [listen_at_path(self.unix)]
+        # Looking a name up may take a while.
+        return await asyncio.to_thread(listen_at, self.host, self.port)
 
 
 Server = Callable[[Mount, str, Address], AbstractAsyncContextManager[int]]
 """Serves a mount under a root while the context lasts, and yields the port, if there is one."""
-
-
-def tls_context(certificate: str, key: str | None) -> ssl.SSLContext:
-    """For HTTPS with a certificate chain and its key from PEM files; raises OSError."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    context.load_cert_chain(certificate, key)
-    return context
 
 
 @asynccontextmanager
@@ -46,11 +52,10 @@ async def standalone_server(mount: Mount, root: str, address: Address) -> AsyncI
     async with mount.running():
         server = StandaloneServer(mount, root, address.bounds)
         try:
-            if address.unix is not None:
-                server.listen_unix(address.unix, tls=address.tls)
-                yield 0
-            else:
-                yield await server.listen(address.host, address.port, tls=address.tls)
+            listeners = await address.open()
+            server.accept(listeners, tls=address.tls)
+            mount.on_drain(server.drain)
+            yield port_of(listeners)
         finally:
             await server.stop()
 
@@ -68,16 +73,11 @@ async def aiohttp_server(mount: Mount, root: str, address: Address) -> AsyncIter
     )
     await runner.setup()
     try:
-        port = 0
-        if address.unix is not None:
-            listeners = [listen_at_path(address.unix)]
-        else:
-            listeners = listen_at(address.host, address.port)
-            port = listeners[0].getsockname()[1]
+        listeners = await address.open()
         for listener in listeners:
             site = web.SockSite(runner, listener, ssl_context=address.tls, backlog=BACKLOG)
             await site.start()
-        yield port
+        yield port_of(listeners)
     finally:
         await runner.cleanup()
 

@@ -1,4 +1,4 @@
-"""Opens listening sockets: at an address and port, or at a Unix path.
+"""Opens listening sockets: at an address and port, at a Unix path, or inherited from a supervisor.
 
 A Unix path that a running server listens on is not taken over. One that a server left behind when
 it was killed is replaced.
@@ -10,6 +10,7 @@ import os
 import socket
 import stat
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 BACKLOG = 4096
@@ -52,6 +53,30 @@ def listen_at_path(path: str) -> socket.socket:
         listener.close()
         raise
     return listener
+
+
+def inherit(descriptor: int) -> socket.socket:
+    """The listening socket that the parent of this process left it under a descriptor.
+
+    Raises :class:`OSError` where there is none. The socket stays open for others who hold it.
+    """
+    listener = socket.socket(fileno=descriptor)
+    try:
+        if not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            raise OSError(errno.EINVAL, "it does not listen")
+        listener.setblocking(False)
+        listener.set_inheritable(False)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def port_of(listeners: Sequence[socket.socket]) -> int:
+    """The port that sockets listen at, 0 at a Unix path."""
+    listener = listeners[0]
+    port: int = 0 if listener.family == socket.AF_UNIX else listener.getsockname()[1]
+    return port
 
 
 def _prepare(listener: socket.socket) -> None:

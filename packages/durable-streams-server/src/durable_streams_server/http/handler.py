@@ -192,6 +192,11 @@ class Handler:
         """A problem that a front end found itself."""
         return problem(error, self._common_headers.of(None))
 
+    def replace_token(self, token: str | None) -> None:
+        """Accept another token from now on; raises ``ValueError`` for an empty one."""
+        checked = Options(token=token).token
+        self._token = None if checked is None else checked.encode()
+
     def close(self) -> None:
         """Drain live readers; new ones get one page and are not kept."""
         self.readers.close()

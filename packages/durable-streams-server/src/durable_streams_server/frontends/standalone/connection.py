@@ -57,7 +57,7 @@ class Connection(Sender):
 
     __slots__ = (
         "_advancing", "_head", "_head_begun", "_incoming", "_live", "_peer", "_receiver", "_secure",
-        "_stalled", "_waiting",
+        "_stalled", "_waiting", "opened_at",
     )  # fmt: skip
 
     _peer: Peer
@@ -65,6 +65,7 @@ class Connection(Sender):
     def __init__(self, server: "StandaloneServer", *, secure: bool) -> None:
         super().__init__(server)
         self._secure = secure
+        self.opened_at = asyncio.get_running_loop().time()
         self._receiver = Receiver(server.bounds)
         self._head_begun = False
         """Whether a part of a head has come, which set the deadline."""
@@ -343,7 +344,7 @@ class Connection(Sender):
 
     def _go_live(self, head: ReceivedHead, live: Live) -> None:
         self._waiting = self._live = live
-        keep = head.keep_alive and not head.old
+        keep = head.keep_alive and not head.old and not self._server.closing
         framing = wire.CHUNKED if not head.old else b""
         if not keep:
             framing += wire.CLOSE

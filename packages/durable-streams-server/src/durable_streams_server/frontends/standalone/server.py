@@ -5,12 +5,13 @@ import logging
 import socket
 import ssl
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from durable_streams_core.errors import ProtocolError, Unavailable
 from durable_streams_server.access.access import Access
 from durable_streams_server.frontends.mount import Mount
-from durable_streams_server.frontends.sockets import listen_at, listen_at_path
+from durable_streams_server.frontends.sockets import listen_at, port_of
 from durable_streams_server.frontends.standalone.bodies import Bodies
 from durable_streams_server.frontends.standalone.bounds import Bounds, connections_allowed
 from durable_streams_server.frontends.standalone.connection import Connection
@@ -28,6 +29,8 @@ log = logging.getLogger("durable_streams_server.frontends.standalone")
 
 TICK_SECONDS = 1.0
 ACCEPT_RETRY_SECONDS = 0.1
+FRESH_SECONDS = 0.25
+"""How long a client that just connected may take to send its request when the server stops."""
 MAX_REFUSED = 64
 """Connections beyond the bound that are told so at once; any more are closed without a word."""
 
@@ -74,15 +77,13 @@ class StandaloneServer:
         """Accept connections; returns the port, which 0 lets the system pick."""
         # Looking a name up may take a while.
         listeners = await asyncio.to_thread(listen_at, host, port)
-        self._begin(listeners, tls)
-        bound_port: int = listeners[0].getsockname()[1]
-        return bound_port
+        self.accept(listeners, tls=tls)
+        return port_of(listeners)
 
-    def listen_unix(self, path: str, *, tls: ssl.SSLContext | None = None) -> None:
-        """Accept connections at a Unix socket."""
-        self._begin([listen_at_path(path)], tls)
-
-    def _begin(self, listeners: list[socket.socket], tls: ssl.SSLContext | None) -> None:
+    def accept(
+        self, listeners: Sequence[socket.socket], *, tls: ssl.SSLContext | None = None
+    ) -> None:
+        """Accept connections of sockets that listen; they are closed when the server stops."""
         loop = asyncio.get_running_loop()
         self._allowed = connections_allowed(self.bounds)
         if self._timer is None:
@@ -135,20 +136,29 @@ class StandaloneServer:
         finally:
             self._opening.pop(connection, None)
 
+    def drain(self) -> None:
+        """Ask clients to leave: each connection ends with its next response. New ones are accepted
+        all the same, for one response each.
+        """
+        self.closing = True
+
     async def stop(self) -> None:
-        """Accept nothing more, tell live readers, let answers under way finish, then close."""
+        """Accept nothing more, tell live readers, let answers under way finish, then close.
+
+        A client that connected a moment ago gets a moment to send its request, and its response.
+        """
         self.closing = True
         try:
             await self._stop_listening()
             self.handler.close()
+            fresh = asyncio.get_running_loop().time() - FRESH_SECONDS
             for connection in tuple(self._connections):
-                connection.shut()
-            if self._connections:
-                self._empty.clear()
-                try:
-                    async with asyncio.timeout(self.bounds.shutdown_timeout):
-                        await self._empty.wait()
-                except TimeoutError:
+                if connection.opened_at <= fresh:
+                    connection.shut()
+            if self._connections and not await self._emptied(FRESH_SECONDS):
+                for connection in tuple(self._connections):
+                    connection.shut()
+                if not await self._emptied(self.bounds.shutdown_timeout):
                     log.info("%d connections are cut", len(self._connections))
                     for connection in tuple(self._connections):
                         connection.abort()
@@ -158,12 +168,26 @@ class StandaloneServer:
             if self._timer is not None:
                 self._timer.cancel()
 
+    async def _emptied(self, seconds: float) -> bool:
+        """Whether all connections end within so many seconds."""
+        self._empty.clear()
+        if not self._connections:
+            return True
+        try:
+            async with asyncio.timeout(seconds):
+                await self._empty.wait()
+        except TimeoutError:
+            return False
+        return True
+
     async def _stop_listening(self) -> None:
         for accepting in self._listeners.values():
             accepting.cancel()
         # Also begins each task that was just created: one cancelled before would leave its socket.
         await asyncio.gather(*self._listeners.values(), return_exceptions=True)
         opening = tuple(self._opening.values())
+        if opening:
+            await asyncio.wait(opening, timeout=FRESH_SECONDS)
         for task in opening:
             task.cancel()
         await asyncio.gather(*opening, return_exceptions=True)

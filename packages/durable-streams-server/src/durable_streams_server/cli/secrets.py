@@ -1,0 +1,57 @@
+"""The secrets of the configuration file, which may change while the server runs."""
+
+import logging
+
+import click
+
+from durable_streams_server.cli.config_file import ConfigFile
+from durable_streams_server.frontends.mount import Mount
+from durable_streams_server.signing import ReadSigner
+
+log = logging.getLogger("durable_streams_server.cli")
+
+
+class ConfiguredSecrets:
+    """The token and the signing keys of a configuration file, as a mount uses them.
+
+    A secret that a flag or a variable sets stays. Every other option of the file takes effect at
+    the next start.
+    """
+
+    def __init__(self, file: ConfigFile, mount: Mount) -> None:
+        self._file = file
+        self._mount = mount
+
+    @property
+    def label(self) -> str:
+        """The name of the part, for people."""
+        return f"the configuration file {self._file.path}"
+
+    def reload(self) -> str:
+        """Take the secrets of the file as it is now; raises ``ValueError`` and keeps the old."""
+        before = self._file
+        try:
+            after = before.read_again()
+        except click.ClickException as error:
+            raise ValueError(error.message) from error
+        signer = self._mount.engine.signer
+        if before.may_change("signing_key"):
+            keys = after.values.get("signing_key", ())
+            signer = ReadSigner(keys) if keys else None
+        if before.may_change("token"):
+            token = after.values.get("token")
+            if token is None and "token" in before.values:
+                raise ValueError(
+                    "the token is gone from it, which would let everybody in. Restart the server "
+                    "if that is what you want."
+                )
+            self._mount.handler.replace_token(token)
+        self._mount.engine.signer = signer
+        self._file = after
+        others = (before.values.keys() | after.values.keys()) - {"token", "signing_key"}
+        changed = [
+            name.replace("_", "-")
+            for name in sorted(others)
+            if before.values.get(name) != after.values.get(name)
+        ]
+        return f"{', '.join(changed)} will change at the next start" if changed else ""

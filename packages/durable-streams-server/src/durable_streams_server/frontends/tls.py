@@ -1,0 +1,56 @@
+"""The certificate of a server: read from files, and again while the server runs.
+
+Listeners keep one context for their life. It hands each new connection to the context that was read
+last, so a renewed certificate needs no new listener, and connections that are open stay.
+"""
+
+import ssl
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+
+
+class Certificate:
+    """A certificate chain and its key, from PEM files; ``key`` None: it is in the same file.
+
+    Raises ``OSError`` for files that cannot be read or do not belong together.
+    """
+
+    def __init__(self, certificate: str, key: str | None) -> None:
+        self._files = certificate, key
+        self._newest = self.context = self._read()
+        """``context`` is what listeners take."""
+        self.context.sni_callback = self._choose
+
+    @property
+    def label(self) -> str:
+        """The name of the part, for people."""
+        return f"the certificate {self._files[0]}"
+
+    def reload(self) -> str:
+        """Read the files again, and say until when the certificate is good.
+
+        Raises ``OSError`` or ``ValueError`` and keeps the certificate in use.
+        """
+        fresh, until = self._read(), self.valid_until()
+        self._newest = fresh
+        expired = " and has expired" if until < datetime.now(UTC) else ""
+        return f"it is valid until {until:%Y-%m-%d %H:%M} UTC{expired}"
+
+    def valid_until(self) -> datetime:
+        """The moment at which the certificate in the file expires."""
+        found = x509.load_pem_x509_certificates(Path(self._files[0]).read_bytes())
+        return found[0].not_valid_after_utc
+
+    def _read(self) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.set_alpn_protocols(["http/1.1"])
+        context.load_cert_chain(*self._files)
+        return context
+
+    def _choose(self, connection: Any, _name: str | None, _context: ssl.SSLContext) -> None:
+        """Called in each handshake, also in those of clients that name no server."""
+        connection.context = self._newest

@@ -1,0 +1,225 @@
+"""SIGHUP: certificates, tokens and signing keys are read again, and nothing is dropped."""
+
+import asyncio
+import re
+import signal
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from certificates import write_certificate
+from command_process import running
+from cryptography import x509
+from wire import Connection
+
+from durable_streams_server import Engine, MemoryStore
+from durable_streams_server.cli.command import main
+from durable_streams_server.cli.secrets import ConfiguredSecrets
+from durable_streams_server.frontends.mount import Mount
+from durable_streams_server.frontends.servers import FRONT_ENDS, Address
+from durable_streams_server.frontends.tls import Certificate
+from durable_streams_server.http.exchange import Exchange
+from durable_streams_server.http.messages import RequestHead
+from durable_streams_server.http.options import Options
+from durable_streams_server.operations.reloading import reload_all
+from durable_streams_server.signing import ReadSigner
+
+ROOT = "/v1/stream/"
+
+
+@pytest.fixture
+def pem(tmp_path: Path) -> Path:
+    path = tmp_path / "server.pem"
+    write_certificate(path, 1)
+    return path
+
+
+def trusting(pem: Path) -> ssl.SSLContext:
+    """A client that checks nothing, so that it may look at any certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+async def connect(port: int, pem: Path, name: str | None = "localhost") -> Connection:
+    reader, writer = await asyncio.open_connection(
+        "127.0.0.1", port, ssl=trusting(pem), server_hostname=name or ""
+    )
+    return Connection(reader, writer)
+
+
+def serial_of(connection: Connection) -> int:
+    """The serial number of the certificate that the server showed."""
+    found = connection.writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+    return x509.load_der_x509_certificate(found).serial_number
+
+
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
+@pytest.mark.parametrize("name", ["localhost", None])
+async def test_a_renewed_certificate_is_shown_to_new_connections_and_old_ones_stay(
+    front_end: str, name: str | None, pem: Path
+) -> None:
+    certificate = Certificate(str(pem), None)
+    async with Engine("memory:") as engine:
+        mount = Mount(engine, Options(health=True), None)
+        address = Address("127.0.0.1", 0, tls=certificate.context)
+        async with FRONT_ENDS[front_end](mount, ROOT, address) as port:
+            async with await connect(port, pem, name) as old:
+                assert serial_of(old) == 1
+                assert (await old.request("GET", "/health")).status == 200
+                write_certificate(pem, 2)
+                assert "valid until" in certificate.reload()
+                async with await connect(port, pem, name) as new:
+                    assert serial_of(new) == 2
+                    assert (await new.request("GET", "/health")).status == 200
+                assert (await old.request("GET", "/health")).status == 200
+
+
+def nothing(pem: Path) -> None:
+    pem.unlink()
+
+
+def text(pem: Path) -> None:
+    pem.write_text("not a certificate")
+
+
+def half(pem: Path) -> None:
+    content = pem.read_bytes()
+    pem.write_bytes(content[: len(content) // 2])
+
+
+def foreign_key(pem: Path) -> None:
+    key = pem.read_bytes().partition(b"-----BEGIN CERTIFICATE")[0]
+    write_certificate(pem, 3)
+    shown = pem.read_bytes().partition(b"-----BEGIN CERTIFICATE")
+    pem.write_bytes(key + shown[1] + shown[2])
+
+
+@pytest.mark.parametrize("broken", [nothing, text, half, foreign_key])
+async def test_a_broken_certificate_keeps_the_old_one_and_says_so(
+    broken: Callable[[Path], None], pem: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    certificate = Certificate(str(pem), None)
+    broken(pem)
+    assert not reload_all([certificate])
+    assert f"the certificate {pem} is kept as it was" in caplog.text
+    async with Engine("memory:") as engine:
+        address = Address("127.0.0.1", 0, tls=certificate.context)
+        mount = Mount(engine, Options(health=True), None)
+        async with FRONT_ENDS["standalone"](mount, ROOT, address) as port:
+            async with await connect(port, pem) as connection:
+                assert serial_of(connection) == 1
+                assert (await connection.request("GET", "/health")).status == 200
+
+
+def test_a_certificate_that_has_expired_is_taken_and_said_to_be(pem: Path) -> None:
+    certificate = Certificate(str(pem), None)
+    write_certificate(pem, 2, days=-1)
+    assert "has expired" in certificate.reload()
+
+
+class Part:
+    """Something to reload, which fails as the test says."""
+
+    def __init__(self, error: Exception | None) -> None:
+        self.label = "a part"
+        self.error = error
+        self.reloaded = 0
+
+    def reload(self) -> str:
+        if self.error is not None:
+            raise self.error
+        self.reloaded += 1
+        return ""
+
+
+@pytest.mark.parametrize("error", [ValueError("bad"), OSError(2, "gone"), RuntimeError("broken")])
+def test_a_part_that_fails_does_not_keep_the_others_from_being_reloaded(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    good = Part(None)
+    assert not reload_all([Part(error), good])
+    assert good.reloaded == 1
+    assert "a part is kept as it was" in caplog.text
+
+
+# The command.
+
+
+async def status(port: int, target: str, token: str | None = None) -> int:
+    fields = {} if token is None else {"authorization": f"Bearer {token}"}
+    async with await Connection.to(port) as connection:
+        return (await connection.request("GET", ROOT + target, fields)).status
+
+
+async def hang_up(process: Any, until: bytes) -> str:
+    """Send SIGHUP, and wait for a line of the log."""
+    process.send_signal(signal.SIGHUP)
+    async with asyncio.timeout(30):
+        said: bytes = await process.stderr.readuntil(until)
+    return said.decode()
+
+
+def signed(key: str) -> str:
+    return "a?" + ReadSigner([key]).sign("a", 60)
+
+
+async def test_token_and_signing_keys_of_the_file_are_taken_over(tmp_path: Path) -> None:
+    file = tmp_path / "server.toml"
+    file.write_text(f'token = "first"\nsigning-key = ["{"1" * 16}"]\nport = 0\n')
+    async with running("--config", str(file)) as (process, port, _):
+        async with await Connection.to(port) as kept:
+            first = {"authorization": "Bearer first", "content-type": "text/plain"}
+            assert (await kept.request("PUT", ROOT + "a", first)).status == 201
+            assert await status(port, signed("1" * 16)) == 200
+            file.write_text(f'token = "second"\nsigning-key = ["{"2" * 16}"]\nport = 1\n')
+            said = await hang_up(process, b"everything was reloaded")
+            assert "port will change at the next start" in said
+            # The same connection goes on, and its next request needs the new token.
+            assert (await kept.request("GET", ROOT + "a", first)).status == 401
+        assert await status(port, "a", "second") == 200
+        assert await status(port, signed("1" * 16)) == 403
+        assert await status(port, signed("2" * 16)) == 200
+
+
+@pytest.mark.parametrize(
+    "broken, says",
+    [
+        ("token = ", "is not TOML"),
+        ('token = ""\n', "The token is empty"),
+        ("", "the token is gone from it"),
+        ('token = "second"\nsigning-key = ["short"]', "A signing key has at least 16 bytes"),
+        ('token = "second"\nprot = 1', "Did you mean port?"),
+    ],
+)
+def test_a_broken_file_keeps_the_old_secrets_and_says_so(
+    broken: str, says: str, tmp_path: Path, memory: MemoryStore
+) -> None:
+    file = tmp_path / "server.toml"
+    file.write_text(f'token = "first"\nsigning-key = ["{"1" * 16}"]\n')
+    settings = main.make_context("durable-streams-server", ["--config", str(file)]).params
+    engine = Engine(memory, signing_keys=settings["signing_key"])
+    mount = Mount(engine, Options(token=settings["token"]), None)
+    part = ConfiguredSecrets(settings["config"], mount)
+    file.write_text(broken)
+    signer = engine.signer
+    with pytest.raises(ValueError, match=re.escape(says)):
+        part.reload()
+    assert engine.signer is signer
+    asked = RequestHead("GET", "a", "", {b"authorization": b"Bearer first"}, root=ROOT)
+    assert isinstance(mount.handler.begin(asked), Exchange)
+
+
+def test_secrets_of_flags_and_variables_stay(tmp_path: Path, memory: MemoryStore) -> None:
+    file = tmp_path / "server.toml"
+    file.write_text('token = "of the file"')
+    arguments = ["--config", str(file), "--token", "of a flag"]
+    settings = main.make_context("durable-streams-server", arguments).params
+    mount = Mount(Engine(memory), Options(token=settings["token"]), None)
+    file.write_text('token = "another"')
+    ConfiguredSecrets(settings["config"], mount).reload()
+    asked = RequestHead("GET", "a", "", {b"authorization": b"Bearer of a flag"}, root=ROOT)
+    assert isinstance(mount.handler.begin(asked), Exchange)
