@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from durable_streams_core.drafts import Draft
+from durable_streams_core.drafts import Draft, Growth
 from durable_streams_core.entities import LIVE, Applied, Conflicted, Delta, Facts, Guard, Head
 from durable_streams_core.offsets import Offset, timeline_at
 from durable_streams_core.operations import (
@@ -181,3 +181,30 @@ def test_removing_what_is_not_there_changes_nothing() -> None:
     draft.remove()
     assert not draft.changes
     assert draft.removed is None
+
+
+def test_a_copy_goes_on_alone(stream: Any) -> None:
+    draft, _ = stream.draft(append(b"one", seq=b"1"))
+    trial = draft.copy()
+    append(b"two", seq=b"2").decide(trial, stream.now)
+    assert (draft.tail, trial.tail) == (3, 6)
+    kept, tried = draft.commit(stream.new_id).delta, trial.commit(stream.new_id).delta
+    assert (kept.data, tried.data) == (b"one", b"onetwo")
+    assert kept.fields != tried.fields
+
+
+def test_growth_is_what_the_store_keeps_more() -> None:
+    stored = Facts(Head("i", b"", 100, 130))
+    assert Draft("a", None).growth == Growth(0, 0)
+    draft = Draft("a", stored)
+    assert draft.growth == Growth(0, 0)
+    draft.append(b"12345")
+    assert draft.growth == Growth(5, 0)
+    draft.remove()
+    assert draft.growth == Growth(-30, -1)
+    draft.create(Head("j", b"", 50, 50))
+    draft.append(b"1")
+    assert draft.growth == Growth(-29, 0)
+    fresh = Draft("a", None)
+    fresh.create(Head("j", b"", 50, 50))
+    assert fresh.growth == Growth(0, 1)

@@ -20,7 +20,14 @@ from durable_streams_core.entities import (
 )
 from durable_streams_core.offsets import NO_TIMELINE, Offset, later_timeline
 
-__all__ = ["Draft"]
+__all__ = ["Draft", "Growth"]
+
+
+class Growth(msgspec.Struct, frozen=True, gc=False):
+    """What a commit adds: stored bytes and streams, both negative where it removes more."""
+
+    bytes: int
+    streams: int
 
 
 class Draft:
@@ -83,6 +90,16 @@ class Draft:
         self._guard_deadline: int | None = None
         self._guard_fields: dict[str, bytes | None] = {}
         self._none_of = ""
+
+    def copy(self) -> "Draft":
+        """A draft that goes on from here on its own, to try an operation."""
+        other = Draft(self.path, None)
+        for name in self.__slots__:
+            setattr(other, name, getattr(self, name))
+        other._data = list(self._data)
+        other._fields = dict(self._fields)
+        other._guard_fields = dict(self._guard_fields)
+        return other
 
     # Facts, for operations. Each method records the stored fact that a result rests on.
 
@@ -201,6 +218,14 @@ class Draft:
     def tail_offset(self) -> Offset:
         """The tail as an offset, as far as this draft knows."""
         return Offset(self.timeline, self.tail)
+
+    @property
+    def growth(self) -> Growth:
+        """How much more this commit stores, without what a fork shares with its source."""
+        bytes_before = 0 if self._origin is None else self._origin.tail - self._origin.start
+        bytes_after = 0 if self.head is None else self.tail - self.head.start
+        streams = (self.head is not None) - (self._origin is not None)
+        return Growth(bytes_after - bytes_before, streams)
 
     @property
     def removed(self) -> Head | None:

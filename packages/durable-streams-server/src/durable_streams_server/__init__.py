@@ -28,6 +28,7 @@ from durable_streams_server.access.rights import Rights
 from durable_streams_server.access.tokens import Token
 from durable_streams_server.engine.engine import Engine
 from durable_streams_server.engine.limits import Limits
+from durable_streams_server.engine.quotas import PrefixQuota, StreamQuota
 from durable_streams_server.engine.results import AppendResult, Batch, StreamInfo
 from durable_streams_server.frontends.aiohttp import create_app
 from durable_streams_server.frontends.asgi import create_asgi
@@ -57,6 +58,7 @@ __all__ = [
     "NotFound",
     "OffsetGone",
     "PreconditionFailed",
+    "PrefixQuota",
     "Principal",
     "PrincipalLimits",
     "ProducerClaim",
@@ -66,6 +68,7 @@ __all__ = [
     "StoreError",
     "StreamClosed",
     "StreamInfo",
+    "StreamQuota",
     "SubscriptionOptions",
     "TailMoved",
     "Token",

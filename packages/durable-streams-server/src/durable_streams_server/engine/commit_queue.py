@@ -21,7 +21,7 @@ from typing import Any
 
 import msgspec
 
-from durable_streams_core.drafts import Draft
+from durable_streams_core.drafts import Draft, Growth
 from durable_streams_core.entities import (
     Applied,
     Commit,
@@ -45,6 +45,7 @@ from durable_streams_core.operations import (
 from durable_streams_core.store import ImmediateStore, LocalStore, Store
 from durable_streams_server.engine.limits import Limits
 from durable_streams_server.engine.plain_appends import added_by, append_nowait, appended_by
+from durable_streams_server.engine.quotas import Quotas
 from durable_streams_server.engine.refusals import (
     STORE_FAILED,
     decision_failed,
@@ -97,7 +98,7 @@ class Ticket:
 class CommitQueue:
     """One stream's waiting and what is in flight for it."""
 
-    __slots__ = ("busy", "conflicts", "facts", "flight", "fresh", "path", "waiting")
+    __slots__ = ("busy", "conflicts", "facts", "flight", "fresh", "growth", "path", "waiting")
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -105,6 +106,8 @@ class CommitQueue:
         self.flight: list[Ticket] = []
         self.busy = False
         self.facts: Facts | None = None
+        self.growth: Growth | None = None
+        """What quotas hold back for the flight."""
         self.fresh = False
         self.conflicts = 0
 
@@ -155,6 +158,9 @@ class CommitQueues:
     ``applied`` is called after each commit with its draft and, unless the store is local, the facts
     after it; ``unconfirmed`` gets tickets that met a fork which its source has not
     confirmed yet.
+
+    Long because the ways of a commit to an outcome, at once or later, share its queue and its
+    counters.
     """
 
     def __init__(
@@ -168,6 +174,8 @@ class CommitQueues:
         self._local = store if isinstance(store, LocalStore) else None
         self._immediate = store if isinstance(store, ImmediateStore) else None
         self._limits = limits
+        self.quotas: Quotas | None = None
+        """How much may be stored, if anything bounds that."""
         self._applied = applied
         self._unconfirmed = unconfirmed
         self._queues: dict[str, CommitQueue] = {}
@@ -222,7 +230,7 @@ class CommitQueues:
             log.exception(STORE_FAILED)
             raise store_failed() from None
         if facts is not None and type(operation) is Append:
-            appended = append_nowait(immediate, path, operation, facts)
+            appended = append_nowait(immediate, path, operation, facts, self.quotas)
             if appended is not None:
                 return appended
         draft = Draft(path, facts)
@@ -238,6 +246,9 @@ class CommitQueues:
         except Exception as error:
             raise decision_failed(operation, error) from None
         if draft.changes:
+            quotas = self.quotas
+            if quotas is not None:
+                quotas.check_draft(draft)
             commit = draft.commit(self.new_id)
             try:
                 outcome = immediate.commit_nowait((commit,))[0]
@@ -249,6 +260,8 @@ class CommitQueues:
                     raise outcome_unknown()
                 # Nothing was done. In its queue it is decided again, or refused with a reason.
                 return None
+            if quotas is not None:
+                quotas.add(path, draft.growth)
             self._follow_up(draft, commit, None)
             if outcome.timeline != draft.timeline:
                 (result,) = relocated([result], draft, outcome)
@@ -305,14 +318,45 @@ class CommitQueues:
         draft = Draft(queue.path, facts)
         now = self._store.now()
         results: list[Any] = []
+        quotas = self.quotas
+        if queue.growth is not None:
+            self._settle(queue, applied=False)
         for ticket in queue.flight:
             try:
-                results.append(ticket.operation.decide(draft, now))
+                if quotas is None:
+                    result = ticket.operation.decide(draft, now)
+                else:
+                    draft, result = quotas.decide(draft, ticket.operation, now)
+                results.append(result)
             except (ProtocolError, Unconfirmed) as error:
                 results.append(error)
             except Exception as error:
                 results.append(decision_failed(ticket.operation, error))
+        if quotas is not None:
+            self._hold(queue, draft.growth)
         return draft, results
+
+    def _hold(self, queue: CommitQueue, growth: Growth) -> None:
+        """Have quotas count what the flight of a queue will add."""
+        if self.quotas is not None:
+            queue.growth = growth
+            self.quotas.hold(queue.path, growth)
+
+    def replace_quotas(self, quotas: Quotas | None) -> None:
+        """Have other quotas from now on, for commits under way too."""
+        before, self.quotas = self.quotas, quotas
+        if quotas is not None and before is not None:
+            quotas.adopt(before)
+        for queue in self._queues.values():
+            growth, queue.growth = queue.growth, None
+            if growth is not None:
+                self._hold(queue, growth)
+
+    def _settle(self, queue: CommitQueue, *, applied: bool) -> None:
+        """Tell quotas whether the flight of a queue was stored."""
+        growth, queue.growth = queue.growth, None
+        if growth is not None and self.quotas is not None:
+            self.quotas.settle(queue.path, growth, applied=applied)
 
     def _decide_alone(
         self, queue: CommitQueue, operation: Operation[Any], local: LocalStore
@@ -341,9 +385,14 @@ class CommitQueues:
         added = added_by(local, operation, facts)
         if added is None:
             return False
+        if self.quotas is not None:
+            self.quotas.check(queue.path, facts.head, len(added[0]))
+            self._hold(queue, Growth(len(added[0]), 0))
 
         def done(outcome: Outcome) -> None:
             if type(outcome) is Applied:
+                if queue.growth is not None:
+                    self._settle(queue, applied=True)
                 self.finish(queue, [appended_by(operation, outcome)])
             else:
                 self._react(queue, outcome)
@@ -420,6 +469,8 @@ class CommitQueues:
     def _succeed(
         self, queue: CommitQueue, draft: Draft, results: list[Any], commit: Commit, applied: Applied
     ) -> None:
+        if queue.growth is not None:
+            self._settle(queue, applied=True)
         expected = applied.timeline == draft.timeline
         if applied.tail != draft.tail or not expected:
             results = relocated(results, draft, applied)
@@ -442,6 +493,8 @@ class CommitQueues:
 
     def finish(self, queue: CommitQueue, results: Sequence[Any]) -> None:
         """Call back with the results of the flight, and begin the next one."""
+        if queue.growth is not None:
+            self._settle(queue, applied=False)
         flight, queue.flight = queue.flight, []
         for ticket, result in zip(flight, results, strict=True):
             self._queued_bytes -= ticket.size

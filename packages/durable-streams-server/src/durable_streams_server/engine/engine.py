@@ -60,6 +60,8 @@ class Engine(Runtime):
             ``deleted``, ``expired``) and the path.
         subscriptions: how webhooks are delivered.
         signing_keys: keys of signed read URLs; the first signs, all are accepted.
+        quotas: how large streams and prefixes may become, see :class:`StreamQuota` and
+            :class:`PrefixQuota`.
 
     """
 

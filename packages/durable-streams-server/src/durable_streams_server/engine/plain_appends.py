@@ -3,17 +3,19 @@
 import logging
 from collections.abc import Mapping
 
+from durable_streams_core.drafts import Growth
 from durable_streams_core.entities import Applied, Facts
 from durable_streams_core.errors import ProtocolError
 from durable_streams_core.operations import Append, Appended
 from durable_streams_core.store import ImmediateStore, LocalStore
+from durable_streams_server.engine.quotas import Quotas
 from durable_streams_server.engine.refusals import STORE_FAILED, decision_failed, outcome_unknown
 
 log = logging.getLogger("durable_streams_server.engine")
 
 
 def append_nowait(
-    store: ImmediateStore, path: str, operation: Append, facts: Facts
+    store: ImmediateStore, path: str, operation: Append, facts: Facts, quotas: Quotas | None
 ) -> Appended | None:
     """Append at once where nothing but data is added; None if a commit is needed."""
     added = added_by(store, operation, facts)
@@ -21,12 +23,16 @@ def append_nowait(
         return None
     data, fields = added
     head = facts.head
+    if quotas is not None:
+        quotas.check(path, head, len(data))
     try:
         if not store.append_nowait(path, head, data, fields):
             return None
     except Exception:
         log.exception(STORE_FAILED)
         raise outcome_unknown() from None
+    if quotas is not None:
+        quotas.add(path, Growth(len(data), 0))
     return _appended(operation, head.tail + len(data), head.timeline)
 
 

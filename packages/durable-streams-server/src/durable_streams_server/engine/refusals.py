@@ -64,6 +64,34 @@ def refused(outcome: Refused) -> Unavailable:
     )
 
 
+def stream_full(limit: int) -> ProtocolError:
+    """507: the stream has the size that its quota allows."""
+    return ProtocolError(
+        f"The stream may hold {limit} bytes and has no room for this: write to another.",
+        status=507,
+        code="stream-full",
+    )
+
+
+def prefix_full(prefix: str, limit: int) -> ProtocolError:
+    """507: what lies below a prefix has the size that its quota allows."""
+    return ProtocolError(
+        f"The streams below {prefix or 'the root'} may hold {limit} bytes together and have no "
+        "room for this: delete some of them.",
+        status=507,
+        code="prefix-full",
+    )
+
+
+def too_many_streams(prefix: str, limit: int) -> ProtocolError:
+    """507: there are as many streams below a prefix as its quota allows."""
+    return ProtocolError(
+        f"There may be {limit} streams below {prefix or 'the root'}: delete one first.",
+        status=507,
+        code="too-many-streams",
+    )
+
+
 def outcome_unknown() -> Unavailable:
     """504: the operation may or may not have been applied."""
     return Unavailable(

@@ -36,6 +36,7 @@ from durable_streams_server.engine.forks import Forks, new_incarnation
 from durable_streams_server.engine.hooks import Hook, call_hooks
 from durable_streams_server.engine.limits import Limits
 from durable_streams_server.engine.pages import OnPage, Page, Pages, check_live
+from durable_streams_server.engine.quotas import Quota, Quotas
 from durable_streams_server.engine.readiness import (
     DRAINING,
     READY,
@@ -73,8 +74,10 @@ class Runtime:
         hooks: Sequence[Hook] = (),
         subscriptions: SubscriptionOptions | None = None,
         signing_keys: Sequence[str | bytes] = (),
+        quotas: Sequence[Quota] = (),
     ) -> None:
         self.limits = limits or Limits()
+        self._quotas_given = tuple(quotas)
         self._store_given = store
         self._hooks = list(hooks)
         self.signer = ReadSigner(signing_keys) if signing_keys else None
@@ -136,6 +139,9 @@ class Runtime:
                 return
             try:
                 await self.store.open()
+                self._queues.quotas = Quotas(self._quotas_given) if self._quotas_given else None
+                if self._queues.quotas is not None:
+                    await self._queues.quotas.start(self.store)
                 self._queues.resume()
                 # A local store loses nothing while it is open, so heads of sources stay right.
                 local = self._local is not None
@@ -185,7 +191,28 @@ class Runtime:
         finally:
             await self._close()
 
+    async def set_quotas(self, quotas: Sequence[Quota]) -> None:
+        """Have other quotas from now on. What is there already stays, however large it is.
+
+        A prefix that had no quota before is bounded once the store has been counted. Raises what
+        the store raises when it is counted.
+        """
+        if tuple(quotas) == self._quotas_given:
+            return
+        self._quotas_given = tuple(quotas)
+        if not self._started:
+            return
+        replacement = Quotas(quotas) if quotas else None
+        before = self._queues.quotas
+        self._queues.replace_quotas(replacement)
+        if before is not None:
+            await before.stop()
+        if replacement is not None:
+            await replacement.start(self.store)
+
     async def _close(self) -> None:
+        if self._queues.quotas is not None:
+            await self._queues.quotas.stop()
         if self._stop_watching is not None:
             self._stop_watching()
         await self.store.close()

@@ -1,0 +1,257 @@
+"""Quotas: how large streams and prefixes may become, exactly and after a restart."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from remote import RemoteStore
+from wire import Client
+
+from durable_streams_core.errors import ProtocolError
+from durable_streams_core.store import Store
+from durable_streams_server import Engine, MemoryStore, PrefixQuota, ProducerClaim, StreamQuota
+from durable_streams_server.engine import quotas as engine_quotas
+
+Start = Callable[..., Awaitable[Engine]]
+
+
+@pytest.fixture(params=["memory", "remote", "file"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Store | str:
+    """Each kind of store, over the same contents whenever it is opened."""
+    if request.param == "file":
+        return f"file:{tmp_path}/data"
+    memory = MemoryStore()
+    return memory if request.param == "memory" else RemoteStore(memory)
+
+
+@pytest.fixture
+async def start() -> AsyncIterator[Start]:
+    async with AsyncExitStack() as stack:
+
+        async def started(store: Store | str, *quotas: Any) -> Engine:
+            return await stack.enter_async_context(Engine(store, quotas=quotas))
+
+        yield started
+
+
+async def outcomes(*calls: Awaitable[object]) -> list[str]:
+    """How each call ended: its code, or ``done``."""
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    return ["done" if not isinstance(each, ProtocolError) else each.code for each in results]
+
+
+async def test_concurrent_appends_never_exceed_a_streams_quota(
+    url: Store | str, start: Start
+) -> None:
+    engine = await start(url, StreamQuota(path="chats/*", bytes=95))
+    await engine.create("chats/1")
+    ended = await outcomes(*(engine.append("chats/1", b"x" * 10) for _ in range(50)))
+    assert ended.count("done") == 9
+    assert ended.count("stream-full") == 41
+    # What fits still goes in, and a refusal has done nothing.
+    await engine.append("chats/1", b"12345")
+    assert (await engine.head("chats/1")).size == 95
+    await engine.close_stream("chats/1")
+
+
+async def test_concurrent_appends_to_many_streams_never_exceed_a_prefixs_quota(
+    url: Store | str, start: Start
+) -> None:
+    engine = await start(url, PrefixQuota(prefix="users/*", bytes=100))
+    for user in ("ann", "bob"):
+        for number in range(5):
+            await engine.create(f"users/{user}/{number}")
+    ended = await outcomes(
+        *(engine.append(f"users/ann/{n % 5}", b"x" * 10) for n in range(40)),
+        *(engine.append(f"users/bob/{n % 5}", b"x" * 10) for n in range(7)),
+    )
+    assert ended[:40].count("done") == 10
+    assert ended[:40].count("prefix-full") == 30
+    assert ended[40:] == ["done"] * 7
+
+
+async def test_streams_below_a_prefix_are_counted(url: Store | str, start: Start) -> None:
+    engine = await start(url, PrefixQuota(prefix="users/*", streams=3))
+    ended = await outcomes(*(engine.create(f"users/ann/{n}") for n in range(10)))
+    assert ended.count("done") == 3
+    assert ended.count("too-many-streams") == 7
+    there = [info.path for info in await engine.list("users/ann/")]
+    # To confirm what is there, and to write to it, needs no room.
+    assert not (await engine.create(there[0])).created
+    await engine.append(there[0], b"x")
+    await engine.delete(there[0])
+    await engine.create("users/ann/again")
+    assert await outcomes(engine.create("users/ann/more")) == ["too-many-streams"]
+    await engine.create("users/bob/1")
+    await engine.create("users/ann")
+
+
+async def test_what_was_stored_before_counts_after_a_restart(
+    url: Store | str, start: Start
+) -> None:
+    limits = (
+        StreamQuota(path="**", bytes=60),
+        PrefixQuota(prefix="", bytes=100),
+        PrefixQuota(prefix="a", streams=2),
+    )
+    async with Engine(url, quotas=limits) as engine:
+        await engine.create("a/1", data=b"x" * 50)
+        await engine.create("a/2", data=b"x" * 40)
+    again = await start(url, *limits)
+    ended = await outcomes(
+        again.append("a/1", b"x" * 11), again.append("a/2", b"x" * 11), again.create("a/3")
+    )
+    assert ended == ["stream-full", "prefix-full", "too-many-streams"]
+    await again.append("a/1", b"x" * 10)
+    await again.delete("a/2")
+    await again.create("a/3", data=b"x" * 40)
+    assert await outcomes(again.append("a/3", b"x")) == ["prefix-full"]
+
+
+async def test_a_producers_duplicate_needs_no_room(url: Store | str, start: Start) -> None:
+    engine = await start(url, StreamQuota(path="**", bytes=10))
+    await engine.create("a")
+    await engine.append("a", b"x" * 10, producer=ProducerClaim("p", 0, 0))
+    again = await engine.append("a", b"x" * 10, producer=ProducerClaim("p", 0, 0))
+    assert again.duplicate
+    full = engine.append("a", b"y", producer=ProducerClaim("p", 0, 1))
+    assert await outcomes(full) == ["stream-full"]
+    # The refusal did not count as the producer's batch.
+    await engine.set_quotas([])
+    assert not (await engine.append("a", b"y", producer=ProducerClaim("p", 0, 1))).duplicate
+
+
+async def test_a_creation_that_does_not_fit_creates_nothing(url: Store | str, start: Start) -> None:
+    engine = await start(url, StreamQuota(path="**", bytes=10))
+    assert await outcomes(engine.create("a", data=b"x" * 11)) == ["stream-full"]
+    assert await engine.list() == []
+
+
+async def test_forks_count_what_they_store_themselves(url: Store | str, start: Start) -> None:
+    engine = await start(url, PrefixQuota(prefix="", bytes=100, streams=2))
+    await engine.create("a", data=b"x" * 60)
+    await engine.fork("b", "a")
+    assert await outcomes(engine.fork("c", "a")) == ["too-many-streams"]
+    await engine.append("b", b"y" * 40)
+    assert await outcomes(engine.append("b", b"y")) == ["prefix-full"]
+    # The source's bytes stay while the fork reads them.
+    await engine.delete("a")
+    assert await outcomes(engine.append("b", b"y")) == ["prefix-full"]
+    await engine.delete("b")
+    async with asyncio.timeout(10):
+        while await outcomes(engine.create("d", data=b"z" * 100)) != ["done"]:
+            await asyncio.sleep(0.01)
+
+
+async def test_quotas_change_while_the_engine_runs(url: Store | str, start: Start) -> None:
+    engine = await start(url)
+    await engine.create("a/1", data=b"x" * 50)
+    await engine.set_quotas([PrefixQuota(prefix="a", bytes=55)])
+    assert await outcomes(engine.append("a/1", b"x" * 6)) == ["prefix-full"]
+    await engine.set_quotas([PrefixQuota(prefix="a", bytes=60)])
+    await engine.append("a/1", b"x" * 10)
+    await engine.set_quotas([PrefixQuota(prefix="a", bytes=5)])
+    assert await outcomes(engine.append("a/1", b"x")) == ["prefix-full"]
+    assert (await engine.read("a/1")).data == b"x" * 60
+    await engine.set_quotas([])
+    await engine.append("a/1", b"x" * 100)
+
+
+async def test_a_count_under_way_misses_no_append(start: Start, monkeypatch: Any) -> None:
+    monkeypatch.setattr(engine_quotas, "PAGE", 2)
+    engine = await start("memory:")
+    for number in range(9):
+        await engine.create(f"a/{number}", data=b"x" * 10)
+    counting = asyncio.create_task(engine.set_quotas([PrefixQuota(prefix="a", bytes=130)]))
+    written = 90
+    while not counting.done():
+        for number in (0, 8):
+            if written < 110:
+                await engine.append(f"a/{number}", b"x")
+                written += 1
+        await asyncio.sleep(0)
+    fits = engine.append("a/4", b"x" * (130 - written))
+    assert await outcomes(fits, engine.append("a/5", b"x")) == ["done", "prefix-full"]
+
+
+async def test_what_other_processes_wrote_is_counted_again(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_quotas, "RECOUNT_SECONDS", 0.01)
+    memory = MemoryStore()
+    here = await start(RemoteStore(memory), PrefixQuota(prefix="a", bytes=100))
+    there = await start(RemoteStore(memory))
+    await here.create("a/1", data=b"x" * 50)
+    await there.create("a/2", data=b"x" * 50)
+    async with asyncio.timeout(10):
+        while await outcomes(here.append("a/1", b"x")) == ["done"]:
+            await asyncio.sleep(0.01)
+    await there.delete("a/2")
+    async with asyncio.timeout(10):
+        while await outcomes(here.append("a/1", b"x")) != ["done"]:
+            await asyncio.sleep(0.01)
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["create", "append", "delete", "fork"]),
+        st.sampled_from(["p/a", "p/b", "p/c"]),
+        st.integers(1, 40),
+    ),
+    max_size=12,
+)
+
+
+@given(STEPS)
+async def test_totals_are_those_of_the_store_whatever_was_done(steps: Any) -> None:
+    memory = MemoryStore()
+    async with Engine(memory, quotas=[PrefixQuota(prefix="p", bytes=60, streams=2)]) as engine:
+        for what, path, size in steps:
+            if what == "create":
+                await outcomes(engine.create(path, data=b"x" * size))
+            elif what == "append":
+                await outcomes(engine.append(path, b"x" * size))
+            elif what == "fork":
+                await outcomes(engine.fork(path, "p/a"))
+            else:
+                await outcomes(engine.delete(path))
+            rows = await memory.list("p/", "", 100)
+            stored = sum(head.tail - head.start for _, head in rows)
+            assert stored <= 60
+            assert len(rows) <= 2
+        fits = await outcomes(engine.create("p/last", data=b"x" * (60 - stored))) if steps else []
+        if steps and len(rows) < 2 and stored < 60:
+            assert fits == ["done"]
+
+
+async def test_a_full_stream_says_so_over_http(serve: Callable[..., Awaitable[Client]]) -> None:
+    client = await serve()
+    await client.engine.set_quotas([StreamQuota(path="**", bytes=5)])
+    await client.put("a")
+    assert (await client.post("a", b"12345")).status == 204
+    answer = await client.post("a", b"6")
+    assert (answer.status, answer.code) == (507, "stream-full")
+    assert "retry-after" not in answer
+    assert (await client.get("a")).body == b"12345"
+
+
+@pytest.mark.parametrize(
+    "make, says",
+    [
+        (lambda: StreamQuota(path="a//b", bytes=1), "empty"),
+        (lambda: StreamQuota(path="a", bytes=0), "positive"),
+        (lambda: StreamQuota(path="a", bytes=True), "positive"),
+        (lambda: PrefixQuota(prefix="a/**", bytes=1), "fixed number"),
+        (lambda: PrefixQuota(prefix="a"), "needs bytes or streams"),
+        (lambda: PrefixQuota(prefix="a", streams=-1), "positive"),
+        (lambda: PrefixQuota(prefix="/a", streams=1), "slash"),
+    ],
+)
+def test_what_is_not_a_quota_is_refused(make: Callable[[], object], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        make()
