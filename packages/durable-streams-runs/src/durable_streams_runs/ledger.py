@@ -108,7 +108,7 @@ class Ledger:
         self.started = snapshot.started
         self.members = {member.worker: member for member in snapshot.members}
         self.entries = {entry.id: entry for entry in snapshot.entries}
-        self.args_bytes = sum(size_of(entry.args) for entry in snapshot.entries)
+        self.args_bytes = sum(size_of(entry.args) for entry in self.entries.values())
         self.ended = {run_id: End(status, error) for run_id, status, error in snapshot.ended}
         for worker in [worker for worker in self._silence if worker not in self.members]:
             del self._silence[worker]

@@ -117,8 +117,12 @@ class Entry(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class Snapshot(Record, tag="snapshot", frozen=True, kw_only=True):
-    """The first record of each generation: everything that the one before it said."""
+    """The first record of each generation: everything that the one before it said.
 
+    ``parts`` is the path of another stream that holds it in several records, if it is large.
+    """
+
+    parts: str | None = None
     members: list[Member] = []
     entries: list[Entry] = []
     ended: list[tuple[str, Status, str | None]] = []
@@ -134,6 +138,21 @@ _ENCODER: Final = msgspec.json.Encoder()
 def encode_record(record: Record) -> bytes:
     """A record as one message."""
     return _ENCODER.encode(record)
+
+
+def encode_parts(snapshot: Snapshot, size: int) -> list[bytes]:
+    """A snapshot as records of at most ``size`` bytes each, unless one item is larger."""
+    encoded = encode_record(snapshot)
+    held: tuple[list[Any], ...] = (snapshot.members, snapshot.entries, snapshot.ended)
+    longest = max(map(len, held))
+    if len(encoded) <= size or longest <= 1:
+        return [encoded]
+    found = []
+    for half in (slice(longest // 2), slice(longest // 2, None)):
+        members, entries, ended = (items[half] for items in held)
+        part = msgspec.structs.replace(snapshot, members=members, entries=entries, ended=ended)
+        found += encode_parts(part, size)
+    return found
 
 
 def decode_records(page: bytes) -> list[Any]:

@@ -12,7 +12,13 @@ from typing import Final
 
 import msgspec
 
-from durable_streams_core.errors import DurableStreamsError, Gone, NotFound, StreamClosed
+from durable_streams_core.errors import (
+    DurableStreamsError,
+    Gone,
+    NotFound,
+    ProtocolError,
+    StreamClosed,
+)
 from durable_streams_core.protocol import START
 from durable_streams_runs.errors import RunsUnavailable
 from durable_streams_runs.ledger import Ledger
@@ -21,6 +27,7 @@ from durable_streams_runs.records import (
     Rotate,
     Snapshot,
     decode_records,
+    encode_parts,
     encode_record,
 )
 from durable_streams_runs.streams import (
@@ -34,12 +41,20 @@ from durable_streams_runs.streams import (
 log = logging.getLogger("durable_streams_runs")
 
 JSON_TYPE: Final = "application/json"
-BATCH_RECORDS: Final = 1_000
-"""Records of one append to the registry."""
+APPEND_BYTES: Final = 256 * 1024
+"""The most that is sent to the registry at once, unless one record is larger. Proxies refuse large
+requests, some from 1 MB on.
+"""
 GENERATION_BYTES: Final = 1024 * 1024
 """The least size at which a generation is closed and replaced."""
 GROWTH: Final = 4
 """How many times as large as its snapshot a generation may grow, beyond that size."""
+
+TOO_LARGE: Final = 413
+RECORD_TOO_LARGE: Final = (
+    "The server takes no record of this size into the registry of runs. Give the run fewer"
+    " arguments, or raise the server's limit."
+)
 
 OnRecord = Callable[[Record, bool], None]
 
@@ -47,9 +62,10 @@ OnRecord = Callable[[Record, bool], None]
 class _Posted:
     """A record on its way; ``result`` says whether it changed the ledger."""
 
-    __slots__ = ("message", "result", "sent")
+    __slots__ = ("message", "number", "result", "sent")
 
-    def __init__(self, message: bytes, result: asyncio.Future[bool]) -> None:
+    def __init__(self, number: int, message: bytes, result: asyncio.Future[bool]) -> None:
+        self.number = number
         self.message = message
         self.result = result
         self.sent = False
@@ -82,6 +98,9 @@ class Registry:
         self._bytes = 0
         """Bytes of the current generation, and of its first record."""
         self._snapshot_bytes = 0
+        self._parts: str | None = None
+        """The stream that holds the snapshot of the current generation, if it is large."""
+        self._append_bytes = APPEND_BYTES
         self._live = False
         """Whether the ledger is up to date, so that records are new."""
         self._loaded = asyncio.Event()
@@ -152,7 +171,7 @@ class Registry:
             return result
         self._number += 1
         numbered = msgspec.structs.replace(record, w=self.worker, n=self._number)
-        self._posted[self._number] = _Posted(encode_record(numbered), result)
+        self._posted[self._number] = _Posted(self._number, encode_record(numbered), result)
         self._wake.set()
         return result
 
@@ -172,19 +191,33 @@ class Registry:
                 except (StreamClosed, NotFound, Gone):
                     pass  # the reader finds the next generation
                 except DurableStreamsError as error:
+                    if isinstance(error, ProtocolError) and error.status == TOO_LARGE:
+                        self._send_less(batch)
+                        continue
                     if pause == FIRST_PAUSE:
                         log.warning("The registry of runs takes no records: %s", error)
                 await _wait(moved, pause)
                 pause = min(LONGEST_PAUSE, 2 * pause)
 
     def _unsent(self) -> list[_Posted]:
-        found = []
+        found: list[_Posted] = []
+        size = 0
         for each in self._posted.values():
             if not each.sent:
-                found.append(each)
-                if len(found) == BATCH_RECORDS:
+                size += len(each.message)
+                if found and size > self._append_bytes:
                     break
+                found.append(each)
         return found
+
+    def _send_less(self, batch: list[_Posted]) -> None:
+        """Send one record at a time from now on, and give up one that is too large alone."""
+        self._append_bytes = 0
+        if len(batch) == 1:
+            self._posted.pop(batch[0].number, None)
+            if not batch[0].result.done():
+                batch[0].result.set_exception(RunsUnavailable(RECORD_TOO_LARGE))
+                batch[0].result.exception()  # whoever posted it may have gone
 
     # Reading.
 
@@ -196,7 +229,7 @@ class Registry:
                     await self._find()
                 closed = False
                 async for batch in self._streams.follow(self._path(), self._offset):
-                    self._take(batch)
+                    await self._take(batch)
                     closed = batch.closed
                     pause = FIRST_PAUSE
                 if closed:
@@ -207,26 +240,54 @@ class Registry:
             except DurableStreamsError as error:
                 if pause == FIRST_PAUSE:
                     log.warning("The registry of runs cannot be read: %s", error)
+            except Exception:
+                log.exception("The registry of runs cannot be read.")
             await asyncio.sleep(pause)
             pause = min(LONGEST_PAUSE, 2 * pause)
 
-    def _take(self, batch: StreamBatch) -> None:
+    async def _take(self, batch: StreamBatch) -> None:
         self._bytes += len(batch.data)
         for record in decode_records(batch.data) if batch.data else ():
             if isinstance(record, Snapshot):
                 self._snapshot_bytes = len(batch.data)
+                self._parts = record.parts
+                if record.parts is not None:
+                    record = await self._whole(record.parts)  # noqa: PLW2901
             applied = self.ledger.apply(record)
             if record.w == self.worker:
                 posted = self._posted.pop(record.n, None)
                 if posted is not None and not posted.result.done():
                     posted.result.set_result(applied)
             if self._live:
-                self._on_record(record, applied)
+                self._tell(record, applied)
         self._offset = batch.offset
         if batch.up_to_date and not self._live:
             self._live = True
             self._loaded.set()
             self._on_loaded()
+
+    def _tell(self, record: Record, applied: bool) -> None:
+        try:
+            self._on_record(record, applied)
+        except Exception:
+            # Without its reader, no call of this process would ever return.
+            log.exception("A record of the registry was not acted upon.")
+
+    async def _whole(self, path: str) -> Snapshot:
+        """The snapshot that a stream holds in parts, some of them perhaps twice."""
+        whole = Snapshot()
+        async for batch in self._streams.read(path):
+            self._snapshot_bytes += len(batch.data)
+            for part in decode_records(batch.data) if batch.data else ():
+                if not isinstance(part, Snapshot):
+                    continue
+                whole = Snapshot(
+                    members=whole.members + part.members,
+                    entries=whole.entries + part.entries,
+                    ended=whole.ended + part.ended,
+                    started=part.started,
+                )
+        return whole
 
     def _lose(self) -> None:
         """Read everything anew: the registry was deleted, or lost data that was read."""
@@ -260,22 +321,45 @@ class Registry:
         return latest
 
     async def _create(self) -> bool:
-        snapshot = encode_record(self.ledger.snapshot())
-        return await self._streams.create(self._path(), JSON_TYPE, data=snapshot)
+        """Create the current generation, which begins with the ledger; False if it is there."""
+        parts = encode_parts(self.ledger.snapshot(), APPEND_BYTES)
+        if len(parts) == 1:
+            return await self._streams.create(self._path(), JSON_TYPE, data=parts[0])
+        held = f"{self._path()}-{secrets.token_hex(4)}"
+        await self._streams.create(held, JSON_TYPE)
+        for part in parts:
+            await persistently(lambda: self._streams.append(held, [part]))  # noqa: B023
+        first = encode_record(Snapshot(parts=held))
+        if await self._streams.create(self._path(), JSON_TYPE, data=first):
+            return True
+        if await self._first_is(first):
+            return True  # a proxy repeated the request
+        await self._streams.delete(held)
+        return False
+
+    async def _first_is(self, record: bytes) -> bool:
+        """Whether a record is the first of the current generation."""
+        async for batch in self._streams.read(self._path()):
+            return bool(batch.data) and encode_record(decode_records(batch.data)[0]) == record
+        return False
 
     async def _advance(self) -> None:
         """Go on to the next generation, and make it unless another process has."""
         generation = (self._generation or 0) + 1
+        old = [f"{self._root}/{generation - 2}"] if generation >= 2 else []
+        if self._parts is not None:
+            old.append(self._parts)
         self._set_generation(generation)
         if await persistently(self._create):
             await persistently(lambda: self._streams.append(self._root, [b"%d" % generation]))
-            if generation >= 2:
-                await persistently(lambda: self._streams.delete(f"{self._root}/{generation - 2}"))
+            for path in old:
+                await persistently(lambda: self._streams.delete(path))  # noqa: B023
 
     def _set_generation(self, generation: int) -> None:
         self._generation = generation
         self._offset = START
         self._bytes = self._snapshot_bytes = 0
+        self._parts = None
         for each in self._posted.values():
             each.sent = False
         moved, self._moved = self._moved, asyncio.Event()
