@@ -22,12 +22,14 @@ from durable_streams_client import (
     NotUsableHere,
     OffsetGone,
     ProducerLimits,
+    Retry,
+    RetryPolicy,
     StreamClosed,
     TailMoved,
 )
 from durable_streams_core import errors as core_errors
 from durable_streams_server import Batch as EngineBatch
-from durable_streams_server import Engine, create_asgi
+from durable_streams_server import Engine, Limiter, PrincipalLimits, create_asgi
 
 
 async def test_in_memory_over_asgi() -> None:
@@ -310,3 +312,31 @@ async def test_the_same_error_is_caught_from_an_engine_and_from_a_client(url: An
         for missing in (engine.read("missing"), client.stream("missing").head()):
             with pytest.raises(core_errors.NotFound):
                 await missing
+
+
+async def test_a_client_that_is_too_fast_waits_and_loses_nothing() -> None:
+    """The server refuses what is beyond a limit, and the client comes again after Retry-After."""
+    now = 0.0
+    retries: list[Retry] = []
+
+    def clock() -> float:
+        nonlocal now
+        now += 0.3
+        return now
+
+    limiter = Limiter(PrincipalLimits(appends_per_second=1, bytes_per_second=50), clock=clock)
+    async with Engine("memory:") as streams:
+        http = AsyncAsgiTransport(create_asgi(streams, limiter=limiter))
+        # The wait is as long as the server asks for; here the test's clock has gone on by itself.
+        retry = RetryPolicy(attempts=50, retry_after_limit=0.001, initial=0.001, maximum=0.001)
+        async with AsyncClient(
+            "http://test/", http=http, retry=retry, on_retry=retries.append
+        ) as client:
+            log = client.stream("log")
+            await log.create(content_type="application/json")
+            async with log.producer() as out:
+                for n in range(30):
+                    await out.append({"n": n})
+                    await out.flush()
+            assert await log.read().read_items() == [{"n": n} for n in range(30)]
+    assert {retry.error.status for retry in retries} == {429}

@@ -55,6 +55,10 @@ class Access:
             raise ValueError("Requests without credentials have no claims: leave braces out.")
         self._anonymous = anonymous
 
+    def become(self, other: "Access") -> None:
+        """Have the rules of another object from now on."""
+        self.__dict__.update(other.__dict__)
+
     def __call__(
         self, action: str, path: str, request: object
     ) -> Principal | bool | Awaitable[Principal]:

@@ -38,6 +38,8 @@ class Certificate:
             )
         if subject != ANY:
             try:
+                if not subject:
+                    raise ValueError("it is empty")
                 subject = x509.Name.from_rfc4514_string(subject).rfc4514_string()
             except ValueError as error:
                 raise ValueError(
@@ -85,7 +87,7 @@ class Certificates:
         name = certificate.subject
         subject = name.rfc4514_string()
         rights = self._rights.get(subject) or self._rights.get(ANY)
-        if rights is None or not 0 < len(subject) <= MAX_SUBJECT:
+        if rights is None or not (0 < len(subject) <= MAX_SUBJECT and subject.isprintable()):
             return None
         common = name.get_attributes_for_oid(NameOID.COMMON_NAME)
         values = {"cn": common[0].value} if len(common) == 1 else {}

@@ -8,6 +8,7 @@ import click
 
 from durable_streams_core.errors import DurableStreamsError
 from durable_streams_server import __version__
+from durable_streams_server.cli.access_rules import is_protected
 from durable_streams_server.cli.config_file import CONFIGURATION
 from durable_streams_server.cli.environment import PREFIX, check_environment
 from durable_streams_server.cli.listening import LISTENING, is_loopback_host, listen_problem
@@ -49,10 +50,10 @@ def main(context: click.Context, /, **settings: Any) -> None:
         # click takes an empty variable for one that is not set; here somebody wanted a token.
         settings["token"] = os.environ.get(f"{PREFIX}_TOKEN")
     set_up_logging(settings)
-    if not (settings["token"] or settings["uds"] or is_loopback_host(settings["host"])):
+    if not (is_protected(settings) or settings["uds"] or is_loopback_host(settings["host"])):
         log.warning(
-            "Everybody who reaches %s may read, write and delete every stream. Set --token, or "
-            "listen on 127.0.0.1 behind a proxy that checks access.",
+            "Everybody who reaches %s may read, write and delete every stream. Set --token or "
+            "--access, or listen on 127.0.0.1 behind a proxy that checks access.",
             settings["host"],
         )
     prepare_process()

@@ -14,8 +14,8 @@ from typing import Any, Final
 import click
 from click.core import ParameterSource
 
-from durable_streams_server.cli.nearest import nearest
 from durable_streams_server.cli.option_groups import OptionGroup
+from durable_streams_server.nearest import nearest
 
 TABLES: Final = ("access", "limits")
 """Tables that the file may hold beside the options; access control reads them."""

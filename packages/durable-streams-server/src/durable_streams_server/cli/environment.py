@@ -7,7 +7,7 @@ from typing import Final
 
 import click
 
-from durable_streams_server.cli.nearest import nearest
+from durable_streams_server.nearest import nearest
 
 PREFIX: Final = "DURABLE_STREAMS"
 

@@ -56,6 +56,13 @@ LISTENING: Final = OptionGroup(
             type=click.Path(exists=True, dir_okay=False),
             help="The certificate's key (PEM), if it is in a file of its own.",
         ),
+        click.Option(
+            ["--tls-client-ca"],
+            metavar="FILE",
+            type=click.Path(exists=True, dir_okay=False),
+            help="Take only clients with a certificate of one of these CAs (PEM). Its subject is the "
+            "principal of access rules and limits.",
+        ),
         click.Option(["--root"], default="/v1/stream", help="Path under which streams live."),
         click.Option(
             ["--public-url"], metavar="URL", help="Where clients reach the server, if elsewhere."
@@ -87,12 +94,17 @@ LISTENING: Final = OptionGroup(
 def certificate_of(settings: Settings) -> Certificate | None:
     """The certificate of HTTPS; raises :class:`click.ClickException` where it is none."""
     certificate, key = settings["tls_cert"], settings["tls_key"]
+    client_ca = settings["tls_client_ca"]
     if certificate is None:
+        if client_ca is not None:
+            raise click.ClickException(
+                "--tls-client-ca needs --tls-cert: clients show certificates over HTTPS only."
+            )
         if key is not None:
             raise click.ClickException("--tls-key needs --tls-cert, the certificate that it is of.")
         return None
     try:
-        return Certificate(certificate, key)
+        return Certificate(certificate, key, client_ca)
     except OSError as error:
         raise click.ClickException(
             f"{key or certificate} does not hold the certificate's key, or not in PEM: {error}"

@@ -4,6 +4,7 @@ from typing import Final
 
 import click
 
+from durable_streams_server.cli.access_rules import ACCESS_FILE
 from durable_streams_server.cli.option_groups import OptionGroup, Settings
 from durable_streams_server.engine.limits import MIB
 from durable_streams_server.http.options import Options
@@ -18,6 +19,7 @@ ACCESS: Final = OptionGroup(
             metavar="SECRET",
             help="Serve only requests with this bearer token. Safer in the environment than here.",
         ),
+        ACCESS_FILE,
         click.Option(
             ["--signing-key"],
             multiple=True,

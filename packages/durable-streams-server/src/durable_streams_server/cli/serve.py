@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar
 import click
 import msgspec
 
+from durable_streams_server.cli.access_rules import access_of, access_rules_of
 from durable_streams_server.cli.listening import address_of, certificate_of, shown_url
 from durable_streams_server.cli.option_groups import Settings
 from durable_streams_server.cli.requests import options_of
@@ -36,13 +37,19 @@ async def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT, then drain and end cleanly."""
     signals = Signals()
     try:
-        options = options_of(settings)
+        rules = access_rules_of(settings)
+        options = msgspec.structs.replace(
+            options_of(settings),
+            authorize=access_of(settings, rules),
+            limiter=None if rules is None else rules.limiter,
+        )
         root = parse_root(settings["root"])
         engine = Engine(
             settings["store"],
             limits=limits_of(settings),
             subscriptions=subscriptions_of(settings),
             signing_keys=settings["signing_key"],
+            quotas=() if rules is None else rules.quotas,
         )
     except ValueError as error:
         raise click.ClickException(str(error)) from error
@@ -51,6 +58,9 @@ async def serve(settings: Settings) -> None:
     address = address_of(settings, certificate)
     if certificate is not None:
         signals.reloadable.append(certificate)
+    if rules is not None:
+        rules.serve(engine)
+        signals.reloadable.append(rules)
     if settings["config"] is not None:
         signals.reloadable.append(ConfiguredSecrets(settings["config"], mount))
     async with AsyncExitStack() as stack:

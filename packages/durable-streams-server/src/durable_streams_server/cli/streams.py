@@ -4,6 +4,7 @@ from typing import Final
 
 import click
 
+from durable_streams_server.cli.access_rules import is_protected
 from durable_streams_server.cli.listening import is_loopback_host
 from durable_streams_server.cli.option_groups import OptionGroup, Settings
 from durable_streams_server.engine.limits import Limits
@@ -54,7 +55,7 @@ WEBHOOKS: Final = OptionGroup(
         click.Option(
             ["--webhook-localhost/--no-webhook-localhost"],
             default=None,
-            show_default="where --host is loopback, without --public-url and --token",
+            show_default="where --host is loopback, without --public-url and access rules",
             help="Allow http://localhost receivers, for development.",
         ),
         click.Option(
@@ -87,7 +88,7 @@ def subscriptions_of(settings: Settings) -> SubscriptionOptions:
         localhost = (
             is_loopback_host(settings["host"])
             and settings["public_url"] is None
-            and settings["token"] is None
+            and not is_protected(settings)
         )
     return SubscriptionOptions(
         public_url=settings["public_url"],

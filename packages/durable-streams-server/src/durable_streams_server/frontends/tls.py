@@ -15,11 +15,14 @@ from cryptography import x509
 class Certificate:
     """A certificate chain and its key, from PEM files; ``key`` None: it is in the same file.
 
+    With ``client_ca``, only clients with a certificate of one of these CAs are let in.
+
     Raises ``OSError`` for files that cannot be read or do not belong together.
     """
 
-    def __init__(self, certificate: str, key: str | None) -> None:
+    def __init__(self, certificate: str, key: str | None, client_ca: str | None = None) -> None:
         self._files = certificate, key
+        self._client_ca = client_ca
         self._newest = self.context = self._read()
         """``context`` is what listeners take."""
         self.context.sni_callback = self._choose
@@ -49,6 +52,9 @@ class Certificate:
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_alpn_protocols(["http/1.1"])
         context.load_cert_chain(*self._files)
+        if self._client_ca is not None:
+            context.load_verify_locations(self._client_ca)
+            context.verify_mode = ssl.CERT_REQUIRED
         return context
 
     def _choose(self, connection: Any, _name: str | None, _context: ssl.SSLContext) -> None:
