@@ -9,14 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sources import SHORT_LEASE, Held, text, yielding
 
-from durable_streams_runs import Runs, RunsUnavailable, Status, registry
-from durable_streams_runs.records import (
-    Entry,
-    Snapshot,
-    decode_records,
-    encode_parts,
-    encode_record,
-)
+from durable_streams_runs import Runs, RunsUnavailable, Status, registry, snapshots
+from durable_streams_runs.records import Entry, Snapshot, decode_records, encode_record
+from durable_streams_runs.snapshots import encode_parts
 from durable_streams_server import Engine, InvalidRequest
 
 
@@ -71,6 +66,7 @@ async def test_a_registry_that_is_larger_than_a_request_may_be_is_replaced_all_t
 ) -> None:
     """The server takes 400 bytes at once, and all running runs are several times as large."""
     monkeypatch.setattr(registry, "APPEND_BYTES", 300)
+    monkeypatch.setattr(snapshots, "APPEND_BYTES", 300)
     monkeypatch.setattr(registry, "GROWTH", 0)
 
     class Strict(Engine):

@@ -140,21 +140,6 @@ def encode_record(record: Record) -> bytes:
     return _ENCODER.encode(record)
 
 
-def encode_parts(snapshot: Snapshot, size: int) -> list[bytes]:
-    """A snapshot as records of at most ``size`` bytes each, unless one item is larger."""
-    encoded = encode_record(snapshot)
-    held: tuple[list[Any], ...] = (snapshot.members, snapshot.entries, snapshot.ended)
-    longest = max(map(len, held))
-    if len(encoded) <= size or longest <= 1:
-        return [encoded]
-    found = []
-    for half in (slice(longest // 2), slice(longest // 2, None)):
-        members, entries, ended = (items[half] for items in held)
-        part = msgspec.structs.replace(snapshot, members=members, entries=entries, ended=ended)
-        found += encode_parts(part, size)
-    return found
-
-
 def decode_records(page: bytes) -> list[Any]:
     """The records of a page; messages that are none are left out, and logged."""
     try:

@@ -27,9 +27,9 @@ from durable_streams_runs.records import (
     Rotate,
     Snapshot,
     decode_records,
-    encode_parts,
     encode_record,
 )
+from durable_streams_runs.snapshots import APPEND_BYTES, create_generation, read_parts
 from durable_streams_runs.streams import (
     FIRST_PAUSE,
     LONGEST_PAUSE,
@@ -41,10 +41,6 @@ from durable_streams_runs.streams import (
 log = logging.getLogger("durable_streams_runs")
 
 JSON_TYPE: Final = "application/json"
-APPEND_BYTES: Final = 256 * 1024
-"""The most that is sent to the registry at once, unless one record is larger. Proxies refuse large
-requests, some from 1 MB on.
-"""
 GENERATION_BYTES: Final = 1024 * 1024
 """The least size at which a generation is closed and replaced."""
 GROWTH: Final = 4
@@ -252,7 +248,8 @@ class Registry:
                 self._snapshot_bytes = len(batch.data)
                 self._parts = record.parts
                 if record.parts is not None:
-                    record = await self._whole(record.parts)  # noqa: PLW2901
+                    record, size = await read_parts(self._streams, record.parts)  # noqa: PLW2901
+                    self._snapshot_bytes += size
             applied = self.ledger.apply(record)
             if record.w == self.worker:
                 posted = self._posted.pop(record.n, None)
@@ -272,22 +269,6 @@ class Registry:
         except Exception:
             # Without its reader, no call of this process would ever return.
             log.exception("A record of the registry was not acted upon.")
-
-    async def _whole(self, path: str) -> Snapshot:
-        """The snapshot that a stream holds in parts, some of them perhaps twice."""
-        whole = Snapshot()
-        async for batch in self._streams.read(path):
-            self._snapshot_bytes += len(batch.data)
-            for part in decode_records(batch.data) if batch.data else ():
-                if not isinstance(part, Snapshot):
-                    continue
-                whole = Snapshot(
-                    members=whole.members + part.members,
-                    entries=whole.entries + part.entries,
-                    ended=whole.ended + part.ended,
-                    started=part.started,
-                )
-        return whole
 
     def _lose(self) -> None:
         """Read everything anew: the registry was deleted, or lost data that was read."""
@@ -321,27 +302,7 @@ class Registry:
         return latest
 
     async def _create(self) -> bool:
-        """Create the current generation, which begins with the ledger; False if it is there."""
-        parts = encode_parts(self.ledger.snapshot(), APPEND_BYTES)
-        if len(parts) == 1:
-            return await self._streams.create(self._path(), JSON_TYPE, data=parts[0])
-        held = f"{self._path()}-{secrets.token_hex(4)}"
-        await self._streams.create(held, JSON_TYPE)
-        for part in parts:
-            await persistently(lambda: self._streams.append(held, [part]))  # noqa: B023
-        first = encode_record(Snapshot(parts=held))
-        if await self._streams.create(self._path(), JSON_TYPE, data=first):
-            return True
-        if await self._first_is(first):
-            return True  # a proxy repeated the request
-        await self._streams.delete(held)
-        return False
-
-    async def _first_is(self, record: bytes) -> bool:
-        """Whether a record is the first of the current generation."""
-        async for batch in self._streams.read(self._path()):
-            return bool(batch.data) and encode_record(decode_records(batch.data)[0]) == record
-        return False
+        return await create_generation(self._streams, self._path(), self.ledger.snapshot())
 
     async def _advance(self) -> None:
         """Go on to the next generation, and make it unless another process has."""
