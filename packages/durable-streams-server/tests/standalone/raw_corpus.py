@@ -114,6 +114,8 @@ CASES = [
     bad("a length beyond all numbers", POST + b"Content-Length: 99999999999999999999999\r\n\r\n"),
     bad("another coding", POST + b"Transfer-Encoding: gzip\r\n\r\n" + LAST, 501),
     bad("another coding before chunks", POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n" + LAST, 501),
+    bad("a tab behind chunks", POST + b"Transfer-Encoding: chunked\t\r\n\r\n" + LAST),
+    bad("a tab before chunks", POST + b"Transfer-Encoding:\tchunked\r\n\r\n" + LAST),
     bad("chunks twice", POST + b"Transfer-Encoding: chunked, chunked\r\n\r\n" + LAST),
     bad("chunks before identity", POST + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n" + LAST),
     bad("something like chunks", POST + b"Transfer-Encoding: xchunked\r\n\r\n" + LAST, 501),

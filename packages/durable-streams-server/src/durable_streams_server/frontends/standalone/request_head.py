@@ -4,7 +4,7 @@ One regular expression validates a whole head, and another finds the headers tha
 the other headers stay bytes until an access hook asks for them. The grammar is that of RFC 9112
 without what it only tolerates: bare CR or LF, folded lines and spaces before a colon are refused,
 and so is whatever a server in front might read differently: two lengths, a length next to chunks,
-another coding before chunks, chunks in HTTP/1.0, no Host or two.
+another coding before chunks, a tab beside it, chunks in HTTP/1.0, no Host or two.
 """
 
 import re
@@ -40,6 +40,7 @@ _ANY_HEADER: Final = re.compile(rb"([^:]++):([^\r]*+)\r\n")
 _FRAMING_TRAILER: Final = re.compile(
     rb"(?i)(?:^|\n)(?:%b|%b):" % (names.CONTENT_LENGTH, names.TRANSFER_ENCODING)
 )
+_TAB_IN_CODING: Final = re.compile(rb"(?i)(?:^|\n)%b:[^\r]*\t" % names.TRANSFER_ENCODING)
 _OTHER_VERSION: Final = re.compile(rb"([A-Z]+) [!-~]+(?: HTTP/(?!1\.)\d\.\d)?")
 _FRAMING: Final = frozenset((names.TRANSFER_ENCODING, names.PROXY_CONNECTION, names.EXPECT))
 """Headers that change how the body is read or what becomes of the connection; they are rare."""
@@ -162,6 +163,8 @@ def _read_framing(head: ReceivedHead, headers: dict[bytes, bytes]) -> None:
         raise Malformed("HTTP/1.0 has no Transfer-Encoding.")
     if names.CONTENT_LENGTH in headers:
         raise Malformed("Send Content-Length or Transfer-Encoding, not both.")
+    if _TAB_IN_CODING.search(head.lines):
+        raise Malformed("Transfer-Encoding is sent without tabs: not all servers read past them.")
     codings = [each.strip() for each in coding.lower().split(b",")]
     if b"" in codings or b"chunked" in codings[:-1]:
         raise Malformed("Transfer-Encoding ends with chunked, once.")
