@@ -23,6 +23,7 @@ from durable_streams_server.engine.fanout import (
     Backlog,
     Fanout,
 )
+from durable_streams_server.engine.meter import EngineMeter
 from durable_streams_server.frontends.mount import Mount
 from durable_streams_server.http.handler import Handler
 from durable_streams_server.http.messages import RequestHead
@@ -76,7 +77,7 @@ class Reader:
 
 @pytest.fixture
 def fanout() -> Any:
-    return Fanout(100_000)
+    return Fanout(100_000, EngineMeter())
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from typing import Final, TypeVar
 
 from durable_streams_core.entities import Change, Commit, Facts, Head, Outcome, Refused, Slice
 from durable_streams_core.errors import StoreError
+from durable_streams_core.metrics import Metric
 
 __all__ = [
     "STORE_API",
@@ -107,6 +108,10 @@ class Store(ABC):
         leaves so many free for it.
         """
         return 0
+
+    def metrics(self) -> Sequence[Metric]:
+        """What this store counts of itself, at once; open or not. A store need not count."""
+        return ()
 
     @abstractmethod
     async def open(self) -> None:

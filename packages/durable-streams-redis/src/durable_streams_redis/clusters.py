@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 from redis.exceptions import AskError, MovedError
 
 from durable_streams_redis.deployments import Deployment
+from durable_streams_redis.meter import RedisMeter
 from durable_streams_redis.scripts import pack
 from durable_streams_redis.servers import MALFORMED, Server, Unreachable, parse_info
 from durable_streams_redis.settings import Address
@@ -31,9 +32,15 @@ class Cluster(Deployment):
     question_seconds = 1.0
 
     def __init__(
-        self, address: Address, seeds: Sequence[Address], *, connections: int, timeout: float
+        self,
+        address: Address,
+        seeds: Sequence[Address],
+        *,
+        connections: int,
+        timeout: float,
+        meter: RedisMeter,
     ) -> None:
-        super().__init__(address, connections=connections, timeout=timeout)
+        super().__init__(address, connections=connections, timeout=timeout, meter=meter)
         self._seeds = [(seed.host, seed.port) for seed in seeds]
         self._nodes: dict[Place, Server] = {}
         """Connections for questions, to all nodes that are known."""

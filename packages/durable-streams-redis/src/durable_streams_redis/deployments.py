@@ -24,6 +24,7 @@ from redis.exceptions import (
     TryAgainError,
 )
 
+from durable_streams_redis.meter import RedisMeter
 from durable_streams_redis.scripts import LOAD, pack
 from durable_streams_redis.servers import NotMaster, Reply, Server, Unreachable
 from durable_streams_redis.settings import Address
@@ -49,6 +50,7 @@ class Deployment(ABC):
         address: how to connect; says where as well if there is only one server.
         connections: the largest number of connections to one server.
         timeout: seconds that a server may take to answer.
+        meter: counts round trips and connections.
 
     """
 
@@ -58,8 +60,11 @@ class Deployment(ABC):
     question_seconds: float = float("inf")
     """How long one server may take to answer a question, if that is less than its time limit."""
 
-    def __init__(self, address: Address, *, connections: int, timeout: float) -> None:
+    def __init__(
+        self, address: Address, *, connections: int, timeout: float, meter: RedisMeter
+    ) -> None:
         self._address = address
+        self._meter = meter
         self._connections = connections
         self._timeout = timeout
         self._discovering: asyncio.Task[None] | None = None
@@ -77,13 +82,14 @@ class Deployment(ABC):
             address,
             connections=self._connections,
             timeout=self._timeout,
+            meter=self._meter,
             question_timeout=min(self._timeout, self.question_seconds),
             admit=self._admit,
         )
 
     def aside(self, address: Address) -> Server:
         """A connection for questions about a server itself, whatever its role."""
-        return Server(address, connections=2, timeout=self._timeout)
+        return Server(address, connections=2, timeout=self._timeout, meter=self._meter)
 
     async def _admit(self, server: Server, info: Mapping[str, str]) -> None:
         if info.get("role") != "master":
@@ -325,8 +331,10 @@ class _Calls:
 class SingleServer(Deployment):
     """One server under one address."""
 
-    def __init__(self, address: Address, *, connections: int, timeout: float) -> None:
-        super().__init__(address, connections=connections, timeout=timeout)
+    def __init__(
+        self, address: Address, *, connections: int, timeout: float, meter: RedisMeter
+    ) -> None:
+        super().__init__(address, connections=connections, timeout=timeout, meter=meter)
         self._only = self._pool(address)
 
     async def server_of(self, slot: int) -> Server:

@@ -20,6 +20,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from durable_streams_core.entities import Change
 from durable_streams_redis.deployments import Deployment
+from durable_streams_redis.meter import RedisMeter
 from durable_streams_redis.outages import Outage
 from durable_streams_redis.schema import Shard
 from durable_streams_redis.scripts import bulk, pack
@@ -91,6 +92,7 @@ class Feed:
         shards: all on one server, or one.
         deliver: called with the changes of each reply, and with None for a resync.
         renew: called for a shard whose feed is not what it was; begins a new timeline.
+        meter: counts connections and resyncs, and keeps how many streams there are.
         measured: called regularly with the server's TIME and the loop's time when it was asked.
         timeout: seconds that the server may take to answer.
         keep_seconds: how long entries are kept for other processes.
@@ -105,6 +107,7 @@ class Feed:
         deliver: Deliver,
         renew: Renew,
         measured: Clock,
+        meter: RedisMeter,
         timeout: float,
         keep_seconds: float,
     ) -> None:
@@ -120,6 +123,7 @@ class Feed:
         self._deliver = deliver
         self._renew = renew
         self._measured = measured
+        self._meter = meter
         self._timeout = timeout
         self._keep_seconds = keep_seconds
         self._task: Task[None] | None = None
@@ -171,6 +175,7 @@ class Feed:
                     server = await self._deployment.server_of(self._slot)
                     wire = self._wire = await server.open()
                     self._outage.end()
+                    self._meter.reconnects += 1
                 self.connections += 1
                 self._upkeep_at = 0.0
                 while server is await self._deployment.server_of(self._slot):
@@ -235,6 +240,7 @@ class Feed:
             self._tell(changes)
 
     def _resync(self, reason: str) -> None:
+        self._meter.resyncs += 1
         logger.warning("Readers look again, because changes may have been missed: %s", reason)
         self._tell(None)
 
@@ -273,11 +279,15 @@ class Feed:
         return found[0] if found else None
 
     async def _upkeep(self, server: Server, wire: Wire) -> None:
-        """Compare clocks, and trim what every process has had time to read."""
+        """Compare clocks, count streams, and trim what every process has had time to read."""
         now = asyncio.get_running_loop().time()
         self._upkeep_at = now + _UPKEEP_SECONDS
-        (clock,) = await self._send(server, wire, pack(b"TIME"))
+        shards = [position.shard for position in self._positions.values()]
+        clock, *streams = await self._send(
+            server, wire, pack(b"TIME"), *[pack(b"ZCARD", shard.paths) for shard in shards]
+        )
         self._measured(clock, now)
+        self._meter.streams.update(zip((shard.feed for shard in shards), streams, strict=True))
         for position in self._positions.values():
             ages = position.ages
             if not ages or ages[-1][1] != position.id:

@@ -21,6 +21,7 @@ from typing import Any, Final
 from redis.exceptions import RedisError
 
 from durable_streams_redis.deployments import Deployment
+from durable_streams_redis.meter import RedisMeter
 from durable_streams_redis.scripts import pack
 from durable_streams_redis.servers import (
     MALFORMED,
@@ -80,8 +81,9 @@ class Monitored(Deployment):
         *,
         connections: int,
         timeout: float,
+        meter: RedisMeter,
     ) -> None:
-        super().__init__(address, connections=connections, timeout=timeout)
+        super().__init__(address, connections=connections, timeout=timeout, meter=meter)
         self._service = service
         self._seed = sentinels[0]
         self._sentinels: dict[str, Server] = {}

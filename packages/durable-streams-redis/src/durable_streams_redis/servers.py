@@ -17,6 +17,7 @@ from typing import Any
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
+from durable_streams_redis.meter import RedisMeter
 from durable_streams_redis.scripts import pack
 from durable_streams_redis.settings import Address
 from durable_streams_redis.wires import Wire
@@ -55,6 +56,7 @@ class Server:
         address: where it is and how to connect.
         connections: the largest number of connections.
         timeout: seconds that the server may take to answer.
+        meter: counts round trips and connections.
         question_timeout: the same for questions, which may share a turn with other servers' work.
         admit: called with the server and its INFO for each new connection before anything is sent
             on it; may raise :class:`Unreachable`. None: no INFO is asked for.
@@ -67,6 +69,7 @@ class Server:
         *,
         connections: int,
         timeout: float,
+        meter: RedisMeter,
         question_timeout: float | None = None,
         admit: Callable[["Server", dict[str, str]], Awaitable[None]] | None = None,
     ) -> None:
@@ -75,6 +78,7 @@ class Server:
         self.run = ""
         """The run id of the server process that the owner of this pool has admitted last."""
         self._timeout = timeout
+        self._meter = meter
         self._question_timeout = timeout if question_timeout is None else question_timeout
         self._admit = admit
         self._idle: list[Wire] = []
@@ -112,6 +116,7 @@ class Server:
             if isinstance(error, Exception) and not isinstance(error, Unreachable):
                 raise Unreachable(f"{self.name}: {_sentence(error)}") from error
             raise
+        self._meter.connections += 1
         return connection
 
     async def send(
@@ -191,11 +196,12 @@ class Server:
         ``blocking`` says that the server is asked to wait before it replies.
         """
         loop = asyncio.get_running_loop()
+        begun = loop.time()
         timer = loop.call_later(seconds, wire.expire)
         self._asked.add(wire)
         if not blocking:
             if not self._owed:
-                self._heard_at = loop.time()
+                self._heard_at = begun
             self._owed += 1
         try:
             await wire.ask(commands, replies)
@@ -205,6 +211,7 @@ class Server:
             self._asked.discard(wire)
             if not blocking:
                 self._owed -= 1
+                self._meter.round_trips.observe(loop.time() - begun)
 
     def send_soon(self, command: bytes) -> asyncio.Future[Reply]:
         """The reply to one command, an error as a value; shares a pipeline with the others of this

@@ -22,12 +22,14 @@ from durable_streams_core.entities import (
     Unknown,
 )
 from durable_streams_core.errors import StoreError, Unavailable
+from durable_streams_core.metrics import Metric
 from durable_streams_core.store import RemoteStore, Watcher, Watchers
 from durable_streams_redis.deploy import deploy
 from durable_streams_redis.deployments import Deployment, Request
 from durable_streams_redis.durability import parse_durability
 from durable_streams_redis.feeds import Feed
 from durable_streams_redis.looks import Looks
+from durable_streams_redis.meter import RedisMeter
 from durable_streams_redis.probes import probe_servers
 from durable_streams_redis.schema import Schema, Shard, check_prefix, check_shards
 from durable_streams_redis.scripts import (
@@ -102,6 +104,7 @@ class RedisStore(RemoteStore):
         self._timeout = timeout
         self._feed_length = b"%d" % max(1, feed_length)
         self._feed_seconds = feed_seconds
+        self._meter = RedisMeter()
         self._forget()
 
     def _forget(self) -> None:
@@ -142,7 +145,10 @@ class RedisStore(RemoteStore):
 
     async def _open(self) -> None:
         deployment = self._deployment = deploy(
-            self._settings, connections=self._connections, timeout=self._timeout
+            self._settings,
+            connections=self._connections,
+            timeout=self._timeout,
+            meter=self._meter,
         )
         await check_servers(deployment, self._durability)
         shards = await agree_on_shards(deployment, self._prefix, self._wanted_shards)
@@ -184,6 +190,7 @@ class RedisStore(RemoteStore):
             deliver=self._watchers.tell,
             renew=self._renew,
             measured=self._measure,
+            meter=self._meter,
             timeout=self._timeout,
             keep_seconds=self._feed_seconds,
         )
@@ -201,6 +208,9 @@ class RedisStore(RemoteStore):
         self._feeds = []
         if deployment is not None:
             await deployment.close()
+
+    def metrics(self) -> Sequence[Metric]:
+        return self._meter.metrics()
 
     def now(self) -> int:
         return int((time.monotonic() + self._offset) * 1000)
@@ -459,6 +469,7 @@ class RedisStore(RemoteStore):
             )
             return shard.slot, call
 
+        self._meter.batches.observe(len(batch))
         # Until it is known otherwise, also if the caller is cancelled here.
         try:
             replies, confirmations = await self._send_commits(batch, packed)

@@ -44,6 +44,7 @@ from durable_streams_core.operations import (
 )
 from durable_streams_core.store import ImmediateStore, LocalStore, Store
 from durable_streams_server.engine.limits import Limits
+from durable_streams_server.engine.meter import EngineMeter
 from durable_streams_server.engine.plain_appends import added_by, append_nowait, appended_by
 from durable_streams_server.engine.quotas import Quotas
 from durable_streams_server.engine.refusals import (
@@ -167,9 +168,11 @@ class CommitQueues:
         self,
         store: Store,
         limits: Limits,
+        meter: EngineMeter,
         applied: Callable[[Draft, Commit, Facts | None], None],
         unconfirmed: Callable[[str, Ticket], None],
     ) -> None:
+        self.meter = meter
         self._store = store
         self._local = store if isinstance(store, LocalStore) else None
         self._immediate = store if isinstance(store, ImmediateStore) else None
@@ -232,6 +235,7 @@ class CommitQueues:
         if facts is not None and type(operation) is Append:
             appended = append_nowait(immediate, path, operation, facts, self.quotas)
             if appended is not None:
+                self.meter.alone += 1
                 return appended
         draft = Draft(path, facts)
         try:
@@ -257,11 +261,13 @@ class CommitQueues:
                 raise outcome_unknown() from None
             if type(outcome) is not Applied:
                 if type(outcome) is Unknown:
+                    self.meter.unknown += 1
                     raise outcome_unknown()
                 # Nothing was done. In its queue it is decided again, or refused with a reason.
                 return None
             if quotas is not None:
                 quotas.add(path, draft.growth)
+            self.meter.alone += 1
             self._follow_up(draft, commit, None)
             if outcome.timeline != draft.timeline:
                 (result,) = relocated([result], draft, outcome)
@@ -393,6 +399,7 @@ class CommitQueues:
             if type(outcome) is Applied:
                 if queue.growth is not None:
                     self._settle(queue, applied=True)
+                self.meter.alone += 1
                 self.finish(queue, [appended_by(operation, outcome)])
             else:
                 self._react(queue, outcome)
@@ -403,6 +410,7 @@ class CommitQueues:
         except Exception:
             log.exception(STORE_FAILED)
             if queue.flight is flight:
+                self.meter.unknown += 1
                 self.fail(queue, outcome_unknown)
             return True
 
@@ -450,6 +458,7 @@ class CommitQueues:
     def _react(self, queue: CommitQueue, outcome: Outcome) -> bool:
         """Do what an outcome calls for that is not :class:`Applied`, as :meth:`act_on` does."""
         if type(outcome) is Conflicted:
+            self.meter.conflicted += 1
             queue.conflicts += 1
             if queue.conflicts > MAX_CONFLICTS:
                 self.fail(queue, too_contended)
@@ -460,9 +469,11 @@ class CommitQueues:
                 return False
         elif type(outcome) is Unknown:
             # Only a local store's: its disk failed in the middle, and it will not find out.
+            self.meter.unknown += 1
             self.fail(queue, outcome_unknown)
         else:
             assert isinstance(outcome, Refused)
+            self.meter.refused += 1
             self.fail(queue, partial(refused, outcome))
         return True
 
@@ -471,6 +482,7 @@ class CommitQueues:
     ) -> None:
         if queue.growth is not None:
             self._settle(queue, applied=True)
+        self.meter.together.observe(len(queue.flight))
         expected = applied.timeline == draft.timeline
         if applied.tail != draft.tail or not expected:
             results = relocated(results, draft, applied)

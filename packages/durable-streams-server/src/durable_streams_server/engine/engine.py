@@ -283,6 +283,8 @@ class Engine(Runtime):
         position, begun = parse_read_offset(offset), False
         waiter = Waiter()
         leave = self.fanout.subscribe(check_path(path), waiter)
+        meter = self.meter
+        meter.followers += 1
         try:
             while True:
                 waiter.clear()
@@ -302,6 +304,7 @@ class Engine(Runtime):
                     await self._until_notified(path, waiter, page.birth.ttl)
         finally:
             leave()
+            meter.followers -= 1
 
     async def list(
         self, prefix: str = "", *, after: str = "", limit: int = 1000

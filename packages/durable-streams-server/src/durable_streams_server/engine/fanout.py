@@ -16,10 +16,13 @@ import logging
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from itertools import islice
+from time import perf_counter
 from typing import Protocol
 
 from durable_streams_core.entities import Change
 from durable_streams_core.errors import ProtocolError
+from durable_streams_core.metrics import Histogram
+from durable_streams_server.engine.meter import EngineMeter
 
 log = logging.getLogger("durable_streams_server.engine")
 
@@ -60,11 +63,13 @@ class Backlog:
     always right.
     """
 
-    __slots__ = ("_changes", "_merged", "_merged_after", "_size", "last")
+    __slots__ = ("_changes", "_merged", "_merged_after", "_size", "_times", "last")
 
     def __init__(self, last: int) -> None:
         self.last = last
         self._changes: deque[Change | None] = deque()
+        self._times: deque[float] = deque()
+        """When each change came."""
         self._size = 0
         self._merged_after = -1
         self._merged = Notification(None)
@@ -74,11 +79,18 @@ class Backlog:
         self.last += 1
         self._merged_after = -1
         self._changes.append(change)
+        self._times.append(perf_counter())
         self._size += _size(change)
         while len(self._changes) > BACKLOG_CHANGES or (
             self._size > BACKLOG_BYTES and len(self._changes) > 1
         ):
             self._size -= _size(self._changes.popleft())
+            self._times.popleft()
+
+    def age(self, number: int) -> float:
+        """Seconds since the change after ``number``, or since the oldest that is kept."""
+        missed = min(self.last - number, len(self._times))
+        return perf_counter() - self._times[-missed]
 
     def since(self, number: int) -> Notification:
         """Everything after change ``number`` as one notification, shared by all who ask for it."""
@@ -177,12 +189,16 @@ class StreamSubscribers:
         self._last += 1
         self.caught_up = False
 
-    def notify_slice(self, most: int) -> int:
-        """Notify those furthest behind of what they missed; returns how many were notified."""
+    def notify_slice(self, most: int, lag: Histogram) -> int:
+        """Notify those furthest behind of what they missed; returns how many were notified.
+
+        ``lag`` counts how long each has waited.
+        """
         backlog = self._backlog
         assert backlog is not None
         members = self.members
         count = 0
+        waited: dict[int, int] = {}
         for subscriber in tuple(islice(members, most)):
             number = members.get(subscriber)
             if number is None or number == self._last:
@@ -191,10 +207,13 @@ class StreamSubscribers:
             del members[subscriber]
             members[subscriber] = self._last
             count += 1
+            waited[number] = waited.get(number, 0) + 1
             try:
                 subscriber.notify(backlog.since(number))
             except Exception:
                 log.exception("a live reader failed")
+        for number, subscribers in waited.items():
+            lag.observe(backlog.age(number), subscribers)
         self._check_caught_up()
         return count
 
@@ -207,7 +226,8 @@ class StreamSubscribers:
 class Fanout:
     """All subscribers of one engine, by stream path."""
 
-    def __init__(self, max_subscribers: int) -> None:
+    def __init__(self, max_subscribers: int, meter: EngineMeter) -> None:
+        self._lag = meter.lag
         self._streams: dict[str, StreamSubscribers] = {}
         self._max = max_subscribers
         # Streams with a subscriber that is behind, in the order of their turns.
@@ -276,6 +296,8 @@ class Fanout:
                     self._left -= count
                     self._schedule()
                 stream_subscribers.notify_all(Notification(change))
+                # The shortest: they were notified within the call.
+                self._lag.counts[0] += count
             else:
                 self._defer(stream_subscribers, change)
 
@@ -296,7 +318,7 @@ class Fanout:
         behind = self._behind
         while behind and self._left > 0:
             stream, _ = behind.popitem(last=False)
-            self._left -= stream.notify_slice(self._left)
+            self._left -= stream.notify_slice(self._left, self._lag)
             if not stream.caught_up:
                 behind[stream] = None
         if behind or self._left < SLICE:

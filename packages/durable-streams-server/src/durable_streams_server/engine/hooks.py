@@ -22,6 +22,12 @@ def call_hooks(hooks: Iterable[Hook], draft: Draft, commit: Commit) -> None:
                 log.exception("a hook failed on %s", event)
 
 
+def ends_life(draft: Draft, commit: Commit) -> bool:
+    """Whether a commit ended the life of a stream: by its lifetime if its guard has a deadline."""
+    removed = draft.removed
+    return commit.delta.state == DELETED or (removed is not None and removed.state == LIVE)
+
+
 def events_of(draft: Draft, commit: Commit) -> list[str]:
     """The events of a commit, as an application counts them.
 
@@ -30,8 +36,8 @@ def events_of(draft: Draft, commit: Commit) -> list[str]:
     """
     delta = commit.delta
     events: list[str] = []
-    removed, created = draft.removed, delta.create
-    if delta.state == DELETED or (removed is not None and removed.state == LIVE):
+    created = delta.create
+    if ends_life(draft, commit):
         events.append("expired" if commit.guard.deadline is not None else "deleted")
     confirmed = created is None and delta.state == LIVE
     if confirmed or (created is not None and created.state == LIVE):

@@ -126,6 +126,7 @@ class RemoteCommits:
             for (queue, draft, results, commit), outcome in zip(sent, outcomes, strict=True):
                 queue.fresh = False
                 if isinstance(outcome, Unknown):
+                    self._queues.meter.unknown += 1
                     self._resend_later(queue, draft, results, commit)
                 elif not self._queues.act_on(queue, draft, results, commit, outcome):
                     again.append(queue)

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Final, Self
@@ -13,6 +13,7 @@ from durable_streams_core.drafts import Draft
 from durable_streams_core.entities import Change, Commit, Facts, Head
 from durable_streams_core.errors import ProtocolError, Unavailable
 from durable_streams_core.expiry import renewal_due
+from durable_streams_core.metrics import Metric
 from durable_streams_core.offsets import Offset
 from durable_streams_core.operations import (
     Body,
@@ -33,8 +34,9 @@ from durable_streams_server.engine.arguments import check_json, is_large_json
 from durable_streams_server.engine.commit_queue import CommitQueues, OnResult, Ticket
 from durable_streams_server.engine.fanout import Fanout
 from durable_streams_server.engine.forks import Forks, new_incarnation
-from durable_streams_server.engine.hooks import Hook, call_hooks
+from durable_streams_server.engine.hooks import Hook, call_hooks, ends_life
 from durable_streams_server.engine.limits import Limits
+from durable_streams_server.engine.meter import EngineMeter
 from durable_streams_server.engine.pages import OnPage, Page, Pages, check_live
 from durable_streams_server.engine.quotas import Quota, Quotas
 from durable_streams_server.engine.readiness import (
@@ -92,7 +94,8 @@ class Runtime:
         self.store = create_store(given) if isinstance(given, str) else given
         check_api(self.store)
         self._local = self.store if isinstance(self.store, LocalStore) else None
-        self.fanout = Fanout(self.limits.max_waiting_readers)
+        self.meter = EngineMeter()
+        self.fanout = Fanout(self.limits.max_waiting_readers, self.meter)
         self._pages = Pages(self.store)
         self._forks = Forks(self.store, self._pages, self.perform, self.limits.page_bytes)
         self.subscriptions = Subscriptions(
@@ -102,11 +105,12 @@ class Runtime:
             self.store,
             self.perform,
             self._forks,
+            self.meter,
             max_producers=self.limits.max_producers,
             control_due=self.subscriptions.due,
         )
         self._queues = CommitQueues(
-            self.store, self.limits, self._applied, self._upkeep.unconfirmed
+            self.store, self.limits, self.meter, self._applied, self._upkeep.unconfirmed
         )
         self._probe = StoreProbe(self.store)
         self._stop_watching: Callable[[], None] | None = None
@@ -267,6 +271,12 @@ class Runtime:
         async with self:
             yield
 
+    def metrics(self) -> Iterator[Metric]:
+        """What this engine, its subscriptions and its store count, at once; started or not."""
+        yield from self.meter.metrics()
+        yield from self.subscriptions.metrics()
+        yield from self.store.metrics()
+
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Run work that belongs to the engine and not to a caller."""
         return self._upkeep.spawn(work)
@@ -342,6 +352,12 @@ class Runtime:
     def _applied(self, draft: Draft, commit: Commit, facts: Facts | None) -> None:
         """Follow up on a commit."""
         delta = commit.delta
+        if (
+            commit.guard.deadline is not None
+            and ends_life(draft, commit)
+            and not draft.path.startswith(_RESERVED)
+        ):
+            self.meter.expired += 1
         if delta.remove or delta.fields:
             self._upkeep.applied(draft, commit, facts)
         if self._hooks and not draft.path.startswith(_RESERVED):

@@ -20,6 +20,7 @@ from durable_streams_core.store import LocalStore, Store
 from durable_streams_core.streams import PRODUCER, Origin, birth_of, decode_producer
 from durable_streams_server.engine.commit_queue import Ticket
 from durable_streams_server.engine.forks import Forks
+from durable_streams_server.engine.meter import EngineMeter
 from durable_streams_server.perform import Perform
 
 log = logging.getLogger("durable_streams_server.engine")
@@ -43,6 +44,7 @@ class Upkeep:
         store: Store,
         perform: Perform,
         forks: Forks,
+        meter: EngineMeter,
         *,
         max_producers: int,
         control_due: Callable[[str], None],
@@ -51,6 +53,7 @@ class Upkeep:
         self._local = store if isinstance(store, LocalStore) else None
         self._perform = perform
         self._forks = forks
+        self._meter = meter
         self._max_producers = max_producers
         self._control_due = control_due
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -169,8 +172,11 @@ class Upkeep:
     # Sweeping.
 
     async def _sweep_for_ever(self) -> None:
+        loop = asyncio.get_running_loop()
         while True:
-            await asyncio.sleep(SWEEP_SECONDS * random.uniform(0.8, 1.2))
+            due = loop.time() + SWEEP_SECONDS * random.uniform(0.8, 1.2)
+            await asyncio.sleep(due - loop.time())
+            self._meter.loop_lag.observe(max(0.0, loop.time() - due))
             await self._logged(self.sweep())
 
     async def sweep(self) -> None:

@@ -16,9 +16,10 @@ from durable_streams_core.entities import (
     Slice,
 )
 from durable_streams_core.errors import StoreError
+from durable_streams_core.metrics import Metric
 from durable_streams_core.store import ImmediateStore, Watcher, Watchers
 from durable_streams_server.stores.clock import Clock
-from durable_streams_server.stores.table import Entity, Recent, Table, appended
+from durable_streams_server.stores.table import Entity, Recent, Table, appended, streams_metric
 
 LARGE = 64 * 1024
 SEALED = 1024 * 1024
@@ -90,6 +91,9 @@ class MemoryStore(ImmediateStore):
         self._untold: list[Change] = []
         self._telling = False
         self._recent = Recent()
+
+    def metrics(self) -> Sequence[Metric]:
+        return (streams_metric(self._table),)
 
     async def open(self) -> None:
         """Nothing to do."""

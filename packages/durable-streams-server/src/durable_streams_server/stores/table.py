@@ -24,6 +24,7 @@ from durable_streams_core.entities import (
     Guard,
     Head,
 )
+from durable_streams_core.metrics import Metric, metric
 from durable_streams_core.offsets import NO_TIMELINE, later_timeline
 from durable_streams_server.caches import TwoGenerationCache
 from durable_streams_server.stores.sorted_keys import SortedKeys
@@ -254,3 +255,12 @@ class Table(Generic[AnyEntity]):
         for path, deadline in due.items():
             heapq.heappush(heap, (deadline, path))
         return list(due)
+
+
+def streams_metric(table: Table[AnyEntity]) -> Metric:
+    """The number of entities in a table."""
+    return metric(
+        "streams",
+        "Streams that the store keeps: also deleted ones that forks still read, and subscriptions.",
+        len(table.entities),
+    )

@@ -5,10 +5,11 @@
 
 import logging
 from asyncio import sleep
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 from durable_streams_core.entities import LIVE, Change, Head
+from durable_streams_core.metrics import Metric
 from durable_streams_core.store import LocalStore, Store
 from durable_streams_core.subscriptions.keys import KEYS_PATH
 from durable_streams_core.subscriptions.leases import IDLE, WAKING, Lease
@@ -18,6 +19,7 @@ from durable_streams_server.perform import Perform
 from durable_streams_server.subscriptions.delivery import Delivery
 from durable_streams_server.subscriptions.keyring import Keyring
 from durable_streams_server.subscriptions.membership import Membership
+from durable_streams_server.subscriptions.meter import SubscriptionMeter
 from durable_streams_server.subscriptions.options import SubscriptionOptions
 from durable_streams_server.subscriptions.pending import PendingWork
 from durable_streams_server.subscriptions.positions import Positions
@@ -47,6 +49,7 @@ class Driver:
         self._keyring = keyring
         self._webhooks = webhooks
         self._shared = not isinstance(store, LocalStore)
+        self.meter = SubscriptionMeter()
         self.wake_streams = WakeStreams()
         self.positions = Positions(store, self.wake_streams)
         self.membership = Membership(store, perform, options.member_lease, self._members_changed)
@@ -60,6 +63,7 @@ class Driver:
             pending=self._pending,
             delivery=Delivery(perform, keyring, webhooks, webhook_timeout=options.webhook_timeout),
             membership=self.membership,
+            meter=self.meter,
             public_url=options.public_url,
         )
         self._stop_watching: Callable[[], None] | None = None
@@ -109,6 +113,10 @@ class Driver:
 
     def __len__(self) -> int:
         return len(self._registry)
+
+    def metrics(self) -> Iterator[Metric]:
+        """What this process counts of subscriptions, at once."""
+        return self.meter.metrics(state.lease.phase for state in self._registry)
 
     def paths(self) -> set[str]:
         """The subscriptions that this process drives."""

@@ -44,6 +44,7 @@ from durable_streams_server.perform import Perform
 from durable_streams_server.subscriptions import webhooks
 from durable_streams_server.subscriptions.delivery import Delivery, retry_in
 from durable_streams_server.subscriptions.membership import Membership
+from durable_streams_server.subscriptions.meter import SubscriptionMeter
 from durable_streams_server.subscriptions.pending import PendingWork
 from durable_streams_server.subscriptions.positions import Positions
 from durable_streams_server.subscriptions.registry import Registry
@@ -73,6 +74,7 @@ class Scheduler:
         pending: PendingWork,
         delivery: Delivery,
         membership: Membership,
+        meter: SubscriptionMeter,
         public_url: str | None,
     ) -> None:
         self._store = store
@@ -82,6 +84,7 @@ class Scheduler:
         self._pending = pending
         self._delivery = delivery
         self._membership = membership
+        self._meter = meter
         self._public_url = public_url
         self._steps = asyncio.Semaphore(MAX_STEPS)
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -270,6 +273,7 @@ class Scheduler:
     ) -> None:
         """Send the webhook and commit how the receiver answered."""
         outcome = await self._delivery.post(state, lease, base_url, pending, self._public_url)
+        self._meter.deliveries[outcome] += 1
         if outcome == webhooks.DONE:
             await self._finish(state, lease, pending)
         elif outcome == webhooks.ACCEPTED:
@@ -302,6 +306,7 @@ class Scheduler:
             state.path, Step(state.incarnation, step, lease.wake_id, changes, nudge)
         )
         if after is not None:
+            self._meter.stepped(step)
             state.lease = after
         return after
 

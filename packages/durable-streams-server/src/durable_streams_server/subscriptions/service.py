@@ -6,7 +6,7 @@ subscription learns of the change like of any other commit.
 
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -14,6 +14,7 @@ import msgspec
 from durable_streams_core.entities import LIVE, Facts, Head
 from durable_streams_core.errors import Gone, InvalidRequest, NotFound, SubscriptionError
 from durable_streams_core.expiry import format_time
+from durable_streams_core.metrics import Metric
 from durable_streams_core.offsets import Offset
 from durable_streams_core.store import Store
 from durable_streams_core.subscriptions.leases import (
@@ -141,6 +142,10 @@ class Subscriptions:
     def due(self, path: str) -> None:
         """The sweep found a control entity whose deadline has passed."""
         self.driver.due(path)
+
+    def metrics(self) -> Iterator[Metric]:
+        """What this process counts of subscriptions, at once."""
+        return self.driver.metrics()
 
     async def rotate_keys(self) -> str:
         """Sign webhooks with a new key from now on; returns its id (§6.5)."""
@@ -295,6 +300,7 @@ class Subscriptions:
         claimed: Lease = await self._perform(
             path, Claim(worker, new_wake_id(), pending[0].path, nudge)
         )
+        self.driver.meter.claims += 1
         self.driver.lease_changed(path, claimed)
         return {
             "wake_id": claimed.wake_id,

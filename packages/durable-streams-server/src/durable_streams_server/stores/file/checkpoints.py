@@ -7,6 +7,7 @@ bounded however often the server is started.
 import asyncio
 import logging
 from collections.abc import Callable
+from time import perf_counter
 from typing import Final
 
 from durable_streams_server.stores.file.checkpoint import Checkpoint
@@ -20,6 +21,7 @@ from durable_streams_server.stores.file.errors import (
     stopped_by,
 )
 from durable_streams_server.stores.file.journal import Journal
+from durable_streams_server.stores.file.meter import FileMeter
 from durable_streams_server.stores.file.pipeline import Pipeline
 from durable_streams_server.stores.file.reserve import Reserve
 from durable_streams_server.stores.file.snapshot import Cover, snapshot_bytes
@@ -55,6 +57,7 @@ class Checkpoints:
         files: FileWriter,
         files_worker: Worker,
         pipeline: Pipeline,
+        meter: FileMeter,
         now: Callable[[], int],
         every: int,
     ) -> None:
@@ -67,6 +70,7 @@ class Checkpoints:
         self._files = files
         self._files_worker = files_worker
         self._pipeline = pipeline
+        self._meter = meter
         self._now = now
         self._every = every
         self._due_at = every
@@ -105,9 +109,11 @@ class Checkpoints:
         Only logs when it fails.
         """
         async with self._lock:
+            begun = perf_counter()
             error = await self._attempt()
             if error is not None and is_full(error) and await self._release_reserve():
                 error = await self._attempt()
+            self._meter.checkpoints.observe(perf_counter() - begun)
             await self._files_worker.run(self._reserve.take)
             self._hopeless = error is not None
             self._due_at = max(self._every, self._journal.held + self._every // 2)

@@ -17,11 +17,13 @@ import struct
 import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from time import perf_counter
 from typing import Final, NamedTuple
 
 from durable_streams_server.stores.file.directory import FORMAT_VERSION, JOURNAL
 from durable_streams_server.stores.file.disk import Disk
 from durable_streams_server.stores.file.errors import NO_DESCRIPTOR, WriteFailedError, is_passing
+from durable_streams_server.stores.file.meter import FileMeter
 from durable_streams_server.stores.file.records import Entry, encode_group
 
 SEGMENT_HEADER: Final = struct.Struct("<8sI16s8sQQI")
@@ -85,8 +87,10 @@ class Journal:
         draw: Callable[[int], bytes],
         ordinal: int,
         sequence: int,
+        meter: FileMeter,
         earlier: Sequence[Segment] = (),
     ) -> None:
+        self._meter = meter
         self._disk = disk
         self._store = store
         self._sync = sync
@@ -153,6 +157,7 @@ class Journal:
             self.durable = self.sequence
         self._position = end
         self.written += total
+        self._meter.written += total
         self.sequence += 1
         return self.sequence - 1
 
@@ -270,10 +275,13 @@ class Journal:
             self._fd = -1
 
     def _make_durable(self) -> None:
+        begun = perf_counter()
         try:
             self._disk.sync(self._fd)
         except OSError as error:
             raise WriteFailedError(unsure=True) from error
+        finally:
+            self._meter.syncs.observe(perf_counter() - begun)
 
     def _fill(self, wanted: int, *, required: int) -> None:
         """Fill the segment with zeros ahead of what is to be written."""

@@ -11,6 +11,7 @@ from durable_streams_server.stores.file.directory import identify, take
 from durable_streams_server.stores.file.disk import Disk
 from durable_streams_server.stores.file.errors import WriteFailedError, is_full
 from durable_streams_server.stores.file.journal import Journal, shorten
+from durable_streams_server.stores.file.meter import FileMeter
 from durable_streams_server.stores.file.recovery import Recovery
 from durable_streams_server.stores.file.reserve import Reserve
 from durable_streams_server.stores.file.worker import Worker
@@ -67,7 +68,7 @@ class Recovered(NamedTuple):
     journal: Journal
 
 
-def recover(disk: Disk, lock: DirectoryLock, settings: Settings) -> Recovered:
+def recover(disk: Disk, lock: DirectoryLock, settings: Settings, meter: FileMeter) -> Recovered:
     """Take the directory and recover it. Raises :class:`StoreError` saying what to do."""
     path = settings.path
     try:
@@ -86,6 +87,7 @@ def recover(disk: Disk, lock: DirectoryLock, settings: Settings) -> Recovered:
             ordinal=recovery.journal.next_ordinal,
             sequence=recovery.sequence,
             earlier=recovery.journal.segments(),
+            meter=meter,
         )
         if not _begin(disk, journal, recovery.journal.unused):
             _log.warning("%s: the disk is full; streams can be read and deleted", path)

@@ -25,6 +25,7 @@ from durable_streams_server.stores.file.errors import (
     stopped_by,
 )
 from durable_streams_server.stores.file.journal import Journal
+from durable_streams_server.stores.file.meter import FileMeter
 from durable_streams_server.stores.file.pending import AnyPending
 from durable_streams_server.stores.file.worker import Worker
 from durable_streams_server.stores.file.write_behind import Stored, WriteBehind
@@ -60,6 +61,7 @@ class Pipeline:
         save_bytes: int,
         may_be_direct: bool,
         watchers: Watchers,
+        meter: FileMeter,
         written: Callable[[], None],
         make_room: Callable[[Callable[[], None]], bool],
     ) -> None:
@@ -73,6 +75,7 @@ class Pipeline:
         self._now = now
         self._save_bytes = save_bytes
         self._may_be_direct = may_be_direct
+        self._meter = meter
         self._written = written
         self._make_room = make_room
         self.write_behind = WriteBehind(files_worker, files, self._saved)
@@ -190,6 +193,7 @@ class Pipeline:
         removed: list[int] = []
         self.sequence = sequence
         self.numbers = group.numbers
+        self._meter.groups.observe(len(group.staged) + len(group.appends))
         for staged in group.staged:
             commit = staged.commit
             path, delta = commit.path, commit.delta

@@ -11,6 +11,7 @@ from durable_streams_server.stores.file.checkpoints import Checkpoints
 from durable_streams_server.stores.file.data_file_reader import FileReader
 from durable_streams_server.stores.file.disk import Disk
 from durable_streams_server.stores.file.errors import WriteFailedError
+from durable_streams_server.stores.file.meter import FileMeter
 from durable_streams_server.stores.file.opening import DirectoryLock, Recovered, Settings
 from durable_streams_server.stores.file.pipeline import CLOSED, Pipeline
 from durable_streams_server.stores.file.probe import Probe
@@ -32,6 +33,7 @@ class Session:
         *,
         journal_worker: Worker,
         watchers: Watchers,
+        meter: FileMeter,
         large_read: int,
         open_files: int,
     ) -> None:
@@ -41,7 +43,7 @@ class Session:
         self.closing = False
         self.clock = Clock(recovery.floor, settings.wall, settings.monotonic)
         self.table = recovery.table
-        self._journal = journal
+        self.journal = journal
         self._journal_worker = journal_worker
         self._files_worker = settings.worker("durable-streams-files")
         reader = FileReader(disk, open_files)
@@ -60,6 +62,7 @@ class Session:
             # Without syncs, the journal could name data that a loss of power takes away.
             may_be_direct=settings.sync,
             watchers=watchers,
+            meter=meter,
             written=self._after_group,
             make_room=self._make_room,
         )
@@ -75,6 +78,7 @@ class Session:
             files=recovery.files,
             files_worker=self._files_worker,
             pipeline=self.pipeline,
+            meter=meter,
             now=self.clock.now,
             every=settings.checkpoint_bytes,
         )
@@ -103,7 +107,7 @@ class Session:
         await self.pipeline.close()
         await self.checkpoints.close()
         now, keep_time = self.clock.now(), self.clock.ahead > 0
-        journal = self._journal
+        journal = self.journal
         try:
             if self.pipeline.failure is None:
                 await self._journal_worker.run(lambda: journal.close(now, keep_time=keep_time))

@@ -13,12 +13,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Literal
 
 from durable_streams_core.entities import Commit, Facts, Head, Outcome, Refused, Slice
+from durable_streams_core.metrics import Metric, metric
 from durable_streams_core.store import LocalStore, Watcher, Watchers
 from durable_streams_server import process_forks
 from durable_streams_server.stores.clock import Clock, wall_clock
 from durable_streams_server.stores.file.descriptors import SPARE
 from durable_streams_server.stores.file.directory import make_root
 from durable_streams_server.stores.file.disk import Disk
+from durable_streams_server.stores.file.meter import FileMeter
 from durable_streams_server.stores.file.opening import DirectoryLock, Settings, recover
 from durable_streams_server.stores.file.pending import PendingAppend, PendingCommits
 from durable_streams_server.stores.file.pipeline import CLOSED
@@ -27,7 +29,7 @@ from durable_streams_server.stores.file.report import Report
 from durable_streams_server.stores.file.session import Session
 from durable_streams_server.stores.file.worker import ThreadWorker, Worker
 from durable_streams_server.stores.file.write_behind import Stored
-from durable_streams_server.stores.table import Table
+from durable_streams_server.stores.table import Table, streams_metric
 
 _log: Final = logging.getLogger(__name__)
 
@@ -97,6 +99,7 @@ class FileStore(LocalStore):
         self._clock = Clock(0, clock, monotonic)
         self._table: Table[Stored] = Table(Stored)
         self._watchers = Watchers()
+        self._meter = FileMeter()
         self._session: Session | None = None
         self._of_parent: Session | None = None
         """Kept in a child, so that nothing of it is closed or finalized there."""
@@ -125,6 +128,39 @@ class FileStore(LocalStore):
         session = self._session
         return Refused("unavailable", CLOSED) if session is None else await session.probe()
 
+    def metrics(self) -> Sequence[Metric]:
+        session, meter, report = self._session, self._meter, self.recovered
+        held = unsaved = 0
+        if session is not None:
+            held, unsaved = session.journal.held, session.pipeline.write_behind.held
+        return (
+            streams_metric(self._table),
+            metric(
+                "batch_commits", "Commits that one write to the store made durable.", meter.groups
+            ),
+            metric("fsync_seconds", "How long an fsync of the journal took.", meter.syncs),
+            metric("journal_bytes", "Bytes in the segments of the journal.", held),
+            metric(
+                "journal_written_bytes_total",
+                "Bytes of commits that were written to the journal.",
+                meter.written,
+            ),
+            metric(
+                "unsaved_bytes", "Bytes of streams that the journal has and no data file.", unsaved
+            ),
+            metric("checkpoint_seconds", "How long a checkpoint took.", meter.checkpoints),
+            metric(
+                "recovery_seconds",
+                "How long the last start took to recover the directory.",
+                0.0 if report is None else report.seconds,
+            ),
+            metric(
+                "recovery_quarantined_files",
+                "Damaged files that the last start set aside.",
+                0 if report is None else len(report.set_aside),
+            ),
+        )
+
     # Opening and closing.
 
     async def open(self) -> None:
@@ -137,7 +173,7 @@ class FileStore(LocalStore):
         lock = DirectoryLock(disk, self.path)
         worker = settings.worker("durable-streams-journal")
         try:
-            recovered = await worker.run(lambda: recover(disk, lock, settings))
+            recovered = await worker.run(lambda: recover(disk, lock, settings, self._meter))
         except BaseException:
             # Also one that is cancelled has to wait until the thread is done with the directory.
             await worker.stop()
@@ -150,6 +186,7 @@ class FileStore(LocalStore):
             recovered,
             journal_worker=worker,
             watchers=self._watchers,
+            meter=self._meter,
             large_read=self.large_read,
             open_files=_most_open_files(),
         )
