@@ -5,6 +5,7 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
+from observing import Recorder
 from remote import RemoteStore
 from servers import SERVERS
 from wire import Client, chunked, request_bytes
@@ -97,8 +98,16 @@ STORY: list[tuple[str, str, dict[str, str], bytes | None]] = [
 ]
 
 
+@pytest.fixture
+def recorders() -> dict[str, Recorder]:
+    """What each front end has reported."""
+    return {}
+
+
 @pytest.fixture(params=["at-hand", "remote"])
-async def clients(request: pytest.FixtureRequest) -> AsyncIterator[Any]:
+async def clients(
+    request: pytest.FixtureRequest, recorders: dict[str, Recorder]
+) -> AsyncIterator[Any]:
     """One server per front end, each over a store of its own, all alike."""
     found: dict[str, Client] = {}
     async with AsyncExitStack() as stack:
@@ -110,13 +119,17 @@ async def clients(request: pytest.FixtureRequest) -> AsyncIterator[Any]:
             origins = ("https://first.example", "https://second.example")
             options = Options(cors_origins=origins, max_body=10_000, long_poll_timeout=0.01)
             mount = Mount(engine, options, None)
+            recorders[name] = Recorder()
+            mount.handler.observe(recorders[name])
             port = await stack.enter_async_context(serve(mount, "/v1/stream/"))
             found[name] = Client(port, "/v1/stream/", mount)
             stack.push_async_callback(found[name].close)
         yield found
 
 
-async def test_front_ends_agree(clients: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_front_ends_agree_in_what_they_answer_and_in_what_they_report(
+    clients: Any, recorders: dict[str, Recorder], monkeypatch: pytest.MonkeyPatch
+) -> None:
     # Each draws its random values in the same order.
     counters = dict.fromkeys(clients, 0)
     current = ""
@@ -126,7 +139,7 @@ async def test_front_ends_agree(clients: Any, monkeypatch: pytest.MonkeyPatch) -
         return f"{counters[current]:016x}"
 
     monkeypatch.setattr("secrets.token_hex", incarnation)
-    for method, path, fields, body in STORY:
+    for number, (method, path, fields, body) in enumerate(STORY):
         seen = {}
         for name, client in clients.items():
             current = name
@@ -134,7 +147,15 @@ async def test_front_ends_agree(clients: Any, monkeypatch: pytest.MonkeyPatch) -
                 request_bytes(method, client.root + path, fields, body), method
             )
             headers = sorted((n, v) for n, v in answer.fields if n not in ITS_OWN)
-            seen[name] = (answer.status, headers, answer.body)
+            await recorders[name].count(number + 1)
+            report = recorders[name].reports[-1]
+            assert len(recorders[name].reports) == number + 1, (name, method, path)
+            assert report.status == answer.status
+            assert report.target == client.root + path
+            assert report.sent == len(answer.body)
+            # Of a body that is refused, each front end has read as much as it happened to.
+            received = report.received if report.status < 400 else 0
+            seen[name] = (answer.status, headers, answer.body, report.kind, received)
         first = next(iter(seen.values()))
         for name, other in seen.items():
             assert other == first, f"{method} {path} on {name}"

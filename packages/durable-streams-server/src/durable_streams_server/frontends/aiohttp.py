@@ -6,10 +6,10 @@ the headers, the ordinary way is taken instead.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from http import HTTPStatus
-from time import time
-from typing import Any
+from time import perf_counter, time
+from typing import Any, TypeVar
 from urllib.parse import unquote
 
 from aiohttp import HttpVersion11, hdrs, web
@@ -32,6 +32,7 @@ from durable_streams_server.http.messages import (
     awaited,
     fold_headers,
 )
+from durable_streams_server.http.observing import CLIENT_CLOSED_REQUEST, Observer
 from durable_streams_server.http.options import Authorize, Options
 from durable_streams_server.http.targets import (
     encode_path,
@@ -43,6 +44,9 @@ from durable_streams_server.http.targets import (
 _BEGUN_NAME = "durable_streams_begun"
 _BEGUN: Any = web.RequestKey(_BEGUN_NAME, object) if hasattr(web, "RequestKey") else _BEGUN_NAME
 """What :meth:`_Front.expect` began, so that access is not asked for twice."""
+_CALLER_NAME = "durable_streams_caller"
+_CALLER: Any = web.RequestKey(_CALLER_NAME, object) if hasattr(web, "RequestKey") else _CALLER_NAME
+_Result = TypeVar("_Result")
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
 _SERVER = b"server: " + SERVER_SOFTWARE.encode() + b"\r\n"
 
@@ -153,42 +157,76 @@ class _Front:
 
     async def expect(self, request: web.Request) -> web.StreamResponse | None:
         """Answer ``Expect: 100-continue`` only where the body will be read."""
-        begun = request[_BEGUN] = await self._permitted(request)
-        if isinstance(begun, Response):
-            return _final(begun)
+        begun = await self._observed(request, self._permitted)
+        if isinstance(begun, Response) or begun.verdict is not None:
+            request[_BEGUN] = begun
+            return await self.handle(request)
+        request[_BEGUN] = begun
         if request.version == HttpVersion11 and request.transport is not None:
             request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         return None
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        response = await self._respond(request)
+        response = await self._observed(request, self._respond)
         if self._mount.draining:
             response.force_close()
         return response
 
-    async def _respond(self, request: web.Request) -> web.StreamResponse:
+    async def _observed(
+        self,
+        request: web.Request,
+        step: Callable[[web.Request, "_Caller | None"], Awaitable[_Result]],
+    ) -> _Result:
+        """Do a step of a request, and report the request if the step ends it without a response."""
+        observer = self._handler.observer
+        if observer is None:
+            return await step(request, None)
+        caller: _Caller | None = request.get(_CALLER)
+        if caller is None:
+            caller = request[_CALLER] = _Caller(request, observer)
+        try:
+            return await step(request, caller)
+        except (asyncio.CancelledError, OSError):
+            caller.report(CLIENT_CLOSED_REQUEST, 0)
+            raise
+        except BaseException:
+            caller.report(500, 0)
+            raise
+
+    async def _respond(self, request: web.Request, caller: "_Caller | None") -> web.StreamResponse:
         begun: Response | Exchange | None = None
         if hdrs.EXPECT in request.headers:
             begun = request.get(_BEGUN)
         if begun is None:
-            begun = await self._permitted(request)
+            begun = await self._permitted(request, caller)
+        response: Response | Live
+        # A body that was not read ends the connection.
+        final = request.can_read_body
         if isinstance(begun, Response):
-            return _final(begun) if request.can_read_body else Prepared(begun)
-        body = b""
-        if begun.takes_body and request.can_read_body:
-            received = await _receive(request, begun.max_body)
-            if received is None:
-                return _final(self._handler.too_large(begun.request))
-            body = received
-        response: AnyResponse = begun.run_received(body)
-        if isinstance(response, Pending):
-            response = await awaited(response)
+            response = begun
+        elif begun.verdict is not None:
+            response = begun.verdict
+        else:
+            body = None
+            if not (begun.takes_body and final):
+                body = b""
+            else:
+                body = await _receive(request, begun.max_body)
+            if body is None:
+                response = self._handler.too_large(begun.request)
+            else:
+                final = False
+                response = await _response_of(begun, body)
         if isinstance(response, Response):
-            return Prepared(response)
-        return LiveResponse(response)
+            if caller is not None:
+                caller.responded(response)
+            return _final(response) if final else Prepared(response)
+        return LiveResponse(response, caller)
 
-    async def _permitted(self, request: web.Request) -> Response | Exchange:
-        """The exchange that may go on to the body, or the response."""
+    async def _permitted(
+        self, request: web.Request, caller: "_Caller | None"
+    ) -> Response | Exchange:
+        """The exchange that may go on to the body or has its verdict, or the response."""
         try:
             if not self._mount.engine.started and self._below(request) is not None:
                 await self._mount.ready()
@@ -196,10 +234,10 @@ class _Front:
         except ProtocolError as error:
             return self._handler.refuse(error)
         if isinstance(begun, Exchange):
+            if caller is not None:
+                caller.exchange = begun
             if begun.permission is not None:
                 await begun.permission
-            if begun.verdict is not None:
-                return begun.verdict
         return begun
 
     def _below(self, request: web.Request) -> str | None:
@@ -224,6 +262,56 @@ class _Front:
                 native=request,
             )
         )
+
+
+async def _response_of(exchange: Exchange, body: bytes) -> Response | Live:
+    response: AnyResponse = exchange.run_received(body)
+    return await awaited(response) if isinstance(response, Pending) else response
+
+
+class _Caller:
+    """The sender of a request, and the observer that learns once how it ended."""
+
+    def __init__(self, request: web.Request, observer: Observer) -> None:
+        self._request = request
+        self._observer: Observer | None = observer
+        self._began = perf_counter()
+        self.exchange: Exchange | None = None
+
+    @property
+    def method(self) -> str:
+        return self._request.method
+
+    @property
+    def target(self) -> str:
+        return self._request.raw_path
+
+    @property
+    def peer(self) -> str:
+        return self._request.remote or ""
+
+    def header(self, name: bytes) -> bytes | None:
+        value = None
+        for found, other in self._request.raw_headers:
+            if found.lower() == name:
+                value = other
+        return value
+
+    def responded(self, response: Response) -> None:
+        """A complete response is about to be written."""
+        transport = self._request.transport
+        if transport is None or transport.is_closing():
+            self.report(CLIENT_CLOSED_REQUEST, 0)
+        else:
+            head_only = self._request.method == "HEAD"
+            self.report(response.status, 0 if head_only else len(response.body))
+
+    def report(self, status: int, sent: int) -> None:
+        """The request is over; only the first report counts."""
+        observer, self._observer = self._observer, None
+        if observer is not None:
+            received = self._request.content.total_bytes
+            observer.finished(self, status, received, sent, self._began)
 
 
 async def _receive(request: web.Request, limit: int) -> bytes | None:
@@ -348,8 +436,9 @@ def _is_watched(request: web.BaseRequest) -> bool:
 class LiveResponse(web.StreamResponse):
     """A live response, pushed into the transport as it comes."""
 
-    def __init__(self, live: Live) -> None:
+    def __init__(self, live: Live, caller: _Caller | None) -> None:
         super().__init__(status=live.response.status)
+        self._caller = caller
         for name, value in live.response.headers:
             self.headers.add(name.decode(), value.decode())
         self._live = live
@@ -358,13 +447,18 @@ class LiveResponse(web.StreamResponse):
         """Write the head, and push the live response to its end."""
         if self._eof_sent:
             return None
+        status = CLIENT_CLOSED_REQUEST
         try:
             writer = await super().prepare(request)
             assert writer is not None
+            status = self.status
             await _push(self._live, request, chunked=self.chunked or _is_chunked(self))
         except BaseException:
             self._live.gone()
             raise
+        finally:
+            if self._caller is not None:
+                self._caller.report(status, self._live.sent)
         return writer
 
 

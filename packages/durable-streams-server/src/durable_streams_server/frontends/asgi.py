@@ -8,6 +8,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
+from time import perf_counter
 from typing import Any
 
 from durable_streams_core.errors import ProtocolError, StoreError
@@ -26,16 +27,14 @@ from durable_streams_server.http.messages import (
     drop,
     fold_headers,
 )
+from durable_streams_server.http.observing import CLIENT_CLOSED_REQUEST
 from durable_streams_server.http.options import Authorize, Options
-from durable_streams_server.http.targets import parse_root, path_below
+from durable_streams_server.http.targets import encode_path, parse_root, path_below
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-
-CLIENT_CLOSED_REQUEST = 499
-"""The status that logs show for a client that did not wait; no client ever gets it."""
 
 UNWATCHED_SECONDS = 0.02
 """How long a request is waited for before a task watches whether its client went away: most commits
@@ -133,7 +132,24 @@ class AsgiApp:
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        client = _Client(receive, send, scope["method"])
+        client = _Client(receive, send, scope)
+        observer = self._handler.observer
+        if observer is None:
+            await self._serve(scope, client)
+            return
+        began = perf_counter()
+        try:
+            await self._serve(scope, client)
+        except OSError:
+            raise
+        except Exception:
+            # The server says so to the client.
+            client.failed()
+            raise
+        finally:
+            observer.finished(client, client.status, client.received, client.sent, began)
+
+    async def _serve(self, scope: Scope, client: "_Client") -> None:
         try:
             if not self.mount.engine.started and self._below(scope) is not None:
                 await self.mount.ready()
@@ -168,6 +184,7 @@ class AsgiApp:
         )
 
     async def _exchange(self, exchange: Exchange, client: "_Client") -> None:
+        client.exchange = exchange
         if exchange.permission is not None:
             await exchange.permission
         if exchange.verdict is not None:
@@ -194,17 +211,51 @@ class AsgiApp:
 
 
 class _Client:
-    """One request's two channels."""
+    """One request's two channels, and what became of it."""
 
-    __slots__ = ("_complete", "_method", "_receive", "_send", "gone")
+    __slots__ = (
+        "_complete", "_receive", "_scope", "_send", "exchange", "gone", "method", "received",
+        "sent", "status",
+    )  # fmt: skip
 
-    def __init__(self, receive: Receive, send: Send, method: str) -> None:
+    def __init__(self, receive: Receive, send: Send, scope: Scope) -> None:
         self._receive = receive
         self._send = send
-        self._method = method
-        self._complete = method not in ("POST", "PUT")
+        self._scope = scope
+        self.method: str = scope["method"]
+        self.exchange: Exchange | None = None
+        self.status = CLIENT_CLOSED_REQUEST
+        """The status that was sent."""
+        self.received = self.sent = 0
+        """Bytes of the two bodies so far."""
+        self._complete = self.method not in ("POST", "PUT")
         """Whether no more of a body is to come that the next request has to wait for."""
         self.gone = False
+
+    def failed(self) -> None:
+        """An error that nobody expected ended the request."""
+        if self.status == CLIENT_CLOSED_REQUEST:
+            self.status = 500
+
+    @property
+    def target(self) -> str:
+        raw: bytes | None = self._scope.get("raw_path")
+        path = encode_path(self._scope["path"]) if raw is None else raw.decode("latin-1")
+        query = self._scope.get("query_string", b"").decode("latin-1")
+        # Some servers leave the query in the raw path.
+        return f"{path.partition('?')[0]}?{query}" if query else path
+
+    @property
+    def peer(self) -> str:
+        client = self._scope.get("client")
+        return str(client[0]) if client else ""
+
+    def header(self, name: bytes) -> bytes | None:
+        value = None
+        for found, other in self._scope["headers"]:
+            if found.lower() == name:
+                value = other
+        return value
 
     async def body(self, limit: int) -> bytes | None:
         """The whole body, or None when it is larger than the limit; no more than that is kept."""
@@ -217,6 +268,7 @@ class _Client:
                 return b""
             chunk = message.get("body", b"")
             size += len(chunk)
+            self.received = size
             if size > limit:
                 return None
             if chunk:
@@ -225,17 +277,19 @@ class _Client:
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     async def respond(self, response: Response) -> None:
-        body = b"" if self._method == "HEAD" else response.body
+        body = b"" if self.method == "HEAD" else response.body
         # A copy, because middleware may change what it is given.
         headers = list(response.headers)
-        if response.status not in (204, 304) and self._method != "HEAD":
+        if response.status not in (204, 304) and self.method != "HEAD":
             headers.append((names.CONTENT_LENGTH, b"%d" % len(body)))
         if not self._complete:
             headers.append((names.CONNECTION, b"close"))
         await self._send(
             {"type": "http.response.start", "status": response.status, "headers": headers}
         )
+        self.status = response.status
         await self._send({"type": "http.response.body", "body": body})
+        self.sent = len(body)
 
     async def respond_to_nobody(self) -> None:
         """End the request of a client that went away before its response.
@@ -308,6 +362,7 @@ class _Client:
                     "headers": live.response.headers,
                 }
             )
+            self.status = live.response.status
             watch = asyncio.create_task(self._disconnected())
             watch.add_done_callback(sink.lose)
             live.attach(sink)
@@ -327,6 +382,7 @@ class _Client:
                     live.drained()
         finally:
             live.gone()
+            self.sent = live.sent
             if watch is not None:
                 watch.cancel()
 

@@ -28,6 +28,7 @@ class Controlling(Exchange):
     ) -> None:
         super().__init__(context, request, route.path, common)
         self._route = route
+        self.kind = route.kind
 
     @property
     def max_body(self) -> int:

@@ -75,6 +75,11 @@ class Route(msgspec.Struct, frozen=True):
         """The action in a question for the access hook."""
         return "claim" if self.name == "claim" else "subscribe"
 
+    @property
+    def kind(self) -> str:
+        """The name in metrics and logs."""
+        return "subscribe" if self.name in ("subscription", "streams", "stream") else self.name
+
 
 def is_control(path: str) -> bool:
     """Whether a raw path is that of a control route."""

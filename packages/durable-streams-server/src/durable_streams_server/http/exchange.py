@@ -40,6 +40,8 @@ log = logging.getLogger("durable_streams_server.http")
 class Exchange:
     """One request, told what to do by its method: see the subclasses."""
 
+    kind: str = ""
+    """The name of what is asked for in metrics and logs: the action, or what says more."""
     _question: object = None
     permission: Awaitable[object] | None = None
     """To be awaited before anything else, when the access hook is async."""
@@ -120,6 +122,7 @@ class Exchange:
         A refusal or a fault sets :attr:`verdict`; an async hook leaves a :attr:`permission`.
         Without a hook, a fault is raised.
         """
+        self.kind = self.kind or action
         if authorize is None:
             self._check_head()
             return

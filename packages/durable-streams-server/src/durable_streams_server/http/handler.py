@@ -9,6 +9,7 @@ else, so that a refusal tells nothing of a stream.
 
 import hmac
 import logging
+from collections.abc import Callable
 
 from durable_streams_core.errors import NotFound, ProtocolError
 from durable_streams_core.paths import decode_path
@@ -35,11 +36,15 @@ from durable_streams_server.http.errors import (
 from durable_streams_server.http.exchange import Exchange
 from durable_streams_server.http.listing import Listing, SubscriptionListing
 from durable_streams_server.http.messages import Header, RequestHead, Response, problem
+from durable_streams_server.http.observing import Observer, Observers
 from durable_streams_server.http.options import Options
 from durable_streams_server.http.parsing import bearer_token
 from durable_streams_server.http.reads import Describing, Reading
 from durable_streams_server.http.writes import Appending, Creating, Deleting
 from durable_streams_server.signing import refuse_write, signature_in
+
+Page = Callable[[], tuple[bytes, bytes]]
+"""Makes a page: its content type and its body."""
 
 log = logging.getLogger("durable_streams_server.http")
 
@@ -70,9 +75,18 @@ class Handler:
         self._common_headers = context.common_headers
         self._authorize = options.authorize
         self._token = None if options.token is None else options.token.encode()
+        self.observer: Observer | None = None
+        """Learns of each finished request, see :meth:`observe`."""
+        self.pages: dict[str, Page] = {}
+        """Pages outside of the stream root, by path."""
+
+    def observe(self, observer: Observer) -> None:
+        """Report each finished request to one more observer. Call it before requests are served."""
+        own = self.observer
+        self.observer = observer if own is None else Observers(own, observer)
 
     def begin(self, request: RequestHead) -> Response | Exchange:
-        """The first step: a response, or the exchange to go on with."""
+        """The first step: a response, or the exchange to go on with, which may have its verdict."""
         origin = request.headers.get(names.ORIGIN)
         common = self._common_headers.of(origin)
         try:
@@ -80,15 +94,12 @@ class Handler:
                 return Response(204, [*common, *self._common_headers.preflight()])
             if origin is not None and request.method not in ("GET", "HEAD"):
                 self._check_origin(origin, request)
-            exchange = self._begin(request, common)
+            return self._begin(request, common)
         except ProtocolError as error:
             return self._problem(error, request, common)
         except Exception:
             log.exception("looking at a request failed")
             return self._problem(internal_error(), request, common)
-        if isinstance(exchange, Exchange) and exchange.verdict is not None:
-            return exchange.verdict
-        return exchange
 
     def _begin(self, request: RequestHead, common: list[Header]) -> Response | Exchange:
         if request.path.startswith(RESERVED_SEGMENT) and is_control(request.path):
@@ -179,6 +190,11 @@ class Handler:
                 if not state.ready:
                     fields.append(headers.RETRY_SOON)
                 return Response(state.status, fields, state.body)
+        page = self.pages.get(path)
+        if page is not None and method in ("GET", "HEAD"):
+            content_type, body = page()
+            fields = [*common, (names.CONTENT_TYPE, content_type), headers.NO_STORE]
+            return Response(200, fields, body)
         message = f"There is nothing here; streams live under {root}."
         return problem(NotFound(message, code="not-a-stream"), common)
 

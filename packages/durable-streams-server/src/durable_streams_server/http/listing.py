@@ -61,6 +61,8 @@ class SubscriptionPage(msgspec.Struct, frozen=True):
 class Listing(Exchange):
     """A page of streams."""
 
+    kind = "list"
+
     def _respond(self, body: bytes) -> AnyResponse:
         prefix, after, limit = parse_listing(self.request.query)
         return self._later(self._list(prefix, after, limit))

@@ -9,6 +9,7 @@ notification.
 import asyncio
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from typing import ClassVar
 
 from durable_streams_core.entities import Change
 from durable_streams_core.errors import ProtocolError
@@ -43,6 +44,9 @@ class Readers:
         self._frames: ByteCache[tuple[str, bytes, int, int, bool], bytes] = ByteCache(
             KEPT_FRAME_BYTES
         )
+        self.waiting = {"long-poll": 0, "sse": 0}
+        """How many there are of each mode."""
+        self._sent = 0
         self.closing = False
         self.now = 0.0
         """The loop's time at the last tick: near enough for keep-alives, and free to read."""
@@ -53,15 +57,24 @@ class Readers:
     def __iter__(self) -> Iterator["Reader"]:
         return iter(tuple(self._readers))
 
+    @property
+    def sent(self) -> int:
+        """Bytes of all frames that were ever sent."""
+        return self._sent + sum(reader.sent for reader in tuple(self._readers))
+
     def add(self, reader: "Reader") -> None:
         self._readers.add(reader)
+        self.waiting[reader.mode] += 1
         if self._timer is None:
             loop = asyncio.get_running_loop()
             self.now = loop.time()
             self._timer = loop.call_later(TICK_SECONDS, self._tick)
 
     def discard(self, reader: "Reader") -> None:
-        self._readers.discard(reader)
+        if reader in self._readers:
+            self._readers.remove(reader)
+            self.waiting[reader.mode] -= 1
+            self._sent += reader.sent
         if not self._readers and self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -139,8 +152,10 @@ class Reader:
 
     __slots__ = (
         "_birth", "_head", "_readers", "_registration", "_task", "_touch_at", "engine",
-        "incarnation", "path", "position", "timeline", "ttl",
+        "incarnation", "path", "position", "sent", "timeline", "ttl",
     )  # fmt: skip
+    mode: ClassVar[str]
+    """The live mode, as in a query."""
 
     def __init__(self, registration: Registration, page: Page, position: int) -> None:
         """Begin at a position of the first page, which renewed the stream's life."""
@@ -153,6 +168,8 @@ class Reader:
         self._birth, self._head = page.birth, page.head
         self.incarnation = page.head.incarnation
         self.ttl = page.birth.ttl
+        self.sent = 0
+        """Bytes of all frames so far."""
         self._touch_at = 0.0
         self._task: asyncio.Task[None] | None = None
         registration.notify = self.notify

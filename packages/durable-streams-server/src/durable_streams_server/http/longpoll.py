@@ -8,6 +8,7 @@ import msgspec
 
 from durable_streams_core.entities import Change
 from durable_streams_core.errors import InvalidRequest, OffsetGone, ProtocolError
+from durable_streams_core.protocol import LIVE_LONG_POLL
 from durable_streams_server.engine.fanout import Notification
 from durable_streams_server.engine.pages import Page
 from durable_streams_server.http.live import Reader, Registration
@@ -26,6 +27,8 @@ class LongPoll(Reader):
     """Waits at the tail for one page (§5.7)."""
 
     __slots__ = ("_cursor", "_missed", "_pending", "_phase", "_respond", "_timer")
+
+    mode = LIVE_LONG_POLL
 
     def __init__(
         self,

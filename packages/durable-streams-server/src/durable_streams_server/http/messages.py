@@ -189,6 +189,8 @@ class Live(Protocol):
 
     response: Response
     """Status and headers, without a body."""
+    sent: int
+    """Bytes of all frames so far."""
 
     def attach(self, sink: Sink) -> None:
         """Begin to push frames, until ``Sink.end`` or :meth:`gone`. :meth:`gone` after the end does

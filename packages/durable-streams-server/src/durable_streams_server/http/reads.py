@@ -106,6 +106,8 @@ class Reading(Exchange):
             # Once, and after access was permitted: an error tells something too.
             query = self._query = self._parsed()
         offset, now, live, cursor = query
+        if live is not None:
+            self.kind = live
         if live is None:
             page = self._engine.page_nowait(self.path, offset)
             if page is None:

@@ -7,6 +7,7 @@ from durable_streams_core.content import Kind, incomplete_suffix
 from durable_streams_core.entities import Change
 from durable_streams_core.errors import ProtocolError
 from durable_streams_core.offsets import format_offset
+from durable_streams_core.protocol import LIVE_SSE
 from durable_streams_core.sse import KEEP_ALIVE, encode_control, encode_data, encode_id
 from durable_streams_server.engine.engine import Engine
 from durable_streams_server.engine.fanout import Notification
@@ -43,6 +44,8 @@ class SseReader(live.Reader):
         "_base64", "_behind", "_born", "_cursor", "_first", "_frames_key", "_full", "_kind",
         "_phase", "_sink", "_written", "response",
     )  # fmt: skip
+
+    mode = LIVE_SSE
 
     def __init__(
         self, registration: live.Registration, page: Page, response: Response, cursor: str | None
@@ -239,6 +242,7 @@ class SseReader(live.Reader):
     def _write(self, frame: bytes) -> None:
         assert self._sink is not None
         self._written = self._readers.now
+        self.sent += len(frame)
         if not self._sink.write(frame):
             self._full = True
 

@@ -12,6 +12,7 @@
 import asyncio
 from enum import Enum
 from math import inf
+from time import perf_counter
 from typing import TYPE_CHECKING, Final, cast
 
 from durable_streams_core.errors import ProtocolError, Unavailable
@@ -22,6 +23,7 @@ from durable_streams_server.frontends.standalone.sending import ConnectionPhase,
 from durable_streams_server.http import wire
 from durable_streams_server.http.exchange import Exchange
 from durable_streams_server.http.messages import AnyResponse, Live, Pending, Response
+from durable_streams_server.http.observing import CLIENT_CLOSED_REQUEST
 from durable_streams_server.http.peers import Peer
 
 if TYPE_CHECKING:
@@ -127,6 +129,11 @@ class Connection(Sender):
         if incoming is not None and isinstance(incoming.begun, Exchange):
             incoming.begun.abandon()
         self._out.clear()
+        if self._began:
+            if live is not None:
+                self._report(live.response.status, live.sent)
+            else:
+                self._report(CLIENT_CLOSED_REQUEST, 0)
 
     def resume_writing(self) -> None:
         self._paused = False
@@ -208,8 +215,17 @@ class Connection(Sender):
 
     def _begin(self, head: ReceivedHead) -> None:
         """Begin a request, and answer it if it is all there."""
-        begun = self._server.begin(head, self._peer, secure=self._secure)
         body = head.body
+        if self._observer is None:
+            begun = self._server.begin(head, self._peer, secure=self._secure)
+        else:
+            self._began = perf_counter()
+            self._received = 0 if body is None else len(body)
+            begun = self._server.begin(head, self._peer, secure=self._secure)
+            if isinstance(begun, Exchange):
+                self.exchange = begun
+            else:
+                self._request = head
         if body is not None and len(body) <= MAX_DRAINED and head.expectation is None:
             if type(begun) is Response:
                 self._respond(head, begun)
@@ -308,6 +324,7 @@ class Connection(Sender):
     def _forget_body(self) -> Incoming | None:
         incoming, self._incoming = self._incoming, None
         if incoming is not None:
+            self._received += incoming.size
             self._server.bodies.release(self._give_way)
         return incoming
 
@@ -337,6 +354,9 @@ class Connection(Sender):
         assert head is not None
         self._waiting = None
         if type(result) is Response:
+            if self._transport.is_closing():
+                # Nothing is sent any more; the end of the connection is reported.
+                return
             self._respond(head, result)
             self._resume()
         else:
@@ -372,6 +392,8 @@ class Connection(Sender):
         head = self._head
         if self._live is None or head is None:
             return
+        if self._observer is not None:
+            self._report(self._live.response.status, self._live.sent)
         self._waiting = self._live = None
         if not head.old:
             self._out.append(wire.LAST_CHUNK)

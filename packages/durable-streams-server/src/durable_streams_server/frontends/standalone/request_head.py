@@ -86,6 +86,14 @@ class ReceivedHead(RequestHead, eq=False, kw_only=True):
     """The length of the body, or :data:`CHUNKED`."""
     body: bytes | None = None
 
+    def header(self, name: bytes) -> bytes | None:
+        """Any header by its lower-case name, the last if it came more than once."""
+        value = None
+        for found, other in _ANY_HEADER.findall(self.lines):
+            if found.lower() == name:
+                value = other.strip()
+        return value
+
     def all_headers(self) -> dict[bytes, bytes]:
         """Every header by lower-case name."""
         pairs = _ANY_HEADER.findall(self.lines)

@@ -2,11 +2,13 @@
 
 import asyncio
 from enum import Enum
-from typing import TYPE_CHECKING
+from time import perf_counter
+from typing import TYPE_CHECKING, cast
 
 from durable_streams_server.frontends.standalone.request_head import ReceivedHead
 from durable_streams_server.http import wire
-from durable_streams_server.http.messages import Response
+from durable_streams_server.http.exchange import Exchange
+from durable_streams_server.http.messages import RequestHead, Response
 
 if TYPE_CHECKING:
     from durable_streams_server.frontends.standalone.server import StandaloneServer
@@ -35,8 +37,8 @@ class Sender(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_eof", "_gathered", "_out", "_paused", "_phase", "_server", "_transport", "_unread",
-        "deadline",
+        "_began", "_eof", "_gathered", "_observer", "_out", "_paused", "_phase",
+        "_received", "_request", "_server", "_transport", "_unread", "deadline", "exchange",
     )  # fmt: skip
 
     _transport: asyncio.Transport
@@ -45,6 +47,14 @@ class Sender(asyncio.Protocol):
         self._server = server
         self._phase = ConnectionPhase.OPEN
         self.deadline = server.now + server.bounds.header_timeout
+        self._observer = server.handler.observer
+        # Of the request that is open, kept for the observer alone.
+        self.exchange: Exchange | None = None
+        self._request: RequestHead | None = None
+        """The head of a request without an exchange."""
+        self._began = 0.0
+        self._received = 0
+        """Bytes of its body."""
         self._out: list[bytes] = []
         self._gathered = 0
         """Bytes of the responses in ``_out``, about."""
@@ -62,6 +72,42 @@ class Sender(asyncio.Protocol):
     def abort(self) -> None:
         self._transport.abort()
 
+    # The caller, as an observer asks for it.
+
+    @property
+    def method(self) -> str:
+        head = self._reported_head()
+        return "" if head is None else head.method
+
+    @property
+    def target(self) -> str:
+        head = self._reported_head()
+        return "" if head is None else head.target
+
+    @property
+    def peer(self) -> str:
+        address = self._transport.get_extra_info("peername")
+        return str(address[0]) if isinstance(address, tuple) else ""
+
+    def header(self, name: bytes) -> bytes | None:
+        head = self._reported_head()
+        return None if head is None else head.header(name)
+
+    def _reported_head(self) -> ReceivedHead | None:
+        head = self._request if self.exchange is None else self.exchange.request
+        return cast(ReceivedHead | None, head)
+
+    def _report(self, status: int, sent: int) -> None:
+        """The request is over, or what was answered is not a request."""
+        observer = self._observer
+        assert observer is not None
+        if self._began:
+            observer.finished(self, status, self._received, sent, self._began)
+            self._request = self.exchange = None
+            self._began = 0.0
+        else:
+            observer.finished(self, status, 0, sent, perf_counter())
+
     def _respond(self, head: ReceivedHead | None, response: Response) -> None:
         server = self._server
         status = response.status
@@ -76,6 +122,8 @@ class Sender(asyncio.Protocol):
             self._phase = ConnectionPhase.ENDING
         elif head.old:
             framing += wire.KEEP_ALIVE
+        if self._observer is not None:
+            self._report(status, len(body))
         out = self._out
         out += server.prefixes[status], response.lines, framing, b"\r\n"
         if len(body) <= JOINED:
