@@ -153,7 +153,15 @@ def generated(session: nox.Session) -> None:
 @nox.session(requires=["build"])
 def types(session: nox.Session) -> None:
     """mypy, strict, over the packages and what runs them."""
-    install(session, "core[testing]", "server[uvicorn]", "client", "redis", "runs[mcp]", "pytest")
+    install(
+        session,
+        "core[testing]",
+        "server[uvicorn,metrics]",
+        "client",
+        "redis",
+        "runs[mcp]",
+        "pytest",
+    )
     install_group(session, "types")
     sources = [str(package_directory(package) / "src") for package in PACKAGES]
     session.run("mypy", *sources)
@@ -198,7 +206,7 @@ def tests(session: nox.Session, package: str) -> None:
 @nox.session(requires=["build"])
 def project(session: nox.Session) -> None:
     """What holds between the packages, and that the documentation's examples work."""
-    install(session, "server[uvicorn]", "client", "redis", "runs", "pytest")
+    install(session, "server[uvicorn,metrics]", "client", "redis", "runs", "pytest")
     install_group(session, "tests")
     install_group(session, "examples")
     session.run(
@@ -283,7 +291,7 @@ def client_conformance(session: nox.Session, flavour: str) -> None:
 @nox.session(requires=["build"])
 def docs(session: nox.Session) -> None:
     """Build the documentation; any warning or dead internal link is an error."""
-    install(session, "server", "client", "redis", "runs[mcp]", "pytest")
+    install(session, "server[metrics]", "client", "redis", "runs[mcp]", "pytest")
     install_group(session, "docs")
     session.run(
         *("sphinx-build", "--fail-on-warning", "--keep-going", "--nitpicky", "--fresh-env"),

@@ -252,7 +252,7 @@ def test_each_request_is_reported_once_however_its_bytes_come_and_whenever_the_c
 
             mount.handler.begin = counted  # type: ignore[method-assign]
             server = StandaloneServer(mount, "/")
-            server.look(0.0)
+            server.note_time(0.0)
             wire: Any = Wire()
             connection = Connection(server, secure=False)
             connection.connection_made(wire)

@@ -14,6 +14,7 @@ from durable_streams_server.cli.environment import PREFIX, check_environment
 from durable_streams_server.cli.listening import LISTENING, is_loopback_host, listen_problem
 from durable_streams_server.cli.logs import LOGS, set_up_logging
 from durable_streams_server.cli.maintenance import check, export, import_
+from durable_streams_server.cli.operating import OPERATIONS
 from durable_streams_server.cli.option_groups import GroupedCommand, OptionGroup
 from durable_streams_server.cli.process import loop_runner, prepare_process
 from durable_streams_server.cli.requests import ACCESS, BROWSERS, REQUESTS
@@ -26,7 +27,8 @@ from durable_streams_server.cli.streams import STREAMS, WEBHOOKS
 log = logging.getLogger("durable_streams_server.cli")
 
 GROUPS: Final[tuple[OptionGroup, ...]] = (
-    *(CONFIGURATION, LISTENING, ROLLING, STREAMS, ACCESS, REQUESTS, BROWSERS, WEBHOOKS, LOGS),
+    *(CONFIGURATION, LISTENING, ROLLING, STREAMS, ACCESS, REQUESTS, BROWSERS, WEBHOOKS, OPERATIONS),
+    LOGS,
 )
 """The options of the command, in the order of ``--help``."""
 

@@ -13,6 +13,7 @@ import msgspec
 
 from durable_streams_server.cli.access_rules import access_of, access_rules_of
 from durable_streams_server.cli.listening import address_of, certificate_of, shown_url
+from durable_streams_server.cli.operating import operating
 from durable_streams_server.cli.option_groups import Settings
 from durable_streams_server.cli.requests import options_of
 from durable_streams_server.cli.rolling import take
@@ -65,6 +66,7 @@ async def serve(settings: Settings) -> None:
         signals.reloadable.append(ConfiguredSecrets(settings["config"], mount))
     async with AsyncExitStack() as stack:
         stack.push_async_callback(engine.stop)
+        await stack.enter_async_context(operating(settings, mount, root))
         stopping = await stack.enter_async_context(_running(signals.stop.wait()))
         opening = await stack.enter_async_context(_running(take(engine.start, settings["wait"])))
         # A server that shares its listener with another accepts nothing that it cannot answer yet.

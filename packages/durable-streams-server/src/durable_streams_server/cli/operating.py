@@ -1,0 +1,75 @@
+"""The options of what an operator sees, and the part of the server that shows it."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Final
+
+import click
+
+from durable_streams_server.cli.option_groups import OptionGroup, Settings, not_empty
+from durable_streams_server.frontends.mount import Mount
+
+METRICS_PATH: Final = "/metrics"
+
+OPERATIONS: Final = OptionGroup(
+    "Operations",
+    [
+        click.Option(
+            ["--metrics"],
+            is_flag=True,
+            help="Serve metrics for Prometheus at /metrics, to whoever reaches the server.",
+        ),
+        click.Option(
+            ["--metrics-address"],
+            metavar="HOST:PORT",
+            callback=not_empty,
+            help="Serve metrics at /metrics of this address and not of the server's own.",
+        ),
+    ],
+)
+
+
+@asynccontextmanager
+async def operating(settings: Settings, mount: Mount, root: str) -> AsyncIterator[None]:
+    """Observe a mount as the settings say, while it is served."""
+    address = settings["metrics_address"]
+    if not (settings["metrics"] or address):
+        yield
+        return
+    try:
+        from durable_streams_server.operations.metrics import Exposition, MetricsCollector
+    except ImportError as error:
+        raise click.ClickException(str(error)) from error
+    exposition = Exposition([MetricsCollector(mount)])
+    if address is None:
+        if root == "/":
+            raise click.ClickException(
+                "With --root / every path is that of a stream: use --metrics-address."
+            )
+        mount.handler.pages[METRICS_PATH] = exposition.page
+        yield
+        return
+    from durable_streams_server.operations.page_server import serve_page
+
+    host, port = _host_and_port(address)
+    async with AsyncExitStack() as stack:
+        try:
+            server = serve_page(METRICS_PATH, exposition.page, host, port)
+            bound = await stack.enter_async_context(server)
+        except OSError as error:
+            raise click.ClickException(
+                f"Cannot serve metrics at {address}: {error.strerror or error}. "
+                "Choose another --metrics-address."
+            ) from error
+        shown = address.rpartition(":")[0]
+        click.echo(f"Serving metrics at http://{shown}:{bound}{METRICS_PATH}")
+        yield
+
+
+def _host_and_port(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise click.ClickException(
+            f"--metrics-address must be HOST:PORT, such as 127.0.0.1:9464, got {address!r}."
+        )
+    return host.removeprefix("[").removesuffix("]"), int(port)
