@@ -13,7 +13,7 @@ from durable_streams_core.entities import Refused
 from durable_streams_core.errors import NotFound
 from durable_streams_server.http.exchange import Responder
 from durable_streams_server.http.live import SharedLook
-from durable_streams_server.http.messages import Pending, Response, awaited
+from durable_streams_server.http.messages import Pending, Response, awaited, problem
 
 JSON = "application/json"
 POLL = "a?offset=-1&live=long-poll"
@@ -207,7 +207,7 @@ def test_a_bug_in_making_an_answer_is_an_answer(caplog: pytest.LogCaptureFixture
     def fail(_outcome: Any) -> None:
         raise ValueError("a bug")
 
-    responder = Responder(fail, [])
+    responder = Responder(fail, lambda error: problem(error, []))
     pending = responder.response(lambda: None)
     responder.complete(object())
     assert pending.result.status == 500
