@@ -15,7 +15,7 @@ from sources import Held, text
 from durable_streams_runs import Runs
 from durable_streams_runs.adapters.source import Source
 
-LIBRARIES = ["anthropic", "openai"]
+LIBRARIES = ["anthropic", "langchain-core", "langgraph", "openai"]
 """The libraries whose events the adapters know, and that their tests use."""
 
 

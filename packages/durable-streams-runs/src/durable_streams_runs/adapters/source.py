@@ -95,3 +95,15 @@ def as_sent(event: Any, *, without: Iterable[str]) -> dict[str, Any]:
         mode="json", by_alias=True, exclude_unset=True, exclude=set(without), warnings=False
     )
     return dumped
+
+
+def as_json(value: Any) -> Any:
+    """Models of pydantic, dataclasses and containers of them, as values that JSON can hold.
+
+    Fields of models that are None are left out: clients in JavaScript do not take null for them.
+
+    Raises ``ValueError`` for anything else. Every library that needs it brings pydantic.
+    """
+    from pydantic_core import to_jsonable_python
+
+    return to_jsonable_python(value, by_alias=True, exclude_none=True, inf_nan_mode="null")
