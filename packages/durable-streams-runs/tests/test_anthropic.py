@@ -4,15 +4,14 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-from adapter_examples.anthropic_answer import ask
-from anthropic import AsyncAnthropic
 from fake_api import FakeApi
 from sources import output, text
 
 from durable_streams_runs import JSON, Runs
 from durable_streams_runs.adapters import anthropic
 
-Open = Callable[[AsyncAnthropic], Any]
+# The SDK is imported where it is used: each process of the tests reads every module.
+Open = Callable[[Any], Any]
 
 ASKED: Any = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "Hello?"}]}
 MESSAGES: list[Open] = [
@@ -28,7 +27,9 @@ def api() -> FakeApi:
 
 
 @pytest.fixture
-async def client(api: FakeApi) -> AsyncIterator[AsyncAnthropic]:
+async def client(api: FakeApi) -> AsyncIterator[Any]:
+    from anthropic import AsyncAnthropic
+
     async with AsyncAnthropic(api_key="k", http_client=api.http(), max_retries=0) as made:
         yield made
 
@@ -65,9 +66,11 @@ def answer(*words: str) -> list[dict[str, Any]]:
     ]
 
 
-async def test_a_message_is_a_text_run(runs: Runs, api: FakeApi, client: AsyncAnthropic) -> None:
+async def test_a_message_is_a_text_run(runs: Runs, api: FakeApi, client: Any) -> None:
     api.give({"type": "ping"}, *answer("Hel", "lo"))
     api.finish()
+    from adapter_examples.anthropic_answer import ask
+
     run = await ask(runs, client, "answers/1", ASKED["messages"])
     assert await text(run) == ("Hello", "done")
     assert api.requests[0]["stream"] is True
@@ -75,7 +78,7 @@ async def test_a_message_is_a_text_run(runs: Runs, api: FakeApi, client: AsyncAn
 
 @pytest.mark.parametrize("open_stream", MESSAGES, ids=BY)
 async def test_the_events_of_a_message_are_stored_as_they_were_sent(
-    runs: Runs, api: FakeApi, client: AsyncAnthropic, open_stream: Open
+    runs: Runs, api: FakeApi, client: Any, open_stream: Open
 ) -> None:
     """The helper's own events hold all text so far, so they are left out."""
     sent = answer(*(f"word {n} " for n in range(50)))
@@ -87,7 +90,7 @@ async def test_the_events_of_a_message_are_stored_as_they_were_sent(
 
 @pytest.mark.parametrize("open_stream", MESSAGES, ids=BY)
 async def test_an_event_of_an_unknown_type_is_stored_and_has_no_text(
-    runs: Runs, api: FakeApi, client: AsyncAnthropic, open_stream: Open
+    runs: Runs, api: FakeApi, client: Any, open_stream: Open
 ) -> None:
     first, *rest = answer("Hi")
     unknown = {"type": "content_mood", "mood": "glad"}
@@ -103,7 +106,7 @@ async def test_an_event_of_an_unknown_type_is_stored_and_has_no_text(
 @pytest.mark.parametrize("open_stream", MESSAGES, ids=BY)
 @pytest.mark.parametrize("how", ["error", "ended", "broken"])
 async def test_an_answer_that_is_cut_off_is_not_done(
-    runs: Runs, api: FakeApi, client: AsyncAnthropic, open_stream: Open, how: str
+    runs: Runs, api: FakeApi, client: Any, open_stream: Open, how: str
 ) -> None:
     api.give(*answer("Hel")[:-3])
     match how:
@@ -123,7 +126,7 @@ async def test_an_answer_that_is_cut_off_is_not_done(
 
 @pytest.mark.parametrize("open_stream", MESSAGES, ids=BY)
 async def test_a_stop_ends_the_request(
-    runs: Runs, api: FakeApi, client: AsyncAnthropic, open_stream: Open
+    runs: Runs, api: FakeApi, client: Any, open_stream: Open
 ) -> None:
     api.give(*answer("Hel")[:-3])
     run = await runs.start("answers/1", anthropic.text(open_stream(client)))
@@ -136,8 +139,10 @@ async def test_a_stop_ends_the_request(
 
 @pytest.mark.parametrize("open_stream", MESSAGES, ids=BY)
 async def test_a_start_that_attaches_makes_no_request(
-    runs: Runs, api: FakeApi, client: AsyncAnthropic, open_stream: Open
+    runs: Runs, api: FakeApi, client: Any, open_stream: Open
 ) -> None:
+    from adapter_examples.anthropic_answer import ask
+
     first = await ask(runs, client, "answers/1", ASKED["messages"])
     await api.asked.wait()
     second = await runs.start("answers/1", anthropic.text(open_stream(client)))

@@ -4,16 +4,15 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-from adapter_examples.openai_answer import ask
 from fake_api import FakeApi
-from openai import AsyncOpenAI
-from openai import OpenAI as SyncOpenAI
+from responses import BEGUN, answer, delta, response
 from sources import output, text
 
 from durable_streams_runs import JSON, Run, Runs
 from durable_streams_runs.adapters import openai
 
-Open = Callable[[AsyncOpenAI], Any]
+# The SDK is imported where it is used: each process of the tests reads every module.
+Open = Callable[[Any], Any]
 
 MESSAGES: Any = [{"role": "user", "content": "Hello?"}]
 CHAT: list[Open] = [
@@ -33,7 +32,9 @@ def api() -> FakeApi:
 
 
 @pytest.fixture
-async def client(api: FakeApi) -> AsyncIterator[AsyncOpenAI]:
+async def client(api: FakeApi) -> AsyncIterator[Any]:
+    from openai import AsyncOpenAI
+
     async with AsyncOpenAI(api_key="k", http_client=api.http(), max_retries=0) as made:
         yield made
 
@@ -44,52 +45,9 @@ def chunk(delta: dict[str, Any], finish: str | None = None, index: int = 0) -> d
     return {"id": "c1", "object": kind, "created": 1, "model": "m", "choices": [choice]}
 
 
-def response(status: str, **more: Any) -> dict[str, Any]:
-    """An event about a whole response, with the fields that the SDK asks for."""
-    whole = {"id": "r1", "object": "response", "created_at": 1, "model": "m", "output": []}
-    whole |= {"parallel_tool_calls": True, "tool_choice": "auto", "tools": [], "status": status}
-    return {"type": f"response.{status}", "sequence_number": 0, "response": whole | more}
-
-
-PLACE = {"item_id": "i1", "output_index": 0, "content_index": 0, "sequence_number": 1}
-ITEM = {"id": "i1", "type": "message", "role": "assistant"}
-PART = {"type": "output_text", "annotations": []}
-
-
-def delta(text: str, kind: str = "output_text") -> dict[str, Any]:
-    return {"type": f"response.{kind}.delta", "delta": text, "logprobs": [], **PLACE}
-
-
-def item(status: str, *content: dict[str, Any]) -> dict[str, Any]:
-    kind = "added" if status == "in_progress" else "done"
-    whole = {**ITEM, "status": status, "content": list(content)}
-    place = {"output_index": 0, "sequence_number": 0}
-    return {"type": f"response.output_item.{kind}", "item": whole, **place}
-
-
-BEGUN: list[dict[str, Any]] = [
-    response("created"),
-    item("in_progress"),
-    {"type": "response.content_part.added", "part": {**PART, "text": ""}, **PLACE},
-]
-
-
-def answer(*words: str) -> list[dict[str, Any]]:
-    """All events of an answer, as the API sends them."""
-    part = {**PART, "text": "".join(words)}
-    return [
-        *BEGUN,
-        *map(delta, words),
-        {"type": "response.output_text.done", "text": part["text"], "logprobs": [], **PLACE},
-        {"type": "response.content_part.done", "part": part, **PLACE},
-        item("completed", part),
-        response("completed", output=[{**ITEM, "status": "completed", "content": [part]}]),
-    ]
-
-
 @pytest.mark.parametrize("open_stream", CHAT, ids=BY)
 async def test_a_chat_completion_is_a_text_run(
-    runs: Runs, api: FakeApi, client: AsyncOpenAI, open_stream: Open
+    runs: Runs, api: FakeApi, client: Any, open_stream: Open
 ) -> None:
     api.give(chunk({"role": "assistant", "content": ""}), named=False)
     api.give(chunk({"content": "Hel"}), chunk({"content": "lo"}), named=False)
@@ -101,7 +59,7 @@ async def test_a_chat_completion_is_a_text_run(
 
 
 async def test_the_first_of_several_choices_is_the_text(
-    runs: Runs, api: FakeApi, client: AsyncOpenAI
+    runs: Runs, api: FakeApi, client: Any
 ) -> None:
     api.give(chunk({"content": "a"}), chunk({"content": "b"}, index=1), named=False)
     api.give(chunk({"refusal": "No."}, finish="stop"), named=False)
@@ -110,16 +68,18 @@ async def test_the_first_of_several_choices_is_the_text(
     assert await text(run) == ("aNo.", "done")
 
 
-async def test_a_response_is_a_text_run(runs: Runs, api: FakeApi, client: AsyncOpenAI) -> None:
+async def test_a_response_is_a_text_run(runs: Runs, api: FakeApi, client: Any) -> None:
     api.give(*BEGUN, delta("Hel"), delta("lo"), delta("!", "refusal"), response("completed"))
     api.finish()
+    from adapter_examples.openai_answer import ask
+
     assert await text(await ask(runs, client, "answers/1", "Hello?")) == ("Hello!", "done")
     assert api.requests[0]["input"] == "Hello?"
 
 
 @pytest.mark.parametrize("open_stream", RESPONSES, ids=BY)
 async def test_the_events_of_a_response_are_stored_as_they_were_sent(
-    runs: Runs, api: FakeApi, client: AsyncOpenAI, open_stream: Open
+    runs: Runs, api: FakeApi, client: Any, open_stream: Open
 ) -> None:
     sent = answer(*(f"word {n} " for n in range(50)))
     api.give(*sent)
@@ -133,7 +93,7 @@ async def test_the_events_of_a_response_are_stored_as_they_were_sent(
 
 @pytest.mark.parametrize("open_stream", CHAT, ids=BY)
 async def test_the_chunks_of_a_chat_completion_are_stored_as_they_were_sent(
-    runs: Runs, api: FakeApi, client: AsyncOpenAI, open_stream: Open
+    runs: Runs, api: FakeApi, client: Any, open_stream: Open
 ) -> None:
     """The helper's own events hold all text so far, so they are left out."""
     sent = [chunk({"content": f"word {n} "}) for n in range(50)] + [chunk({}, finish="length")]
@@ -144,7 +104,7 @@ async def test_the_chunks_of_a_chat_completion_are_stored_as_they_were_sent(
 
 
 async def test_an_event_of_an_unknown_type_is_stored_and_has_no_text(
-    runs: Runs, api: FakeApi, client: AsyncOpenAI
+    runs: Runs, api: FakeApi, client: Any
 ) -> None:
     unknown = {"type": "response.thought.delta", "delta": "hmm", "sequence_number": 3}
     for _ in range(2):
@@ -167,7 +127,7 @@ async def test_an_event_of_an_unknown_type_is_stored_and_has_no_text(
 )
 @pytest.mark.parametrize("of", ["text", "events"])
 async def test_a_run_whose_model_failed_has_failed(
-    runs: Runs, api: FakeApi, client: AsyncOpenAI, last: dict[str, Any], of: str
+    runs: Runs, api: FakeApi, client: Any, last: dict[str, Any], of: str
 ) -> None:
     api.give(*BEGUN, delta("Hel"), last)
     api.finish()
@@ -183,7 +143,7 @@ async def test_a_run_whose_model_failed_has_failed(
 @pytest.mark.parametrize("broken", [False, True], ids=["ended", "broken"])
 @pytest.mark.parametrize("kind", ["chat", "response"])
 async def test_an_answer_that_is_cut_off_is_not_done(
-    runs: Runs, api: FakeApi, client: AsyncOpenAI, kind: str, broken: bool
+    runs: Runs, api: FakeApi, client: Any, kind: str, broken: bool
 ) -> None:
     if kind == "chat":
         api.give(chunk({"content": "Hel"}), named=False)
@@ -197,7 +157,7 @@ async def test_an_answer_that_is_cut_off_is_not_done(
 
 @pytest.mark.parametrize("open_stream", RESPONSES, ids=BY)
 async def test_a_stop_ends_the_request(
-    runs: Runs, api: FakeApi, client: AsyncOpenAI, open_stream: Open
+    runs: Runs, api: FakeApi, client: Any, open_stream: Open
 ) -> None:
     api.give(*BEGUN, delta("Hel"))
     run = await runs.start("answers/1", openai.text(open_stream(client)))
@@ -210,8 +170,10 @@ async def test_a_stop_ends_the_request(
 
 @pytest.mark.parametrize("open_stream", CHAT + RESPONSES)
 async def test_a_start_that_attaches_makes_no_request(
-    runs: Runs, api: FakeApi, client: AsyncOpenAI, open_stream: Open
+    runs: Runs, api: FakeApi, client: Any, open_stream: Open
 ) -> None:
+    from adapter_examples.openai_answer import ask
+
     first = await ask(runs, client, "answers/1", "Hello?")
     await api.asked.wait()
     second: Run = await runs.start("answers/1", openai.text(open_stream(client)))
@@ -221,6 +183,8 @@ async def test_a_start_that_attaches_makes_no_request(
 
 
 def test_a_stream_that_is_not_asynchronous_is_refused() -> None:
-    with SyncOpenAI(api_key="k") as client:
+    from openai import OpenAI
+
+    with OpenAI(api_key="k") as client:
         with pytest.raises(TypeError, match="asynchronous client"):
             openai.text(client.responses.stream(model="m", input="x"))  # type: ignore[arg-type]
