@@ -306,16 +306,29 @@ def cut(data: bytes, dice: random.Random) -> list[bytes]:
     return [data[a:b] for a, b in itertools.pairwise(edges) if a != b]
 
 
+async def responses_to(data: bytes, pieces: list[bytes]) -> object:
+    """What may not depend on how the input is cut."""
+    found, over = await answers(pieces)
+    if re.search(rb"(?i)\nexpect:", data) is None:
+        return found, over
+    # A body that has not been sent when its request is refused may never come: the connection ends
+    # then, and goes on where the body was there.
+    refused = (n for n, each in enumerate(found) if each == "refused" or each[0] in REFUSALS)
+    first = next(refused, None)
+    return (found, over) if first is None else (found[:first], "refused")
+
+
 async def one(seed: int) -> int:
     dice = random.Random(seed)
     data = mutated(dice)
     try:
-        whole = await answers([data])
+        whole = await responses_to(data, [data])
         # Bytes behind the last answer do not count: they may come before or after it.
-        assert await answers(cut(data, dice)) == whole, "cutting it makes a difference"
+        pieces = cut(data, dice)
+        assert await responses_to(data, pieces) == whole, "cutting it makes a difference"
         if len(data) < 2000:
             bytewise = [data[n : n + 1] for n in range(len(data))]
-            assert await answers(bytewise) == whole, "byte by byte it makes a difference"
+            assert await responses_to(data, bytewise) == whole, "byte by byte it makes a difference"
         read = check(data, dice)
         for _ in range(100):
             data = dice.choice(CASES).raw
