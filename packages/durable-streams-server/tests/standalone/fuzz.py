@@ -313,7 +313,7 @@ async def responses_to(data: bytes, pieces: list[bytes]) -> object:
         return found, over
     # A body that has not been sent when its request is refused may never come: the connection ends
     # then, and goes on where the body was there.
-    refused = (n for n, each in enumerate(found) if each == "refused" or each[0] in REFUSALS)
+    refused = (n for n, each in enumerate(found) if each == "refused" or each[0] >= 400)
     first = next(refused, None)
     return (found, over) if first is None else (found[:first], "refused")
 
