@@ -115,6 +115,12 @@ def test_users_that_a_cookie_names_read_their_own_streams() -> None:
         assert httpx.get(f"{url}/streams/ada/inbox").status_code == 401
 
 
+def test_the_chat_takes_25_lines() -> None:
+    program = (HERE / "chat_app.py").read_text()
+    chat = program.partition("access:\n")[2].partition("# What every application has:")[0]
+    assert 0 < len([line for line in chat.splitlines() if line.strip()]) <= 25
+
+
 def test_an_answer_of_the_chat_is_a_run_of_its_user(tmp_path: Path) -> None:
     chat = ("-m", "uvicorn", "chat_app:app", "--app-dir", str(HERE), "--port", "0")
     with running(*chat, cwd=tmp_path) as url:

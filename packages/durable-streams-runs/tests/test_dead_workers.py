@@ -5,14 +5,16 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+import redis.asyncio
 from sources import SHORT_LEASE, Held, output, text, yielding
 
+from durable_streams_redis import RedisStore
 from durable_streams_runs import JSON, Limits, Runs, RunsUnavailable, Status
 from durable_streams_server import Engine, Unavailable
 
@@ -218,6 +220,65 @@ async def test_a_worker_that_dies_before_it_has_created_the_stream(shared: Make)
             assert not run.started
             assert await text(run) == ("", "interrupted")
             starting.cancel()
+
+
+ANOTHER_PROCESS = """
+import asyncio, sys
+import redis.asyncio
+from durable_streams_redis import RedisStore
+from durable_streams_runs import Runs
+from durable_streams_server import Engine
+
+async def counting():
+    n = 0
+    try:
+        while True:
+            yield f"{n} "
+            n += 1
+            await asyncio.sleep(0.001)
+    finally:
+        print("cancelled", flush=True)
+
+async def main():
+    store = RedisStore(redis.asyncio.Redis.from_url(sys.argv[1]), prefix="suspended")
+    async with Engine(store) as streams, Runs(streams, lease=float(sys.argv[2])) as runs:
+        await runs.start("a", counting())
+        print("started", flush=True)
+        await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+@pytest.fixture
+def suspendable(valkey: str) -> Iterator[subprocess.Popen[str]]:
+    """A process that has started a run."""
+    with subprocess.Popen(
+        [sys.executable, "-c", ANOTHER_PROCESS, valkey, str(SHORT_LEASE)],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "started\n"
+        yield process
+        process.kill()
+
+
+async def test_a_process_that_was_suspended_adds_nothing_when_it_wakes_up(
+    valkey: str, suspendable: subprocess.Popen[str]
+) -> None:
+    assert suspendable.stdout is not None
+    store = RedisStore(redis.asyncio.Redis.from_url(valkey), prefix="suspended")
+    async with Engine(store) as streams, Runs(streams, lease=SHORT_LEASE) as runs:
+        suspendable.send_signal(signal.SIGSTOP)
+        assert (await runs.wait("a")).status is Status.INTERRUPTED
+        final = (await streams.head("a")).offset
+        suspendable.send_signal(signal.SIGCONT)
+        assert await asyncio.to_thread(suspendable.stdout.readline) == "cancelled\n"
+        assert (await streams.head("a")).offset == final
+        written, status = await text(await runs.start("a", yielding([])))
+        assert status == "interrupted"
+        assert "".join(f"{n} " for n in range(100_000)).startswith(written)
 
 
 ONE_PROCESS = """
