@@ -62,12 +62,12 @@ appends-per-second = 5000.5
 
 [[limits.streams]]
 path = "chats/**"
-bytes = 10_000_000
+max-bytes = 10_000_000
 
 [[limits.prefixes]]
 prefix = "chats/*"
-bytes = 100_000_000
-streams = 1000
+max-bytes = 100_000_000
+max-streams = 1000
 """
 
 
@@ -93,8 +93,8 @@ def test_a_file_sets_limits() -> None:
     )
     assert limits.principals == {"token:ingest": PrincipalLimits(appends_per_second=5000.5)}
     assert limits.quotas == (
-        StreamQuota(path="chats/**", bytes=10_000_000),
-        PrefixQuota(prefix="chats/*", bytes=100_000_000, streams=1000),
+        StreamQuota(path="chats/**", max_bytes=10_000_000),
+        PrefixQuota(prefix="chats/*", max_bytes=100_000_000, max_streams=1000),
     )
     assert read_limits({}).quotas == ()
 
@@ -143,10 +143,10 @@ def test_a_fault_in_access_is_named(text: str, says: str) -> None:
         ("[limits.principal]\nappends-per-second = nan", "positive"),
         ("[limits.principal]\nlive-readers = 1.5", "whole number"),
         ("[limits]\nprincipals = 7", "must be a table"),
-        ('[[limits.streams]]\npath = "a"', "the key bytes is missing"),
-        ('[[limits.streams]]\npath = "a"\nbytes = -1', "positive"),
-        ('[[limits.prefixes]]\nprefix = "a"', "needs bytes or streams"),
-        ('[[limits.prefixes]]\nprefix = "a/**"\nbytes = 1', "fixed number"),
+        ('[[limits.streams]]\npath = "a"', "the key max-bytes is missing"),
+        ('[[limits.streams]]\npath = "a"\nmax-bytes = -1', "positive"),
+        ('[[limits.prefixes]]\nprefix = "a"', "needs max_bytes"),
+        ('[[limits.prefixes]]\nprefix = "a/**"\nmax-bytes = 1', "fixed number"),
     ],
 )
 def test_a_fault_in_limits_is_named(text: str, says: str) -> None:

@@ -48,7 +48,7 @@ async def outcomes(*calls: Awaitable[object]) -> list[str]:
 async def test_concurrent_appends_never_exceed_a_streams_quota(
     url: Store | str, start: Start
 ) -> None:
-    engine = await start(url, StreamQuota(path="chats/*", bytes=95))
+    engine = await start(url, StreamQuota(path="chats/*", max_bytes=95))
     await engine.create("chats/1")
     ended = await outcomes(*(engine.append("chats/1", b"x" * 10) for _ in range(50)))
     assert ended.count("done") == 9
@@ -62,7 +62,7 @@ async def test_concurrent_appends_never_exceed_a_streams_quota(
 async def test_concurrent_appends_to_many_streams_never_exceed_a_prefixs_quota(
     url: Store | str, start: Start
 ) -> None:
-    engine = await start(url, PrefixQuota(prefix="users/*", bytes=100))
+    engine = await start(url, PrefixQuota(prefix="users/*", max_bytes=100))
     for user in ("ann", "bob"):
         for number in range(5):
             await engine.create(f"users/{user}/{number}")
@@ -76,7 +76,7 @@ async def test_concurrent_appends_to_many_streams_never_exceed_a_prefixs_quota(
 
 
 async def test_streams_below_a_prefix_are_counted(url: Store | str, start: Start) -> None:
-    engine = await start(url, PrefixQuota(prefix="users/*", streams=3))
+    engine = await start(url, PrefixQuota(prefix="users/*", max_streams=3))
     ended = await outcomes(*(engine.create(f"users/ann/{n}") for n in range(10)))
     assert ended.count("done") == 3
     assert ended.count("too-many-streams") == 7
@@ -95,9 +95,9 @@ async def test_what_was_stored_before_counts_after_a_restart(
     url: Store | str, start: Start
 ) -> None:
     limits = (
-        StreamQuota(path="**", bytes=60),
-        PrefixQuota(prefix="", bytes=100),
-        PrefixQuota(prefix="a", streams=2),
+        StreamQuota(path="**", max_bytes=60),
+        PrefixQuota(prefix="", max_bytes=100),
+        PrefixQuota(prefix="a", max_streams=2),
     )
     async with Engine(url, quotas=limits) as engine:
         await engine.create("a/1", data=b"x" * 50)
@@ -114,7 +114,7 @@ async def test_what_was_stored_before_counts_after_a_restart(
 
 
 async def test_a_producers_duplicate_needs_no_room(url: Store | str, start: Start) -> None:
-    engine = await start(url, StreamQuota(path="**", bytes=10))
+    engine = await start(url, StreamQuota(path="**", max_bytes=10))
     await engine.create("a")
     await engine.append("a", b"x" * 10, producer=ProducerClaim("p", 0, 0))
     again = await engine.append("a", b"x" * 10, producer=ProducerClaim("p", 0, 0))
@@ -127,13 +127,13 @@ async def test_a_producers_duplicate_needs_no_room(url: Store | str, start: Star
 
 
 async def test_a_creation_that_does_not_fit_creates_nothing(url: Store | str, start: Start) -> None:
-    engine = await start(url, StreamQuota(path="**", bytes=10))
+    engine = await start(url, StreamQuota(path="**", max_bytes=10))
     assert await outcomes(engine.create("a", data=b"x" * 11)) == ["stream-full"]
     assert await engine.list() == []
 
 
 async def test_forks_count_what_they_store_themselves(url: Store | str, start: Start) -> None:
-    engine = await start(url, PrefixQuota(prefix="", bytes=100, streams=2))
+    engine = await start(url, PrefixQuota(prefix="", max_bytes=100, max_streams=2))
     await engine.create("a", data=b"x" * 60)
     await engine.fork("b", "a")
     assert await outcomes(engine.fork("c", "a")) == ["too-many-streams"]
@@ -151,11 +151,11 @@ async def test_forks_count_what_they_store_themselves(url: Store | str, start: S
 async def test_quotas_change_while_the_engine_runs(url: Store | str, start: Start) -> None:
     engine = await start(url)
     await engine.create("a/1", data=b"x" * 50)
-    await engine.set_quotas([PrefixQuota(prefix="a", bytes=55)])
+    await engine.set_quotas([PrefixQuota(prefix="a", max_bytes=55)])
     assert await outcomes(engine.append("a/1", b"x" * 6)) == ["prefix-full"]
-    await engine.set_quotas([PrefixQuota(prefix="a", bytes=60)])
+    await engine.set_quotas([PrefixQuota(prefix="a", max_bytes=60)])
     await engine.append("a/1", b"x" * 10)
-    await engine.set_quotas([PrefixQuota(prefix="a", bytes=5)])
+    await engine.set_quotas([PrefixQuota(prefix="a", max_bytes=5)])
     assert await outcomes(engine.append("a/1", b"x")) == ["prefix-full"]
     assert (await engine.read("a/1")).data == b"x" * 60
     await engine.set_quotas([])
@@ -167,7 +167,7 @@ async def test_a_count_under_way_misses_no_append(start: Start, monkeypatch: Any
     engine = await start("memory:")
     for number in range(9):
         await engine.create(f"a/{number}", data=b"x" * 10)
-    counting = asyncio.create_task(engine.set_quotas([PrefixQuota(prefix="a", bytes=130)]))
+    counting = asyncio.create_task(engine.set_quotas([PrefixQuota(prefix="a", max_bytes=130)]))
     written = 90
     while not counting.done():
         for number in (0, 8):
@@ -184,7 +184,7 @@ async def test_what_other_processes_wrote_is_counted_again(
 ) -> None:
     monkeypatch.setattr(engine_quotas, "RECOUNT_SECONDS", 0.01)
     memory = MemoryStore()
-    here = await start(RemoteStore(memory), PrefixQuota(prefix="a", bytes=100))
+    here = await start(RemoteStore(memory), PrefixQuota(prefix="a", max_bytes=100))
     there = await start(RemoteStore(memory))
     await here.create("a/1", data=b"x" * 50)
     await there.create("a/2", data=b"x" * 50)
@@ -210,7 +210,9 @@ STEPS = st.lists(
 @given(STEPS)
 async def test_totals_are_those_of_the_store_whatever_was_done(steps: Any) -> None:
     memory = MemoryStore()
-    async with Engine(memory, quotas=[PrefixQuota(prefix="p", bytes=60, streams=2)]) as engine:
+    async with Engine(
+        memory, quotas=[PrefixQuota(prefix="p", max_bytes=60, max_streams=2)]
+    ) as engine:
         for what, path, size in steps:
             if what == "create":
                 await outcomes(engine.create(path, data=b"x" * size))
@@ -231,7 +233,7 @@ async def test_totals_are_those_of_the_store_whatever_was_done(steps: Any) -> No
 
 async def test_a_full_stream_says_so_over_http(serve: Callable[..., Awaitable[Client]]) -> None:
     client = await serve()
-    await client.engine.set_quotas([StreamQuota(path="**", bytes=5)])
+    await client.engine.set_quotas([StreamQuota(path="**", max_bytes=5)])
     await client.put("a")
     assert (await client.post("a", b"12345")).status == 204
     answer = await client.post("a", b"6")
@@ -243,13 +245,13 @@ async def test_a_full_stream_says_so_over_http(serve: Callable[..., Awaitable[Cl
 @pytest.mark.parametrize(
     "make, says",
     [
-        (lambda: StreamQuota(path="a//b", bytes=1), "empty"),
-        (lambda: StreamQuota(path="a", bytes=0), "positive"),
-        (lambda: StreamQuota(path="a", bytes=True), "positive"),
-        (lambda: PrefixQuota(prefix="a/**", bytes=1), "fixed number"),
-        (lambda: PrefixQuota(prefix="a"), "needs bytes or streams"),
-        (lambda: PrefixQuota(prefix="a", streams=-1), "positive"),
-        (lambda: PrefixQuota(prefix="/a", streams=1), "slash"),
+        (lambda: StreamQuota(path="a//b", max_bytes=1), "empty"),
+        (lambda: StreamQuota(path="a", max_bytes=0), "positive"),
+        (lambda: StreamQuota(path="a", max_bytes=True), "positive"),
+        (lambda: PrefixQuota(prefix="a/**", max_bytes=1), "fixed number"),
+        (lambda: PrefixQuota(prefix="a"), "needs max_bytes"),
+        (lambda: PrefixQuota(prefix="a", max_streams=-1), "positive"),
+        (lambda: PrefixQuota(prefix="/a", max_streams=1), "slash"),
     ],
 )
 def test_what_is_not_a_quota_is_refused(make: Callable[[], object], says: str) -> None:

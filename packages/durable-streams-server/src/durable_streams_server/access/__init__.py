@@ -1,1 +1,1 @@
-"""Who may do what, and how much of it: tokens, JWT, certificates, and limits per principal."""
+"""Access control: tokens, JWT, certificates, rights, and limits per principal."""

@@ -20,7 +20,7 @@ class Access:
     """An ``authorize`` function for bearer tokens, JWT and client certificates.
 
     >>> access = Access(
-    ...     tokens=[Token("ingest", Rights(write=["logs/**"]), secret="use a random one here")],
+    ...     tokens=[Token("ingest", Rights(write=["logs/**"]), secret="use-a-random-one-here")],
     ...     anonymous=Rights(read=["public/**"]),
     ... )
 

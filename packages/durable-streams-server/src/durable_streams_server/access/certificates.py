@@ -70,7 +70,7 @@ class Certificates:
         return bool(self._rights)
 
     def find(self, der: bytes) -> Grant | None:
-        """What a certificate (DER) grants; None where its subject has no rights, or it has expired
+        """The grant of a certificate (DER); None if its subject has no rights, or if it has expired
         since its connection was made.
         """
         known = self._grants.get(der)

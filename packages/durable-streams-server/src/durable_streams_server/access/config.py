@@ -38,17 +38,17 @@ class LimitRules(msgspec.Struct, frozen=True):
     """Of every principal that is not named."""
     principals: Mapping[str, PrincipalLimits] = msgspec.field(default_factory=dict)
     """By the name of a principal."""
-    quotas: tuple[Quota, ...] = ()
+    quotas: Sequence[Quota] = ()
 
 
 def read_access(table: Table, directory: Path | None = None) -> Access:
     """The rules of a table ``[access]``, as an ``authorize`` function.
 
-    >>> token = {"name": "ingest", "secret": "use a random one", "write": ["logs/**"]}
+    >>> token = {"name": "ingest", "secret": "use-a-random-one", "write": ["logs/**"]}
     >>> access = read_access({"tokens": [token]})
 
     Args:
-        table: what the file holds, as :mod:`tomllib` reads it.
+        table: what the file holds, as ``tomllib`` reads it.
         directory: where relative names of files begin; None for the current one.
 
     Raises:
@@ -83,17 +83,19 @@ def read_limits(table: Table) -> LimitRules:
     named = _table("limits.principals", table.get("principals", {}))
     quotas: list[Quota] = []
     for entry in _entries("limits.streams", table.get("streams", [])):
-        _check_keys("limits.streams", entry, ("path", "bytes"))
+        _check_keys("limits.streams", entry, ("path", "max-bytes"))
         with _Where("limits.streams"):
-            quotas.append(StreamQuota(path=_text(entry, "path"), bytes=_whole(entry, "bytes")))
+            quotas.append(
+                StreamQuota(path=_text(entry, "path"), max_bytes=_whole(entry, "max-bytes"))
+            )
     for entry in _entries("limits.prefixes", table.get("prefixes", [])):
-        _check_keys("limits.prefixes", entry, ("prefix", "bytes", "streams"))
+        _check_keys("limits.prefixes", entry, ("prefix", "max-bytes", "max-streams"))
         with _Where("limits.prefixes"):
             quotas.append(
                 PrefixQuota(
                     prefix=_text(entry, "prefix"),
-                    bytes=_whole(entry, "bytes") if "bytes" in entry else None,
-                    streams=_whole(entry, "streams") if "streams" in entry else None,
+                    max_bytes=_whole(entry, "max-bytes") if "max-bytes" in entry else None,
+                    max_streams=_whole(entry, "max-streams") if "max-streams" in entry else None,
                 )
             )
     return LimitRules(

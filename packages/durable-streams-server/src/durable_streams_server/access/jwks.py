@@ -72,7 +72,7 @@ class OneKey:
         self._key = key
 
     def freshen(self) -> None:
-        """What is configured does not change."""
+        """A configured key does not change."""
 
     def find(self, kid: str | None, algorithm: str) -> Key | None:
         return self._key if algorithm in self._key.algorithms else None

@@ -1,8 +1,8 @@
 """JSON Web Tokens (RFC 7519): verified, and their claims put into patterns.
 
 Needs PyJWT, the extra ``jwt``. A token counts only with a signature by a known key and an allowed
-algorithm, for this audience, from this issuer, and with an expiry that has not come. What was
-verified is kept until the token expires or a key is withdrawn.
+algorithm, for this audience, from this issuer, and with an expiry that has not come. A verified
+token is kept until it expires or a key is withdrawn.
 """
 
 import asyncio
@@ -154,10 +154,10 @@ class JwtVerifier:
         return key
 
     def find(self, token: bytes) -> "Grant | Awaitable[Grant]":
-        """What a token grants; to be awaited where a key has to be fetched first.
+        """The grant of a token; to be awaited where a key has to be fetched first.
 
-        Raises :class:`ProtocolError`: 401 for a token that is not valid or has expired, 503 while
-        there are no keys.
+        Raises :class:`ProtocolError`: 401 for a token that is not valid or has expired, 503 before
+        any key was fetched.
         """
         self._keys.freshen()
         digest = sha256(token).digest()

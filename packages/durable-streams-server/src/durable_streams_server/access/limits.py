@@ -27,7 +27,7 @@ _HOUR: Final = 3600.0
 
 
 class PrincipalLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """What one principal may use; None sets no limit.
+    """The limits of one principal; None sets none.
 
     Raises:
         ValueError: for a limit that is not a positive number.
@@ -72,7 +72,7 @@ class _Bucket:
 
 
 class _Account:
-    """The buckets of one principal; None where there is no limit."""
+    """The buckets of one principal; None without a limit."""
 
     __slots__ = ("appends", "bytes", "streams")
 

@@ -31,7 +31,7 @@ _Patterns = Mapping[str, Sequence[PathPattern]]
 
 
 class Permissions:
-    """What is permitted: patterns of stream paths and of subscription ids, by action."""
+    """Permitted actions: for each, patterns of stream paths and of subscription ids."""
 
     __slots__ = ("_ids", "_streams")
 
@@ -64,7 +64,7 @@ class Rights(Permissions):
         create: streams that may be created.
         append: streams that may be appended to and closed.
         delete: streams that may be deleted.
-        subscribe: streams of which a subscription may tell.
+        subscribe: streams that a subscription may follow.
         all: streams with which everything above may be done.
         subscriptions: ids of subscriptions that may be created, changed and worked for.
         claim: ids of subscriptions that may be worked for.
@@ -121,7 +121,7 @@ class Rights(Permissions):
         """The names that :meth:`bind` needs values for."""
 
     def bind(self, values: Mapping[str, object]) -> Permissions:
-        """What is permitted with these values for names.
+        """The permissions with these values for names.
 
         A pattern whose value is not text of one segment permits nothing.
         """

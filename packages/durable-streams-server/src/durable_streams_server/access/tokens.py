@@ -18,7 +18,7 @@ _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 class Token:
     """One bearer token.
 
-    >>> token = Token("ingest", Rights(write=["logs/**"]), secret="use a random one here")
+    >>> token = Token("ingest", Rights(write=["logs/**"]), secret="use-a-random-one-here")
     >>> token.name
     'ingest'
 
@@ -97,7 +97,7 @@ class Tokens:
             self._by_digest[token.digest] = token
 
     def find(self, secret: bytes) -> Grant | None:
-        """What a secret grants, None where it is no token's.
+        """The grant of a secret, None if no token has it.
 
         Secrets meet only as digests, whose bytes an attacker cannot choose.
         """

@@ -25,7 +25,7 @@ EVERYTHING: Final = Rights(all=["**"], subscriptions=["*"])
 
 
 class AccessRules:
-    """What a file says in its tables ``[access]`` and ``[limits]``, as a server uses it.
+    """The tables ``[access]`` and ``[limits]`` of a file, as a server uses them.
 
     ``read`` returns the tables as they are now. Raises ``ValueError`` for a file that is at fault.
     """

@@ -44,12 +44,12 @@ class StreamQuota(msgspec.Struct, frozen=True, kw_only=True):
 
     path: str
     """A path pattern, such as ``chats/**``."""
-    bytes: int
+    max_bytes: int
     """Of a fork, the bytes that it shares with its source count too."""
 
     def __post_init__(self) -> None:
         PathPattern(self.path)
-        _check_positive(self, "bytes")
+        _check_positive(self, "max_bytes")
 
 
 class PrefixQuota(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,9 +62,9 @@ class PrefixQuota(msgspec.Struct, frozen=True, kw_only=True):
 
     prefix: str
     """A path pattern without ``**``, or the empty text for all streams together."""
-    bytes: int | None = None
+    max_bytes: int | None = None
     """Stored bytes: those that a fork shares with its source count once."""
-    streams: int | None = None
+    max_streams: int | None = None
     """Streams, with deleted ones whose forks still read their data."""
 
     def __post_init__(self) -> None:
@@ -74,9 +74,9 @@ class PrefixQuota(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(
                 f"A prefix has a fixed number of segments: ** cannot be in {self.prefix!r}."
             )
-        if self.bytes is None and self.streams is None:
-            raise ValueError(f"The quota of {self.prefix!r} needs bytes or streams.")
-        _check_positive(self, "bytes", "streams")
+        if self.max_bytes is None and self.max_streams is None:
+            raise ValueError(f"The quota of {self.prefix!r} needs max_bytes or max_streams.")
+        _check_positive(self, "max_bytes", "max_streams")
 
 
 Quota = StreamQuota | PrefixQuota
@@ -121,7 +121,7 @@ class Quotas:
 
     def __init__(self, quotas: Sequence[Quota]) -> None:
         self._streams = [
-            (PathPattern(quota.path), quota.bytes)
+            (PathPattern(quota.path), quota.max_bytes)
             for quota in quotas
             if isinstance(quota, StreamQuota)
         ]
@@ -196,7 +196,7 @@ class Quotas:
                 _add(self._totals, (numbers[pattern], prefix), growth)
 
     def totals(self) -> Iterator[tuple[str, str, Growth]]:
-        """What is stored below each prefix: the pattern that means it, the prefix and its total."""
+        """Every prefix that holds anything: its pattern, itself and its total."""
         for (number, prefix), total in self._totals.items():
             pattern = self._prefixes[number][1].prefix
             yield pattern, prefix, Growth(total.bytes, total.streams)
@@ -248,11 +248,11 @@ class Quotas:
             total = self._totals.get(key) or _NOTHING
             quota = self._prefixes[key[0]][1]
             stored = total.bytes + total.held_bytes + growth.bytes
-            if quota.bytes is not None and added.bytes > 0 and stored > quota.bytes:
-                raise prefix_full(key[1], quota.bytes)
+            if quota.max_bytes is not None and added.bytes > 0 and stored > quota.max_bytes:
+                raise prefix_full(key[1], quota.max_bytes)
             streams = total.streams + total.held_streams + growth.streams
-            if quota.streams is not None and added.streams > 0 and streams > quota.streams:
-                raise too_many_streams(key[1], quota.streams)
+            if quota.max_streams is not None and added.streams > 0 and streams > quota.max_streams:
+                raise too_many_streams(key[1], quota.max_streams)
 
     # Growth.
 
