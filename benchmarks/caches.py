@@ -112,7 +112,7 @@ def compare(name: str, work: Work, off: Off) -> None:
 def served(root: Mount) -> Callable[[bytes], None]:
     """A function that sends bytes over one connection, without a socket."""
     server = StandaloneServer(root, "/v1/stream/")
-    server.look(0.0)
+    server.note_time(0.0)
     transport: Any = Nowhere()
     connection = Connection(server, secure=False)
     connection.connection_made(transport)

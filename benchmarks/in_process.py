@@ -44,6 +44,9 @@ class Nowhere:
     def is_closing(self) -> bool:
         return False
 
+    def get_extra_info(self, name: str) -> object:
+        return ("127.0.0.1", 1) if name == "peername" else None
+
 
 def to_streams(operation: str, streams: int = 200, body: bytes = MESSAGE) -> Callable[[int], bytes]:
     """The n-th request of the realistic load."""

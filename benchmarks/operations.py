@@ -11,6 +11,7 @@ is more: what the kernel and the event loop take is not measured here, and is gi
 import argparse
 import asyncio
 import itertools
+import logging
 import statistics
 import time
 from collections.abc import Callable
@@ -22,6 +23,8 @@ from durable_streams_server.frontends.mount import Mount
 from durable_streams_server.frontends.standalone import StandaloneServer
 from durable_streams_server.frontends.standalone.connection import Connection
 from durable_streams_server.http.options import Options
+from durable_streams_server.operations.access_log import LOGGER, AccessLog
+from durable_streams_server.operations.log_formats import LineFormatter
 from durable_streams_server.operations.metrics import MetricsCollector
 
 STREAMS = 200
@@ -37,7 +40,29 @@ def metrics(mount: Mount) -> None:
     MetricsCollector(mount)
 
 
-WAYS: dict[str, Callable[[Mount], None]] = {"off": off, "off again": off, "metrics": metrics}
+class Discarding(logging.Handler):
+    """Formats each line as the command does, and writes it nowhere."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.format(record)
+
+
+def access_log(mount: Mount) -> None:
+    log = logging.getLogger(LOGGER)
+    handler = Discarding()
+    handler.setFormatter(LineFormatter(["a secret", "another"]))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    mount.handler.observe(AccessLog())
+
+
+WAYS: dict[str, Callable[[Mount], None]] = {
+    "off": off,
+    "off again": off,
+    "metrics": metrics,
+    "access log": access_log,
+}
 
 
 def connection_to(mount: Mount) -> Connection:

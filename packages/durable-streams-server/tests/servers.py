@@ -22,7 +22,7 @@ ANY = Address("127.0.0.1", 0)
 @asynccontextmanager
 async def on_uvicorn(app: object, drain: Callable[[], None]) -> AsyncIterator[int]:
     """Run an ASGI app on uvicorn without its signal handlers and its main loop's sleep."""
-    config = uvicorn.Config(app, log_level="warning", lifespan="on")  # type: ignore[arg-type]
+    config = uvicorn.Config(app, log_level="warning", lifespan="on", proxy_headers=False)  # type: ignore[arg-type]
     config.load()
     server = uvicorn.Server(config)
     server.lifespan = config.lifespan_class(config)

@@ -1,6 +1,7 @@
-"""The command's options of metrics: where the page is, and what is wrong with a setting."""
+"""The command's options of metrics and logs, and what is wrong with a setting."""
 
 import asyncio
+import json
 import os
 import re
 import socket
@@ -17,16 +18,21 @@ from wire import Connection
 
 from durable_streams_server.cli import command as cli
 
+LOGGED = ("--access-log", "--log-format", "json", "--log-level", "error")
 MEMORY = {"DURABLE_STREAMS_STORE": "memory:", "DURABLE_STREAMS_PORT": "0"}
 
 
 @asynccontextmanager
 async def running(*options: str) -> AsyncIterator[list[int]]:
-    """The command in a process of its own; gives the ports that it names, in order."""
+    """The command in a process of its own; gives the ports that it names, in order.
+
+    At the end, every line of its log has to be an object of JSON that says what was requested.
+    """
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "durable_streams_server", *options),
+        *(sys.executable, "-m", "durable_streams_server", *LOGGED, *options),
         env={**os.environ, **MEMORY},
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
     assert process.stdout is not None
     ports = []
@@ -40,7 +46,9 @@ async def running(*options: str) -> AsyncIterator[list[int]]:
         yield ports
     finally:
         process.terminate()
-        await process.communicate()
+        _, errors = await process.communicate()
+    logged = [json.loads(line) for line in errors.decode().splitlines()]
+    assert {"create"} <= {line.get("action") for line in logged} <= {"create", "other", "read"}
 
 
 def applied(page: bytes) -> float:
@@ -80,6 +88,7 @@ async def test_the_page_is_beside_health_or_at_an_address_of_its_own() -> None:
         (("--metrics-address", "localhost:99999"), "must be HOST:PORT"),
         (("--metrics-address", ""), "must not be empty"),
         (("--metrics", "--root", "/"), "use --metrics-address"),
+        (("--access-log", "--trusted-proxy", "proxy.example"), "such as 10.0.0.0/8"),
     ],
 )
 def test_a_setting_that_cannot_be_is_answered_with_advice(

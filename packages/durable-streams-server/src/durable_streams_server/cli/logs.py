@@ -2,10 +2,29 @@
 
 import logging
 from typing import Final
+from urllib.parse import unquote, urlsplit
 
 import click
 
 from durable_streams_server.cli.option_groups import OptionGroup, Settings
+from durable_streams_server.operations.access_log import LOGGER
+from durable_streams_server.operations.clients import TrustedProxies
+from durable_streams_server.operations.log_formats import (
+    JsonFormatter,
+    LineFormatter,
+    RepeatedFaults,
+)
+
+
+def _trusted(
+    _context: click.Context, _parameter: click.Parameter, networks: tuple[str, ...]
+) -> tuple[str, ...]:
+    try:
+        TrustedProxies(networks)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+    return networks
+
 
 LOGS: Final = OptionGroup(
     "Logs",
@@ -14,15 +33,45 @@ LOGS: Final = OptionGroup(
             ["--log-level"],
             default="info",
             type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
-            help="Requests are logged at debug only.",
+            help="The least that is logged.",
+        ),
+        click.Option(
+            ["--log-format"],
+            default="text",
+            type=click.Choice(["text", "json"], case_sensitive=False),
+            help="json writes each event as one object on one line.",
+        ),
+        click.Option(
+            ["--access-log"],
+            is_flag=True,
+            help="Log each request: who, what, its status, bytes and time; no secrets.",
+        ),
+        click.Option(
+            ["--trusted-proxy"],
+            multiple=True,
+            metavar="NETWORK",
+            callback=_trusted,
+            help="Proxy whose X-Forwarded-For names the client in the access log: a network, an "
+            "address, or unix for whoever connects to the Unix socket; repeat for several.",
         ),
     ],
 )
 
 
 def set_up_logging(settings: Settings) -> None:
-    """Log to standard error, at the level that the settings name."""
-    logging.basicConfig(
-        level=settings["log_level"].upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
+    """Log to standard error, at the level and in the format that the settings name."""
+    password = urlsplit(settings["store"]).password
+    secrets = [
+        settings["token"],
+        *settings["signing_key"],
+        password and unquote(password),
+        password,
+    ]
+    formatter = JsonFormatter if settings["log_format"] == "json" else LineFormatter
+    handler = logging.StreamHandler()
+    handler.setFormatter(formatter([secret for secret in secrets if secret]))
+    handler.addFilter(RepeatedFaults())
+    logging.basicConfig(level=settings["log_level"].upper(), handlers=[handler])
+    if settings["access_log"]:
+        # It was asked for, whatever the level of other lines.
+        logging.getLogger(LOGGER).setLevel(logging.INFO)

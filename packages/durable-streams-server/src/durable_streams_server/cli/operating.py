@@ -8,6 +8,8 @@ import click
 
 from durable_streams_server.cli.option_groups import OptionGroup, Settings, not_empty
 from durable_streams_server.frontends.mount import Mount
+from durable_streams_server.operations.access_log import AccessLog
+from durable_streams_server.operations.clients import TrustedProxies
 
 METRICS_PATH: Final = "/metrics"
 
@@ -32,6 +34,8 @@ OPERATIONS: Final = OptionGroup(
 @asynccontextmanager
 async def operating(settings: Settings, mount: Mount, root: str) -> AsyncIterator[None]:
     """Observe a mount as the settings say, while it is served."""
+    if settings["access_log"]:
+        mount.handler.observe(AccessLog(TrustedProxies(settings["trusted_proxy"])))
     address = settings["metrics_address"]
     if not (settings["metrics"] or address):
         yield

@@ -31,6 +31,7 @@ from durable_streams_server.http.messages import (
     Response,
     awaited,
     fold_headers,
+    joined,
 )
 from durable_streams_server.http.observing import CLIENT_CLOSED_REQUEST, Observer
 from durable_streams_server.http.options import Authorize, Options
@@ -291,11 +292,7 @@ class _Caller:
         return self._request.remote or ""
 
     def header(self, name: bytes) -> bytes | None:
-        value = None
-        for found, other in self._request.raw_headers:
-            if found.lower() == name:
-                value = other
-        return value
+        return joined(self._request.raw_headers, name)
 
     def responded(self, response: Response) -> None:
         """A complete response is about to be written."""

@@ -26,6 +26,7 @@ from durable_streams_server.http.messages import (
     Response,
     drop,
     fold_headers,
+    joined,
 )
 from durable_streams_server.http.observing import CLIENT_CLOSED_REQUEST
 from durable_streams_server.http.options import Authorize, Options
@@ -251,11 +252,7 @@ class _Client:
         return str(client[0]) if client else ""
 
     def header(self, name: bytes) -> bytes | None:
-        value = None
-        for found, other in self._scope["headers"]:
-            if found.lower() == name:
-                value = other
-        return value
+        return joined(self._scope["headers"], name)
 
     async def body(self, limit: int) -> bytes | None:
         """The whole body, or None when it is larger than the limit; no more than that is kept."""

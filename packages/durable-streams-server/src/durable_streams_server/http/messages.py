@@ -124,6 +124,12 @@ def fold_into(folded: dict[bytes, bytes], name: bytes, value: bytes) -> None:
         folded[REPEATED] = name
 
 
+def joined(pairs: Iterable[Header], name: bytes) -> bytes | None:
+    """The values of the headers of a lower-case name, joined by commas; None without one."""
+    values = [value.strip() for found, value in pairs if found.lower() == name]
+    return b", ".join(values) if values else None
+
+
 class Response:
     """A complete response, less Content-Length, Date and Connection.
 

@@ -34,7 +34,7 @@ class Caller(Protocol):
         """The address at the other end of the connection; empty for a Unix socket."""
 
     def header(self, name: bytes) -> bytes | None:
-        """A header of the request by its lower-case name, the last if it came more than once."""
+        """A header of the request by its lower-case name; several are joined by commas."""
 
 
 class Observer(Protocol):

@@ -19,6 +19,7 @@ from durable_streams_server.http.messages import (
     Header,
     RequestHead,
     fold_headers,
+    joined,
 )
 
 _METHODS: Final = {
@@ -87,12 +88,8 @@ class ReceivedHead(RequestHead, eq=False, kw_only=True):
     body: bytes | None = None
 
     def header(self, name: bytes) -> bytes | None:
-        """Any header by its lower-case name, the last if it came more than once."""
-        value = None
-        for found, other in _ANY_HEADER.findall(self.lines):
-            if found.lower() == name:
-                value = other.strip()
-        return value
+        """Any header by its lower-case name; values of several are joined by commas."""
+        return joined(_ANY_HEADER.findall(self.lines), name)
 
     def all_headers(self) -> dict[bytes, bytes]:
         """Every header by lower-case name."""

@@ -1,0 +1,101 @@
+"""How the command writes its log: as text or as JSON, one line for each event, without secrets."""
+
+import logging
+import time
+from collections.abc import Iterable
+from typing import Any, Final
+
+import msgspec
+
+from durable_streams_server.operations.access_log import Entry
+
+_TEXT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+_HIDDEN: Final = "***"
+MIN_SECRET: Final = 4
+"""Shorter secrets are found in too many words to be taken out of lines."""
+
+
+class LineFormatter(logging.Formatter):
+    """Text. A message is one line; only a traceback follows it on lines of its own.
+
+    ``secrets`` are taken out wherever they come up.
+    """
+
+    def __init__(self, secrets: Iterable[str] = ()) -> None:
+        super().__init__(_TEXT)
+        self._secrets = [secret for secret in set(secrets) if len(secret) >= MIN_SECRET]
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - of the library
+        record.message = one_line(record.message)
+        return super().formatMessage(record)
+
+    def format(self, record: logging.LogRecord) -> str:
+        return self._without_secrets(super().format(record))
+
+    def _without_secrets(self, line: str) -> str:
+        for secret in self._secrets:
+            if secret in line:
+                line = line.replace(secret, _HIDDEN)
+        return line
+
+
+class JsonFormatter(LineFormatter):
+    """One JSON object on one line: ``time`` in UTC, ``level``, ``logger``, and ``message``, or the
+    fields of a request.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        line: dict[str, Any] = {
+            "time": f"{seconds}.{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+        }
+        args = record.args
+        if isinstance(args, tuple) and len(args) == 1 and isinstance(args[0], Entry):
+            line.update(args[0].fields())
+        else:
+            line["message"] = record.getMessage()
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        encoded = msgspec.json.encode(line, enc_hook=str).decode(errors="replace")
+        return self._without_secrets(encoded)
+
+
+def one_line(message: str) -> str:
+    """A message whose control characters are spelled out, so that it stays one line."""
+    if message.isprintable():
+        return message
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in message
+    )
+
+
+class RepeatedFaults(logging.Filter):
+    """Lets a fault that repeats through a few times a minute, and then says how often it came.
+
+    A fault is a place in the program that logs a warning or an error. Other records always pass.
+    """
+
+    EACH: Final = 10
+    SECONDS: Final = 60.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: dict[tuple[str, int], tuple[float, int]] = {}
+        """Of each place, when its minute began and how many records came since."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno < logging.WARNING:
+            return True
+        place = (record.pathname, record.lineno)
+        began, count = self._seen.get(place, (record.created, 0))
+        if record.created - began >= self.SECONDS:
+            left_out = count - self.EACH
+            if left_out > 0:
+                record.msg = f"{record.getMessage()} ({left_out} more like it were left out)"
+                record.args = ()
+            began, count = record.created, 0
+        self._seen[place] = (began, count + 1)
+        return count < self.EACH
