@@ -11,7 +11,7 @@ from wire import Client
 
 from durable_streams_core.entities import Refused
 from durable_streams_core.errors import NotFound
-from durable_streams_server.http.exchange import Responder
+from durable_streams_server.http.exchange import Submitted
 from durable_streams_server.http.live import SharedLook
 from durable_streams_server.http.messages import Pending, Response, awaited, problem
 
@@ -207,8 +207,8 @@ def test_a_bug_in_making_an_answer_is_an_answer(caplog: pytest.LogCaptureFixture
     def fail(_outcome: Any) -> None:
         raise ValueError("a bug")
 
-    responder = Responder(fail, lambda error: problem(error, []))
-    pending = responder.response(lambda: None)
-    responder.complete(object())
+    pending = Submitted(fail, lambda error: problem(error, []))
+    pending.complete(object())
+    assert isinstance(pending.result, Response)
     assert pending.result.status == 500
     assert "a bug" in caplog.text

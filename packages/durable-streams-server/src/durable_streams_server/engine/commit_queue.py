@@ -71,24 +71,20 @@ OnResult = Callable[[Any], None]
 """Gets the result of an operation, or the :class:`ProtocolError` that ends it."""
 
 
-class Ticket:
-    """One operation in a commit queue, with the callback for its result."""
+class Ticket(msgspec.Struct, eq=False):
+    """One operation in a commit queue, with the callback for its result and its body's bytes."""
 
-    __slots__ = ("_on_result", "operation", "size")
-
-    def __init__(self, operation: Operation[Any], on_result: OnResult, size: int) -> None:
-        self.operation = operation
-        self._on_result: OnResult | None = on_result
-        self.size = size
-        """Bytes of its body."""
+    operation: Operation[Any]
+    on_result: OnResult | None
+    size: int
 
     def cancel(self) -> None:
         """Stop waiting; the operation itself goes on."""
-        self._on_result = None
+        self.on_result = None
 
     def finish(self, result: object) -> None:
         """Call back, the first time that this is called."""
-        on_result, self._on_result = self._on_result, None
+        on_result, self.on_result = self.on_result, None
         if on_result is not None:
             try:
                 on_result(result)
@@ -96,21 +92,18 @@ class Ticket:
                 log.exception("a caller's completion failed")
 
 
-class CommitQueue:
+class CommitQueue(msgspec.Struct, eq=False):
     """One stream's waiting and what is in flight for it."""
 
-    __slots__ = ("busy", "conflicts", "facts", "flight", "fresh", "growth", "path", "waiting")
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self.waiting: list[Ticket] = []
-        self.flight: list[Ticket] = []
-        self.busy = False
-        self.facts: Facts | None = None
-        self.growth: Growth | None = None
-        """What quotas hold back for the flight."""
-        self.fresh = False
-        self.conflicts = 0
+    path: str
+    waiting: list[Ticket] = []
+    flight: list[Ticket] = []
+    busy: bool = False
+    facts: Facts | None = None
+    growth: Growth | None = None
+    """What quotas hold back for the flight."""
+    fresh: bool = False
+    conflicts: int = 0
 
     def take(self) -> None:
         """Move what fits into one commit from the waiting into the flight.

@@ -29,10 +29,7 @@ class Controlling(Exchange):
         super().__init__(context, request, route.path, common)
         self._route = route
         self.kind = route.kind
-
-    @property
-    def max_body(self) -> int:
-        return MAX_CONTROL_BODY
+        self.max_body = MAX_CONTROL_BODY
 
     def problem(self, error: ProtocolError) -> Response:
         return error_response(error, self._common)

@@ -1,7 +1,7 @@
 """One request and its response: access, body, outcome.
 
 An exchange is made from a request before its body has come. Running it with the body gives a
-response: at once, pending (see :class:`Responder`), or live.
+response: at once, pending (see :class:`Submitted`), or live.
 """
 
 import logging
@@ -60,6 +60,8 @@ class Exchange:
         self.request = request
         self.path = path
         self.takes_body = request.method in ("POST", "PUT")
+        self.max_body = context.options.max_body
+        """The largest body that is taken, in bytes."""
 
     @property
     def principal(self) -> str:
@@ -67,11 +69,6 @@ class Exchange:
         if self._principal is None:
             self._principal = f"address:{network_of(address_of(self.request))}"
         return self._principal
-
-    @property
-    def max_body(self) -> int:
-        """The largest body that is taken, in bytes."""
-        return self._context.options.max_body
 
     def run(self, body: bytes) -> AnyResponse:
         """The second step: the response, given the whole body."""
@@ -220,9 +217,13 @@ class Exchange:
         self, operation: Operation[Any], respond: Callable[[Any], Response]
     ) -> Response | Pending:
         """Put an operation in its commit queue, and respond at once if it is done at once."""
-        responder = Responder(respond, self.problem)
-        ticket = self._engine.submit(self.path, operation, responder.complete)
-        return responder.response(ticket.cancel)
+        pending = Submitted(respond, self.problem)
+        ticket = self._engine.submit(self.path, operation, pending.complete)
+        result = pending.result
+        if isinstance(result, Response):
+            return result
+        pending.on_cancel(ticket.cancel)
+        return pending
 
     def _later(self, work: Coroutine[Any, Any, Response | Live]) -> Pending:
         """A response that a coroutine works out."""
@@ -244,18 +245,17 @@ class Exchange:
         return pending
 
 
-class Responder:
-    """One operation in its commit queue, until its outcome has become a response."""
+class Submitted(Pending):
+    """The response to one operation, which is in its commit queue."""
 
-    __slots__ = ("_done", "_pending", "_problem", "_respond")
+    __slots__ = ("_problem", "_respond")
 
     def __init__(
         self, respond: Callable[[Any], Response], problem: Callable[[ProtocolError], Response]
     ) -> None:
+        super().__init__()
         self._respond = respond
         self._problem = problem
-        self._done: Response | None = None
-        self._pending: Pending | None = None
 
     def complete(self, outcome: object) -> None:
         """Take the outcome, while the operation is being submitted or later."""
@@ -267,15 +267,4 @@ class Responder:
             except Exception:
                 log.exception("responding to a request failed")
                 response = self._problem(internal_error())
-        if self._pending is None:
-            self._done = response
-        else:
-            self._pending.resolve(response)
-
-    def response(self, cancel: Callable[[], object]) -> Response | Pending:
-        """The response, or one that is pending until the outcome is known."""
-        if self._done is not None:
-            return self._done
-        pending = self._pending = Pending()
-        pending.on_cancel(cancel)
-        return pending
+        self.resolve(response)

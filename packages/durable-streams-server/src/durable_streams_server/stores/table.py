@@ -52,8 +52,6 @@ class Entity(msgspec.Struct, eq=False, gc=False):
     """The keys of ``fields`` in order, if there are many and they were paged through."""
 
     def facts(self, fields: Sequence[str]) -> Facts:
-        if not fields:
-            return Facts(self.head, NO_FIELDS, self.counts)
         own = self.fields
         known = {key: own.get(key) for key in fields} if own else dict.fromkeys(fields)
         return Facts(self.head, known, self.counts)
@@ -176,7 +174,9 @@ class Table(Generic[AnyEntity]):
 
     def facts(self, path: str, fields: Sequence[str]) -> Facts | None:
         entity = self.entities.get(path)
-        return None if entity is None else entity.facts(fields)
+        if entity is None:
+            return None
+        return entity.facts(fields) if fields else Facts(entity.head, NO_FIELDS, entity.counts)
 
     def check(self, commit: Commit) -> Conflicted | None:
         """None if the guard holds now."""

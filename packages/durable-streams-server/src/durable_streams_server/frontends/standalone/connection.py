@@ -109,7 +109,7 @@ class Connection(Sender):
         """The client sends no more: it may still wait for responses, but not for live ones."""
         waiting = self._waiting
         live = self._live is not None or (
-            type(waiting) is Pending and self._head is not None and "live=" in self._head.query
+            isinstance(waiting, Pending) and self._head is not None and "live=" in self._head.query
         )
         if live or self._phase is ConnectionPhase.LINGERING or self._secure:
             return False
@@ -343,7 +343,7 @@ class Connection(Sender):
             return
         self._head = head
         self.deadline = inf
-        if type(response) is Pending:
+        if isinstance(response, Pending):
             self._waiting = response
             response.then(self._settled)
         else:
@@ -422,7 +422,8 @@ class Connection(Sender):
                 elif not self._head_begun:
                     self.deadline = self._server.now + self._server.bounds.header_timeout
             self._head_begun = begun
-        self._push()
+        if self._out:
+            self._push()
         if self._waiting is None:
             if self._phase is _ENDING:
                 self._linger()

@@ -60,7 +60,9 @@ def _alternatives(known: frozenset[bytes]) -> bytes:
     )
 
 
-_KNOWN: Final = re.compile(rb"(?i)\n(" + _alternatives(KNOWN_HEADERS) + rb"):([^\r]*+)")
+_KNOWN: Final = re.compile(
+    rb"(?i)\n(" + _alternatives(KNOWN_HEADERS) + rb"):[\t ]*+((?:[^\r]*[^\r\t ])?+)"
+)
 
 
 class Malformed(InvalidRequest):
@@ -109,7 +111,9 @@ def read_head(match: re.Match[bytes], bounds: Bounds) -> ReceivedHead:
         raise bad_syntax(f"{name.decode()} is not a method")
     begin, end = match.span(4)
     pairs: list[Header] = _KNOWN.findall(match.string, begin - 1, end)
-    headers = {name.lower(): value.strip() for name, value in pairs}
+    headers: dict[bytes, bytes] = {}
+    for header, value in pairs:
+        headers[header.lower()] = value
     if len(headers) != len(pairs):
         headers = _folded(pairs)
     old = minor == b"0"
@@ -140,7 +144,7 @@ def read_head(match: re.Match[bytes], bounds: Bounds) -> ReceivedHead:
 
 
 def _folded(pairs: list[Header]) -> dict[bytes, bytes]:
-    pairs = [(name.lower(), value.strip()) for name, value in pairs]
+    pairs = [(name.lower(), value) for name, value in pairs]
     for name in _ALONE:
         if sum(other == name for other, _ in pairs) > 1:
             raise Malformed(f"The {name.decode()} header was sent twice; send it once.")

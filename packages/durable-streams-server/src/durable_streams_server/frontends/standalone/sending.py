@@ -125,10 +125,11 @@ class Sender(asyncio.Protocol):
         if self._observer is not None:
             self._report(status, len(body))
         out = self._out
-        out += server.prefixes[status], response.lines, framing, b"\r\n"
+        lines = response.lines
+        out += server.prefixes[status], lines, framing, b"\r\n"
         if len(body) <= JOINED:
             out.append(body)
-            self._gathered += len(response.lines) + len(body)
+            self._gathered += len(lines) + len(body)
             if self._gathered > JOINED:
                 # So that a client that takes nothing pauses this connection.
                 self._push()
