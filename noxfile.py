@@ -318,6 +318,15 @@ def crash(session: nox.Session) -> None:
         )
 
 
+@nox.session(name="operations-drill", default=False, requires=["build"])
+def operations_drill(session: nox.Session) -> None:
+    """Break and roll real servers under load; `-- redis disk` runs only these of its drills."""
+    install(session, "server", "redis", "client")
+    install_group(session, "tests", of="redis")
+    drill = package_directory("redis") / "tests" / "operations_drill.py"
+    session.run("python", str(drill), *session.posargs)
+
+
 @nox.session(default=False, requires=["build"])
 def failover(session: nox.Session) -> None:
     """Replace and stop Redis servers under load: 5 rounds, or `-- --rounds 50 --only Cluster`."""

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from certificates import write_certificate
 from command_process import running
 from cryptography import x509
+from server_certificates import write_certificate
 from wire import Connection
 
 from durable_streams_server import Engine, MemoryStore

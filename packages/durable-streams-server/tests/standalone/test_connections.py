@@ -1,6 +1,7 @@
 """The life of a connection: what is pending when somebody leaves, stops, or half-closes."""
 
 import asyncio
+import socket
 import ssl
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -174,6 +175,36 @@ async def test_stopping_tells_live_readers_and_answers_what_is_under_way(start: 
     await stopping
     with pytest.raises(ConnectionError):
         await connect(running.port)
+
+
+async def test_connections_that_wait_to_be_accepted_are_answered_before_a_server_stops(
+    start: Any,
+) -> None:
+    """A proxy sends until it is refused; closing the listener would reset what it had sent."""
+    running = await start()
+    # The event loop does not turn meanwhile, so the server has accepted none of them.
+    waiting = [socket.create_connection(("127.0.0.1", running.port)) for _ in range(20)]
+    for client in waiting:
+        client.sendall(GET + END)
+        client.setblocking(False)
+    await running.server.stop()
+    for client in waiting:
+        answers = Answers(await asyncio.get_running_loop().sock_recv(client, 65536))
+        assert answers.statuses == (200,)
+        assert answers.all[0][1][b"connection"] == b"close"
+        client.close()
+
+
+async def test_a_client_that_just_connected_may_still_send_its_request(start: Any) -> None:
+    running = await start()
+    reader, writer = await connect(running.port)
+    await until(lambda: len(running.server) == 1)
+    stopping = asyncio.create_task(running.server.stop())
+    await asyncio.sleep(0)
+    writer.write(GET + END)
+    assert Answers(await reader.read()).statuses == (200,)
+    writer.close()
+    await stopping
 
 
 async def test_stopping_waits_for_nobody_for_ever(start: Any) -> None:

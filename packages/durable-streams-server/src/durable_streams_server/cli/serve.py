@@ -29,7 +29,7 @@ log = logging.getLogger("durable_streams_server.cli")
 
 _Result = TypeVar("_Result")
 
-QUICK_START_SECONDS: Final = 0.5
+QUICK_START_SECONDS: Final = 1.5
 """A store that opens faster is open before the server listens: a proxy that tries one server after
 another then never meets one that is starting."""
 

@@ -66,7 +66,8 @@ class StoreProbe:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._task: asyncio.Task[None] | None = None
-        self._pace = LogPace()
+        self._paces: dict[str, LogPace] = {}
+        """Of each kind of fault, so that one which repeats does not hide another."""
         self._logged = False
         self.fault: Refused | None = None
         """Why commits would be refused; None if they would be stored."""
@@ -108,7 +109,8 @@ class StoreProbe:
     def _note(self, fault: Refused | None) -> None:
         before, self.fault = self.fault, fault
         if fault is not None and (before is None or before.code != fault.code):
-            if self._pace.is_due(asyncio.get_running_loop().time()):
+            pace = self._paces.setdefault(fault.code, LogPace())
+            if pace.is_due(asyncio.get_running_loop().time()):
                 self._logged = True
                 log.warning("not ready (%s): %s", fault.code, fault.message)
         elif fault is None and before is not None and self._logged:

@@ -6,12 +6,13 @@ import socket
 import ssl
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from durable_streams_core.errors import ProtocolError, Unavailable
 from durable_streams_server.access.access import Access
 from durable_streams_server.frontends.mount import Mount
-from durable_streams_server.frontends.sockets import listen_at, port_of
+from durable_streams_server.frontends.sockets import BACKLOG, listen_at, port_of
 from durable_streams_server.frontends.standalone.bodies import Bodies
 from durable_streams_server.frontends.standalone.bounds import Bounds, connections_allowed
 from durable_streams_server.frontends.standalone.connection import Connection
@@ -56,7 +57,8 @@ class StandaloneServer:
         """An answer's status line and Date header, by status."""
         self._connections: set[Connection] = set()
         self._empty = asyncio.Event()
-        self._listeners: dict[socket.socket, asyncio.Task[None]] = {}
+        self._accepting = True
+        self._listeners: dict[socket.socket, tuple[asyncio.Task[None], ssl.SSLContext | None]] = {}
         self._opening: dict[Connection, asyncio.Task[None]] = {}
         """Connections that were accepted and have no transport yet: most are in a handshake."""
         self._allowed = self.bounds.max_connections
@@ -89,26 +91,41 @@ class StandaloneServer:
         if self._timer is None:
             self._tick()
         for listener in listeners:
-            self._listeners[listener] = loop.create_task(self._accept(listener, tls))
+            self._listeners[listener] = (loop.create_task(self._accept(listener, tls)), tls)
 
     async def _accept(self, listener: socket.socket, tls: ssl.SSLContext | None) -> None:
-        """Accept connections until cancelled; an error of the system only delays that."""
+        """Accept connections until the server stops; an error of the system only delays that."""
         loop = asyncio.get_running_loop()
-        while True:
+        while self._accepting:
             try:
                 client, _ = await loop.sock_accept(listener)
             except OSError as error:
                 log.warning("accepting a connection failed: %s", error)
                 await asyncio.sleep(ACCEPT_RETRY_SECONDS)
                 continue
-            crowded = len(self) - self._allowed
-            if crowded >= (MAX_REFUSED if tls is None else 0):
-                # To say why would take a descriptor, or a handshake.
-                client.close()
-            else:
-                connection = Connection(self, secure=tls is not None)
-                self._opening[connection] = loop.create_task(self._open(connection, client, tls))
+            self._take(client, tls)
             await asyncio.sleep(0)
+
+    def _take(self, client: socket.socket, tls: ssl.SSLContext | None) -> None:
+        """Take an accepted connection in, or close it where there are too many."""
+        crowded = len(self) - self._allowed
+        if crowded >= (MAX_REFUSED if tls is None else 0):
+            # To say why would take a descriptor, or a handshake.
+            client.close()
+        else:
+            connection = Connection(self, secure=tls is not None)
+            loop = asyncio.get_running_loop()
+            self._opening[connection] = loop.create_task(self._open(connection, client, tls))
+
+    def _take_waiting(self, listener: socket.socket, tls: ssl.SSLContext | None) -> None:
+        """Take in the connections that wait in the system's queue, which closing would reset."""
+        for _ in range(BACKLOG):
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            client.setblocking(False)
+            self._take(client, tls)
 
     async def _open(
         self, connection: Connection, client: socket.socket, tls: ssl.SSLContext | None
@@ -181,19 +198,28 @@ class StandaloneServer:
         return True
 
     async def _stop_listening(self) -> None:
-        for accepting in self._listeners.values():
-            accepting.cancel()
+        loop = asyncio.get_running_loop()
+        self._accepting = False
+        for listener in self._listeners:
+            with suppress(NotImplementedError):
+                # A connection that is accepted while its task is cancelled would be lost.
+                loop.remove_reader(listener)
+        await asyncio.sleep(0)
+        tasks = [task for task, _ in self._listeners.values()]
+        for task in tasks:
+            task.cancel()
         # Also begins each task that was just created: one cancelled before would leave its socket.
-        await asyncio.gather(*self._listeners.values(), return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for listener, (_, tls) in self._listeners.items():
+            self._take_waiting(listener, tls)
+            listener.close()
+        self._listeners.clear()
         opening = tuple(self._opening.values())
         if opening:
             await asyncio.wait(opening, timeout=FRESH_SECONDS)
         for task in opening:
             task.cancel()
         await asyncio.gather(*opening, return_exceptions=True)
-        for listener in self._listeners:
-            listener.close()
-        self._listeners.clear()
 
     def _tick(self) -> None:
         """Once a second: the time, the Date header, and deadlines."""
