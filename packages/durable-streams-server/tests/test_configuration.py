@@ -105,6 +105,7 @@ def test_every_option_of_the_command_is_a_key_and_is_printed(
         ('front-end = "nginx"', "front-end: 'nginx' is not one of"),
         ('tls-cert = "/nowhere.pem"', "'/nowhere.pem' does not exist."),
         ("access = 1", "access is a table: write it as [access]."),
+        ("limits = 'x'", "limits is a table: write it as [limits]."),
         ("[port]", "port must be a whole number, got a table."),
         ("port", "is not TOML"),
         ("a = " + "[" * 10_000, "is not TOML"),

@@ -34,13 +34,15 @@ class ConfigFile:
         self.path = path
         self._context = context
         document = self._parse()
+        options = {key_of(option): option for option in settable(context.command)}
         self.tables: dict[str, Mapping[str, Any]] = {
-            name: self._table(name, document.pop(name)) for name in TABLES if name in document
+            name: self._table(name, document.pop(name))
+            for name in TABLES
+            if name in document and not (name in options and isinstance(document[name], str))
         }
         """The tables beside the options, as they are in the file."""
         self.values: dict[str, Any] = {}
         """The options that the file sets, by their names in Python."""
-        options = {key_of(option): option for option in settable(context.command)}
         for key, value in document.items():
             option = options.get(key)
             if option is None:
