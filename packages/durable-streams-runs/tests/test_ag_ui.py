@@ -70,12 +70,11 @@ async def test_the_last_event_says_how_a_run_ended(memory: Engine, how: str) -> 
     async with Runs(memory, lease=SHORT_LEASE, formats=[AG_UI]) as runs:
         run = await runs.start("x", events(held.stream(), "t1"), output=AG_UI)
         async for part in run.follow():
-            if not any(each["type"] == KINDS[2] for each in part.items):
-                continue
-            if how == "stopped":
-                await run.stop()
-            break
-        if how != "interrupted":
+            if any(each["type"] == KINDS[2] for each in part.items):
+                break
+        if how == "stopped":
+            await run.stop()
+        if how == "failed":
             await run.wait()
     async with Runs(memory, registry="other", formats=[AG_UI]) as runs:
         # These know nothing of the run but its stream.

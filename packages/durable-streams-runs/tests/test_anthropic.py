@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from fake_api import FakeApi
-from sources import output, text
+from sources import Held, output, text
 
 from durable_streams_runs import JSON, Runs
 from durable_streams_runs.adapters import anthropic
@@ -149,3 +149,12 @@ async def test_a_start_that_attaches_makes_no_request(
     assert not second.started
     assert len(api.requests) == 1
     await first.stop()
+
+
+async def test_a_start_that_attaches_ends_a_request_that_was_made(
+    runs: Runs, api: FakeApi, client: Any
+) -> None:
+    await runs.start("answers/1", Held().stream())
+    stream = await client.messages.create(stream=True, **ASKED)
+    assert not (await runs.start("answers/1", anthropic.text(stream))).started
+    await api.closed.wait()

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from fake_api import FakeApi
 from responses import BEGUN, answer, delta, response
-from sources import output, text
+from sources import Held, output, text
 
 from durable_streams_runs import JSON, Run, Runs
 from durable_streams_runs.adapters import openai
@@ -180,6 +180,15 @@ async def test_a_start_that_attaches_makes_no_request(
     assert not second.started
     assert len(api.requests) == 1
     await first.stop()
+
+
+async def test_a_start_that_attaches_ends_a_request_that_was_made(
+    runs: Runs, api: FakeApi, client: Any
+) -> None:
+    await runs.start("answers/1", Held().stream())
+    stream = await client.responses.create(model="m", input="Hello?", stream=True)
+    assert not (await runs.start("answers/1", openai.text(stream))).started
+    await api.closed.wait()
 
 
 def test_a_stream_that_is_not_asynchronous_is_refused() -> None:

@@ -156,21 +156,7 @@ async def test_the_chunks_of_the_vercel_adapter_are_a_run_for_use_chat(
     assert stored[-1] == "done"
 
 
-async def test_an_error_in_the_vercel_adapter_makes_a_failed_run(
-    runs: Runs, held: Held, agent: Any
-) -> None:
-    from adapter_examples.pydantic_ai_answer import ask_in_chat
-
-    held.give("Hel", OSError("internal secret"))
-    run = await ask_in_chat(runs, agent, "answers/1", BODY)
-    info = await run.wait()
-    assert info.status == "failed"
-    assert info.error
-
-
-async def test_the_events_of_the_ag_ui_adapter_are_a_run(
-    runs: Runs, held: Held, agent: Any
-) -> None:
+def ag_ui_stream(agent: Any) -> Any:
     from ag_ui.core import RunAgentInput, UserMessage
     from pydantic_ai.ui.ag_ui import AGUIAdapter
 
@@ -183,8 +169,32 @@ async def test_the_events_of_the_ag_ui_adapter_are_a_run(
         context=[],
         forwarded_props={},
     )
+    return AGUIAdapter(agent, asked).run_stream()
+
+
+@pytest.mark.parametrize("ui", ["vercel", "ag-ui"])
+async def test_an_error_in_an_adapter_for_user_interfaces_fails_the_run_and_is_not_told(
+    runs: Runs, held: Held, agent: Any, ui: str
+) -> None:
+    from adapter_examples.pydantic_ai_answer import ask_in_chat
+
+    held.give("Hel", OSError("internal secret"))
+    if ui == "vercel":
+        run = await ask_in_chat(runs, agent, "answers/1", BODY)
+    else:
+        source = pydantic_ai.events(ag_ui_stream(agent))
+        run = await runs.start("answers/1", source, output=AG_UI)
+    *stored, status = await output(run)
+    assert status == "failed"
+    assert "Hel" in [each.get("delta") for each in stored]
+    assert "secret" not in f"{stored} {(await run.status()).error}"
+
+
+async def test_the_events_of_the_ag_ui_adapter_are_a_run(
+    runs: Runs, held: Held, agent: Any
+) -> None:
     say(held, "Hel", "lo")
-    source = pydantic_ai.events(AGUIAdapter(agent, asked).run_stream())
+    source = pydantic_ai.events(ag_ui_stream(agent))
     stored = await output(await runs.start("answers/1", source, output=AG_UI))
     assert [each["type"] for each in stored[:-1]] == [
         "RUN_STARTED",
@@ -195,3 +205,16 @@ async def test_the_events_of_the_ag_ui_adapter_are_a_run(
         "RUN_FINISHED",
     ]
     assert stored[-1] == "done"
+
+
+async def test_a_stop_reaches_the_model_through_an_adapter_for_user_interfaces(
+    runs: Runs, held: Held, agent: Any
+) -> None:
+    held.give("Hel")
+    source = pydantic_ai.events(ag_ui_stream(agent))
+    run = await runs.start("answers/1", source, output=AG_UI)
+    async for part in run.follow():
+        if any(each.get("delta") for each in part.items):
+            break
+    await run.stop()
+    await held.cancelled.wait()

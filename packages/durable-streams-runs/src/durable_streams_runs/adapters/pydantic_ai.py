@@ -4,11 +4,16 @@ await runs.start("answers/1", text(agent.run_stream(prompt)))
 """
 
 from collections.abc import AsyncGenerator
-from typing import Any
+from typing import Any, Final
 
-from durable_streams_runs.adapters.source import LibraryStream, Source, as_json
+from durable_streams_runs.adapters.source import LibraryStream, ModelError, Source, as_json
 
 __all__ = ["events", "text"]
+
+ERRORS: Final = ("error", "RUN_ERROR")
+"""Types of the events by which the adapters for user interfaces tell of an exception."""
+END_MARK: Final = "done"
+"""The type of what ``VercelAIAdapter`` yields after its last chunk."""
 
 
 def text(stream: LibraryStream) -> Source[str]:
@@ -27,7 +32,8 @@ def events(stream: LibraryStream) -> Source[dict[str, Any]]:
     ``stream`` is what ``run_stream_events(…)`` of an ``Agent`` returns, for the format ``JSON``;
     what ``run_stream()`` of a ``VercelAIAdapter`` returns, for ``vercel.UI_MESSAGES``; or what that
     of an ``AGUIAdapter`` returns, for ``ag_ui.AG_UI``. Of the result of an agent only the output is
-    stored. Events of types that are not known yet are passed on.
+    stored. Events of types that are not known yet are passed on. An exception of the agent fails
+    the run, as everywhere: its text is in the log, not in the run.
     """
     return Source(stream, _events)
 
@@ -49,9 +55,12 @@ async def _events(stream: Any) -> AsyncGenerator[dict[str, Any], None]:
     if hasattr(stream, "stream_text"):
         raise TypeError("run_stream has no events; give what run_stream_events returns")
     async for event in stream:
+        kind = getattr(event, "type", None)
+        if kind in ERRORS:
+            # Its text is that of the exception, which is for the log alone.
+            raise ModelError(f"The agent raised: {event}")
         if getattr(event, "event_kind", None) == "agent_run_result":
             # The whole conversation is in it, with what the user may not see.
             yield {"event_kind": event.event_kind, "output": as_json(event.result.output)}
-        elif getattr(event, "type", None) != "done":
-            # The mark after the last chunk of the adapter for the Vercel AI SDK.
+        elif kind != END_MARK:
             yield as_json(event)

@@ -79,12 +79,15 @@ class Source(Generic[T]):
 
 
 async def _discard(stream: Any) -> None:
-    """Close a stream that was never opened, so that Python does not warn of its coroutine."""
-    if hasattr(stream, "aclose"):
-        await stream.aclose()
+    """Close a stream that no run reads: its connection, or a call that Python would warn of."""
+    close = getattr(stream, "aclose", None) or getattr(stream, "close", None)
+    if close is not None:
+        closing = close()
+        if inspect.isawaitable(closing):
+            await closing
         return
     # The context managers of the SDKs keep the coroutine of their request.
-    for each in (stream, *getattr(stream, "__dict__", {}).values()):
+    for each in getattr(stream, "__dict__", {}).values():
         if inspect.iscoroutine(each):
             each.close()
 
