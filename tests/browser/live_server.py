@@ -28,12 +28,16 @@ class Server:
         self._port = self.origin.rpartition(":")[2]
 
     def restart(self, how: int = signal.SIGTERM) -> None:
+        """End the process with one signal, let it drain, and start another on its port."""
         self.process.send_signal(how)
-        self.stop()
+        self._wait()
         self._start()
 
     def stop(self) -> None:
         self.process.terminate()
+        self._wait()
+
+    def _wait(self) -> None:
         assert self.process.stdout is not None
         self.process.stdout.close()
         self.process.wait(30)

@@ -1,4 +1,4 @@
-"""The documented nginx configuration: TLS, HTTP/2, events, long-polls and a public cache."""
+"""The shipped nginx configuration: TLS, HTTP/2, events, long-polls and a public cache."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ import pytest
 from live_server import Server
 from playwright.sync_api import Browser
 
-CONFIG = Path(__file__).parents[2] / "docs" / "examples" / "nginx.conf"
+NGINX = Path(__file__).parents[2] / "deploy" / "nginx"
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def server(start: Callable[..., Server]) -> Server:
 
 @pytest.fixture
 def nginx(server: Server, tmp_path: Path) -> Iterator[str]:
-    """nginx with the documented configuration in front of the server; its URL."""
+    """nginx with the shipped configuration in front of the server; its URL."""
     program = shutil.which("nginx")
     if program is None:
         message = "These tests need nginx: apt-get install nginx-light"
@@ -45,6 +45,7 @@ def nginx(server: Server, tmp_path: Path) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     replacements = {
+        "/etc/nginx/durable-streams": str(NGINX),
         "/var/cache/nginx/streams": str(tmp_path / "cache"),
         "127.0.0.1:4437": server.origin.removeprefix("http://"),
         "listen 443": f"listen 127.0.0.1:{port}",
@@ -52,10 +53,10 @@ def nginx(server: Server, tmp_path: Path) -> Iterator[str]:
         "/etc/ssl/streams.example.pem": str(certificate),
         "/etc/ssl/streams.example.key": str(key),
     }
-    text = CONFIG.read_text()
-    for documented, here in replacements.items():
-        assert documented in text
-        text = text.replace(documented, here)
+    text = (NGINX / "streams.conf").read_text()
+    for shipped, here in replacements.items():
+        assert shipped in text
+        text = text.replace(shipped, here)
     (tmp_path / "streams.conf").write_text(text)
     user = "user root root;" if os.getuid() == 0 else ""
     paths = "".join(
