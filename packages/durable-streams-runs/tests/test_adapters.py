@@ -1,5 +1,6 @@
 """What holds for all adapters."""
 
+import ast
 import asyncio
 import re
 import subprocess
@@ -7,6 +8,7 @@ import sys
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib.metadata import requires, version
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +22,9 @@ LIBRARIES = [
     *("openai-agents", "pydantic-ai-slim"),
 ]
 """The libraries whose events the adapters know, and that their tests use."""
+
+
+EXAMPLES = sorted((Path(__file__).parent / "adapter_examples").glob("*.py"))
 
 
 def test_no_adapter_imports_its_library() -> None:
@@ -53,6 +58,14 @@ def test_the_extra_asks_for_the_version_that_is_tested_here(library: str) -> Non
     assert lowest is not None
     assert (int(lowest[1]), int(lowest[2])) <= (major, minor)
     assert f"<{major + 1}" in wanted[0]
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_has_ten_lines_at_most(example: Path) -> None:
+    """Beside its imports. The tests of each adapter run its example."""
+    body = ast.parse(example.read_text()).body
+    functions = [each for each in body if not isinstance(each, ast.Import | ast.ImportFrom)]
+    assert 0 < len("\n".join(map(ast.unparse, functions)).splitlines()) <= 10
 
 
 async def read(stream: Any) -> AsyncGenerator[str, None]:
