@@ -212,7 +212,7 @@ class Request:
 
     def comparable(self) -> tuple[object, ...]:
         folded = fold_headers((name, value.strip()) for name, value in self.pairs)
-        known = {name: value for name, value in folded.items() if name in KNOWN_HEADERS}
+        known = {name: value.strip() for name, value in folded.items() if name in KNOWN_HEADERS}
         return self.method, self.target, known, self.keep_alive, self.body
 
 
