@@ -68,7 +68,7 @@ async def realistic_load(
 
     def walk(connection: int) -> Callable[[object], bytes | None]:
         own = range(connection, streams, CONNECTIONS)
-        steps = itertools.product(itertools.count(), own)
+        steps = ((seq, stream) for seq in itertools.count() for stream in own)
 
         def following(_: object) -> bytes | None:
             seq, stream = next(steps)
