@@ -55,7 +55,7 @@ def test_a_record_that_comes_twice_counts_once() -> None:
 def test_a_take_moves_the_runs_and_silences_the_dead() -> None:
     ledger = folded(*joined("v", "w"), Start(w="w", n=2, id="a", format="text"))
     assert ledger.apply(Take(w="v", n=2, worker="w"))
-    assert (ledger.entries["a"].worker, ledger.entries["a"].epoch) == ("v", 2)
+    assert (ledger.entries["a"].worker, ledger.entries["a"].owners) == ("v", 1)
     assert not ledger.apply(Ended(w="w", n=3, id="a", number=1, status=Status.DONE))
     assert not ledger.apply(Take(w="w", n=4, worker="v"))
 

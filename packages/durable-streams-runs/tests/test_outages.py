@@ -89,6 +89,12 @@ async def recorded(runs: Runs) -> RunInfo:
     return found
 
 
+async def until_written(run: Any) -> None:
+    async for part in run.follow():
+        if part.items:
+            break
+
+
 @pytest.mark.parametrize("method", ["read", "append"])
 async def test_a_restart_waits_while_the_store_is_away(engine: Troubled, method: str) -> None:
     async with Runs(engine, lease=HOUR) as second:
@@ -254,6 +260,85 @@ async def test_a_shutdown_while_the_store_is_away_leaves_no_tasks(engine: Troubl
         engine.away["append"] = 1_000
     assert held.cancelled.is_set()
     assert asyncio.all_tasks() == before
+
+
+async def test_a_late_stop_of_an_earlier_run_leaves_the_new_one_of_its_id_running(
+    shared: Callable[[], Engine],
+) -> None:
+    reached, restarted = asyncio.Event(), asyncio.Event()
+
+    class Late(Engine):
+        async def append(self, path: str, *args: Any, **options: Any) -> Any:
+            if path == "a":
+                reached.set()
+                await restarted.wait()
+            return await super().append(path, *args, **options)
+
+    old, new = Held(), Held()
+    async with shared() as streams, Late(shared().store) as late:
+        async with Runs(streams, lease=HOUR) as owner, Runs(late, lease=HOUR) as other:
+            run = await owner.start("a", old.stream())
+            stopping = asyncio.create_task(other.stop("a"))
+            await reached.wait()
+            old.finish()
+            await run.wait()
+            await recorded(owner)
+            await streams.delete("a")
+            run = await owner.start("a", new.stream())
+            assert run.started
+            new.give("x")
+            await until_written(run)
+            restarted.set()
+            assert (await stopping).status is Status.INTERRUPTED
+            new.finish()
+            assert await text(run) == ("x", "done")
+
+
+async def test_a_late_append_of_an_earlier_run_is_not_in_the_new_one_of_its_id(
+    shared: Callable[[], Engine],
+) -> None:
+    reached, restarted = asyncio.Event(), asyncio.Event()
+
+    class Late(Engine):
+        async def append(self, path: str, *args: Any, **options: Any) -> Any:
+            if path == "a":
+                reached.set()
+                await restarted.wait()
+            return await super().append(path, *args, **options)
+
+    old, new = Held(), Held()
+    async with shared() as streams, Late(shared().store) as late:
+        limits = Limits(patience=0.05)
+        async with Runs(late, lease=HOUR, limits=limits) as zombie, Runs(streams) as other:
+            await zombie.start("a", old.stream())
+            old.give("old")
+            await reached.wait()
+            assert (await other.stop("a")).status is Status.STOPPED
+            await streams.delete("a")
+            run = await other.start("a", new.stream())
+            new.give("new")
+            await until_written(run)
+            restarted.set()
+            await old.cancelled.wait()
+            new.finish()
+            assert await text(run) == ("new", "done")
+            assert (await zombie.status("a")).status is Status.DONE
+
+
+async def test_runs_of_a_registry_that_was_lost_end(engine: Troubled) -> None:
+    async with Runs(engine, lease=HOUR) as runs:
+        held = Held()
+        await runs.start("a", held.stream())
+        # Another process, which knows of no run, makes it anew.
+        for path in ("runs/registry", "runs/registry/0"):
+            await engine.delete(path)
+        await engine.create(
+            "runs/registry/0", content_type="application/json", data=b'{"t":"snapshot"}'
+        )
+        await held.cancelled.wait()
+        while not (await engine.head("a")).closed:
+            await asyncio.sleep(0)
+        assert b'"interrupted"' in (await engine.read("a")).data
 
 
 Scope = MutableMapping[str, Any]

@@ -10,10 +10,9 @@ from typing import Any, Final
 from durable_streams_core.errors import Gone, NotFound
 from durable_streams_runs.errors import NotARun
 from durable_streams_runs.formats import JSON, TEXT, Format, Parser, parser_of
-from durable_streams_runs.records import Entry
+from durable_streams_runs.records import EPOCHS, Entry
 from durable_streams_runs.states import End, Status
 from durable_streams_runs.streams import (
-    FIRST_PAUSE,
     LONGEST_PAUSE,
     Lost,
     Streams,
@@ -22,9 +21,6 @@ from durable_streams_runs.streams import (
 )
 
 INTERRUPTED: Final = End(Status.INTERRUPTED)
-
-ODD_EPOCHS: Final = 2**32
-"""How many odd epochs an attempt to end a run chooses from."""
 
 
 class Finisher:
@@ -47,9 +43,9 @@ class Finisher:
         form = self.format_of(entry.format)
         data = form.end(end)
         epoch = odd_above(entry.epoch)
-        pause = FIRST_PAUSE
+        again = False
         while True:
-            writer = self._streams.writer(entry.id, form.content_type, epoch)
+            writer = self._streams.writer(entry.id, form.content_type, epoch, again=again)
             try:
                 await persistently(lambda: writer.close([], data))  # noqa: B023
             except Lost as lost:
@@ -59,10 +55,14 @@ class Finisher:
                     if await self._create_ended(entry, form, data):
                         return end
                     continue
-                epoch = odd_above(max(epoch, lost.epoch or 0))
-                if lost.why is not Why.FENCED:
-                    await asyncio.sleep(pause)
-                    pause = min(LONGEST_PAUSE, 2 * pause)
+                if lost.why is Why.AWAY:
+                    again = True
+                    await asyncio.sleep(LONGEST_PAUSE)
+                    continue
+                newest = max(epoch, lost.epoch or 0)
+                if not entry.has_epoch(newest):
+                    return INTERRUPTED  # its stream was deleted, and another run has its id
+                epoch, again = odd_above(newest), False
             else:
                 return end
             finally:
@@ -162,9 +162,11 @@ class Finisher:
 
 
 def odd_above(epoch: int) -> int:
-    """An odd number above ``epoch``, drawn at random.
+    """An odd epoch of the same run above ``epoch``, drawn at random.
 
-    Two that end a run at once must not claim the same epoch: one that repeats an append whose
+    Two that end a run at once must not claim the same one: one that repeats an append whose
     outcome it does not know would take the other's end for its own.
     """
-    return (epoch | 1) + 2 * (1 + secrets.randbelow(ODD_EPOCHS))
+    first, last = (epoch + 1) | 1, epoch | (EPOCHS - 1)
+    # From the lower half, so that there is room for others.
+    return min(last, first + 2 * secrets.randbelow(max(1, (last - first) // 4)))

@@ -177,7 +177,7 @@ class Ledger:
             return False
         for entry in self.owned_by(record.worker):
             entry.worker = record.w
-            entry.epoch += 2
+            entry.owners += 1
         self._remove(record.worker)
         return True
 

@@ -15,6 +15,12 @@ from durable_streams_runs.states import Status
 log = logging.getLogger("durable_streams_runs")
 
 
+EPOCHS: Final = 2**20
+"""Epochs of one run. Those of a later run are all higher, so that nobody takes its stream for that
+of an earlier run of the same id.
+"""
+
+
 class Record(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", omit_defaults=True):
     """The base of all records. A worker numbers its records from 1."""
 
@@ -101,19 +107,29 @@ class Member(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class Entry(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """A running run in the ledger. ``epoch`` is that of its owner in the stream of the run.
+    """A running run in the ledger.
 
     ``number`` counts the runs that the service has started, so that two of one id differ.
+    ``owners`` counts the workers that owned it before this one.
     """
 
     id: str
     number: int
     worker: str
     format: str
-    epoch: int = 0
+    owners: int = 0
     ttl: int | None = None
     task: str | None = None
     args: dict[str, Any] | None = None
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of its owner in the stream of the run."""
+        return self.number * EPOCHS + 2 * self.owners
+
+    def has_epoch(self, epoch: int) -> bool:
+        """Whether an epoch is one of this run, and not of another with its id."""
+        return epoch // EPOCHS == self.number
 
 
 class Snapshot(Record, tag="snapshot", frozen=True, kw_only=True):

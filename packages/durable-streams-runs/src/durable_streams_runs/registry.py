@@ -7,6 +7,7 @@ at a time and in order. The registry is a chain of streams, its generations.
 import asyncio
 import logging
 import secrets
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -302,6 +303,9 @@ class Registry:
         return latest
 
     async def _create(self) -> bool:
+        if not self.ledger.started:
+            # Above the numbers that an earlier registry gave, if that was lost.
+            self.ledger.started = int(time.time())
         return await create_generation(self._streams, self._path(), self.ledger.snapshot())
 
     async def _advance(self) -> None:

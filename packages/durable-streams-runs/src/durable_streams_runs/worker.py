@@ -329,7 +329,12 @@ class Worker:
 
     def _start_again(self) -> None:
         for running in list(self.running.values()):
-            running.abandon()
+            entry = running.entry
+            if entry.id in self.ledger.entries or entry.id in self.ledger.ended:
+                running.abandon()
+            else:
+                # The registry was lost, and nobody else knows of the run.
+                self._spawn(self._interrupt(entry), f"end of the run {entry.id}")
         if not self._stopping:
             self._joined.clear()
             self._spawn(self._join(), "worker joins again")
@@ -349,7 +354,7 @@ class Worker:
     def _task_of(self, entry: Entry) -> Task | None:
         """The task that can go on with a run, if it may be restarted once more."""
         task = self._tasks.get(entry.task or "")
-        may = task is not None and task.restart and entry.epoch // 2 <= self._limits.restarts
+        may = task is not None and task.restart and entry.owners <= self._limits.restarts
         return task if may else None
 
     async def _adopt(self, entry: Entry) -> None:
