@@ -37,7 +37,7 @@ class PathPattern:
     put the values in.
     """
 
-    __slots__ = ("_segments", "_subtree", "names", "text")
+    __slots__ = ("_fixed", "_segments", "_subtree", "names", "text")
 
     def __init__(self, text: str, *, names: bool = False) -> None:
         self.text = text
@@ -52,6 +52,7 @@ class PathPattern:
             )
         self._segments = tuple(_parse(segment) for segment in text.split("/"))
         self._subtree = _subtree_of(self._segments)
+        self._fixed = _MANY not in self._segments
 
     def __repr__(self) -> str:
         return f"PathPattern({self.text!r})"
@@ -81,6 +82,8 @@ class PathPattern:
         subtree = self._subtree
         if subtree is None:
             names = path.split("/")
+            if self._fixed:
+                return _match_each(self._segments, names)
             return names[0] != RESERVED_SEGMENT and _match(self._segments, names)
         if subtree:
             return path.startswith(subtree) and path[len(subtree) : len(subtree) + 1] in ("", "/")
@@ -145,6 +148,16 @@ def _subtree_of(segments: Sequence[_Segment]) -> str | None:
     if last == _MANY and all(isinstance(each, str) and each != _MANY for each in above):
         return "/".join(str(each) for each in above)
     return None
+
+
+def _match_each(segments: Sequence[_Segment], names: Sequence[str]) -> bool:
+    """Whether each segment means its name, where none is ``**``."""
+    if len(segments) != len(names) or names[0] == RESERVED_SEGMENT:
+        return False
+    for segment, name in zip(segments, names, strict=True):
+        if segment != name and not (type(segment) is tuple and _segment_matches(segment, name)):
+            return False
+    return True
 
 
 def _match(segments: Sequence[_Segment], names: Sequence[str], *, glob: bool = False) -> bool:

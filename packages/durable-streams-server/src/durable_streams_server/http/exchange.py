@@ -8,7 +8,7 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
 from contextlib import suppress
 from inspect import isawaitable
-from typing import Any
+from typing import Any, Final
 
 from durable_streams_core.errors import ProtocolError
 from durable_streams_core.operations import Operation
@@ -37,6 +37,10 @@ from durable_streams_server.http.peers import address_of, network_of
 log = logging.getLogger("durable_streams_server.http")
 
 
+_NOT_ASKED: Final = object()
+"""What an access hook did not return."""
+
+
 class Exchange:
     """One request, told what to do by its method: see the subclasses."""
 
@@ -47,6 +51,8 @@ class Exchange:
     """To be awaited before anything else, when the access hook is async."""
     verdict: Response | None = None
     """A refusal, known before any body was read."""
+    one_question = True
+    """Whether the access hook is asked about nothing but the action and the path."""
     appends = False
     """Whether it counts as an append where appends are limited."""
     _principal: str | None = None
@@ -123,7 +129,15 @@ class Exchange:
         if authorize is None:
             self._check_head()
             return
-        steps = self._consult(authorize, self._questions(action))
+        permitted = self._ask(authorize, action, self.path)
+        if self.one_question and self._is_permitted(permitted):
+            # Most requests need neither a generator nor a task.
+            try:
+                self._check_head()
+            except ProtocolError as error:
+                self.verdict = self.problem(error)
+            return
+        steps = self._consult(authorize, self._questions(action), permitted)
         question = next(steps, None)
         if question is not None:
             self._question = question
@@ -163,26 +177,43 @@ class Exchange:
                 code="content-encoding",
             )
 
+    def _ask(self, authorize: Authorize, action: str, path: str) -> object:
+        """What the hook returned for one question, or why it refuses it by an error."""
+        try:
+            return authorize(action, path, self.request.given)
+        except Exception as error:
+            return _refusal_by(error)
+
+    def _is_permitted(self, permitted: object) -> bool:
+        """Whether the hook permitted; takes note of whom."""
+        if type(permitted) is Principal:
+            self._principal = permitted.name
+            return True
+        return permitted is True
+
     def _consult(
-        self, authorize: Authorize | None, questions: Iterator[tuple[str, str]]
+        self,
+        authorize: Authorize | None,
+        questions: Iterator[tuple[str, str]],
+        asked: object = _NOT_ASKED,
     ) -> Generator[Awaitable[object], object, None]:
-        """Ask the hook each question until it refuses one; yields what has to be awaited."""
+        """Ask the hook each question until it refuses one; yields what has to be awaited.
+
+        ``asked`` is what it returned for the first of them, if it was asked that already.
+        """
         try:
             for action, path in questions:
                 if authorize is None:
                     continue
-                try:
-                    permitted = authorize(action, path, self.request.given)
-                    if isawaitable(permitted):
+                permitted, asked = asked, _NOT_ASKED
+                if permitted is _NOT_ASKED:
+                    permitted = self._ask(authorize, action, path)
+                if isawaitable(permitted):
+                    try:
                         permitted = yield permitted
-                except ProtocolError as error:
-                    permitted = error
-                except Exception:
-                    log.exception("the authorize hook failed; access is refused")
-                    permitted = False
-                if type(permitted) is Principal:
-                    self._principal = permitted.name
-                elif permitted is not True:
+                    except Exception as error:
+                        permitted = _refusal_by(error)
+                if not self._is_permitted(permitted):
                     self.verdict = self.problem(refusal(permitted))
                     return
         except ProtocolError as error:
@@ -243,6 +274,14 @@ class Exchange:
         task.add_done_callback(lambda _: work.close())
         pending.on_cancel(task.cancel)
         return pending
+
+
+def _refusal_by(error: Exception) -> object:
+    """The refusal of an access hook that raised; a fault of the hook is logged."""
+    if isinstance(error, ProtocolError):
+        return error
+    log.error("the authorize hook failed; access is refused", exc_info=error)
+    return False
 
 
 class Submitted(Pending):

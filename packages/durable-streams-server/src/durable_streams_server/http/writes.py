@@ -139,6 +139,7 @@ class Appending(Exchange):
 class Creating(Exchange):
     """PUT: create, ensure, fork."""
 
+    one_question = False
     _requested: CreationRequest | None = None
     _charged = False
     """Whether the principal has paid for a new stream."""
