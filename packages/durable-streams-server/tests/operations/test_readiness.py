@@ -91,6 +91,20 @@ async def test_a_fault_of_the_store_is_known_while_nobody_writes_and_so_is_its_e
     ]
 
 
+async def test_the_metric_says_what_ready_says(store: ProbedStore) -> None:
+    def shown() -> object:
+        (metric,) = [each for each in engine.metrics() if each.name == "ready"]
+        return metric.samples[()]
+
+    engine = Engine(store)
+    assert shown() == 0
+    async with engine:
+        assert shown() == 1
+        store.fault = FULL
+        await store.next_answers()
+        assert shown() == 0
+
+
 async def test_a_store_that_does_not_answer_is_not_ready_until_it_does(
     store: ProbedStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ from durable_streams_core.drafts import Draft
 from durable_streams_core.entities import Change, Commit, Facts, Head
 from durable_streams_core.errors import ProtocolError, Unavailable
 from durable_streams_core.expiry import renewal_due
-from durable_streams_core.metrics import Metric
+from durable_streams_core.metrics import Metric, metric
 from durable_streams_core.offsets import Offset
 from durable_streams_core.operations import (
     Body,
@@ -273,6 +273,8 @@ class Runtime:
 
     def metrics(self) -> Iterator[Metric]:
         """What this engine, its subscriptions and its store count, at once; started or not."""
+        ready = int(self.readiness().ready)
+        yield metric("ready", "1 if requests should be sent here, as /ready says, else 0.", ready)
         yield from self.meter.metrics()
         yield from self.subscriptions.metrics()
         yield from self.store.metrics()
