@@ -56,16 +56,24 @@ def test_a_variable_names_the_file_too(file: Path, settings: dict[str, Any]) -> 
     assert settings["port"] == 1001
 
 
+def accepted(option: click.Option, text: str) -> bool:
+    try:
+        option.process_value(click.Context(cli.main), [text] if option.multiple else text)
+    except click.BadParameter:
+        return False
+    return True
+
+
 def example(option: click.Option, file: Path) -> str:
     """A value that the option takes, as TOML."""
     if option.is_flag:
         return "true"
     if isinstance(option.type, click.types.IntParamType | click.types.FloatParamType):
         return "3"
+    texts = ["http://text", "127.0.0.1", "127.0.0.1:80", str(file)]
     if isinstance(option.type, click.Choice):
-        text = str(option.type.choices[0])
-    else:
-        text = str(file) if isinstance(option.type, click.Path) else "http://text"
+        texts = list(option.type.choices)
+    text = next(text for text in texts if accepted(option, text))
     return f'["{text}"]' if option.multiple else f'"{text}"'
 
 
@@ -74,6 +82,7 @@ def test_every_option_of_the_command_is_a_key_and_is_printed(
     option: click.Option, file: Path
 ) -> None:
     key = key_of(option)
+    file.touch()
     result = with_file(file, f"{key} = {example(option, file)}", "config")
     assert result.exit_code == 0, result.output
     (line,) = [line for line in result.output.splitlines() if line.startswith(f"{key} = ")]
