@@ -156,7 +156,7 @@ def types(session: nox.Session) -> None:
     install(
         session,
         "core[testing]",
-        "server[uvicorn,metrics]",
+        "server[uvicorn,metrics,tracing]",
         "client",
         "redis",
         "runs[mcp]",

@@ -18,6 +18,9 @@ from collections.abc import Callable
 from typing import Any
 
 from in_process import Nowhere, to_streams
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from durable_streams_server.frontends.mount import Mount
 from durable_streams_server.frontends.standalone import StandaloneServer
@@ -26,6 +29,7 @@ from durable_streams_server.http.options import Options
 from durable_streams_server.operations.access_log import LOGGER, AccessLog
 from durable_streams_server.operations.log_formats import LineFormatter
 from durable_streams_server.operations.metrics import MetricsCollector
+from durable_streams_server.operations.tracing import Tracing
 
 STREAMS = 200
 TURN = 100
@@ -57,12 +61,24 @@ def access_log(mount: Mount) -> None:
     mount.handler.observe(AccessLog())
 
 
+def tracing(mount: Mount) -> None:
+    provider = TracerProvider()
+    provider.add_span_processor(BatchSpanProcessor(InMemorySpanExporter()))
+    Tracing(mount, provider=provider)
+
+
 WAYS: dict[str, Callable[[Mount], None]] = {
     "off": off,
     "off again": off,
     "metrics": metrics,
     "access log": access_log,
+    "tracing, 1 %": tracing,
 }
+
+
+def sampled(message: bytes, number: int) -> bytes:
+    """The request of a client whose own tracing samples one in a hundred."""
+    return message if number % 100 == 0 else message.replace(b"-01\r\nX-", b"-00\r\nX-")
 
 
 def connection_to(mount: Mount) -> Connection:
@@ -89,7 +105,7 @@ async def measure(rounds: int, whole: float) -> None:
     numbers = itertools.count()
     spent: dict[str, list[float]] = {name: [] for name in WAYS}
     for number in range(rounds):
-        messages = [make(next(numbers)) for _ in range(TURN)]
+        messages = [sampled(make(n), n) for n in itertools.islice(numbers, TURN)]
         # Each begins as often as the others, because the first of a round finds cold caches.
         order = [*sends.items()]
         turn = number % len(order)

@@ -1,5 +1,6 @@
 """The options of what an operator sees, and the part of the server that shows it."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
@@ -27,6 +28,11 @@ OPERATIONS: Final = OptionGroup(
             callback=not_empty,
             help="Serve metrics at /metrics of this address and not of the server's own.",
         ),
+        click.Option(
+            ["--tracing"],
+            is_flag=True,
+            help="Export traces with OpenTelemetry, as its OTEL_* variables say.",
+        ),
     ],
 )
 
@@ -34,6 +40,29 @@ OPERATIONS: Final = OptionGroup(
 @asynccontextmanager
 async def operating(settings: Settings, mount: Mount, root: str) -> AsyncIterator[None]:
     """Observe a mount as the settings say, while it is served."""
+    if not settings["tracing"]:
+        async with _observing(settings, mount, root):
+            yield
+        return
+    try:
+        from durable_streams_server.operations.trace_export import provider_of_environment
+        from durable_streams_server.operations.tracing import Tracing
+
+        provider = provider_of_environment()
+    except (ImportError, ValueError) as error:
+        raise click.ClickException(str(error)) from error
+    Tracing(mount, provider=provider, proxies=TrustedProxies(settings["trusted_proxy"]))
+    try:
+        async with _observing(settings, mount, root):
+            yield
+    finally:
+        # It sends what is left, which may take a while.
+        await asyncio.to_thread(provider.shutdown)
+
+
+@asynccontextmanager
+async def _observing(settings: Settings, mount: Mount, root: str) -> AsyncIterator[None]:
+    """Log and count the requests of a mount as the settings say."""
     if settings["access_log"]:
         mount.handler.observe(AccessLog(TrustedProxies(settings["trusted_proxy"])))
     address = settings["metrics_address"]

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
 from contextlib import suppress
 from inspect import isawaitable
+from time import perf_counter
 from typing import Any, Final
 
 from durable_streams_core.errors import ProtocolError
@@ -55,6 +56,8 @@ class Exchange:
     """Whether the access hook is asked about nothing but the action and the path."""
     appends = False
     """Whether it counts as an append where appends are limited."""
+    committed: tuple[float, float] | None = None
+    """When its commit began and ended, by ``perf_counter``, where commits are timed."""
     _principal: str | None = None
 
     def __init__(
@@ -248,6 +251,8 @@ class Exchange:
         self, operation: Operation[Any], respond: Callable[[Any], Response]
     ) -> Response | Pending:
         """Put an operation in its commit queue, and respond at once if it is done at once."""
+        if self._context.times_commits:
+            respond = self._timed(respond)
         pending = Submitted(respond, self.problem)
         ticket = self._engine.submit(self.path, operation, pending.complete)
         result = pending.result
@@ -255,6 +260,15 @@ class Exchange:
             return result
         pending.on_cancel(ticket.cancel)
         return pending
+
+    def _timed(self, respond: Callable[[Any], Response]) -> Callable[[Any], Response]:
+        began = perf_counter()
+
+        def timed(result: Any) -> Response:
+            self.committed = began, perf_counter()
+            return respond(result)
+
+        return timed
 
     def _later(self, work: Coroutine[Any, Any, Response | Live]) -> Pending:
         """A response that a coroutine works out."""

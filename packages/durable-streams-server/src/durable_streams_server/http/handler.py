@@ -85,6 +85,10 @@ class Handler:
         own = self.observer
         self.observer = observer if own is None else Observers(own, observer)
 
+    def time_commits(self) -> None:
+        """Have each exchange note when its commit began and ended, for a trace."""
+        self._context.times_commits = True
+
     def begin(self, request: RequestHead) -> Response | Exchange:
         """The first step: a response, or the exchange to go on with, which may have its verdict."""
         origin = request.headers.get(names.ORIGIN)

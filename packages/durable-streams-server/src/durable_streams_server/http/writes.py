@@ -1,6 +1,7 @@
 """What changes streams: POST, PUT and DELETE (§5.1 to §5.4)."""
 
 from collections.abc import Callable, Iterator
+from time import perf_counter
 
 import msgspec
 
@@ -93,8 +94,11 @@ class Appending(Exchange):
             return self._later(self._append_if(operation, terms.conditions, respond))
         if len(body) >= LARGE_JSON and is_large_json(content, content_type or ""):
             return self._later(self._append_large(operation, respond))
+        began = perf_counter() if self._context.times_commits else 0.0
         appended = self._engine.perform_nowait(self.path, operation)
         if appended is not None:
+            if began:
+                self.committed = began, perf_counter()
             return respond(appended)
         return self._submit(operation, respond)
 

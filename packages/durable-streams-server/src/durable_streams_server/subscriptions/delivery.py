@@ -1,6 +1,7 @@
 """Delivers wakes: an event in the wake stream of workers, or a webhook to a receiver (§7)."""
 
 import random
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -11,7 +12,11 @@ from durable_streams_server.perform import Perform
 from durable_streams_server.subscriptions.keyring import Keyring
 from durable_streams_server.subscriptions.state import SubscriptionState
 from durable_streams_server.subscriptions.urls import control_url, quoted
-from durable_streams_server.subscriptions.webhooks import Webhooks
+from durable_streams_server.subscriptions.webhooks import FAILED, Webhooks
+
+TraceDelivery = Callable[[str, Sequence[str]], tuple[dict[str, str], Callable[[str], None]]]
+"""Called with a subscription and the streams with pending work before a webhook is sent: headers to
+send with it, and a function that takes its outcome."""
 
 
 class Delivery:
@@ -29,6 +34,7 @@ class Delivery:
         self._keyring = keyring
         self._webhooks = webhooks
         self._webhook_timeout = webhook_timeout
+        self.trace: TraceDelivery | None = None
 
     async def announce(self, state: SubscriptionState, lease: Lease, now: int) -> None:
         """Append the wake event to the wake stream (§7.2); raises :class:`ProtocolError`.
@@ -76,7 +82,16 @@ class Delivery:
             }
         )
         seconds = min(config.lease_ttl_ms / 1000, self._webhook_timeout)
-        return await self._webhooks.post(config.webhook, body, self._keyring.sign(body), seconds)
+        signature = self._keyring.sign(body)
+        if self.trace is None:
+            return await self._webhooks.post(config.webhook, body, signature, seconds)
+        headers, end = self.trace(state.id, [linked.path for linked in pending])
+        outcome = FAILED
+        try:
+            outcome = await self._webhooks.post(config.webhook, body, signature, seconds, headers)
+        finally:
+            end(outcome)
+        return outcome
 
 
 def retry_in(lease: Lease) -> int:

@@ -16,7 +16,7 @@ from durable_streams_core.subscriptions.leases import IDLE, WAKING, Lease
 from durable_streams_core.subscriptions.members import MEMBERS, shard_of
 from durable_streams_core.subscriptions.records import PREFIX, BaseUrl, LinkedStream
 from durable_streams_server.perform import Perform
-from durable_streams_server.subscriptions.delivery import Delivery
+from durable_streams_server.subscriptions.delivery import Delivery, TraceDelivery
 from durable_streams_server.subscriptions.keyring import Keyring
 from durable_streams_server.subscriptions.membership import Membership
 from durable_streams_server.subscriptions.meter import SubscriptionMeter
@@ -55,13 +55,16 @@ class Driver:
         self.membership = Membership(store, perform, options.member_lease, self._members_changed)
         self._registry = Registry()
         self._pending = PendingWork(self.positions, perform)
+        self._delivery = Delivery(
+            perform, keyring, webhooks, webhook_timeout=options.webhook_timeout
+        )
         self._scheduler = Scheduler(
             store,
             perform,
             self._registry,
             positions=self.positions,
             pending=self._pending,
-            delivery=Delivery(perform, keyring, webhooks, webhook_timeout=options.webhook_timeout),
+            delivery=self._delivery,
             membership=self.membership,
             meter=self.meter,
             public_url=options.public_url,
@@ -113,6 +116,10 @@ class Driver:
 
     def __len__(self) -> int:
         return len(self._registry)
+
+    def trace_deliveries(self, trace: TraceDelivery) -> None:
+        """Have ``trace`` begin a span of each webhook."""
+        self._delivery.trace = trace
 
     def metrics(self) -> Iterator[Metric]:
         """What this process counts of subscriptions, at once."""

@@ -63,6 +63,7 @@ from durable_streams_core.subscriptions.records import (
     subscription_path,
 )
 from durable_streams_server.perform import Perform
+from durable_streams_server.subscriptions.delivery import TraceDelivery
 from durable_streams_server.subscriptions.driver import Driver
 from durable_streams_server.subscriptions.keyring import Keyring
 from durable_streams_server.subscriptions.options import SubscriptionOptions
@@ -142,6 +143,10 @@ class Subscriptions:
     def due(self, path: str) -> None:
         """The sweep found a control entity whose deadline has passed."""
         self.driver.due(path)
+
+    def trace_deliveries(self, trace: TraceDelivery) -> None:
+        """Have ``trace`` begin a span of each webhook."""
+        self.driver.trace_deliveries(trace)
 
     def metrics(self) -> Iterator[Metric]:
         """What this process counts of subscriptions, at once."""

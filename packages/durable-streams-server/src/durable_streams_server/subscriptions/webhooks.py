@@ -7,6 +7,7 @@ import asyncio
 import errno
 import logging
 import socket
+from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -20,6 +21,13 @@ log = logging.getLogger("durable_streams_server.subscriptions")
 
 MAX_ANSWER: Final = 64 * 1024
 """A longer answer is not read; it says nothing but its status."""
+
+_HEADERS: Final = {
+    "content-type": "application/json",
+    "accept": "application/json",
+    "accept-encoding": "identity",
+}
+NO_HEADERS: Final[Mapping[str, str]] = {}
 
 DONE: Final = "done"
 ACCEPTED: Final = "accepted"
@@ -44,12 +52,23 @@ class Webhooks:
         for session in sessions:
             await session.close()
 
-    async def post(self, url: str, body: bytes, signature: str, seconds: float) -> str:
-        """DONE, ACCEPTED or FAILED; never raises for what the receiver does."""
+    async def post(
+        self,
+        url: str,
+        body: bytes,
+        signature: str,
+        seconds: float,
+        headers: Mapping[str, str] = NO_HEADERS,
+    ) -> str:
+        """DONE, ACCEPTED or FAILED; never raises for what the receiver does.
+
+        ``headers`` are sent beside those of every webhook.
+        """
+        sent = {**headers, **_HEADERS, "webhook-signature": signature}
         try:
             door = self._receivers.judge(url)
             async with self._slots, asyncio.timeout(seconds):
-                return await self._post(self._session(door), url, body, signature)
+                return await self._post(self._session(door), url, body, sent)
         except SubscriptionError as error:
             log.warning("a webhook is not sent: %s", error.message)
         except TimeoutError:
@@ -59,14 +78,8 @@ class Webhooks:
         return FAILED
 
     async def _post(
-        self, session: aiohttp.ClientSession, url: str, body: bytes, signature: str
+        self, session: aiohttp.ClientSession, url: str, body: bytes, headers: Mapping[str, str]
     ) -> str:
-        headers = {
-            "content-type": "application/json",
-            "webhook-signature": signature,
-            "accept": "application/json",
-            "accept-encoding": "identity",
-        }
         async with session.post(url, data=body, headers=headers, allow_redirects=False) as response:
             if not 200 <= response.status < 300:
                 log.warning("a webhook to %s was answered %d", _shown(url), response.status)

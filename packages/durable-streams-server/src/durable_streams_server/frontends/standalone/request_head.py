@@ -8,6 +8,7 @@ another coding before chunks, a tab beside it, chunks in HTTP/1.0, no Host or tw
 """
 
 import re
+from functools import cache
 from itertools import groupby
 from typing import Final
 
@@ -19,7 +20,6 @@ from durable_streams_server.http.messages import (
     Header,
     RequestHead,
     fold_headers,
-    joined,
 )
 
 _METHODS: Final = {
@@ -65,6 +65,12 @@ _KNOWN: Final = re.compile(
 )
 
 
+@cache
+def _header_pattern(name: bytes) -> re.Pattern[bytes]:
+    """A pattern for the lines of one header; the names that are asked for are few."""
+    return re.compile(rb"(?im)^" + re.escape(name) + rb":([^\r]*+)")
+
+
 class Malformed(InvalidRequest):
     """After this request the connection's bytes mean nothing: respond, then close."""
 
@@ -91,7 +97,8 @@ class ReceivedHead(RequestHead, eq=False, kw_only=True):
 
     def header(self, name: bytes) -> bytes | None:
         """Any header by its lower-case name; values of several are joined by commas."""
-        return joined(_ANY_HEADER.findall(self.lines), name)
+        values = _header_pattern(name).findall(self.lines)
+        return b", ".join([value.strip() for value in values]) if values else None
 
     def all_headers(self) -> dict[bytes, bytes]:
         """Every header by lower-case name."""
