@@ -11,6 +11,9 @@ from sources import Held, text, yielding
 
 from durable_streams_client import AsyncAsgiTransport, AsyncClient, RetryPolicy
 from durable_streams_runs import Limits, NotARun, RunInfo, Runs, RunsUnavailable, Status
+from durable_streams_runs.engine_streams import EngineWriter
+from durable_streams_runs.records import Ended, Record
+from durable_streams_runs.registry import Registry
 from durable_streams_server import Engine, InvalidRequest, Unavailable, create_asgi
 
 HOUR = 3600
@@ -142,6 +145,29 @@ async def test_an_owner_whose_stream_takes_no_end_ends_its_run_in_the_registry(
         engine.refuses = True
         held.finish()
         assert (await recorded(runs)).status is Status.INTERRUPTED
+
+
+async def test_an_end_that_cannot_be_recorded_gives_the_writer_back(
+    engine: Troubled, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    released = asyncio.Event()
+    post = Registry.post_nowait
+
+    async def release(_writer: EngineWriter) -> None:
+        released.set()
+
+    def refuse_ends(registry: Registry, record: Record) -> Any:
+        if isinstance(record, Ended):
+            raise TypeError("This cannot be encoded.")
+        return post(registry, record)
+
+    monkeypatch.setattr(EngineWriter, "release", release)
+    monkeypatch.setattr(Registry, "post_nowait", refuse_ends)
+    async with Runs(engine, lease=HOUR) as runs:
+        run = await runs.start("a", yielding(["x"]))
+        assert (await run.wait()).status is Status.DONE
+        await released.wait()
+    assert "was not recorded" in caplog.text
 
 
 async def test_a_restart_finds_no_place_beyond_the_limit(engine: Troubled) -> None:
