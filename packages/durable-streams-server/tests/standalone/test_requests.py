@@ -89,6 +89,19 @@ async def test_a_body_may_come_after_its_head(start: Any, clients: Any, size: in
     assert (await running.engine.head("s")).offset.endswith(f"{5 + 6 * size:016d}")
 
 
+@pytest.mark.parametrize("body", [b"", b"12345"])
+@pytest.mark.parametrize("path", [b"s", b"absent"])
+@pytest.mark.parametrize("field", [b"", b"Content-Type: text/plain\r\n", b"If-Match: x\r\n"])
+async def test_which_fault_is_told_does_not_depend_on_when_the_body_came(
+    start: Any, clients: Any, field: bytes, path: bytes, body: bytes
+) -> None:
+    running = await start()
+    head = b"POST /v1/stream/" + path + b" HTTP/1.1\r\nHost: x\r\n" + field
+    head += b"Content-Length: %d\r\n\r\n" % len(body)
+    client = await clients(running)
+    assert await client.send(head + body) == await client.send(head, body)
+
+
 async def test_what_follows_a_body_that_came_late_is_the_next_request(start: Any) -> None:
     running = await start()
     head, body = appending(b"12345")[:-5], b"12345"

@@ -106,8 +106,10 @@ class Appending(Exchange):
         """A body for what cannot be appended to is not worth receiving."""
         if self.verdict is None:
             try:
-                self._terms = parse_terms(self.request)
-                self._engine.head_nowait(self.path)
+                terms = self._terms = parse_terms(self.request)
+                # Without a type, what is wrong depends on whether there is a body.
+                if terms.content_type is not None:
+                    self._engine.head_nowait(self.path)
             except ProtocolError as error:
                 self.verdict = self.problem(error)
 
