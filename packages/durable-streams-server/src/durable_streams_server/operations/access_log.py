@@ -90,7 +90,9 @@ class AccessLog:
             safe((caller.header(REQUEST_ID) or b"").decode("latin-1")[:_MAX_ID]),
             "" if trace is None else trace[1].decode(),
         )
-        self._log.info("%s", entry)
+        # Made here, because logging would look for the caller through the whole stack.
+        record = logging.LogRecord(LOGGER, logging.INFO, __file__, 0, "%s", (entry,), None)
+        self._log.handle(record)
 
 
 def _named(principal: str) -> str:
