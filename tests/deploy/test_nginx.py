@@ -16,6 +16,8 @@ from live_server import Server
 from programs import need
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
+DRAIN = ("--drain-delay", "2.5")
+"""Longer than nginx takes to look again at a server that refused a connection."""
 
 
 def free_port() -> int:
@@ -85,7 +87,7 @@ def servers() -> Iterator[list[Server]]:
     program = need("redis-server", "redis-server")
     quiet = ("--save", "", "--loglevel", "warning")
     with running(port, program, "--bind", "127.0.0.1", "--port", str(port), *quiet):
-        started = [Server(f"redis://127.0.0.1:{port}") for _ in range(2)]
+        started = [Server(f"redis://127.0.0.1:{port}", *DRAIN) for _ in range(2)]
         yield started
         for server in started:
             server.stop()
@@ -136,6 +138,32 @@ def test_the_largest_body_of_the_server_passes_nginx(http: httpx.Client) -> None
 def test_health_and_metrics_are_not_for_those_outside(http: httpx.Client) -> None:
     for path in ("/health", "/ready", "/metrics"):
         assert http.get(str(http.base_url.copy_with(path=path))).status_code == 404
+
+
+def test_no_request_fails_while_the_servers_are_replaced_one_by_one(
+    http: httpx.Client, servers: list[Server]
+) -> None:
+    http.put("rolled", headers=TEXT).raise_for_status()
+    done = threading.Event()
+    statuses: list[int] = []
+
+    def append() -> None:
+        while not done.is_set():
+            statuses.append(http.post("rolled", content="x", headers=TEXT).status_code)
+
+    writers = [threading.Thread(target=append) for _ in range(2)]
+    for writer in writers:
+        writer.start()
+    for server in servers:
+        server.restart()
+        before = len(statuses)
+        while len(statuses) < before + 20:
+            time.sleep(0.01)
+    done.set()
+    for writer in writers:
+        writer.join()
+    assert set(statuses) == {204}
+    assert http.get("rolled?offset=-1").text == "x" * len(statuses)
 
 
 @contextmanager
