@@ -197,6 +197,9 @@ def test_the_unit_starts_the_command_with_a_configuration_that_is_shipped() -> N
     command = shlex.split(re.search(r"^ExecStart=(.+)$", unit, re.MULTILINE)[1])
     with main.make_context("durable-streams-server", command[1:], resilient_parsing=True) as given:
         assert not given.args
+    socket = (DEPLOY / "systemd" / "durable-streams.socket").read_text()
+    assert given.params["fd"] == 3
+    assert "ListenStream=127.0.0.1:4437" in socket
     stop = seconds(re.search(r"^TimeoutStopSec=(\w+)$", unit, re.MULTILINE)[1])
     assert stop > default("drain_delay") + 5
 

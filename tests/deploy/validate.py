@@ -20,7 +20,10 @@ DEPLOY = Path(__file__).parents[2] / "deploy"
 CHART = DEPLOY / "helm" / "durable-streams"
 KUBERNETES = "1.31"
 EVERYTHING = [
-    *("--set", "store.kind=redis,store.redisUrl=redis://redis:6379,existingSecret=streams"),
+    *(
+        "--set",
+        "store.kind=redis,store.redisUrl=redis://redis:6379,existingSecret=streams,accessSecret=access",
+    ),
     *("--set", "metrics.serviceMonitor.enabled=true,metrics.prometheusRule.enabled=true"),
     *("--set", "metrics.dashboard.enabled=true"),
     *("--set", "ingress.enabled=true,ingress.host=streams.example,ingress.tlsSecret=tls"),
@@ -76,6 +79,7 @@ def unit(directory: Path) -> None:
     file = directory / "durable-streams.service"
     # The command is installed elsewhere than on a desk.
     file.write_text(text.replace("/opt/durable-streams/bin/durable-streams-server", "/bin/true"))
+    shutil.copy(DEPLOY / "systemd" / "durable-streams.socket", directory)
     run("systemd-analyze", "verify", file)
     print(run("systemd-analyze", "security", "--offline=true", "--threshold=20", file)[-80:])
 
