@@ -130,6 +130,19 @@ def test_a_broken_file_is_refused_with_a_sentence(
     assert not settings
 
 
+@pytest.mark.parametrize("number", ["nan", "inf"])
+def test_a_flag_or_variable_is_a_number_that_bounds_can_bound(
+    number: str, settings: dict[str, Any]
+) -> None:
+    for result in (
+        invoke("--idle-timeout", number),
+        invoke(DURABLE_STREAMS_IDLE_TIMEOUT=number),
+    ):
+        assert result.exit_code == 2
+        assert f"{number} is not a time or a size" in result.output
+        assert not settings
+
+
 def test_a_file_that_is_not_text_is_refused(file: Path, settings: dict[str, Any]) -> None:
     file.write_bytes(b"\xff\xfe")
     result = invoke("--config", str(file))

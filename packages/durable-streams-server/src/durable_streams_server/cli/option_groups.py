@@ -4,6 +4,7 @@ A new option belongs into one of these groups, as a :class:`click.Option`. Its
 variable of the environment and its key of the configuration file follow from its name.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,6 +35,15 @@ class GroupedCommand(click.Group):
         options = [option for group in groups for option in group.options]
         super().__init__(*args, params=[*options, *params], **kwargs)
         self.groups = groups
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse as click does, and refuse numbers that no bound keeps out: nan and inf."""
+        rest = super().parse_args(ctx, args)
+        for option in self.params:
+            value = ctx.params.get(str(option.name))
+            if isinstance(value, float) and not math.isfinite(value):
+                raise click.BadParameter(f"{value} is not a time or a size.", ctx, option)
+        return rest
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write each group under its title, then the other options and the commands."""
