@@ -12,6 +12,7 @@ from durable_streams_core.errors import ProtocolError
 from durable_streams_server import Access, Limiter, Principal, PrincipalLimits, Rights, Token
 from durable_streams_server.access import limits as principal_limits
 from durable_streams_server.http.peers import network_of
+from durable_streams_server.operations.clients import TrustedProxies
 
 Serving = Callable[..., Awaitable[Client]]
 
@@ -253,6 +254,21 @@ async def test_principals_are_those_that_access_names(serve: Serving, ticks: Tic
     assert (await client.post("a", b"x", **ann)).status == 204
     assert (await client.post("a", b"x", **ann)).status == 429
     assert (await client.post("a", b"y", **bob)).status == 204
+
+
+async def test_behind_a_trusted_proxy_the_forwarded_address_is_the_principal(
+    serve: Serving, ticks: Ticks
+) -> None:
+    for trusted, answered in ((["127.0.0.0/8"], 204), ([], 429)):
+        proxies = TrustedProxies(trusted)
+        client = await serve(
+            limiter=limiter(ticks, appends_per_second=1), client_of=proxies.client_at
+        )
+        await client.put("a")
+        first, second = ({"x-forwarded-for": f"9.9.9.9, 192.0.2.{n}"} for n in (1, 2))
+        assert (await client.post("a", b"x", **first)).status == 204
+        assert (await client.post("a", b"x", **first)).status == 429
+        assert (await client.post("a", b"x", **second)).status == answered
 
 
 async def test_an_application_names_principals_itself(serve: Serving, ticks: Ticks) -> None:

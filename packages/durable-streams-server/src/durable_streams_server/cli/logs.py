@@ -51,7 +51,7 @@ LOGS: Final = OptionGroup(
             multiple=True,
             metavar="NETWORK",
             callback=_trusted,
-            help="Proxy whose X-Forwarded-For names the client in the access log: a network, an "
+            help="Proxy whose X-Forwarded-For names the client for logs and limits: a network, an "
             "address, or unix for whoever connects to the Unix socket; repeat for several.",
         ),
     ],

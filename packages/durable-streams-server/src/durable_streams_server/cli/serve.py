@@ -23,6 +23,7 @@ from durable_streams_server.engine.engine import Engine
 from durable_streams_server.frontends.mount import Mount
 from durable_streams_server.frontends.servers import FRONT_ENDS
 from durable_streams_server.http.targets import parse_root
+from durable_streams_server.operations.clients import TrustedProxies
 from durable_streams_server.operations.reloading import Reloadable, reload_all
 
 log = logging.getLogger("durable_streams_server.cli")
@@ -43,6 +44,7 @@ async def serve(settings: Settings) -> None:
             options_of(settings),
             authorize=access_of(settings, rules),
             limiter=None if rules is None else rules.limiter,
+            client_of=TrustedProxies(settings["trusted_proxy"]).client_at,
         )
         root = parse_root(settings["root"])
         engine = Engine(

@@ -76,7 +76,11 @@ class Exchange:
     def principal(self) -> str:
         """Who the request is from: as the access hook named it, else its address."""
         if self._principal is None:
-            self._principal = f"address:{network_of(address_of(self.request))}"
+            address = address_of(self.request)
+            client_of = self._context.options.client_of
+            if client_of is not None:
+                address = client_of(address, self.request.header)
+            self._principal = f"address:{network_of(address)}"
         return self._principal
 
     def run(self, body: bytes) -> AnyResponse:

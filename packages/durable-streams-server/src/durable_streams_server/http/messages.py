@@ -74,6 +74,10 @@ class RequestHead(msgspec.Struct, eq=False):
         """The request for an access hook: the front end's own, or else this one."""
         return self if self.native is None else self.native
 
+    def header(self, name: bytes) -> bytes | None:
+        """Any header by its lower-case name; values of several are joined by commas."""
+        return self.headers.get(name)
+
     def text(self, name: bytes) -> str | None:
         """A header as text; raises :class:`InvalidRequest` if it is not UTF-8."""
         value = self.headers.get(name)

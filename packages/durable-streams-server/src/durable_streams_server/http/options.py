@@ -43,6 +43,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """Bounds what each principal may use. Each address is a principal where ``authorize`` names
     none.
     """
+    client_of: Callable[[str, Callable[[bytes], bytes | None]], str] | None = None
+    """Returns the address of a client, given that of the connection and a function that returns a
+    header: for clients behind proxies. None: it is that of the connection.
+    """
     token: str | None = None
     """Access for whoever sends ``Authorization: Bearer <token>``, and for nobody else."""
     cors_origins: tuple[str, ...] = ("*",)

@@ -1,6 +1,6 @@
 """The address of a client, also of one behind proxies that are trusted."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Final
 
@@ -35,10 +35,13 @@ class TrustedProxies:
 
     def client_of(self, caller: Caller) -> str:
         """The address of the client: of the nearest hop that is not a trusted proxy."""
-        address = caller.peer
+        return self.client_at(caller.peer, caller.header)
+
+    def client_at(self, address: str, header: Callable[[bytes], bytes | None]) -> str:
+        """As :meth:`client_of`, for the address and the headers of a request."""
         if not (self._networks or self._unix) or not self._trusts(address):
             return address
-        forwarded = (caller.header(FORWARDED_FOR) or b"").decode("latin-1")
+        forwarded = (header(FORWARDED_FOR) or b"").decode("latin-1")
         hops = forwarded.rsplit(",", _MAX_HOPS)
         while hops:
             hop = _address(hops.pop())
