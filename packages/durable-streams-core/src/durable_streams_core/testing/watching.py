@@ -54,7 +54,10 @@ def check_order(changes: Sequence[Change], whole: bytes, known: int = 0) -> None
 
 
 class Watching(StoreHarness):
-    """What :meth:`Store.watch` tells."""
+    """What :meth:`Store.watch` tells.
+
+    Long because it has a test for each promise of that method.
+    """
 
     async def test_every_append_is_told_in_order(self) -> None:
         async with (
