@@ -90,6 +90,8 @@ def servers() -> Iterator[list[Server]]:
         started = [Server(f"redis://127.0.0.1:{port}", *DRAIN) for _ in range(2)]
         yield started
         for server in started:
+            server.process.terminate()  # and once more below, which ends the drain
+        for server in started:
             server.stop()
 
 
