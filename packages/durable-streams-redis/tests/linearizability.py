@@ -27,7 +27,7 @@ class Event:
 Items = tuple[str, ...]
 
 UNREAD: Items = ("what no read shows",)
-"""What a stream holds from the first append on that no read shows: their order does not matter."""
+"""Stands for all items from the first on that no read shows: their order does not matter."""
 
 
 def step(state: Any, event: Event, shown: dict[str, Items]) -> Any:
@@ -60,7 +60,7 @@ def step(state: Any, event: Event, shown: dict[str, Items]) -> Any:
 
 
 def items_shown(history: Sequence[Event]) -> dict[str, Items] | None:
-    """What the stream holds up to each item, as reads show it; None where two reads disagree."""
+    """The items up to and with each item, as reads show them; None where two reads disagree."""
     shown: dict[str, Items] = {}
     for event in history:
         items = event.answer[1] if event.name == "read" and len(event.answer) > 1 else ()

@@ -118,7 +118,7 @@ class ClientError(DurableStreamsError):
 
 
 def advised(said: str, advice: str) -> str:
-    """What was said, and then what to do next, in sentences of their own."""
+    """A message and then the advice, each a sentence of its own."""
     if not advice:
         return said
     return f"{said}{'' if said.endswith(('.', ')', '!', '?')) else '.'} {advice}"

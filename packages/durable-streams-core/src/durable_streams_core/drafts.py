@@ -24,7 +24,7 @@ __all__ = ["Draft", "Growth"]
 
 
 class Growth(msgspec.Struct, frozen=True, gc=False):
-    """What a commit adds: stored bytes and streams, both negative where it removes more."""
+    """The stored bytes and the streams that a commit adds, both negative where it removes more."""
 
     bytes: int
     streams: int

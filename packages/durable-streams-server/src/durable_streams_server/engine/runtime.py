@@ -196,7 +196,7 @@ class Runtime:
             await self._close()
 
     async def set_quotas(self, quotas: Sequence[Quota]) -> None:
-        """Have other quotas from now on. What is there already stays, however large it is.
+        """Have other quotas from now on. A stream that is already larger stays.
 
         A prefix that had no quota before is bounded once the store has been counted. Raises what
         the store raises when it is counted.

@@ -74,7 +74,7 @@ class Exchange:
 
     @property
     def principal(self) -> str:
-        """Who the request is from: as the access hook named it, else its address."""
+        """The name that the access hook gave to the sender of the request, else its address."""
         if self._principal is None:
             address = address_of(self.request)
             client_of = self._context.options.client_of
@@ -185,14 +185,14 @@ class Exchange:
             )
 
     def _ask(self, authorize: Authorize, action: str, path: str) -> object:
-        """What the hook returned for one question, or why it refuses it by an error."""
+        """The return value of the hook for one question, or the error by which it refuses."""
         try:
             return authorize(action, path, self.request.given)
         except Exception as error:
             return _refusal_by(error)
 
     def _is_permitted(self, permitted: object) -> bool:
-        """Whether the hook permitted; takes note of whom."""
+        """Whether the hook permitted it. Keeps the principal that the hook named."""
         if type(permitted) is Principal:
             self._principal = permitted.name
             return True

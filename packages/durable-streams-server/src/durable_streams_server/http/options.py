@@ -11,7 +11,7 @@ from durable_streams_server.access.limits import Limiter
 
 
 class Principal(msgspec.Struct, frozen=True):
-    """Who a request is from, as limits and logs name it: ``token:ingest``, ``jwt:alice``.
+    """The sender of a request, as limits and logs name it: ``token:ingest``, ``jwt:alice``.
 
     An ``authorize`` function that returns one permits the request, as with True.
     """
