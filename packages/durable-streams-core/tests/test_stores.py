@@ -142,3 +142,7 @@ async def test_a_caller_that_went_away_does_not_disturb_the_callback(tiny_store:
 
 def test_a_store_needs_no_descriptors_unless_it_says_so(tiny_store: type[Store]) -> None:
     assert tiny_store().descriptors == 0
+
+
+def test_a_store_need_not_count_itself(tiny_store: type[Store]) -> None:
+    assert tiny_store().metrics() == ()
