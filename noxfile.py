@@ -206,7 +206,7 @@ def tests(session: nox.Session, package: str) -> None:
 @nox.session(requires=["build"])
 def project(session: nox.Session) -> None:
     """What holds between the packages, and that the documentation's examples work."""
-    install(session, "server[uvicorn,metrics]", "client", "redis", "runs", "pytest")
+    install(session, "server[uvicorn,metrics,jwt]", "client", "redis", "runs", "pytest")
     install_group(session, "tests")
     install_group(session, "examples")
     install_group(session, "deploy")

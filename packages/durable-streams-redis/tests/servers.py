@@ -25,20 +25,30 @@ REDIS = shutil.which("redis-server")
 BINARIES = {"valkey": VALKEY} | ({"redis": REDIS} if REDIS else {})
 
 
+WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+WORKERS = 4
+given: set[int] = set()
+"""Ports that :func:`free_port` returned, and that may not be listened on yet."""
+
+
 def free_port() -> int:
     """A port that is free, and its Cluster bus port too.
 
-    Both are below those that the system gives to connections, or one might take it meanwhile.
+    Both are below those that the system gives to connections, or one might take it meanwhile. Test
+    processes that run beside this one choose among other ports.
     """
     while True:
-        port = random.randrange(10_000, 22_000)
+        port = random.randrange(10_000 + WORKER % WORKERS, 20_000, WORKERS)
+        if port in given:
+            continue
         with socket.socket() as first, socket.socket() as second:
             try:
                 first.bind(("127.0.0.1", port))
                 second.bind(("127.0.0.1", port + 10_000))
             except OSError:
                 continue
-            return port
+        given.add(port)
+        return port
 
 
 class RedisServer:
@@ -80,6 +90,7 @@ class RedisServer:
             if ready in line:
                 break
         else:
+            self.process.stdout.close()
             raise AssertionError("".join(said))
         threading.Thread(target=self._drain, args=(self.process.stdout,), daemon=True).start()
         return self

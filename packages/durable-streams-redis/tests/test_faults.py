@@ -29,6 +29,7 @@ from durable_streams_core.protocol import START
 from durable_streams_redis import RedisStore
 from durable_streams_redis.schema import Schema
 from durable_streams_redis.scripts import BEGIN
+from durable_streams_redis.servers import Reply, Retired, Server
 from durable_streams_server import Engine, Limits
 
 KINDS = pytest.mark.parametrize("kind", list(BINARIES))
@@ -237,6 +238,27 @@ async def test_a_server_that_hangs_is_outcome_unknown(prefix: str) -> None:
             while isinstance(outcome, Unknown):
                 (outcome,) = await store.commit([append(b"x", "a")])
             assert outcome == Applied(1)
+
+
+async def test_a_question_to_a_server_that_was_replaced_meanwhile_goes_to_its_successor(
+    server: RedisServer, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send_soon = Server.send_soon
+    replaced: list[bytes] = []
+
+    def send_once_in_vain(self: Server, command: bytes) -> asyncio.Future[Reply]:
+        if replaced:
+            return send_soon(self, command)
+        replaced.append(command)
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        future.set_result(Retired("no longer in use"))
+        return future
+
+    async with Engine(RedisStore(server.url, prefix=prefix)) as engine:
+        await engine.create("p", content_type="text/plain", data="data;")
+        monkeypatch.setattr(Server, "send_soon", send_once_in_vain)
+        assert (await engine.read("p")).data == b"data;"
+    assert replaced
 
 
 async def test_scripts_survive_being_flushed(server: RedisServer, prefix: str) -> None:

@@ -34,6 +34,10 @@ class Unreachable(Exception):
     """The server could not be asked; nothing was sent."""
 
 
+class Retired(Unreachable):
+    """The server is no longer used: another one has taken its place."""
+
+
 class NotMaster(Unreachable):
     """The server is a replica, or its role is unknown."""
 
@@ -153,7 +157,7 @@ class Server:
                 return wire
             await discard(wire.connection)
         if self._closed:
-            raise Unreachable(f"{self.name}: no longer in use")
+            raise Retired(f"{self.name}: no longer in use")
         return await self.open(timeout)
 
     async def open(self, timeout: float | None = None) -> Wire:
@@ -174,7 +178,7 @@ class Server:
         server to wait before it replies. Raises the errors of redis-py.
         """
         if self._closed:
-            raise Unreachable(f"{self.name}: no longer in use")
+            raise Retired(f"{self.name}: no longer in use")
         replies: list[Reply] = []
         await self._exchange(wire, commands, replies, seconds, blocking=True)
         for reply in replies:

@@ -45,7 +45,7 @@ from durable_streams_redis.scripts import (
     pack,
     read_call,
 )
-from durable_streams_redis.servers import Lost, Reply, Server, Unreachable
+from durable_streams_redis.servers import Lost, Reply, Retired, Server, Unreachable
 from durable_streams_redis.settings import settings_of, split_options
 from durable_streams_redis.startup import check_keys, check_server, check_servers, unreachable
 from durable_streams_redis.timelines import Timelines, agree_on_shards
@@ -246,8 +246,9 @@ class RedisStore(RemoteStore):
     async def _query(self, slot: int, command: bytes) -> Any:
         """The reply to a question; raises :class:`Unavailable`."""
         reply = await self._readable().send(slot, command)
-        if isinstance(reply, Lost):
-            # A question does no harm twice, and the connection may just have been broken before.
+        if isinstance(reply, Lost | Retired):
+            # A question does no harm twice. The connection may just have been broken before, or
+            # the server been replaced after this one was chosen.
             reply = await self._readable().send(slot, command)
         if isinstance(reply, Exception):
             raise _unavailable(reply)
