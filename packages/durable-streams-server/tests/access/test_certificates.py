@@ -156,6 +156,18 @@ def test_a_subject_without_rights_is_refused(authority: Authority) -> None:
     assert access("read", "a", scope) == Principal("cert:CN=backup,O=Example")
 
 
+def test_a_certificate_that_the_server_could_not_verify_counts_for_nothing(
+    authority: Authority,
+) -> None:
+    access = Access(certificates=[Certificate("CN=backup,O=Example", Rights(read=["**"]))])
+    pem = authority.issue("backup").read_text()
+    tls = {"client_cert_chain": [pem], "client_cert_error": "self-signed certificate"}
+    for extensions in ({"tls": tls}, {"tls": None}, None):
+        with pytest.raises(ProtocolError) as caught:
+            access("read", "a", {"headers": [], "extensions": extensions})
+        assert caught.value.status == 401
+
+
 @pytest.mark.parametrize("subject", ["", "backup", "CN="])
 def test_a_subject_is_a_name(subject: str) -> None:
     with pytest.raises(ValueError, match="subject"):

@@ -87,6 +87,40 @@ async def test_a_listing_shows_what_may_be_read_and_names_nothing_else(serve: Se
     assert answer.json == {"streams": [], "next": None}
 
 
+@pytest.mark.parametrize("listing", ["streams", "subscriptions"])
+@pytest.mark.parametrize("fields", [{}, {"authorization": "Bearer wrong"}])
+async def test_a_listing_tells_those_without_credentials_nothing_of_what_there_is(
+    serve: Serving, listing: str, fields: dict[str, str]
+) -> None:
+    client = await serve(authorize=access())
+    await client.engine.create("payroll/ceo")
+    for prefix in ("", "payroll/c", "payroll/d"):
+        answer = await client.get(f"__ds/{listing}?prefix={prefix}", **fields)
+        assert answer.status == 401
+
+
+async def test_an_anonymous_listing_of_a_public_prefix_is_silent_about_its_neighbours(
+    serve: Serving,
+) -> None:
+    client = await serve(authorize=Access(anonymous=Rights(read=["public/**"])))
+    await client.engine.create("public/1")
+    await client.engine.create("public-secret/1")
+    answer = await client.get("__ds/streams?prefix=public")
+    assert [row["path"] for row in answer.json["streams"]] == ["public/1"]
+    for prefix in ("public-", "public-s", "public-t"):
+        assert (await client.get(f"__ds/streams?prefix={prefix}")).status == 401
+
+
+@pytest.mark.parametrize("path", ["chats/1", "__ds/streams"])
+async def test_bytes_in_a_token_that_are_no_text_are_a_token_that_is_not_valid(
+    serve: Serving, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = await serve(authorize=access())
+    answer = await client.request("GET", path, [("authorization", "Bearer \xff\xfe")])
+    assert answer.status == 401
+    assert "failed" not in caplog.text
+
+
 async def test_subscriptions_follow_only_what_their_maker_may_follow(serve: Serving) -> None:
     client = await serve(authorize=access())
 

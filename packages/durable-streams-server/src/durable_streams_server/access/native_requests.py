@@ -24,7 +24,11 @@ def authorization_of(request: object) -> bytes | None:
         return request.headers.get(names.AUTHORIZATION)
     values: list[bytes]
     if isinstance(request, web.BaseRequest):
-        values = [value.encode() for value in request.headers.getall("authorization", ())]
+        values = [
+            # Bytes that are not UTF-8 are in no token, and are refused as one.
+            value.encode(errors="surrogateescape")
+            for value in request.headers.getall("authorization", ())
+        ]
     elif isinstance(request, Mapping):
         values = [
             value for name, value in request["headers"] if name.lower() == names.AUTHORIZATION
@@ -61,8 +65,10 @@ def certificate_of(request: object) -> bytes | None:
 
 
 def _from_scope(scope: Mapping[str, Any]) -> bytes | None:
-    chain = scope.get("extensions", {}).get("tls", {}).get("client_cert_chain")
-    if not chain:
+    tls = (scope.get("extensions") or {}).get("tls") or {}
+    chain = tls.get("client_cert_chain")
+    # A server may let a client go on whose certificate it could not verify, and says so.
+    if not chain or tls.get("client_cert_error"):
         return None
     pem: str = next(iter(chain))
     return x509.load_pem_x509_certificate(pem.encode()).public_bytes(Encoding.DER)

@@ -1,7 +1,9 @@
 """``GET __ds/streams`` and ``GET __ds/subscriptions``: listings, a page at a time.
 
-Both are extensions of this server. The access hook is asked ``list`` for each path, and paths that
-it refuses are left out. So a listing shows a client exactly the names that it may know.
+Both are extensions of this server. The access hook is asked ``list`` for the prefix first: if it
+answers that the client has to say who it is, that is the response, whatever streams there are. Then
+it is asked for each path, and paths that it refuses are left out. So a listing shows a client
+exactly the names that it may know.
 """
 
 import asyncio
@@ -68,6 +70,7 @@ class Listing(Exchange):
         return self._later(self._list(prefix, after, limit))
 
     async def _list(self, prefix: str, after: str, limit: int) -> Response:
+        await self._check_client(prefix)
         permitted: list[StreamInfo] = []
         # The last path of a page is told, so a page goes on until it ends with a permitted one.
         while len(permitted) < limit:
@@ -87,10 +90,19 @@ class Listing(Exchange):
         fields = [*self._common, headers.JSON, headers.NO_STORE]
         return Response(200, fields, msgspec.json.encode(page))
 
+    async def _check_client(self, prefix: str) -> None:
+        """Raise for a client whose credentials are refused, before anything is looked at."""
+        refused = await self._refusal(prefix)
+        if refused is not None and refused.status != 403:
+            raise refused
+
     async def _may_list(self, path: str) -> bool:
+        return await self._refusal(path) is None
+
+    async def _refusal(self, path: str) -> ProtocolError | None:
         authorize = self._context.options.authorize
         if authorize is None:
-            return True
+            return None
         try:
             verdict = authorize("list", path, self.request.given)
             if isawaitable(verdict):
@@ -99,14 +111,10 @@ class Listing(Exchange):
             verdict = error
         except Exception:
             log.exception("the authorize hook failed; the path is not listed")
-            return False
+            return refusal(False)
         if verdict is True or type(verdict) is Principal:
-            return True
-        refused = refusal(verdict)
-        if refused.status != 403:
-            # It is about the caller, and so the same for every path.
-            raise refused
-        return False
+            return None
+        return refusal(verdict)
 
     def _listed(self, info: StreamInfo) -> ListedStream:
         return ListedStream(
@@ -126,6 +134,7 @@ class SubscriptionListing(Listing):
     """A page of subscriptions."""
 
     async def _list(self, prefix: str, after: str, limit: int) -> Response:
+        await self._check_client(PREFIX + prefix)
         permitted: list[ListedSubscription] = []
         following: str | None = after
         while following is not None and len(permitted) < limit:

@@ -23,7 +23,7 @@ Authorize = Callable[[str, str, object], Any]
 """``authorize(action, path, request)``: asked before anything is read or told.
 
 ``action`` is ``create``, ``append``, ``read``, ``head``, ``delete`` or, for each path of a
-listing, ``list``; a fork also asks for
+listing and first for its prefix, ``list``; a fork also asks for
 ``read`` of its source. For subscriptions it is ``subscribe`` or ``claim``, with the path
 ``__ds/subscriptions/<id>``; one that is created asks also for ``subscribe`` of each of its streams
 and of its pattern, and for ``append`` to its wake stream. ``request`` is the front end's own
