@@ -332,6 +332,27 @@ async def test_an_unknown_key_is_looked_for_at_most_twice_a_minute(
     assert issuer.requests == 2
 
 
+async def test_keys_survive_a_change_of_the_rules_while_their_address_is_away(
+    issuer: Issuer, ticks: Ticks
+) -> None:
+    access = Access(jwt=by_address(issuer, ticks))
+    sent = {b"authorization": b"Bearer " + token(kid="one")}
+    asked = RequestHead("GET", "", "", sent, root="/")
+    permitted = access("read", "chats/alice/1", asked)
+    assert not isinstance(permitted, Principal | bool)
+    await permitted
+    issuer.keys = {}
+    access.become(Access(jwt=by_address(issuer, ticks)))
+    assert access("read", "chats/alice/1", asked) == Principal("jwt:alice")
+    assert issuer.requests == 1
+
+
+def test_the_password_of_a_refused_address_is_not_told() -> None:
+    with pytest.raises(ValueError, match="https") as caught:
+        verifier(key=None, jwks="http://svc:topsecret@login.example/jwks")
+    assert "topsecret" not in str(caught.value)
+
+
 async def test_a_key_that_was_withdrawn_verifies_nothing_any_more(
     issuer: Issuer, ticks: Ticks
 ) -> None:

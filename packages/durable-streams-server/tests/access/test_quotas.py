@@ -126,6 +126,23 @@ async def test_a_producers_duplicate_needs_no_room(url: Store | str, start: Star
     assert not (await engine.append("a", b"y", producer=ProducerClaim("p", 0, 1))).duplicate
 
 
+async def test_quotas_whose_count_failed_are_counted_when_they_are_given_again(
+    memory: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object) -> None:
+        raise OSError("a hiccup")
+
+    limits = [PrefixQuota(prefix="a", max_bytes=100)]
+    async with Engine(memory) as engine:
+        await engine.create("a/x", data=b"x" * 90)
+        with monkeypatch.context() as patched:
+            patched.setattr(memory, "list", fail)
+            with pytest.raises(OSError, match="hiccup"):
+                await engine.set_quotas(limits)
+        await engine.set_quotas(limits)
+        assert await outcomes(engine.append("a/x", b"x" * 11)) == ["prefix-full"]
+
+
 async def test_a_creation_that_does_not_fit_creates_nothing(url: Store | str, start: Start) -> None:
     engine = await start(url, StreamQuota(path="**", max_bytes=10))
     assert await outcomes(engine.create("a", data=b"x" * 11)) == ["stream-full"]

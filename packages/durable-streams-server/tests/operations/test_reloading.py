@@ -193,6 +193,8 @@ async def test_token_and_signing_keys_of_the_file_are_taken_over(tmp_path: Path)
         ("", "the token is gone from it"),
         ('token = "second"\nsigning-key = ["short"]', "A signing key has at least 16 bytes"),
         ('token = "second"\nprot = 1', "Did you mean port?"),
+        ('token = "second"\n[access]\n', "a table [access] now"),
+        ('token = "second"\n[limits]\n', "a table [limits] now"),
     ],
 )
 def test_a_broken_file_keeps_the_old_secrets_and_says_so(
@@ -222,4 +224,18 @@ def test_secrets_of_flags_and_variables_stay(tmp_path: Path, memory: MemoryStore
     file.write_text('token = "another"')
     ConfiguredSecrets(settings["config"], mount).reload()
     asked = RequestHead("GET", "a", "", {b"authorization": b"Bearer of a flag"}, root=ROOT)
+    assert isinstance(mount.handler.begin(asked), Exchange)
+
+
+def test_a_token_beside_access_rules_is_refused_as_at_the_start(
+    tmp_path: Path, memory: MemoryStore
+) -> None:
+    file = tmp_path / "server.toml"
+    file.write_text("port = 1\n")
+    settings = main.make_context("durable-streams-server", ["--config", str(file)]).params
+    mount = Mount(Engine(memory), Options(authorize=lambda *_: True), None)
+    file.write_text('token = "a token for everything"\n')
+    with pytest.raises(ValueError, match="access rules are in force"):
+        ConfiguredSecrets(settings["config"], mount).reload()
+    asked = RequestHead("GET", "a", "", {}, root=ROOT)
     assert isinstance(mount.handler.begin(asked), Exchange)

@@ -49,14 +49,16 @@ class Access:
         anonymous: Rights | None = None,
     ) -> None:
         self._tokens = Tokens(tokens)
-        self._jwt = jwt
+        self.jwt = jwt
         self._certificates = Certificates(certificates)
         if anonymous is not None and anonymous.names:
             raise ValueError("Requests without credentials have no claims: leave braces out.")
         self._anonymous = anonymous
 
     def become(self, other: "Access") -> None:
-        """Have the rules of another object from now on."""
+        """Have the rules of another object from now on. Keys that were fetched are kept."""
+        if self.jwt is not None and other.jwt is not None:
+            other.jwt.keep_keys_of(self.jwt)
         self.__dict__.update(other.__dict__)
 
     def __call__(
@@ -75,9 +77,9 @@ class Access:
             raise invalid_token()
         grant = self._tokens.find(token)
         if grant is None:
-            if self._jwt is None:
+            if self.jwt is None:
                 raise invalid_token()
-            found = self._jwt.find(token)
+            found = self.jwt.find(token)
             if not isinstance(found, Grant):
                 return _require_later(found, action, path)
             grant = found

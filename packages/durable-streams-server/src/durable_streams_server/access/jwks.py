@@ -97,8 +97,8 @@ class FetchedKeys:
     ) -> None:
         """Raises ``ValueError`` for an address that is neither https nor loopback."""
         check_url(url)
-        self._url = url
-        self._algorithms = frozenset(algorithms)
+        self.url = url
+        self.algorithms = frozenset(algorithms)
         self._load = load
         self._clock = clock
         self._keys: list[tuple[str | None, Key]] = []
@@ -106,6 +106,10 @@ class FetchedKeys:
         self._tried_at = self._fetched_at = float("-inf")
         self._fetching: asyncio.Task[bool] | None = None
         self.version = 0
+
+    def is_as(self, other: "FetchedKeys") -> bool:
+        """Whether both are fetched from one address for the same algorithms."""
+        return self.url == other.url and self.algorithms == other.algorithms
 
     @property
     def known(self) -> bool:
@@ -146,13 +150,13 @@ class FetchedKeys:
 
     async def _refresh(self) -> bool:
         try:
-            document = await _get(self._url)
+            document = await _get(self.url)
             keys = self._read(document)
         except Exception as error:
             # Whatever a hostile answer does, the keys that are known go on.
             log.warning(
                 "the keys at %s cannot be fetched (%s); %s",
-                shown(self._url),
+                shown(self.url),
                 str(error) or type(error).__name__,
                 "those fetched before go on" if self._keys else "no token can be verified",
             )
@@ -174,13 +178,13 @@ class FetchedKeys:
         keys: list[tuple[str | None, Key]] = []
         for jwk in listed:
             kid = jwk.get("kid") if isinstance(jwk, dict) else None
-            algorithms = algorithms_of(jwk) & self._algorithms
+            algorithms = algorithms_of(jwk) & self.algorithms
             if not algorithms or not (kid is None or isinstance(kid, str)):
                 continue
             try:
                 value = self._load(jwk)
             except Exception as error:
-                log.warning("a key at %s cannot be read: %s", shown(self._url), error)
+                log.warning("a key at %s cannot be read: %s", shown(self.url), error)
                 continue
             bits = getattr(value, "key_size", MIN_RSA_BITS)
             if jwk["kty"] != "RSA" or MIN_RSA_BITS <= bits <= MAX_RSA_BITS:
@@ -225,7 +229,8 @@ def check_url(url: str) -> None:
             loopback = False
     if parts.scheme != "http" or not loopback:
         raise ValueError(
-            f"jwks must be an https URL, or an http URL of this machine, got {url!r}: whoever "
+            f"jwks must be an https URL, or an http URL of this machine, got {shown(url)!r}: "
+            "whoever "
             "could change the keys on their way could make any token."
         )
 

@@ -107,7 +107,7 @@ class JwtVerifier:
         self._claim = principal
         self._clock = clock
         self._key_clock = key_clock
-        self._keys = self._keys_of(key, secret, jwks)
+        self.keys = self._keys_of(key, secret, jwks)
         self._verified: TwoGenerationCache[bytes, _Verified] = TwoGenerationCache(MAX_VERIFIED)
 
     def _keys_of(self, key: str | None, secret: str | None, jwks: str | None) -> Keys:
@@ -153,26 +153,32 @@ class JwtVerifier:
                 raise ValueError(f"it is not a key for {name}") from error
         return key
 
+    def keep_keys_of(self, other: "JwtVerifier") -> None:
+        """Go on with the keys that another verifier has fetched from the same address."""
+        known, mine = other.keys, self.keys
+        if isinstance(known, FetchedKeys) and isinstance(mine, FetchedKeys) and mine.is_as(known):
+            self.keys = known
+
     def find(self, token: bytes) -> "Grant | Awaitable[Grant]":
         """The grant of a token; to be awaited where a key has to be fetched first.
 
         Raises :class:`ProtocolError`: 401 for a token that is not valid or has expired, 503 before
         any key was fetched.
         """
-        self._keys.freshen()
+        self.keys.freshen()
         digest = sha256(token).digest()
         known = self._verified.get(digest)
-        if known is not None and known.version == self._keys.version:
+        if known is not None and known.version == self.keys.version:
             if self._clock() < known.until:
                 return known.grant
             raise expired_token()
         kid, algorithm = self._header(token)
-        key = self._keys.find(kid, algorithm)
+        key = self.keys.find(kid, algorithm)
         if key is None:
-            fetch = self._keys.missing()
+            fetch = self.keys.missing()
             if fetch is not None:
                 return self._find_later(fetch, token, digest, kid, algorithm)
-            raise invalid_token() if self._keys.known else no_keys()
+            raise invalid_token() if self.keys.known else no_keys()
         return self._verify(token, digest, key, algorithm)
 
     async def _find_later(
@@ -185,9 +191,9 @@ class JwtVerifier:
     ) -> Grant:
         # Others wait for the same fetch.
         await asyncio.shield(fetch)
-        key = self._keys.find(kid, algorithm)
+        key = self.keys.find(kid, algorithm)
         if key is None:
-            raise invalid_token() if self._keys.known else no_keys()
+            raise invalid_token() if self.keys.known else no_keys()
         return self._verify(token, digest, key, algorithm)
 
     def _header(self, token: bytes) -> tuple[str | None, str]:
@@ -202,7 +208,7 @@ class JwtVerifier:
         return kid, algorithm
 
     def _verify(self, token: bytes, digest: bytes, key: Key, algorithm: str) -> Grant:
-        version = self._keys.version
+        version = self.keys.version
         now = self._clock()
         try:
             claims: dict[str, Any] = self._jwt.decode(

@@ -34,6 +34,11 @@ class ConfiguredSecrets:
             after = before.read_again()
         except click.ClickException as error:
             raise ValueError(error.message) from error
+        if after.tables and not before.tables:
+            raise ValueError(
+                f"it has a table [{next(iter(after.tables))}] now, and had none at the start. "
+                "Restart the server to put it in force."
+            )
         signer = self._mount.engine.signer
         if before.may_change("signing_key"):
             keys = after.values.get("signing_key", ())
@@ -44,6 +49,11 @@ class ConfiguredSecrets:
                 raise ValueError(
                     "the token is gone from it, which would let everybody in. Restart the server "
                     "if that is what you want."
+                )
+            if token is not None and self._mount.handler.options.authorize is not None:
+                raise ValueError(
+                    "it has a token now, and access rules are in force: give the token an entry in "
+                    "[[access.tokens]] instead."
                 )
             self._mount.handler.replace_token(token)
         self._mount.engine.signer = signer

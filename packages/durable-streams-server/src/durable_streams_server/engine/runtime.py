@@ -80,6 +80,7 @@ class Runtime:
     ) -> None:
         self.limits = limits or Limits()
         self._quotas_given = tuple(quotas)
+        self._recount = False
         self._store_given = store
         self._hooks = list(hooks)
         self.signer = ReadSigner(signing_keys) if signing_keys else None
@@ -201,7 +202,7 @@ class Runtime:
         A prefix that had no quota before is bounded once the store has been counted. Raises what
         the store raises when it is counted.
         """
-        if tuple(quotas) == self._quotas_given:
+        if tuple(quotas) == self._quotas_given and not self._recount:
             return
         self._quotas_given = tuple(quotas)
         if not self._started:
@@ -212,7 +213,10 @@ class Runtime:
         if before is not None:
             await before.stop()
         if replacement is not None:
+            # Until it has been counted, the same quotas given again are counted again.
+            self._recount = True
             await replacement.start(self.store)
+        self._recount = False
 
     async def _close(self) -> None:
         if self._queues.quotas is not None:
