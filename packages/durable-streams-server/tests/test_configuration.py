@@ -10,6 +10,7 @@ from click.testing import CliRunner, Result
 
 from durable_streams_server.cli import command as cli
 from durable_streams_server.cli.config_file import key_of, settable
+from durable_streams_server.cli.show_config import without_secrets
 
 
 @pytest.fixture
@@ -200,3 +201,8 @@ def test_the_subcommand_refuses_unknown_variables_too() -> None:
     result = invoke("config", DURABLE_STREAMS_PROT="1")
     assert result.exit_code == 2
     assert "Did you mean DURABLE_STREAMS_PORT?" in result.output
+
+
+@pytest.mark.parametrize("password", ["secret", "sec@ret", "@secret@", "sec:ret@"])
+def test_a_password_is_hidden_whatever_it_holds(password: str) -> None:
+    assert without_secrets(f"redis://:{password}@host:6379/0") == "redis://***@host:6379/0"

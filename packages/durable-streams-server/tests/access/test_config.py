@@ -252,3 +252,8 @@ def test_the_command_says_what_is_wrong_with_its_rules(
     result = CliRunner().invoke(main, ["--store", "memory:", "--port", "0", *given])
     assert result.exit_code != 0
     assert says in result.output
+
+
+def test_a_principal_without_its_kind_would_limit_nobody() -> None:
+    with pytest.raises(ValueError, match="'token:ingest'"):
+        read_limits({"principals": {"ingest": {"appends-per-second": 1}}})

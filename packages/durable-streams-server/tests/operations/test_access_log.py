@@ -125,6 +125,12 @@ async def test_hops_in_headers_of_their_own_count_in_order(
     assert entries[0].client == "203.0.113.9"
 
 
+def test_an_ipv4_address_that_a_socket_writes_as_ipv6_is_that_address() -> None:
+    proxies = TrustedProxies(["127.0.0.1"])
+    forwarded = {b"x-forwarded-for": b"203.0.113.9, ::ffff:127.0.0.1"}
+    assert proxies.client_at("::ffff:127.0.0.1", forwarded.get) == "203.0.113.9"
+
+
 def test_a_network_that_is_none_is_refused_with_an_example() -> None:
     with pytest.raises(ValueError, match=r"such as 10\.0\.0\.0/8"):
         TrustedProxies(["localhost"])

@@ -23,6 +23,8 @@ Table = Mapping[str, Any]
 _JWT: Final = (
     "algorithms", "audience", "issuer", "jwks", "key", "key-file", "leeway", "principal", "secret",
 )  # fmt: skip
+PRINCIPALS: Final = ("token:", "jwt:", "cert:", "address:")
+"""How the names of principals begin."""
 _LIMITS: Final = tuple(name.replace("_", "-") for name in PrincipalLimits.__struct_fields__)
 _KINDS: Final[Mapping[str, type | tuple[type, ...]]] = {
     "a text in quotes": str,
@@ -81,6 +83,12 @@ def read_limits(table: Table) -> LimitRules:
     """The rules of a table ``[limits]``; raises ``ValueError`` as :func:`read_access` does."""
     _check_keys("limits", table, ("principal", "principals", "streams", "prefixes"))
     named = _table("limits.principals", table.get("principals", {}))
+    for name in named:
+        if not name.startswith(PRINCIPALS):
+            raise _fault(
+                f"limits.principals: a principal is named with its kind, such as "
+                f"{'token:' + name!r}, and not {name!r}. The kinds are {', '.join(PRINCIPALS)}."
+            )
     quotas: list[Quota] = []
     for entry in _entries("limits.streams", table.get("streams", [])):
         _check_keys("limits.streams", entry, ("path", "max-bytes"))

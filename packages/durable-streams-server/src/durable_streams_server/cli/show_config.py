@@ -14,7 +14,7 @@ from durable_streams_server.cli.environment import PREFIX, check_environment
 from durable_streams_server.cli.option_groups import OptionGroup
 
 HIDDEN: Final = "***"
-_USER: Final = re.compile(r"(?<=//)[^/@]*@")
+_USER: Final = re.compile(r"(?<=//)[^/?#]*@")
 _SECRET: Final = re.compile(r"pass|secret|token|key", re.IGNORECASE)
 
 

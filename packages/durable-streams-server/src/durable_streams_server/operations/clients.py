@@ -1,7 +1,7 @@
 """The address of a client, also of one behind proxies that are trusted."""
 
 from collections.abc import Callable, Sequence
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
 
 from durable_streams_server.http.observing import Caller
@@ -39,7 +39,10 @@ class TrustedProxies:
 
     def client_at(self, address: str, header: Callable[[bytes], bytes | None]) -> str:
         """As :meth:`client_of`, for the address and the headers of a request."""
-        if not (self._networks or self._unix) or not self._trusts(address):
+        if not (self._networks or self._unix):
+            return address
+        address = _address(address) or address
+        if not self._trusts(address):
             return address
         forwarded = (header(FORWARDED_FOR) or b"").decode("latin-1")
         hops = forwarded.rsplit(",", _MAX_HOPS)
@@ -71,6 +74,9 @@ def _address(hop: str) -> str | None:
     elif hop.count(":") == 1:
         hop = hop.partition(":")[0]
     try:
-        return str(ip_address(hop))
+        address = ip_address(hop)
     except ValueError:
         return None
+    # A socket for both kinds of addresses writes an IPv4 address as IPv6.
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return str(mapped or address)
