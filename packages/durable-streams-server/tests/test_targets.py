@@ -1,6 +1,7 @@
 """Request targets: roots and paths compared decoded, in whatever way a client spelled them."""
 
 import re
+from collections.abc import Callable
 from urllib.parse import quote
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from durable_streams_core.errors import InvalidRequest
+from durable_streams_server import MemoryStore, create_app, create_asgi
 from durable_streams_server.http.parsing import parse_query, source_path
 from durable_streams_server.http.targets import encode_path, parse_root, path_below, split_target
 
@@ -76,6 +78,15 @@ def test_a_root_is_kept_as_urls_have_it(root: str, encoded: str) -> None:
 def test_a_root_that_clients_cannot_request_is_refused(root: str) -> None:
     with pytest.raises(ValueError, match="must not have empty"):
         parse_root(root)
+
+
+@pytest.mark.parametrize("create", [create_asgi, create_app])
+def test_a_root_with_nothing_beside_it_is_refused_where_health_is_to_be_served(
+    create: Callable[..., object], memory: MemoryStore
+) -> None:
+    with pytest.raises(ValueError, match="give a root such as"):
+        create(memory, health=True)
+    assert create(memory, root="/v1/stream", health=True)
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,10 @@ async def serve(settings: Settings) -> None:
             client_of=TrustedProxies(settings["trusted_proxy"]).client_at,
         )
         root = parse_root(settings["root"])
+        if root == "/":
+            log.warning(
+                "With --root / every path is that of a stream: /health and /ready are none."
+            )
         engine = Engine(
             settings["store"],
             limits=limits_of(settings),

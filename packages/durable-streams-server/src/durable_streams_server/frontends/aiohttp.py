@@ -103,7 +103,7 @@ def create_app(
         compress=compress,
         health=health,
     )
-    return application(Mount(streams, options, limits), parse_root(root))
+    return application(Mount(streams, options, limits), parse_root(root, health=health))
 
 
 def application(mount: Mount, root: str) -> web.Application:

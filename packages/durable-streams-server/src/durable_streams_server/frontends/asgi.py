@@ -93,7 +93,7 @@ def create_asgi(
         compress=compress,
         health=health,
     )
-    return AsgiApp(Mount(streams, options, limits), parse_root(root))
+    return AsgiApp(Mount(streams, options, limits), parse_root(root, health=health))
 
 
 class AsgiApp:

@@ -18,14 +18,20 @@ def encode_path(path: str) -> str:
     return quote(path, safe=_SAFE)
 
 
-def parse_root(root: str) -> str:
+def parse_root(root: str, *, health: bool = False) -> str:
     """A stream root as URLs have it, with both slashes: ``my streams`` is ``/my%20streams/``.
 
-    ``root`` may be percent-encoded or not. Raises :class:`ValueError` for a root that clients
-    cannot request, because they remove empty and dot segments.
+    ``root`` may be percent-encoded or not. ``health`` says that pages beside it tell of the
+    server's health. Raises :class:`ValueError` for a root that clients cannot request, because they
+    remove empty and dot segments, and for one that has nothing beside it where that is needed.
     """
     path = unquote(root).strip("/")
     if not path:
+        if health:
+            raise ValueError(
+                "Below the root / every path is that of a stream, so /health and /ready cannot be "
+                "served: give a root such as /v1/stream."
+            )
         return "/"
     if any(segment in ("", ".", "..") for segment in path.split("/")):
         raise ValueError(f"The root must not have empty, '.' or '..' segments, got {root!r}.")
