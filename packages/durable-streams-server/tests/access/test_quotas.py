@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from remote import RemoteStore
 from wire import Client
 
+from durable_streams_core.drafts import Growth
+from durable_streams_core.entities import Head
 from durable_streams_core.errors import ProtocolError
 from durable_streams_core.store import Store
 from durable_streams_server import Engine, MemoryStore, PrefixQuota, ProducerClaim, StreamQuota
@@ -124,6 +126,37 @@ async def test_a_producers_duplicate_needs_no_room(url: Store | str, start: Star
     # The refusal did not count as the producer's batch.
     await engine.set_quotas([])
     assert not (await engine.append("a", b"y", producer=ProducerClaim("p", 0, 1))).duplicate
+
+
+async def test_of_quotas_given_at_the_same_time_the_last_are_kept_and_the_first_count_no_more(
+    remote: RemoteStore,
+) -> None:
+    async with Engine(remote) as engine:
+        await engine.set_quotas([PrefixQuota(prefix="", max_streams=9)])
+        before = asyncio.all_tasks()
+        await asyncio.gather(
+            engine.set_quotas([PrefixQuota(prefix="", max_streams=8)]),
+            engine.set_quotas([PrefixQuota(prefix="", max_streams=1)]),
+        )
+        assert len(asyncio.all_tasks()) == len(before)
+        await engine.create("a")
+        assert await outcomes(engine.create("b")) == ["too-many-streams"]
+
+
+async def test_two_quotas_of_one_prefix_take_over_what_was_counted(memory: MemoryStore) -> None:
+    bytes_and_streams = [
+        PrefixQuota(prefix="a", max_bytes=100),
+        PrefixQuota(prefix="a", max_streams=2),
+    ]
+    before = engine_quotas.Quotas(bytes_and_streams)
+    before.add("a/x", Growth(60, 1))
+    after = engine_quotas.Quotas(bytes_and_streams[::-1])
+    after.adopt(before)
+    assert after.totals() == {"a": {"a": Growth(60, 1)}}
+    after.add("a/y", Growth(40, 1))
+    with pytest.raises(ProtocolError) as caught:
+        after.check("a/x", Head("i", b""), 1)
+    assert caught.value.code == "prefix-full"
 
 
 async def test_quotas_whose_count_failed_are_counted_when_they_are_given_again(

@@ -190,16 +190,18 @@ class Quotas:
 
     def adopt(self, before: "Quotas") -> None:
         """Begin with what was counted for the same prefixes."""
-        numbers = {quota.prefix: number for number, (_, quota) in enumerate(self._prefixes)}
-        for pattern, prefix, growth in before.totals():
-            if pattern in numbers:
-                _add(self._totals, (numbers[pattern], prefix), growth)
+        known = before.totals()
+        for number, (_, quota) in enumerate(self._prefixes):
+            for prefix, growth in known.get(quota.prefix, {}).items():
+                _add(self._totals, (number, prefix), growth)
 
-    def totals(self) -> Iterator[tuple[str, str, Growth]]:
-        """Every prefix that holds anything: its pattern, itself and its total."""
+    def totals(self) -> dict[str, dict[str, Growth]]:
+        """The total of every prefix that holds anything, by its pattern and itself."""
+        found: dict[str, dict[str, Growth]] = {}
         for (number, prefix), total in self._totals.items():
             pattern = self._prefixes[number][1].prefix
-            yield pattern, prefix, Growth(total.bytes, total.streams)
+            found.setdefault(pattern, {})[prefix] = Growth(total.bytes, total.streams)
+        return found
 
     # Decisions.
 

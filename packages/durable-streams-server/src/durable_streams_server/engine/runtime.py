@@ -212,6 +212,9 @@ class Runtime:
         self._queues.replace_quotas(replacement)
         if before is not None:
             await before.stop()
+        if self._queues.quotas is not replacement:
+            # Others were given meanwhile.
+            return
         if replacement is not None:
             # Until it has been counted, the same quotas given again are counted again.
             self._recount = True
