@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 
+import httpx
 import pytest
 from observing import Recorder
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
@@ -14,6 +15,7 @@ from opentelemetry.trace import SpanKind, StatusCode, format_span_id, format_tra
 from remote import RemoteStore
 from wire import Client
 
+from durable_streams_server import MemoryStore, create_asgi
 from durable_streams_server.operations.trace_export import provider_of_environment
 from durable_streams_server.operations.tracing import Tracing
 
@@ -98,6 +100,19 @@ async def test_a_client_that_does_not_sample_is_not_traced(serve: Serving) -> No
     await client.get("a")
     assert len(recorder.reports) == 2
     assert traced.spans == ()
+
+
+async def test_a_method_that_a_client_makes_up_is_no_name_of_a_span(
+    memory: MemoryStore, traced: Traced
+) -> None:
+    app = create_asgi(memory)
+    Tracing(app.mount, provider=traced.provider)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as client:
+        assert (await client.request("MADEUP", "/a")).status_code == 405
+    (span,) = traced.spans
+    assert span.name == "HTTP other"
+    assert span.attributes is not None
+    assert span.attributes["http.request.method"] == "_OTHER"
 
 
 async def test_a_span_holds_no_signature(serve: Serving, traced: Traced) -> None:

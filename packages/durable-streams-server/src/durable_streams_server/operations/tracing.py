@@ -36,6 +36,9 @@ except ImportError as error:
     ) from error
 
 NAME: Final = "durable_streams_server"
+METHODS: Final = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"))
+UNKNOWN_METHOD: Final = "_OTHER"
+"""Stands for every other method, as OpenTelemetry has it: a client may send any word."""
 REMEMBERED_APPENDS: Final = 4096
 """Streams whose latest traced append is known, for the links of webhooks."""
 MAX_LINKS: Final = 32
@@ -79,8 +82,9 @@ class Tracing:
             return
         exchange = caller.exchange
         action = OTHER if exchange is None else exchange.kind
+        method = caller.method if caller.method in METHODS else UNKNOWN_METHOD
         span = self._tracer.start_span(
-            f"{caller.method or 'bytes'} {action}",
+            f"{'HTTP' if method is UNKNOWN_METHOD else method} {action}",
             parent,
             SpanKind.SERVER,
             start_time=self._nanoseconds(began),
@@ -89,7 +93,7 @@ class Tracing:
             path, _, query = redacted(caller.target).partition("?")
             span.set_attributes(
                 {
-                    "http.request.method": caller.method,
+                    "http.request.method": method,
                     "http.response.status_code": status,
                     "http.request.body.size": received,
                     "http.response.body.size": sent,
