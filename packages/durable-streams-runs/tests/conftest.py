@@ -19,6 +19,7 @@ from durable_streams_server import Engine
 # The helpers beside the tests.
 sys.path.insert(0, str(Path(__file__).parent))
 
+from fake_api import FakeApi
 from sources import SHORT_LEASE
 
 from durable_streams_runs import Runs
@@ -36,6 +37,11 @@ async def memory() -> AsyncIterator[Engine]:
 async def runs(memory: Engine) -> AsyncIterator[Runs]:
     async with Runs(memory, lease=SHORT_LEASE) as started:
         yield started
+
+
+@pytest.fixture
+def api() -> FakeApi:
+    return FakeApi()
 
 
 @pytest.fixture(scope="session")

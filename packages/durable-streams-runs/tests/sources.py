@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
+from durable_streams_runs import Runs
+
 SHORT_LEASE = 1.0
 
 
@@ -43,6 +45,20 @@ class Held:
         except (asyncio.CancelledError, GeneratorExit):
             self.cancelled.set()
             raise
+
+
+def with_counting(runs: Runs, held: Held) -> Any:
+    """Register the task that counts, and that waits for ``held`` in its first life."""
+
+    @runs.task(restart=True)
+    async def counting(written: str, to: int) -> AsyncIterator[str]:
+        for n in range(len(written), to):
+            yield str(n)
+        if not written:
+            async for item in held.stream():
+                yield item
+
+    return counting
 
 
 async def output(run: Any) -> list[Any]:

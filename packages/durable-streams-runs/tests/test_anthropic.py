@@ -22,11 +22,6 @@ BY = ["create", "stream"]
 
 
 @pytest.fixture
-def api() -> FakeApi:
-    return FakeApi()
-
-
-@pytest.fixture
 async def client(api: FakeApi) -> AsyncIterator[Any]:
     from anthropic import AsyncAnthropic
 

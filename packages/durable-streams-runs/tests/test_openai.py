@@ -27,11 +27,6 @@ BY = ["create", "stream"]
 
 
 @pytest.fixture
-def api() -> FakeApi:
-    return FakeApi()
-
-
-@pytest.fixture
 async def client(api: FakeApi) -> AsyncIterator[Any]:
     from openai import AsyncOpenAI
 

@@ -15,11 +15,6 @@ from durable_streams_runs.adapters import openai_agents
 
 
 @pytest.fixture
-def api() -> FakeApi:
-    return FakeApi()
-
-
-@pytest.fixture
 async def agent(api: FakeApi) -> AsyncIterator[Any]:
     from agents import Agent, OpenAIResponsesModel, set_tracing_disabled
     from openai import AsyncOpenAI

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from sources import Held, text, yielding
+from sources import Held, text, with_counting, yielding
 
 from durable_streams_client import AsyncAsgiTransport, AsyncClient, RetryPolicy
 from durable_streams_runs import Limits, NotARun, RunInfo, Runs, RunsUnavailable, Status
@@ -58,18 +58,6 @@ class Troubled(Engine):
 async def engine() -> AsyncIterator[Troubled]:
     async with Troubled() as started:
         yield started
-
-
-def with_counting(runs: Runs, held: Held) -> Any:
-    @runs.task(restart=True)
-    async def counting(written: str, to: int) -> AsyncIterator[str]:
-        for n in range(len(written), to):
-            yield str(n)
-        if not written:
-            async for item in held.stream():
-                yield item
-
-    return counting
 
 
 async def leave(streams: Any, successor: Callable[[], Awaitable[None]] | None = None) -> None:
@@ -288,24 +276,29 @@ async def test_a_shutdown_while_the_store_is_away_leaves_no_tasks(engine: Troubl
     assert asyncio.all_tasks() == before
 
 
+class Late(Engine):
+    """Streams whose appends to "a" arrive when the test says so."""
+
+    def __init__(self, store: Any) -> None:
+        super().__init__(store)
+        self.reached, self.arrives = asyncio.Event(), asyncio.Event()
+
+    async def append(self, path: str, *args: Any, **options: Any) -> Any:
+        if path == "a":
+            self.reached.set()
+            await self.arrives.wait()
+        return await super().append(path, *args, **options)
+
+
 async def test_a_late_stop_of_an_earlier_run_leaves_the_new_one_of_its_id_running(
     shared: Callable[[], Engine],
 ) -> None:
-    reached, restarted = asyncio.Event(), asyncio.Event()
-
-    class Late(Engine):
-        async def append(self, path: str, *args: Any, **options: Any) -> Any:
-            if path == "a":
-                reached.set()
-                await restarted.wait()
-            return await super().append(path, *args, **options)
-
     old, new = Held(), Held()
     async with shared() as streams, Late(shared().store) as late:
         async with Runs(streams, lease=HOUR) as owner, Runs(late, lease=HOUR) as other:
             run = await owner.start("a", old.stream())
             stopping = asyncio.create_task(other.stop("a"))
-            await reached.wait()
+            await late.reached.wait()
             old.finish()
             await run.wait()
             await recorded(owner)
@@ -314,7 +307,7 @@ async def test_a_late_stop_of_an_earlier_run_leaves_the_new_one_of_its_id_runnin
             assert run.started
             new.give("x")
             await until_written(run)
-            restarted.set()
+            late.arrives.set()
             assert (await stopping).status is Status.INTERRUPTED
             new.finish()
             assert await text(run) == ("x", "done")
@@ -323,28 +316,19 @@ async def test_a_late_stop_of_an_earlier_run_leaves_the_new_one_of_its_id_runnin
 async def test_a_late_append_of_an_earlier_run_is_not_in_the_new_one_of_its_id(
     shared: Callable[[], Engine],
 ) -> None:
-    reached, restarted = asyncio.Event(), asyncio.Event()
-
-    class Late(Engine):
-        async def append(self, path: str, *args: Any, **options: Any) -> Any:
-            if path == "a":
-                reached.set()
-                await restarted.wait()
-            return await super().append(path, *args, **options)
-
     old, new = Held(), Held()
     async with shared() as streams, Late(shared().store) as late:
         limits = Limits(patience=0.05)
         async with Runs(late, lease=HOUR, limits=limits) as zombie, Runs(streams) as other:
             await zombie.start("a", old.stream())
             old.give("old")
-            await reached.wait()
+            await late.reached.wait()
             assert (await other.stop("a")).status is Status.STOPPED
             await streams.delete("a")
             run = await other.start("a", new.stream())
             new.give("new")
             await until_written(run)
-            restarted.set()
+            late.arrives.set()
             await old.cancelled.wait()
             new.finish()
             assert await text(run) == ("new", "done")

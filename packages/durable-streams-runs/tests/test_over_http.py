@@ -4,13 +4,12 @@ import asyncio
 import re
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
-from sources import SHORT_LEASE, Held, text, yielding
+from sources import SHORT_LEASE, Held, text, with_counting, yielding
 
 from durable_streams_client import AsyncClient
 from durable_streams_runs import Limits, Runs, Status
@@ -35,18 +34,6 @@ def serving(store: str, port: int = 0) -> Iterator[tuple[str, subprocess.Popen[s
         process.stdout.read()
 
 
-def with_task(runs: Runs, held: Held) -> Any:
-    @runs.task(restart=True)
-    async def counting(written: str, to: int) -> AsyncIterator[str]:
-        for n in range(len(written), to):
-            yield str(n)
-        if not written:
-            async for item in held.stream():
-                yield item
-
-    return counting
-
-
 @pytest.mark.parametrize("restart", [False, True])
 async def test_another_worker_ends_or_restarts_the_runs_of_one_that_lost_its_connection(
     server: str, restart: bool
@@ -56,8 +43,8 @@ async def test_another_worker_ends_or_restarts_the_runs_of_one_that_lost_its_con
     async with AsyncClient(root) as lost, AsyncClient(root) as alive:
         first = Runs(lost, lease=SHORT_LEASE, limits=IMPATIENT)
         second = Runs(alive, lease=SHORT_LEASE, limits=IMPATIENT)
-        task = with_task(first, held)
-        with_task(second, Held())
+        task = with_counting(first, held)
+        with_counting(second, Held())
         async with first, second:
             await first.start("a", task, args={"to": 3})
             if not restart:
