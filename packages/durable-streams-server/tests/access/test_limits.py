@@ -219,7 +219,7 @@ async def test_only_streams_that_came_to_be_are_counted(serve: Serving, ticks: T
     assert (await client.put("b")).status == 201
     refusal = await client.put("c")
     assert (refusal.status, refusal["retry-after"]) == (429, "1800")
-    # What is there may still be confirmed.
+    # A stream that exists may still be confirmed.
     assert (await client.put("b")).status == 200
     assert [info.path for info in await client.engine.list()] == ["a", "b"]
 
