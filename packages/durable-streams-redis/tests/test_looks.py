@@ -101,15 +101,17 @@ async def test_what_another_process_changed_is_never_missed(
         assert await read(other, "p") == b"another;"
 
 
-async def test_a_page_that_an_append_overtook_is_not_served_again(
+async def test_a_page_holds_an_append_that_came_after_the_look_at_the_head(
     server: RedisServer, prefix: str
 ) -> None:
+    """A page that ended before it would not be up to date, however often a reader asked."""
     async with Engine(RedisStore(server.url, prefix=prefix)) as engine:
         await engine.create("p", content_type="text/plain", data="A;")
         head = await looked(engine, "p")
         assert isinstance(head, Head)
         await engine.append("p", "B;")
-        assert (await engine.page("p", BEGINNING, head=head)).data == b"A;"
+        page = await engine.page("p", BEGINNING, head=head)
+        assert (page.data, page.up_to_date) == (b"A;B;", True)
         assert await read(engine, "p") == b"A;B;"
 
 

@@ -52,6 +52,22 @@ async def test_a_follower_gets_what_was_there_and_what_comes(streams: Engine) ->
     assert seen == [1, 2, 3]
 
 
+@pytest.mark.parametrize("content_type, joined", [("text/plain", b"12"), (JSON, b"[1,\n2]")])
+async def test_a_read_is_up_to_date_though_an_append_came_between_look_and_read(
+    remote: RemoteStore, engines: Callable[..., Any], content_type: str, joined: bytes
+) -> None:
+    """With an append before each read, a reader that ends where it looked never catches up."""
+    streams = await engines(remote)
+    await streams.create("a", content_type=content_type, data=b"1")
+    remote.reading.shut()
+    reading = asyncio.create_task(streams.read("a"))
+    await remote.reading.reached.wait()
+    await streams.append("a", b"2")
+    remote.reading.open()
+    batch = await reading
+    assert (batch.data, batch.up_to_date) == (joined, True)
+
+
 async def test_the_last_batch_of_a_closed_stream_says_so(streams: Engine) -> None:
     await streams.create("a", data="x", closed=True)
     batches = [batch async for batch in streams.follow("a")]

@@ -247,7 +247,10 @@ class Pages:
         # A fork's own bytes always begin there.
         look_back = int(birth.kind is Kind.JSON and position not in (0, head.start))
         while True:
-            room = min(limit, head.tail - position)
+            # A store that is elsewhere takes appends between the look and the read, and reads the
+            # bytes together with their head. Asked only for what the look saw, it would never show
+            # the tail of a stream that takes appends all the time.
+            room = min(limit, head.tail - position) if self._local is not None else limit
             data, newest = yield from self._bytes(
                 path, head, position - look_back, room + look_back
             )
