@@ -125,12 +125,7 @@ def watched(replicas: int) -> Iterator[tuple[list[RedisServer], list[RedisServer
         for server in servers:
             server.start()
         eventually(lambda: servers[0].client().info("replication")["connected_slaves"] == replicas)
-        with sentinels(servers[0], 3) as watching:
-            eventually(
-                lambda: all(
-                    len(each.do("SENTINEL", "REPLICAS", "main")) == replicas for each in watching
-                )
-            )
+        with sentinels(servers[0], 3, replicas) as watching:
             yield servers, watching
     finally:
         for server in servers:

@@ -319,8 +319,7 @@ async def test_a_sentinel_s_master(prefix: str) -> None:
         RedisServer("--replicaof", f"127.0.0.1 {master.port}", *options) as replica,
     ):
         eventually(lambda: replica.client().info("replication")["master_link_status"] == "up")
-        with sentinels(master, 3) as watching:
-            eventually(lambda: watching[0].do("SENTINEL", "REPLICAS", "main"))
+        with sentinels(master, 3, replicas=1) as watching:
             source = "redis+sentinel://" + ",".join(f"127.0.0.1:{s.port}" for s in watching)
             store = RedisStore(f"{source}/main", prefix=prefix, durability="wait:1", timeout=1.0)
             async with Engine(store) as engine, Load(engine) as load:

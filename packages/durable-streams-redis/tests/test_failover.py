@@ -54,15 +54,7 @@ def replicated(replicas: int) -> Iterator[list[RedisServer]]:
 @contextmanager
 def watched(replicas: int, count: int = 3) -> Iterator[tuple[list[RedisServer], list[RedisServer]]]:
     """A master with replicas, and Sentinels that know them all."""
-    with replicated(replicas) as servers, sentinels(servers[0], count) as watching:
-
-        def known() -> bool:
-            return all(
-                len(sentinel.do("SENTINEL", "REPLICAS", "main")) == replicas
-                for sentinel in watching
-            )
-
-        eventually(known)
+    with replicated(replicas) as servers, sentinels(servers[0], count, replicas) as watching:
         yield servers, watching
 
 
