@@ -1,6 +1,7 @@
 """Starting, draining and rolling updates, with real processes."""
 
 import asyncio
+import errno
 import fcntl
 import os
 import signal
@@ -17,7 +18,9 @@ from click.testing import CliRunner
 from command_process import ended, running
 from wire import Connection, Events, request_bytes
 
+from durable_streams_core.errors import StoreInUse
 from durable_streams_server.cli.command import main
+from durable_streams_server.cli.rolling import RETRY_SECONDS, take_address
 from durable_streams_server.frontends.servers import FRONT_ENDS
 from durable_streams_server.frontends.sockets import inherit
 
@@ -123,6 +126,41 @@ async def test_a_taken_port_is_waited_for() -> None:
             taken.close()
             await serves(started)
             assert await readiness(port) == (200, "ready")
+
+
+async def test_of_two_waiters_none_gets_the_port_while_the_other_gets_the_directory() -> None:
+    attempts: list[str] = []
+
+    async def listen() -> str:
+        attempts.append("port")
+        if len(attempts) == 1:
+            raise OSError(errno.EADDRINUSE, "taken")
+        return "listening"
+
+    async def opening() -> None:
+        await directory.wait()
+        attempts.append("directory")
+
+    directory = asyncio.Event()
+    opened = asyncio.create_task(opening())
+    waiting = asyncio.create_task(take_address(listen, opened, 60))
+    await asyncio.wait([waiting], timeout=3 * RETRY_SECONDS)
+    assert attempts == ["port"]
+    directory.set()
+    assert await waiting == "listening"
+    assert attempts == ["port", "directory", "port"]
+
+
+async def test_a_directory_that_stays_taken_ends_the_wait_for_the_port_too() -> None:
+    async def listen() -> None:
+        raise OSError(errno.EADDRINUSE, "taken")
+
+    opening = asyncio.get_running_loop().create_future()
+    waiting = asyncio.create_task(take_address(listen, opening, 60))
+    await asyncio.sleep(0)
+    opening.set_exception(StoreInUse("it stays taken"))
+    with pytest.raises(StoreInUse):
+        await waiting
 
 
 @pytest.mark.parametrize("front_end", FRONT_ENDS)

@@ -61,6 +61,24 @@ async def take(attempt: Callable[[], Awaitable[_Taken]], seconds: float) -> _Tak
         await asyncio.sleep(RETRY_SECONDS)
 
 
+async def take_address(
+    listen: Callable[[], Awaitable[_Taken]], opening: "asyncio.Future[None]", seconds: float
+) -> _Taken:
+    """What ``listen`` returns, tried again for so many seconds while another process listens there.
+
+    An address that is taken is waited for once the store is open, which ``opening`` ends with: of
+    two processes that wait for both, one would get the address and the other the store.
+    """
+    if not opening.done():
+        try:
+            return await listen()
+        except OSError as error:
+            if not (seconds and _is_taken(error)):
+                raise
+        await asyncio.shield(opening)
+    return await take(listen, seconds)
+
+
 def _is_taken(error: Exception) -> bool:
     return isinstance(error, StoreInUse) or (
         isinstance(error, OSError) and error.errno == errno.EADDRINUSE

@@ -16,7 +16,7 @@ from durable_streams_server.cli.listening import address_of, certificate_of, sho
 from durable_streams_server.cli.operating import operating
 from durable_streams_server.cli.option_groups import Settings
 from durable_streams_server.cli.requests import options_of
-from durable_streams_server.cli.rolling import take
+from durable_streams_server.cli.rolling import take, take_address
 from durable_streams_server.cli.secrets import ConfiguredSecrets
 from durable_streams_server.cli.streams import limits_of, subscriptions_of
 from durable_streams_server.engine.engine import Engine
@@ -79,7 +79,9 @@ async def serve(settings: Settings) -> None:
         quick = None if address.listeners else QUICK_START_SECONDS
         if await _first(opening, stopping, seconds=quick) is stopping:
             return
-        listening = await stack.enter_async_context(_running(take(address.open, settings["wait"])))
+        listening = await stack.enter_async_context(
+            _running(take_address(address.open, opening, settings["wait"]))
+        )
         if await _first(listening, stopping) is stopping:
             return
         address = msgspec.structs.replace(address, listeners=tuple(listening.result()))
