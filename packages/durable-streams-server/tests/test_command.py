@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner
 from command_process import MEMORY, ended, running
@@ -16,6 +17,7 @@ from wire import Connection, Events, chunked, request_bytes
 
 from durable_streams_server import __version__
 from durable_streams_server.cli import command as cli
+from durable_streams_server.cli.config_file import settable
 from durable_streams_server.cli.requests import options_of
 from durable_streams_server.cli.streams import limits_of
 from durable_streams_server.frontends.servers import FRONT_ENDS
@@ -289,15 +291,30 @@ def test_what_it_cannot_do_it_explains_in_a_sentence(
     assert "Traceback" not in result.output
 
 
-@pytest.mark.parametrize(
-    "options, environment",
-    [(["--token", ""], {}), ([], {"DURABLE_STREAMS_TOKEN": ""}), (["--token", " "], {})],
-)
+@pytest.mark.parametrize("option", settable(cli.main), ids=lambda option: str(option.name))
+def test_a_variable_that_was_left_empty_is_not_taken_for_one_that_is_not_set(
+    option: click.Option, settings: dict[str, Any]
+) -> None:
+    variable = f"DURABLE_STREAMS_{str(option.name).upper()}"
+    result = invoke(**{variable: ""})
+    assert result.exit_code == 2
+    assert f"The variable {variable} of the environment is empty" in result.output
+    assert not settings
+
+
+def test_a_configuration_file_whose_name_was_left_empty_does_not_open_the_server(
+    settings: dict[str, Any],
+) -> None:
+    assert invoke(DURABLE_STREAMS_CONFIG="").exit_code == 2
+    assert not settings
+
+
+@pytest.mark.parametrize("token", ["", " "])
 def test_a_token_that_was_left_empty_does_not_open_the_server(
-    options: Any, environment: Any, monkeypatch: pytest.MonkeyPatch
+    token: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cli, "set_up_logging", lambda _: None)
-    result = invoke("--host", "no.such.host.invalid", *options, **environment)
+    result = invoke("--host", "no.such.host.invalid", "--token", token)
     assert result.exit_code == 1
     assert "The token is empty" in result.output
 

@@ -1,7 +1,6 @@
 """The command ``durable-streams-server``: one process that serves until it is told to stop."""
 
 import logging
-import os
 from typing import Any, Final
 
 import click
@@ -48,9 +47,6 @@ def main(context: click.Context, /, **settings: Any) -> None:
     if context.invoked_subcommand is not None:
         return
     check_environment(context.command)
-    if settings["token"] is None:
-        # click takes an empty variable for one that is not set; here somebody wanted a token.
-        settings["token"] = os.environ.get(f"{PREFIX}_TOKEN")
     set_up_logging(settings)
     if not (is_protected(settings) or settings["uds"] or is_loopback_host(settings["host"])):
         log.warning(

@@ -29,11 +29,23 @@ class PortOption(click.Option):
 
 
 def check_environment(command: click.Command, environment: Mapping[str, str] | None = None) -> None:
-    """Raise :class:`click.UsageError` for a variable that begins like ours and sets no option."""
+    """Raise :class:`click.UsageError` for a variable that begins like ours and sets no option.
+
+    Neither may one of ours be empty: click takes that for one that is not set, and somebody who
+    named a file of access rules with it would serve everybody.
+    """
     known = [str(parameter.name).upper() for parameter in command.params if parameter.name]
-    for variable in environment if environment is not None else os.environ:
+    given = os.environ if environment is None else environment
+    for variable, value in given.items():
         prefix, separator, name = variable.partition(PREFIX + "_")
-        if prefix or not separator or name in known or name in _OTHERS:
+        if prefix or not separator or name in _OTHERS:
+            continue
+        if name in known:
+            if not value.strip():
+                raise click.UsageError(
+                    f"The variable {variable} of the environment is empty: unset it, or give it a "
+                    "value."
+                )
             continue
         if name.startswith("_") or _SERVICE_LINK.fullmatch(name):
             continue
