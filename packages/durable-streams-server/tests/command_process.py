@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-LINE = re.compile(r"Serving durable streams from (\S+) at http://([^:]+|\[::1\]):(\d+)(/\S*)\n")
+LINE = re.compile(r"Serving durable streams from (\S+) at https?://([^:]+|\[::1\]):(\d+)(/\S*)\n")
 
 
 MEMORY = {"DURABLE_STREAMS_STORE": "memory:"}

@@ -23,6 +23,7 @@ from durable_streams_server.frontends.tls import Certificate
 from durable_streams_server.http.exchange import Exchange
 from durable_streams_server.http.messages import RequestHead
 from durable_streams_server.http.options import Options
+from durable_streams_server.operations.metrics import MetricsCollector
 from durable_streams_server.operations.reloading import reload_all
 from durable_streams_server.signing import ReadSigner
 
@@ -119,6 +120,47 @@ def test_a_certificate_that_has_expired_is_taken_and_said_to_be(pem: Path) -> No
     certificate = Certificate(str(pem), None)
     write_certificate(pem, 2, days=-1)
     assert "has expired" in certificate.reload()
+
+
+def expiry_in(collector: MetricsCollector) -> float | None:
+    """When the certificate expires, as the metrics say."""
+    for family in collector.collect():
+        if family.name == "durable_streams_tls_certificate_not_after_timestamp_seconds":
+            return family.samples[0].value if family.samples else None
+    raise AssertionError("the metric is not there")
+
+
+def test_the_metrics_say_when_the_certificate_in_force_expires(
+    pem: Path, memory: MemoryStore
+) -> None:
+    certificate = Certificate(str(pem), None)
+    collector = MetricsCollector(Engine(memory), certificate=certificate)
+    first = x509.load_pem_x509_certificate(pem.read_bytes()).not_valid_after_utc.timestamp()
+    assert expiry_in(collector) == first
+    write_certificate(pem, 2, days=30)
+    # The renewed file is not in force before it was reloaded.
+    assert expiry_in(collector) == first
+    certificate.reload()
+    renewed = x509.load_pem_x509_certificate(pem.read_bytes()).not_valid_after_utc.timestamp()
+    assert expiry_in(collector) == renewed > first
+    pem.write_text("broken")
+    assert not reload_all([certificate])
+    assert expiry_in(collector) == renewed
+
+
+def test_without_https_no_certificate_is_said_to_expire(memory: MemoryStore) -> None:
+    assert expiry_in(MetricsCollector(Engine(memory))) is None
+
+
+async def test_the_command_shows_the_expiry_of_its_certificate(pem: Path) -> None:
+    options = ("--port", "0", "--metrics", "--tls-cert", str(pem))
+    until = x509.load_pem_x509_certificate(pem.read_bytes()).not_valid_after_utc
+    async with running(*options) as (_, port, _):
+        async with await connect(port, pem) as connection:
+            page = (await connection.request("GET", "/metrics")).body.decode()
+    found = re.search(r"(?m)^durable_streams_tls_certificate_not_after\w+ (\S+)$", page)
+    assert found is not None
+    assert float(found[1]) == until.timestamp()
 
 
 class Part:

@@ -105,7 +105,7 @@ def certificate_of(settings: Settings) -> Certificate | None:
         return None
     try:
         return Certificate(certificate, key, client_ca)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise click.ClickException(
             f"{key or certificate} does not hold the certificate's key, or not in PEM: {error}"
         ) from error

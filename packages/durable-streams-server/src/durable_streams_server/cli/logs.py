@@ -1,6 +1,7 @@
 """The options of logs, and how the command sets logging up."""
 
 import logging
+import sys
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
@@ -14,6 +15,7 @@ from durable_streams_server.operations.log_formats import (
     LineFormatter,
     RepeatedFaults,
 )
+from durable_streams_server.operations.log_handler import LineHandler
 
 
 def _trusted(
@@ -68,10 +70,22 @@ def set_up_logging(settings: Settings) -> None:
         password,
     ]
     formatter = JsonFormatter if settings["log_format"] == "json" else LineFormatter
-    handler = logging.StreamHandler()
-    handler.setFormatter(formatter([secret for secret in secrets if secret]))
+    lines = formatter([secret for secret in secrets if secret])
+    handler: logging.Handler
+    try:
+        handler = LineHandler(sys.stderr.fileno(), lines)
+    except (AttributeError, OSError):
+        # Standard error is closed, or an object of whoever runs this in a process of their own.
+        handler = logging.StreamHandler()
+        handler.setFormatter(lines)
     handler.addFilter(RepeatedFaults())
     logging.basicConfig(level=settings["log_level"].upper(), handlers=[handler])
     if settings["access_log"]:
         # It was asked for, whatever the level of other lines.
         logging.getLogger(LOGGER).setLevel(logging.INFO)
+
+
+def line_handler() -> LineHandler | None:
+    """The handler that :func:`set_up_logging` made."""
+    handlers = logging.getLogger().handlers
+    return next((each for each in handlers if isinstance(each, LineHandler)), None)

@@ -7,8 +7,10 @@ from typing import Final
 
 import click
 
+from durable_streams_server.cli.logs import line_handler
 from durable_streams_server.cli.option_groups import OptionGroup, Settings, not_empty
 from durable_streams_server.frontends.mount import Mount
+from durable_streams_server.frontends.tls import Certificate
 from durable_streams_server.operations.access_log import AccessLog
 from durable_streams_server.operations.clients import TrustedProxies
 
@@ -38,10 +40,12 @@ OPERATIONS: Final = OptionGroup(
 
 
 @asynccontextmanager
-async def operating(settings: Settings, mount: Mount, root: str) -> AsyncIterator[None]:
-    """Observe a mount as the settings say, while it is served."""
+async def operating(
+    settings: Settings, mount: Mount, root: str, certificate: Certificate | None
+) -> AsyncIterator[None]:
+    """Observe a mount and its certificate as the settings say, while it is served."""
     if not settings["tracing"]:
-        async with _observing(settings, mount, root):
+        async with _observing(settings, mount, root, certificate):
             yield
         return
     try:
@@ -53,7 +57,7 @@ async def operating(settings: Settings, mount: Mount, root: str) -> AsyncIterato
         raise click.ClickException(str(error)) from error
     Tracing(mount, provider=provider, proxies=TrustedProxies(settings["trusted_proxy"]))
     try:
-        async with _observing(settings, mount, root):
+        async with _observing(settings, mount, root, certificate):
             yield
     finally:
         # It sends what is left, which may take a while.
@@ -61,10 +65,14 @@ async def operating(settings: Settings, mount: Mount, root: str) -> AsyncIterato
 
 
 @asynccontextmanager
-async def _observing(settings: Settings, mount: Mount, root: str) -> AsyncIterator[None]:
+async def _observing(
+    settings: Settings, mount: Mount, root: str, certificate: Certificate | None
+) -> AsyncIterator[None]:
     """Log and count the requests of a mount as the settings say."""
+    lines = line_handler()
     if settings["access_log"]:
-        mount.handler.observe(AccessLog(TrustedProxies(settings["trusted_proxy"])))
+        take = None if lines is None else lines.write_entry
+        mount.handler.observe(AccessLog(TrustedProxies(settings["trusted_proxy"]), take=take))
     address = settings["metrics_address"]
     if not (settings["metrics"] or address):
         yield
@@ -73,7 +81,7 @@ async def _observing(settings: Settings, mount: Mount, root: str) -> AsyncIterat
         from durable_streams_server.operations.metrics import Exposition, MetricsCollector
     except ImportError as error:
         raise click.ClickException(str(error)) from error
-    exposition = Exposition([MetricsCollector(mount)])
+    exposition = Exposition([MetricsCollector(mount, certificate=certificate, lines=lines)])
     if address is None:
         if root == "/":
             raise click.ClickException(

@@ -72,7 +72,7 @@ async def serve(settings: Settings) -> None:
         signals.reloadable.append(ConfiguredSecrets(settings["config"], mount))
     async with AsyncExitStack() as stack:
         stack.push_async_callback(engine.stop)
-        await stack.enter_async_context(operating(settings, mount, root))
+        await stack.enter_async_context(operating(settings, mount, root, certificate))
         stopping = await stack.enter_async_context(_running(signals.stop.wait()))
         opening = await stack.enter_async_context(_running(take(engine.start, settings["wait"])))
         # A server that shares its listener with another accepts nothing that it cannot answer yet.

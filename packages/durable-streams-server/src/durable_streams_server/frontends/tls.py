@@ -25,6 +25,8 @@ class Certificate:
         self._client_ca = client_ca
         self._newest = self.context = self._read()
         """``context`` is what listeners take."""
+        self.not_after = self._read_end()
+        """When the certificate expires that new connections get."""
         self.context.sni_callback = self._choose
 
     @property
@@ -37,15 +39,10 @@ class Certificate:
 
         Raises ``OSError`` or ``ValueError`` and keeps the certificate in use.
         """
-        fresh, until = self._read(), self.valid_until()
-        self._newest = fresh
+        fresh, until = self._read(), self._read_end()
+        self._newest, self.not_after = fresh, until
         expired = " and has expired" if until < datetime.now(UTC) else ""
         return f"it is valid until {until:%Y-%m-%d %H:%M} UTC{expired}"
-
-    def valid_until(self) -> datetime:
-        """The moment at which the certificate in the file expires."""
-        found = x509.load_pem_x509_certificates(Path(self._files[0]).read_bytes())
-        return found[0].not_valid_after_utc
 
     def _read(self) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -56,6 +53,10 @@ class Certificate:
             context.load_verify_locations(self._client_ca)
             context.verify_mode = ssl.CERT_REQUIRED
         return context
+
+    def _read_end(self) -> datetime:
+        found = x509.load_pem_x509_certificates(Path(self._files[0]).read_bytes())
+        return found[0].not_valid_after_utc
 
     def _choose(self, connection: Any, _name: str | None, _context: ssl.SSLContext) -> None:
         """Called in each handshake, also in those of clients that name no server."""

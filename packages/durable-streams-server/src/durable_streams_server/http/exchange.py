@@ -58,7 +58,10 @@ class Exchange:
     """Whether it counts as an append where appends are limited."""
     committed: tuple[float, float] | None = None
     """When its commit began and ended, by ``perf_counter``, where commits are timed."""
-    _principal: str | None = None
+    named: str = ""
+    """The name that the access hook gave to the sender of the request."""
+    _address: str | None = None
+    """The name of a sender without one."""
 
     def __init__(
         self, context: Context, request: RequestHead, path: str, common: list[Header]
@@ -75,13 +78,15 @@ class Exchange:
     @property
     def principal(self) -> str:
         """The name that the access hook gave to the sender of the request, else its address."""
-        if self._principal is None:
+        if self.named:
+            return self.named
+        if self._address is None:
             address = address_of(self.request)
             client_of = self._context.options.client_of
             if client_of is not None:
                 address = client_of(address, self.request.header)
-            self._principal = f"address:{network_of(address)}"
-        return self._principal
+            self._address = f"address:{network_of(address)}"
+        return self._address
 
     def run(self, body: bytes) -> AnyResponse:
         """The second step: the response, given the whole body."""
@@ -194,7 +199,7 @@ class Exchange:
     def _is_permitted(self, permitted: object) -> bool:
         """Whether the hook permitted it. Keeps the principal that the hook named."""
         if type(permitted) is Principal:
-            self._principal = permitted.name
+            self.named = permitted.name
             return True
         return permitted is True
 

@@ -6,12 +6,13 @@ a URL is not, nor anything that a client puts there by mistake.
 
 import logging
 import re
+from collections.abc import Callable
 from time import perf_counter
 from typing import Final
 
 import msgspec
 
-from durable_streams_server.http.observing import Caller
+from durable_streams_server.http.observing import OTHER, Caller
 from durable_streams_server.operations.clients import TrustedProxies
 
 log = logging.getLogger("durable_streams_server.operations")
@@ -28,7 +29,7 @@ _UNSAFE: Final = re.compile(r"[^!-~]|[\"\\]")
 _TRACE: Final = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
-class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
+class Entry(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """One line of the access log. ``seconds`` is the time from the head to the response's end."""
 
     client: str
@@ -46,58 +47,74 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
     trace_id: str = ""
 
     def __str__(self) -> str:
-        return " ".join(f"{name}={value}" for name, value in self.fields().items())
-
-    def fields(self) -> dict[str, str | int | float]:
-        """The known facts of the request, by name."""
-        known: dict[str, str | int | float] = {
-            name: value
-            for name in self.__struct_fields__
-            if (value := getattr(self, name)) or not isinstance(value, str)
-        }
-        known["seconds"] = round(self.seconds, 6)
-        return known
+        line = (
+            f"client={self.client} method={self.method} path={self.path} status={self.status} "
+            f"action={self.action} received={self.received} sent={self.sent} "
+            f"seconds={self.seconds:.6f}"
+        )
+        if self.principal:
+            line += f" principal={self.principal}"
+        if self.request_id:
+            line += f" request_id={self.request_id}"
+        return f"{line} trace_id={self.trace_id}" if self.trace_id else line
 
 
 class AccessLog:
-    """An observer that logs each request at level INFO, to the logger ``LOGGER``."""
+    """An observer that logs each request.
 
-    def __init__(self, proxies: TrustedProxies | None = None) -> None:
-        self._proxies = proxies or TrustedProxies()
+    ``take`` is given each entry. Without it an entry becomes a record of ``logging``, at level INFO
+    of the logger ``LOGGER``, which costs about ten times as much as the lines of the command.
+    """
+
+    def __init__(
+        self,
+        proxies: TrustedProxies | None = None,
+        *,
+        take: Callable[[Entry], None] | None = None,
+    ) -> None:
+        self._client_of = _peer_of if proxies is None or not proxies else proxies.client_of
         self._log = logging.getLogger(LOGGER)
+        self._take = take
 
     def finished(self, caller: Caller, status: int, received: int, sent: int, began: float) -> None:
         """Log a request."""
-        if self._log.isEnabledFor(logging.INFO):
-            try:
-                self._write(caller, status, received, sent, began)
-            except Exception:
-                log.exception("a line of the access log failed")
+        take = self._take
+        if take is None:
+            if not self._log.isEnabledFor(logging.INFO):
+                return
+            take = self._log_record
+        try:
+            take(self._entry(caller, status, received, sent, began))
+        except Exception:
+            log.exception("a line of the access log failed")
 
-    def _write(self, caller: Caller, status: int, received: int, sent: int, began: float) -> None:
+    def _entry(self, caller: Caller, status: int, received: int, sent: int, began: float) -> Entry:
         exchange = caller.exchange
-        trace = _TRACE.fullmatch(caller.header(TRACEPARENT) or b"")
-        entry = Entry(
-            self._proxies.client_of(caller),
+        request_id = caller.header(REQUEST_ID)
+        trace = caller.header(TRACEPARENT)
+        traced = None if trace is None else _TRACE.fullmatch(trace)
+        return Entry(
+            self._client_of(caller),
             safe(caller.method),
             redacted(caller.target),
             status,
-            "other" if exchange is None else exchange.kind,
+            OTHER if exchange is None else exchange.kind,
             received,
             sent,
-            perf_counter() - began,
-            "" if exchange is None else _named(exchange.principal),
-            safe((caller.header(REQUEST_ID) or b"").decode("latin-1")[:_MAX_ID]),
-            "" if trace is None else trace[1].decode(),
+            round(perf_counter() - began, 6),
+            "" if exchange is None else safe(exchange.named),
+            "" if request_id is None else safe(request_id.decode("latin-1")[:_MAX_ID]),
+            "" if traced is None else traced[1].decode(),
         )
+
+    def _log_record(self, entry: Entry) -> None:
         # Made here, because logging would look for the caller through the whole stack.
         record = logging.LogRecord(LOGGER, logging.INFO, __file__, 0, "%s", (entry,), None)
         self._log.handle(record)
 
 
-def _named(principal: str) -> str:
-    """The principal, unless it says no more than the address."""
-    return "" if principal.startswith("address:") else safe(principal)
+def _peer_of(caller: Caller) -> str:
+    return caller.peer
 
 
 def redacted(target: str) -> str:
@@ -119,6 +136,13 @@ def redacted(target: str) -> str:
 
 def safe(text: str) -> str:
     """Text without spaces, quotes and control characters, which could forge fields or lines."""
-    if text.isalnum() and text.isascii():
+    # Several times as fast as the expression.
+    if (
+        text.isascii()
+        and text.isprintable()
+        and " " not in text
+        and '"' not in text
+        and "\\" not in text
+    ):
         return text
     return _UNSAFE.sub(lambda found: found[0] if found[0] == HIDDEN else "?", text)

@@ -33,13 +33,16 @@ class TrustedProxies:
                     f"{error}."
                 ) from None
 
+    def __bool__(self) -> bool:
+        return self._unix or bool(self._networks)
+
     def client_of(self, caller: Caller) -> str:
         """The address of the client: of the nearest hop that is not a trusted proxy."""
         return self.client_at(caller.peer, caller.header)
 
     def client_at(self, address: str, header: Callable[[bytes], bytes | None]) -> str:
         """As :meth:`client_of`, for the address and the headers of a request."""
-        if not (self._networks or self._unix):
+        if not self:
             return address
         address = _address(address) or address
         if not self._trusts(address):
@@ -74,7 +77,8 @@ def _address(hop: str) -> str | None:
     elif hop.count(":") == 1:
         hop = hop.partition(":")[0]
     try:
-        address = ip_address(hop)
+        # The scope of an address may be any text, and means nothing on another machine.
+        address = ip_address(hop.partition("%")[0])
     except ValueError:
         return None
     # A socket for both kinds of addresses writes an IPv4 address as IPv6.

@@ -3,14 +3,15 @@
 import logging
 import time
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
-from durable_streams_server.operations.access_log import Entry
+from durable_streams_server.operations.access_log import LOGGER, Entry
 
 _TEXT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _HIDDEN: Final = "***"
+_encode: Final = msgspec.json.Encoder().encode
 MIN_SECRET: Final = 4
 """Shorter secrets are found in too many words to be taken out of lines."""
 
@@ -24,6 +25,9 @@ class LineFormatter(logging.Formatter):
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         super().__init__(_TEXT)
         self._secrets = [secret for secret in set(secrets) if len(secret) >= MIN_SECRET]
+        self._second = 0
+        self._shown = ""
+        """The last second that was shown, and how: to format it costs more than the rest."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - of the library
         record.message = one_line(record.message)
@@ -31,6 +35,25 @@ class LineFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         return self._without_secrets(super().format(record))
+
+    def format_entry(self, entry: Entry, now: float) -> str:
+        """The line of a request that ended at ``now``, in seconds since 1970, as :meth:`format`
+        writes a record of it.
+        """
+        begin, milliseconds = self._time(now)
+        line = f"{begin},{milliseconds:03d} INFO {LOGGER}: {entry}"
+        return self._without_secrets(line) if self._secrets else line
+
+    def _time(self, now: float) -> tuple[str, int]:
+        """The second as it is shown, and the milliseconds."""
+        second = int(now)
+        if second != self._second:
+            self._shown = self._show(second)
+            self._second = second
+        return self._shown, int((now - second) * 1000)
+
+    def _show(self, second: int) -> str:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(second))
 
     def _without_secrets(self, line: str) -> str:
         for secret in self._secrets:
@@ -45,21 +68,29 @@ class JsonFormatter(LineFormatter):
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-        line: dict[str, Any] = {
-            "time": f"{seconds}.{int(record.msecs):03d}Z",
-            "level": record.levelname.lower(),
-            "logger": record.name,
-        }
         args = record.args
         if isinstance(args, tuple) and len(args) == 1 and isinstance(args[0], Entry):
-            line.update(args[0].fields())
-        else:
-            line["message"] = record.getMessage()
+            return self.format_entry(args[0], record.created)
+        begin, milliseconds = self._time(record.created)
+        line = {
+            "time": f"{begin}.{milliseconds:03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         encoded = msgspec.json.encode(line, enc_hook=str).decode(errors="replace")
         return self._without_secrets(encoded)
+
+    def format_entry(self, entry: Entry, now: float) -> str:
+        begin, milliseconds = self._time(now)
+        fields = _encode(entry).decode()[1:]
+        line = f'{{"time":"{begin}.{milliseconds:03d}Z","level":"info","logger":"{LOGGER}",{fields}'
+        return self._without_secrets(line) if self._secrets else line
+
+    def _show(self, second: int) -> str:
+        return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
 
 
 def one_line(message: str) -> str:

@@ -11,7 +11,9 @@ from typing import Any, Final
 from durable_streams_core.metrics import Histogram, Metric
 from durable_streams_server.engine.engine import Engine
 from durable_streams_server.frontends.mount import Mount
+from durable_streams_server.frontends.tls import Certificate
 from durable_streams_server.http.live import Readers
+from durable_streams_server.operations.log_handler import LineHandler
 from durable_streams_server.operations.requests import RequestMeter
 
 try:
@@ -45,10 +47,19 @@ class MetricsCollector(Collector):
 
     ``streams`` is an :class:`~durable_streams_server.Engine`, or the mount of an application:
     ``app.mount`` of :func:`~durable_streams_server.create_asgi`, or ``app[MOUNT]`` of
-    :func:`~durable_streams_server.create_app`.
+    :func:`~durable_streams_server.create_app`. ``certificate`` and ``lines`` are
+    those of the process, where it serves HTTPS and writes its log itself.
     """
 
-    def __init__(self, streams: Mount | Engine) -> None:
+    def __init__(
+        self,
+        streams: Mount | Engine,
+        *,
+        certificate: Certificate | None = None,
+        lines: LineHandler | None = None,
+    ) -> None:
+        self._certificate = certificate
+        self._lines = lines
         if isinstance(streams, Engine):
             self._engine = streams
             self._requests: RequestMeter | None = None
@@ -77,6 +88,19 @@ class MetricsCollector(Collector):
             {(mode,): count for mode, count in waiting.items()},
         )
         yield from self._engine.metrics()
+        certificate = self._certificate
+        yield Metric(
+            "tls_certificate_not_after_timestamp_seconds",
+            "When the certificate that new connections get expires, in seconds since 1970.",
+            (),
+            {} if certificate is None else {(): certificate.not_after.timestamp()},
+        )
+        yield Metric(
+            "dropped_log_lines_total",
+            "Lines of the log that were dropped, because they were not read fast enough.",
+            (),
+            {(): 0 if self._lines is None else self._lines.dropped},
+        )
 
 
 def family_of(metric: Metric) -> Family:

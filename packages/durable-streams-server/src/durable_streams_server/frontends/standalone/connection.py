@@ -58,11 +58,9 @@ class Connection(Sender):
     """
 
     __slots__ = (
-        "_advancing", "_head", "_head_begun", "_incoming", "_live", "_peer", "_receiver", "_secure",
+        "_advancing", "_head", "_head_begun", "_incoming", "_live", "_receiver", "_secure",
         "_stalled", "_waiting", "opened_at",
     )  # fmt: skip
-
-    _peer: Peer
 
     def __init__(self, server: "StandaloneServer", *, secure: bool) -> None:
         super().__init__(server)

@@ -3,12 +3,13 @@
 import asyncio
 from enum import Enum
 from time import perf_counter
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from durable_streams_server.frontends.standalone.request_head import ReceivedHead
 from durable_streams_server.http import wire
 from durable_streams_server.http.exchange import Exchange
 from durable_streams_server.http.messages import RequestHead, Response
+from durable_streams_server.http.peers import Peer
 
 if TYPE_CHECKING:
     from durable_streams_server.frontends.standalone.server import StandaloneServer
@@ -37,10 +38,11 @@ class Sender(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_began", "_eof", "_gathered", "_observer", "_out", "_paused", "_phase",
+        "_began", "_eof", "_gathered", "_observer", "_out", "_paused", "_peer", "_phase",
         "_received", "_request", "_server", "_transport", "_unread", "deadline", "exchange",
     )  # fmt: skip
 
+    _peer: Peer
     _transport: asyncio.Transport
 
     def __init__(self, server: "StandaloneServer") -> None:
@@ -86,16 +88,16 @@ class Sender(asyncio.Protocol):
 
     @property
     def peer(self) -> str:
-        address = self._transport.get_extra_info("peername")
-        return str(address[0]) if isinstance(address, tuple) else ""
+        return self._peer.address
 
     def header(self, name: bytes) -> bytes | None:
         head = self._reported_head()
         return None if head is None else head.header(name)
 
     def _reported_head(self) -> ReceivedHead | None:
-        head = self._request if self.exchange is None else self.exchange.request
-        return cast(ReceivedHead | None, head)
+        exchange = self.exchange
+        # Every request of this front end is one.
+        return self._request if exchange is None else exchange.request  # type: ignore[return-value]
 
     def _report(self, status: int, sent: int) -> None:
         """The request is over, or what was answered is not a request."""
