@@ -10,6 +10,7 @@ import msgspec
 from aiohttp import web
 
 from durable_streams_server.frontends.aiohttp import application
+from durable_streams_server.frontends.aiohttp_log import log
 from durable_streams_server.frontends.mount import Mount
 from durable_streams_server.frontends.sockets import BACKLOG, listen_at, listen_at_path, port_of
 from durable_streams_server.frontends.standalone import Bounds, StandaloneServer
@@ -67,6 +68,7 @@ async def aiohttp_server(mount: Mount, root: str, address: Address) -> AsyncIter
         application(mount, root),
         handler_cancellation=True,
         access_log=None,
+        logger=log,
         auto_decompress=False,
         lingering_time=LINGER_SECONDS,
         shutdown_timeout=SHUTDOWN_SECONDS,

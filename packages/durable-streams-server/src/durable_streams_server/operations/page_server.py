@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 
 from aiohttp import web
 
+from durable_streams_server.frontends.aiohttp_log import log
 from durable_streams_server.frontends.sockets import BACKLOG, listen_at
 from durable_streams_server.http.handler import Page
 
@@ -22,7 +23,7 @@ async def serve_page(path: str, page: Page, host: str, port: int) -> AsyncIterat
 
     app = web.Application()
     app.router.add_get(path, respond)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+    runner = web.AppRunner(app, access_log=None, logger=log, shutdown_timeout=1.0)
     await runner.setup()
     try:
         listeners = listen_at(host, port)
