@@ -90,13 +90,14 @@ async def test_a_request_without_a_trace_begins_one_and_a_malformed_one_is_ignor
     assert [span.parent for span in traced.spans] == [None, None]
 
 
-async def test_a_client_that_does_not_sample_is_not_traced(serve: Serving) -> None:
+@pytest.mark.parametrize("flags", ["00", "02", "fe"])
+async def test_a_client_that_does_not_sample_is_not_traced(serve: Serving, flags: str) -> None:
     traced = Traced(ParentBased(ALWAYS_OFF))
     client = await serve()
     recorder = Recorder()
     Tracing(client.mount, provider=traced.provider)
     client.mount.handler.observe(recorder)
-    await client.get("a", traceparent=TRACEPARENT.removesuffix("1") + "0")
+    await client.get("a", traceparent=TRACEPARENT.removesuffix("01") + flags)
     await client.get("a")
     assert len(recorder.reports) == 2
     assert traced.spans == ()

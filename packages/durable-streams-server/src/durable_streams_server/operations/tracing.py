@@ -43,7 +43,10 @@ REMEMBERED_APPENDS: Final = 4096
 """Streams whose latest traced append is known, for the links of webhooks."""
 MAX_LINKS: Final = 32
 
-_NOT_SAMPLED: Final = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-00")
+# The lowest of the flags says whether it is sampled; newer clients set the next one too.
+_NOT_SAMPLED: Final = re.compile(
+    rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f][02468ace]"
+)
 _PROPAGATOR: Final = TraceContextTextMapPropagator()
 
 
