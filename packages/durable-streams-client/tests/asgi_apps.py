@@ -3,13 +3,17 @@
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, TypeAlias
+from contextvars import ContextVar
+from typing import Any, Final, TypeAlias
 
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 
 SECONDS = 10
+
+CALLER: Final = ContextVar("CALLER", default="")
+"""Whatever the caller of a client has set."""
 
 
 async def respond(send: Send, status: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:
@@ -33,6 +37,8 @@ class Recorder:
     def __init__(self) -> None:
         self.scopes: list[Message] = []
         self.lifespan: list[str] = []
+        self.callers: list[tuple[str, str]] = []
+        """The type of each scope, and who called."""
         self.sent = 0
         """Bytes that the transport took."""
         self.asked = threading.Event()
@@ -42,6 +48,7 @@ class Recorder:
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         self.scopes.append(scope)
+        self.callers.append((scope["type"], CALLER.get()))
         if scope["type"] == "lifespan":
             await self._live(scope, receive, send)
             return

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from contextvars import Context
 from typing import Any, Final
 
 from durable_streams_client.asgi_exchange import App, Exchange, Message
@@ -71,7 +72,8 @@ class Lifespan:
     async def started(self) -> str | None:
         """Wait for the startup, which the first caller begins; returns why it failed, or None."""
         if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._run())
+            # The context of the request that happens to be the first ends with that request.
+            self._task = asyncio.get_running_loop().create_task(self._run(), context=Context())
         return await asyncio.shield(self._startup)
 
     async def end(self) -> None:

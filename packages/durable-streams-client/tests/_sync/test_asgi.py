@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from asgi_apps import SECONDS, Recorder, that_does_not_start, with_no_lifespan
+from asgi_apps import CALLER, SECONDS, Recorder, that_does_not_start, with_no_lifespan
 
 from durable_streams_client import (
     AsgiTransport,
@@ -39,6 +39,16 @@ def test_a_request_arrives_as_it_was_sent() -> None:
     )
     assert (b"x-key", b"k") in scope["headers"]
     assert (scope["scheme"], scope["server"]) == ("http", ("app", 80))
+
+
+def test_the_lifespan_does_not_run_in_the_context_of_the_first_request() -> None:
+    app = Recorder()
+    with client_of(app) as http:
+        for caller in ("first", "second"):
+            token = CALLER.set(caller)
+            http.get("/echo")
+            CALLER.reset(token)
+    assert app.callers == [("lifespan", ""), ("http", "first"), ("http", "second")]
 
 
 def test_a_response_is_handed_on_as_it_is_sent() -> None:
