@@ -157,7 +157,7 @@ def types(session: nox.Session) -> None:
         session,
         "core[testing]",
         "server[uvicorn,metrics,tracing]",
-        "client",
+        "client[tracing]",
         "redis",
         "runs[mcp]",
         "pytest",
@@ -206,7 +206,10 @@ def tests(session: nox.Session, package: str) -> None:
 @nox.session(requires=["build"])
 def project(session: nox.Session) -> None:
     """What holds between the packages, and that the documentation's examples work."""
-    install(session, "server[uvicorn,metrics,jwt]", "client", "redis", "runs", "pytest")
+    install(
+        session,
+        *("server[uvicorn,metrics,tracing,jwt]", "client[tracing]", "redis", "runs", "pytest"),
+    )
     install_group(session, "tests")
     install_group(session, "examples")
     install_group(session, "deploy")
@@ -292,7 +295,7 @@ def client_conformance(session: nox.Session, flavour: str) -> None:
 @nox.session(requires=["build"])
 def docs(session: nox.Session) -> None:
     """Build the documentation; any warning or dead internal link is an error."""
-    install(session, "server[metrics]", "client", "redis", "runs[mcp]", "pytest")
+    install(session, "server[metrics]", "client[tracing]", "redis", "runs[mcp]", "pytest")
     install_group(session, "docs")
     session.run(
         *("sphinx-build", "--fail-on-warning", "--keep-going", "--nitpicky", "--fresh-env"),

@@ -38,7 +38,7 @@ myst_heading_anchors = 3
 nitpick_ignore_regex = [
     (
         "py:.*",
-        r"(aiohttp|asyncio|collections|contextlib|datetime|mcp|mcp_types|os|pathlib|sqlite3|ssl|typing)\..*",
+        r"(aiohttp|asyncio|collections|contextlib|datetime|mcp|mcp_types|opentelemetry|os|pathlib|sqlite3|ssl|typing)\..*",
     ),
     ("py:data", r"[A-Z_]+"),  # constants
     # Like the sync ones, which are documented.

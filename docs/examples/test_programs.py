@@ -4,6 +4,7 @@ import ast
 import asyncio
 import json
 import random
+import re
 import sqlite3
 import subprocess
 import sys
@@ -35,6 +36,17 @@ def test_a_job_streams_its_output(streams_server: StreamsServer, streams_client:
     run("stream_job.py", streams_server.url + "jobs/7", sys.executable, "-c", code)
     output = streams_client.stream("jobs/7").follow().read_text()
     assert output == "one\ntwo\n\nended with status 3\n"
+
+
+def test_the_spans_of_orders_are_below_those_of_the_program(streams_server: StreamsServer) -> None:
+    printed = run("traced_orders.py", streams_server.url)
+    spans = [
+        json.loads(span) for span in re.split(r"(?<=^})\n", printed, flags=re.MULTILINE) if span
+    ]
+    create, append, order = spans
+    assert [create["name"], append["name"]] == ["PUT create", "POST append"]
+    assert create["parent_id"] is None
+    assert append["parent_id"] == order["context"]["span_id"]
 
 
 def test_a_consumer_counts_each_order_once_however_often_it_is_killed(

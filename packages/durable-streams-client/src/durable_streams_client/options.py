@@ -3,11 +3,14 @@
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from durable_streams_client.errors import ClientError, InvalidArgument
 from durable_streams_client.fields import check_pairs
 from durable_streams_client.retry import RetryPolicy
+
+if TYPE_CHECKING:
+    from durable_streams_client.tracing import Tracing
 
 Live: TypeAlias = Literal["auto", "sse", "long-poll"]
 """How ``Stream.follow`` waits for new data."""
@@ -89,6 +92,7 @@ class Options:
     on_retry: Callable[[Retry], Any] | None
     compress: bool
     safe_append: bool
+    tracing: "Tracing | None"
     random: Callable[[], float]
 
 

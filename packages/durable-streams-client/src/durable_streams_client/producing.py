@@ -25,13 +25,15 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Final
+from typing import Any, Final
 
 from durable_streams_client.errors import ClientError, Fenced, InvalidArgument, NotStored
 from durable_streams_client.options import is_whole
 from durable_streams_core import protocol
 
 MAX_CLAIMS: Final = 5
+MAX_ORIGINS: Final = 32
+"""The most spans that are known of one batch's appends."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +107,8 @@ class Outgoing:
     sent: bool = False
     floor: int = 0
     """The lowest unacknowledged number when it was sent last."""
+    origins: dict[int, Any] = field(default_factory=dict)
+    """The spans, by their ids, below which its items were appended. See ``TracedMachine``."""
 
 
 @dataclass(slots=True)
@@ -356,7 +360,10 @@ class ProducerMachine:
         self._next_seq = large.seq
         for batch in reversed(back):
             for parts in _halves(batch.parts) if batch is large else [batch.parts]:
-                self._queue.appendleft(Outgoing(parts, sum(map(len, parts)), close=batch.close))
+                size = sum(map(len, parts))
+                self._queue.appendleft(
+                    Outgoing(parts, size, close=batch.close, origins=batch.origins)
+                )
 
     def _fail(self, error: ClientError) -> None:
         if self._cause is None:
@@ -377,6 +384,43 @@ class ProducerMachine:
             uncertain=sum(len(batch.parts) for batch in flying[:maybe]),
             cause=self._cause,
         )
+
+
+@dataclass(slots=True)
+class TracedMachine(ProducerMachine):
+    """A machine that remembers of each batch below which spans its items were appended.
+
+    ``origin`` returns the current span, as OpenTelemetry's ``SpanContext``. It is asked whenever an
+    item is accepted, by the task or thread that appends.
+    """
+
+    origin: Callable[[], Any] = field(kw_only=True)
+    _origins: dict[int, Any] = field(default_factory=dict, init=False)
+    """Those of the open batch."""
+
+    # The base is named because a class with slots has no `super()` before Python 3.14.
+
+    def add(self, part: bytes) -> Added:
+        added = ProducerMachine.add(self, part)
+        if added is not FULL:
+            self._remember(self._origins if self._open else self._queue[-1].origins)
+        return added
+
+    def close(self, parts: list[bytes]) -> None:
+        ProducerMachine.close(self, parts)
+        assert self._closing is not None
+        self._remember(self._closing.origins)
+
+    def _seal(self) -> None:
+        sealing = bool(self._open)
+        ProducerMachine._seal(self)  # noqa: SLF001 - its own, by the name of the base
+        if sealing:
+            self._queue[-1].origins, self._origins = self._origins, {}
+
+    def _remember(self, origins: dict[int, Any]) -> None:
+        origin = self.origin()
+        if len(origins) < MAX_ORIGINS:
+            origins[origin.span_id] = origin
 
 
 def _halves(parts: list[bytes]) -> list[list[bytes]]:

@@ -4,7 +4,7 @@ import random
 import ssl
 from collections.abc import AsyncIterator, Callable
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from durable_streams_client import addresses
 from durable_streams_client._async.calls import AsyncCalls
@@ -24,6 +24,9 @@ from durable_streams_client.options import (
 )
 from durable_streams_client.pages import PageCache
 from durable_streams_client.retry import RetryPolicy
+
+if TYPE_CHECKING:
+    from durable_streams_client.tracing import Tracing
 
 
 class AsyncClient:
@@ -50,6 +53,8 @@ class AsyncClient:
       without being stored twice (§5.2.1). Without it they are repeated only after a failure that
       certainly changed nothing.
     - ``cache_bytes``: keeps this many bytes of pages, to fetch only pages that changed (§10.1).
+    - ``tracing``: makes an OpenTelemetry span of each call; a ``Tracing`` of the module
+      ``durable_streams_client.tracing``, which needs the extra ``tracing``.
 
     Raises ``InvalidArgument`` for options that have no meaning.
 
@@ -79,6 +84,7 @@ class AsyncClient:
         compress: bool = True,
         safe_append: bool = True,
         cache_bytes: int = 8 * 1024 * 1024,
+        tracing: "Tracing | None" = None,
     ) -> None:
         options = Options(
             timeouts=timeouts or Timeouts(),
@@ -86,6 +92,7 @@ class AsyncClient:
             on_retry=on_retry,
             compress=compress,
             safe_append=safe_append,
+            tracing=tracing,
             random=random.random,
         )
         calls = AsyncCalls(
@@ -150,8 +157,9 @@ class AsyncClient:
         following: str | None = after
         while following is not None:
             request = list_request(self.base_url, prefix, following)
-            response = await calls.call(request, extra=extra, accept=REFUSALS)
-            page = listed_page(request, response, following)
+            with calls.span("GET", "list", request.url) as span:
+                response = await calls.call(request, extra=extra, span=span, accept=REFUSALS)
+                page = listed_page(request, response, following)
             for listed in page.streams:
                 yield listed
             following = page.next

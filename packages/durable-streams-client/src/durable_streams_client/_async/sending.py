@@ -22,10 +22,11 @@ from durable_streams_client.errors import (
     is_retryable,
     is_unapplied,
 )
-from durable_streams_client.messages import Producing, error_of
+from durable_streams_client.messages import Producing, Request, error_of
 from durable_streams_client.options import Extra
 from durable_streams_client.parsing import parse_number
 from durable_streams_client.producing import Outgoing, ProducerMachine
+from durable_streams_client.spans import Span
 from durable_streams_core import protocol
 
 
@@ -129,11 +130,13 @@ class AsyncSender:
         total = self._calls.options.timeouts.total
         known = False
         try:
-            async with (
-                runtime.Limit(total, f"A batch was not stored within {total} seconds."),
-                self._calls.scope(),
-            ):
-                stored = await self._deliver(batch, epoch)
+            with self._calls.batch_span(self._url, batch.origins) as span:
+                request = self._request(batch, epoch)
+                async with (
+                    runtime.Limit(total, f"A batch was not stored within {total} seconds."),
+                    self._calls.scope(),
+                ):
+                    stored = await self._deliver(batch, request, span)
             known = True
             with self.mutex:
                 stored()
@@ -156,19 +159,21 @@ class AsyncSender:
                     )
                 self.changed.notify()
 
-    async def _deliver(self, batch: Outgoing, epoch: int) -> Callable[[], None]:
-        """Send one batch until it is stored; returns the step that tells the machine so."""
-        request = messages.append_request(
+    def _request(self, batch: Outgoing, epoch: int) -> Request:
+        return messages.append_request(
             self._url,
             join(kind_of(self.content_type), batch.parts) if batch.parts else b"",
             content_type=self.content_type,
             close=batch.close,
             producing=Producing(self._producer_id, epoch, batch.seq),
         )
+
+    async def _deliver(self, batch: Outgoing, request: Request, span: Span) -> Callable[[], None]:
+        """Send one batch until it is stored; returns the step that tells the machine so."""
         backoff = self._calls.backoff(self._calls.options.retry.attempts)
         while True:
             try:
-                head, body = await self._calls.exchange(request, extra=self._extra)
+                head, body = await self._calls.exchange(request, extra=self._extra, span=span)
                 if head.status >= 300:
                     raise error_of(request, head, body)
                 appended = messages.appended_of(self._url, head, producing=True)
@@ -178,7 +183,7 @@ class AsyncSender:
                 delay = backoff.failed(retry_after(error)) if is_retryable(error) else None
                 if delay is None or self._machine.failing:
                     raise
-                self._calls.note(error, backoff.failures, delay)
+                self._calls.note(error, backoff.failures, delay, span)
                 await self._pause(delay)
             else:
                 return partial(

@@ -18,6 +18,7 @@ from durable_streams_client.messages import Appended, Created, Request, StreamIn
 from durable_streams_client.options import LIVE_MODES, ON_BAD, Extra, Live, OnBad
 from durable_streams_client.producing import ProducerLimits
 from durable_streams_client.resuming import Progress, parse_offset, whole_offset
+from durable_streams_client.spans import Span
 from durable_streams_core import protocol
 from durable_streams_core.content import Kind
 
@@ -154,12 +155,13 @@ class AsyncStream:
         return await self._put(request, content_type, exist_ok=exist_ok)
 
     async def _put(self, request: Request, content_type: str | None, *, exist_ok: bool) -> Created:
-        response = await self._call(request)
-        created = messages.created_of(self.url, response, content_type)
-        if not exist_ok and not created.created and not response.uncertain:
-            raise StreamExists(
-                "The stream exists.", method="PUT", url=self.url, status=response.head.status
-            )
+        with self._span("PUT", "create") as span:
+            response = await self._call(request, span)
+            created = messages.created_of(self.url, response, content_type)
+            if not exist_ok and not created.created and not response.uncertain:
+                raise StreamExists(
+                    "The stream exists.", method="PUT", url=self.url, status=response.head.status
+                )
         self.content_type = created.content_type
         return created
 
@@ -172,9 +174,10 @@ class AsyncStream:
         >>> await stream.delete(missing_ok=True)
         """
         request = Request("DELETE", self.url)
-        response = await self._call(request, accept=(404,))
-        if response.head.status == 404 and not missing_ok and not response.uncertain:
-            raise messages.error_of(request, response.head, response.body)
+        with self._span("DELETE", "delete") as span:
+            response = await self._call(request, span, accept=(404,))
+            if response.head.status == 404 and not missing_ok and not response.uncertain:
+                raise messages.error_of(request, response.head, response.body)
         await self._context.appends.forget(self.url)
 
     async def head(self) -> StreamInfo:
@@ -186,7 +189,11 @@ class AsyncStream:
         >>> info.content_type, info.offset, info.closed
         ('application/json', '00000003', False)
         """
-        response = await self._call(Request("HEAD", self.url))
+        with self._span("HEAD", "head") as span:
+            return await self._head(span)
+
+    async def _head(self, span: Span) -> StreamInfo:
+        response = await self._call(Request("HEAD", self.url), span)
         info = messages.info_of(self.url, response.head)
         self.content_type = info.content_type
         return info
@@ -197,10 +204,11 @@ class AsyncStream:
         >>> await stream.exists(), await client.stream("missing").exists()
         (True, False)
         """
-        try:
-            await self.head()
-        except NotFound:
-            return False
+        with self._span("HEAD", "head") as span:
+            try:
+                await self._head(span)
+            except NotFound:
+                return False
         return True
 
     # -- writing -----------------------------------------------------------------------------------
@@ -247,10 +255,11 @@ class AsyncStream:
         >>> appended.offset
         '00000005'
         """
-        kind = await self._kind()
-        parts = encode_all(kind, items)
-        content = join(kind, parts) if parts else b""
-        return await self._append(content, close=False, seq=seq, expected=expected)
+        with self._span("POST", "append") as span:
+            kind = await self._kind(span)
+            parts = encode_all(kind, items)
+            content = join(kind, parts) if parts else b""
+            return await self._append(content, span, close=False, seq=seq, expected=expected)
 
     async def close_stream(
         self, data: Any = None, *, seq: str | None = None, expected: str | None = None
@@ -268,13 +277,14 @@ class AsyncStream:
         ('00000004', True)
         """
         content = b""
-        if data is not None:
-            kind = await self._kind()
-            content = join(kind, encode_all(kind, [data]))
-        return await self._append(content, close=True, seq=seq, expected=expected)
+        with self._span("POST", "append") as span:
+            if data is not None:
+                kind = await self._kind(span)
+                content = join(kind, encode_all(kind, [data]))
+            return await self._append(content, span, close=True, seq=seq, expected=expected)
 
     async def _append(
-        self, content: bytes, *, close: bool, seq: str | None, expected: str | None
+        self, content: bytes, span: Span, *, close: bool, seq: str | None, expected: str | None
     ) -> Appended:
         if expected is not None:
             expected = whole_offset(expected, "expected")
@@ -286,17 +296,15 @@ class AsyncStream:
             seq=seq,
             expected=expected,
             extra=self._extra,
+            span=span,
         )
 
-    async def _kind(self) -> Kind:
-        return kind_of(await self._known_content_type())
+    async def _kind(self, span: Span) -> Kind:
+        """The kind of the stream; asks the server if its content type is not known yet."""
+        return kind_of(self.content_type or (await self._head(span)).content_type)
 
     async def _known_content_type(self) -> str:
-        """The content type; asks the server if it is not known yet."""
-        if self.content_type is None:
-            await self.head()
-        assert self.content_type is not None
-        return self.content_type
+        return self.content_type or (await self.head()).content_type
 
     def producer(
         self,
@@ -510,5 +518,11 @@ class AsyncStream:
             progress=progress,
         )
 
-    async def _call(self, request: Request, accept: tuple[int, ...] = ()) -> WholeResponse:
-        return await self._context.calls.call(request, extra=self._extra, accept=accept)
+    def _span(self, method: str, action: str) -> Span:
+        return self._context.calls.span(method, action, self.url)
+
+    async def _call(
+        self, request: Request, span: Span, accept: tuple[int, ...] = ()
+    ) -> WholeResponse:
+        calls = self._context.calls
+        return await calls.call(request, extra=self._extra, span=span, accept=accept)

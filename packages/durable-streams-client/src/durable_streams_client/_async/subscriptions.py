@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 
 from durable_streams_client._async.client import AsyncClient
 from durable_streams_client._async.context import context_of
-from durable_streams_client.messages import Request
+from durable_streams_client.messages import Request, WholeResponse
 from durable_streams_client.options import Extra
+from durable_streams_client.spans import Span
 from durable_streams_client.subscribing import (
     ALREADY_CLAIMED,
     FENCED,
@@ -117,8 +118,8 @@ class AsyncSubscriptions:
 
     async def _create(self, subscription: str, body: dict[str, object]) -> Subscription:
         sent = control_request("PUT", self._url(subscription), body)
-        response = await self._calls.call(sent, extra=self._extra, accept=REFUSALS)
-        return subscription_of(sent, response)
+        with self._calls.span("PUT", "subscribe", sent.url) as span:
+            return subscription_of(sent, await self._call(sent, span))
 
     async def get(self, subscription: str) -> Subscription:
         """Return the subscription with its streams and cursors (§6.3).
@@ -130,8 +131,8 @@ class AsyncSubscriptions:
         ('active', 'wake')
         """
         sent = control_request("GET", self._url(subscription))
-        response = await self._calls.call(sent, extra=self._extra, accept=REFUSALS)
-        return subscription_of(sent, response)
+        with self._calls.span("GET", "subscribe", sent.url) as span:
+            return subscription_of(sent, await self._call(sent, span))
 
     async def delete(self, subscription: str) -> None:
         """Delete the subscription (§6.3). Nothing happens if there is none.
@@ -174,16 +175,17 @@ class AsyncSubscriptions:
         ['numbers']
         """
         sent = control_request("POST", self._url(subscription, "/claim"), {"worker": worker})
-        # Not repeated when its response is lost: the lease is then held, and its token unknown.
-        response = await self._calls.call(
-            sent, extra=self._extra, accept=REFUSALS, repeatable=False
-        )
-        try:
-            return claim_of(subscription, sent, response)
-        except SubscriptionRefused as refused:
-            if refused.code in (ALREADY_CLAIMED, NO_PENDING_WORK):
-                return None
-            raise
+        with self._calls.span("POST", "claim", sent.url) as span:
+            # Not repeated when its response is lost: the lease is then held, and its token unknown.
+            response = await self._calls.call(
+                sent, extra=self._extra, span=span, accept=REFUSALS, repeatable=False
+            )
+            try:
+                return claim_of(subscription, sent, response)
+            except SubscriptionRefused as refused:
+                if refused.code in (ALREADY_CLAIMED, NO_PENDING_WORK):
+                    return None
+                raise
 
     async def ack(
         self, claim: Claim, acks: Mapping[str, str] | None = None, *, done: bool = False
@@ -207,13 +209,14 @@ class AsyncSubscriptions:
             ack_body(claim, acks or {}, done=done),
             claim.token,
         )
-        response = await self._by_token.call(sent, extra=self._extra, accept=REFUSALS)
-        try:
-            return more_work(sent, response)
-        except SubscriptionRefused as refused:
-            if done and response.uncertain and refused.code == FENCED:
-                return False  # an earlier attempt ended the lease, and its response was lost
-            raise
+        with self._calls.span("POST", "ack", sent.url) as span:
+            response = await self._call_by_token(sent, span)
+            try:
+                return more_work(sent, response)
+            except SubscriptionRefused as refused:
+                if done and response.uncertain and refused.code == FENCED:
+                    return False  # an earlier attempt ended the lease, and its response was lost
+                raise
 
     async def release(self, claim: Claim) -> None:
         """End the lease of ``claim`` without acknowledging, for another worker (§7.2).
@@ -224,15 +227,23 @@ class AsyncSubscriptions:
         """
         body = {"wake_id": claim.wake_id, "generation": claim.generation}
         sent = control_request("POST", self._url(claim.subscription, "/release"), body, claim.token)
-        response = await self._by_token.call(sent, extra=self._extra, accept=REFUSALS)
-        try:
-            check(sent, response)
-        except SubscriptionRefused as refused:
-            if not (response.uncertain and refused.code == FENCED):
-                raise
+        with self._calls.span("POST", "release", sent.url) as span:
+            response = await self._call_by_token(sent, span)
+            try:
+                check(sent, response)
+            except SubscriptionRefused as refused:
+                if not (response.uncertain and refused.code == FENCED):
+                    raise
 
     def _url(self, subscription: str, action: str = "") -> str:
         return control_url(self.client.base_url, subscription, action)
 
     async def _do(self, sent: Request) -> None:
-        check(sent, await self._calls.call(sent, extra=self._extra, accept=REFUSALS))
+        with self._calls.span(sent.method, "subscribe", sent.url) as span:
+            check(sent, await self._call(sent, span))
+
+    async def _call(self, sent: Request, span: Span) -> WholeResponse:
+        return await self._calls.call(sent, extra=self._extra, span=span, accept=REFUSALS)
+
+    async def _call_by_token(self, sent: Request, span: Span) -> WholeResponse:
+        return await self._by_token.call(sent, extra=self._extra, span=span, accept=REFUSALS)

@@ -16,6 +16,7 @@ from durable_streams_client.errors import (
 from durable_streams_client.identities import Identity, IdentityCache, StreamIdentities
 from durable_streams_client.messages import Appended, Request
 from durable_streams_client.options import Extra
+from durable_streams_client.spans import Span
 
 RESTARTS = 3
 
@@ -55,16 +56,19 @@ class AsyncAppends:
         seq: str | None,
         expected: str | None,
         extra: Extra,
+        span: Span,
     ) -> Appended:
         """Append ``content``, close the stream, or both; exactly once if ``safe_append`` is set."""
         if expected is not None:
-            await self._check_conditions(url, extra)
+            await self._check_conditions(url, extra, span)
         if not self._calls.options.safe_append or not content:
             request = messages.append_request(
                 url, content, content_type=content_type, close=close, seq=seq, expected=expected
             )
             # Without producer headers, only closing without data is safe to repeat (§5.2).
-            response = await self._calls.call(request, extra=extra, repeatable=not content)
+            response = await self._calls.call(
+                request, extra=extra, span=span, repeatable=not content
+            )
             return messages.appended_of(url, response.head, producing=False)
         identities = await self._identities.get()
         total = self._calls.options.timeouts.total
@@ -83,13 +87,14 @@ class AsyncAppends:
                 seq=seq,
                 expected=expected,
                 extra=extra,
+                span=span,
             )
         finally:
             with identities.mutex:
                 owner.give_back(identity)
             identities.freed.notify()
 
-    async def _check_conditions(self, url: str, extra: Extra) -> None:
+    async def _check_conditions(self, url: str, extra: Extra, span: Span) -> None:
         """Raise ``NotSupported`` unless the server minds ``If-Match``.
 
         A server that does not would append all the same. So it is asked once, by a condition that
@@ -99,7 +104,7 @@ class AsyncAppends:
         if origin in self._conditional:
             return
         request = Request("HEAD", url, {messages.IF_MATCH: '"no-offset"'})
-        response = await self._calls.call(request, extra=extra, accept=(412,))
+        response = await self._calls.call(request, extra=extra, span=span, accept=(412,))
         if response.head.status != 412:
             raise NotSupported(
                 "The server does not mind If-Match, so nothing was appended.",
@@ -121,6 +126,7 @@ class AsyncAppends:
         seq: str | None,
         expected: str | None,
         extra: Extra,
+        span: Span,
     ) -> Appended:
         for restarts in range(RESTARTS + 1):
             request = messages.append_request(
@@ -134,7 +140,7 @@ class AsyncAppends:
             )
             known = False
             try:
-                response = await self._calls.call(request, extra=extra)
+                response = await self._calls.call(request, extra=extra, span=span)
                 known = True
                 identity.stored()
                 return messages.appended_of(url, response.head, producing=True)
@@ -147,6 +153,7 @@ class AsyncAppends:
                     identity.epoch = max(identity.epoch, error.epoch + 1)
                 if restarts == RESTARTS:
                     raise
+                span.retried(error, 0.0)
             except ClientError as error:
                 known = is_unapplied(error)
                 raise

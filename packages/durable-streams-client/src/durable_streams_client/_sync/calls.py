@@ -3,6 +3,7 @@
 
 import logging
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from durable_streams_client._sync import runtime
@@ -18,6 +19,7 @@ from durable_streams_client.fields import check_header, check_param, merged
 from durable_streams_client.messages import Request, ResponseHead, WholeResponse, error_of
 from durable_streams_client.options import Extra, Options, Retry
 from durable_streams_client.retry import Backoff, parse_retry_after
+from durable_streams_client.spans import UNTRACED, Span
 
 logger = logging.getLogger("durable_streams_client")
 
@@ -57,11 +59,25 @@ class Calls:
     def backoff(self, attempts: int | None) -> Backoff:
         return Backoff(self.options.retry, attempts, self.options.random)
 
+    def span(self, method: str, action: str, url: str, *, resent: int = 0) -> Span:
+        """The span of a call, named by its main request and the server's word for what it does.
+
+        ``resent`` is how often the request was sent before, if each time is a call of its own.
+        """
+        tracing = self.options.tracing
+        return UNTRACED if tracing is None else tracing.call(method, action, url, resent)
+
+    def batch_span(self, url: str, origins: Mapping[int, Any]) -> Span:
+        """The span of a producer's batch; ``origins`` are the spans of the appends in it."""
+        tracing = self.options.tracing
+        return UNTRACED if tracing is None else tracing.batch(url, origins)
+
     def open(
         self,
         request: Request,
         *,
         extra: Extra,
+        span: Span,
         read: float | None,
         compress: bool | None = None,
     ) -> Response:
@@ -80,17 +96,20 @@ class Calls:
             check_param(name, value)
             params.append((name, value))
         limits = self.options.timeouts
-        return self.transport.open(
+        response = self.transport.open(
             Request(request.method, request.url, request.headers, params, request.content),
-            headers,
+            span.carried(headers),
             {"connect": limits.connect, "read": read, "write": limits.read, "pool": limits.connect},
         )
+        span.responded(response.head.status)
+        return response
 
     def call(
         self,
         request: Request,
         *,
         extra: Extra,
+        span: Span,
         repeatable: bool = True,
         accept: tuple[int, ...] = (),
     ) -> WholeResponse:
@@ -110,7 +129,7 @@ class Calls:
                 uncertain = False
                 while True:
                     try:
-                        head, body = self.exchange(request, extra=extra)
+                        head, body = self.exchange(request, extra=extra, span=span)
                         if 200 <= head.status < 300 or head.status in accept:
                             return WholeResponse(head, body, uncertain)
                         raise error_of(request, head, body)
@@ -123,7 +142,7 @@ class Calls:
                         delay = backoff.failed(retry_after(error))
                         if delay is None:
                             raise
-                        self.note(error, backoff.failures, delay)
+                        self.note(error, backoff.failures, delay, span)
                     scope.sleep(delay)
         except TimedOut as error:
             if last is None or error is last or total is None:
@@ -135,16 +154,21 @@ class Calls:
                 url=request.url,
             ) from last
 
-    def exchange(self, request: Request, *, extra: Extra) -> tuple[ResponseHead, bytes]:
+    def exchange(self, request: Request, *, extra: Extra, span: Span) -> tuple[ResponseHead, bytes]:
         """Send once and take the whole response."""
-        response = self.open(request, extra=extra, read=self.options.timeouts.read)
+        read = self.options.timeouts.read
+        response = self.open(request, extra=extra, span=span, read=read)
         return response.head, response.read()
 
-    def note(self, error: ClientError, attempt: int, delay: float) -> None:
-        """Tell the log and the hook that a request will be repeated."""
+    def note(self, error: ClientError, attempt: int, delay: float, span: Span = UNTRACED) -> None:
+        """Tell the log, the hook and the span that a request will be repeated.
+
+        A reader gives no span: what it repeats is a call of its own.
+        """
         logger.warning(
             "%s; trying again in %.3g s (attempt %d)", error.summary(), delay, attempt + 1
         )
+        span.retried(error, delay)
         if self.options.on_retry is not None:
             self.options.on_retry(Retry(error, attempt, delay))
 

@@ -5,7 +5,7 @@ import random
 import ssl
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from durable_streams_client import addresses
 from durable_streams_client._sync.calls import Calls
@@ -25,6 +25,9 @@ from durable_streams_client.options import (
 )
 from durable_streams_client.pages import PageCache
 from durable_streams_client.retry import RetryPolicy
+
+if TYPE_CHECKING:
+    from durable_streams_client.tracing import Tracing
 
 
 class Client:
@@ -51,6 +54,8 @@ class Client:
       without being stored twice (§5.2.1). Without it they are repeated only after a failure that
       certainly changed nothing.
     - ``cache_bytes``: keeps this many bytes of pages, to fetch only pages that changed (§10.1).
+    - ``tracing``: makes an OpenTelemetry span of each call; a ``Tracing`` of the module
+      ``durable_streams_client.tracing``, which needs the extra ``tracing``.
 
     Raises ``InvalidArgument`` for options that have no meaning.
 
@@ -80,6 +85,7 @@ class Client:
         compress: bool = True,
         safe_append: bool = True,
         cache_bytes: int = 8 * 1024 * 1024,
+        tracing: "Tracing | None" = None,
     ) -> None:
         options = Options(
             timeouts=timeouts or Timeouts(),
@@ -87,6 +93,7 @@ class Client:
             on_retry=on_retry,
             compress=compress,
             safe_append=safe_append,
+            tracing=tracing,
             random=random.random,
         )
         calls = Calls(
@@ -151,8 +158,9 @@ class Client:
         following: str | None = after
         while following is not None:
             request = list_request(self.base_url, prefix, following)
-            response = calls.call(request, extra=extra, accept=REFUSALS)
-            page = listed_page(request, response, following)
+            with calls.span("GET", "list", request.url) as span:
+                response = calls.call(request, extra=extra, span=span, accept=REFUSALS)
+                page = listed_page(request, response, following)
             yield from page.streams
             following = page.next
 

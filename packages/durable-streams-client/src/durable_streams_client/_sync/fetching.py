@@ -21,6 +21,7 @@ from durable_streams_client.errors import ClientError, TimedOut
 from durable_streams_client.messages import Request, error_of
 from durable_streams_client.options import Extra
 from durable_streams_client.reading import Fetch, Mode, ReaderMachine
+from durable_streams_client.spans import Span
 from durable_streams_core import protocol
 
 
@@ -43,6 +44,8 @@ class Fetcher:
         self._chunks: Iterator[bytes] | None = None
         """The body of an event stream that is being read."""
         self._opened_at = 0.0
+        self._failures = 0
+        """How many requests in a row have failed."""
         self._key = ""
         """Under which the last page is cached."""
         forking.register(self, Fetcher.after_fork)
@@ -66,19 +69,26 @@ class Fetcher:
             return False
         if fetch.delay:
             self.scope.sleep(fetch.delay)
+        action = "read" if fetch.mode is Mode.CATCH_UP else fetch.mode.value
         try:
-            if fetch.mode is Mode.SSE:
-                self._open_events(fetch)
-            else:
-                self._fetch_page(fetch)
+            # A span for each request, repeats too: a reader may wait out a fault for hours.
+            with self._calls.span("GET", action, self.machine.url, resent=self._failures) as span:
+                if fetch.mode is Mode.SSE:
+                    self._open_events(fetch, span)
+                else:
+                    self._fetch_page(fetch, span)
         except ClientError as error:
+            self._failures += 1
             self._failed(error)
+        else:
+            self._failures = 0
         return True
 
     def check(self, offset: str) -> None:
         """Raise ``OffsetGone`` if the stream was replaced by one that does not have ``offset``."""
         request = Request("GET", self.machine.url, params=[(protocol.OFFSET_PARAM, offset)])
-        self._calls.call(request, extra=self._extra)
+        with self._calls.span("GET", "read", self.machine.url) as span:
+            self._calls.call(request, extra=self._extra, span=span)
 
     def uncacher(self) -> Callable[[], None]:
         """A function that takes the last page out of the cache; it does not hold the reader."""
@@ -93,7 +103,7 @@ class Fetcher:
         if response is not None:
             response.close()
 
-    def _fetch_page(self, fetch: Fetch) -> None:
+    def _fetch_page(self, fetch: Fetch, span: Span) -> None:
         request = Request("GET", self.machine.url, params=fetch.params)
         timeouts = self._calls.options.timeouts
         plain = fetch.mode is Mode.CATCH_UP
@@ -103,7 +113,7 @@ class Fetcher:
             kept = self._cache.get(key)
             if kept is not None:
                 request.headers["If-None-Match"] = kept.etag
-        response = self._open(request, timeouts.read if plain else timeouts.idle)
+        response = self._open(request, span, timeouts.read if plain else timeouts.idle)
         body = response.read()
         head = response.head
         if head.status == 304 and kept is not None:
@@ -115,17 +125,18 @@ class Fetcher:
             self._cache.put(key, head, body)
         self._take(self.machine.page(head, body, time.monotonic()))
 
-    def _open_events(self, fetch: Fetch) -> None:
+    def _open_events(self, fetch: Fetch, span: Span) -> None:
         timeouts = self._calls.options.timeouts
         request = Request("GET", self.machine.url, params=fetch.params)
         request.headers["Accept"] = protocol.SSE_CONTENT_TYPE
         response = None
         try:
             with runtime.Limit(timeouts.first_event, "The event stream kept silent."):
-                response = self._open(request, timeouts.idle, compress=False)
+                response = self._open(request, span, timeouts.idle, compress=False)
                 if response.head.status != 200:
                     raise error_of(request, response.head, response.read())
                 self.machine.opened(response.head, time.monotonic())
+                span.end()  # the events may go on for ever
                 self._response, self._chunks = response, response.chunks()
                 response = None
                 while not self.machine.heard:
@@ -136,6 +147,7 @@ class Fetcher:
             if time.monotonic() - self._opened_at < timeouts.first_event * 0.9:
                 raise
             error.about("GET", self.machine.url)
+            span.failed(error)
             self._calls.note(error, 1, 0.0)
             self.machine.silent(time.monotonic())
         finally:
@@ -161,10 +173,17 @@ class Fetcher:
         return False
 
     def _open(
-        self, request: Request, read: float | None, *, compress: bool | None = None
+        self,
+        request: Request,
+        span: Span,
+        read: float | None,
+        *,
+        compress: bool | None = None,
     ) -> Response:
         self._opened_at = time.monotonic()
-        response = self._calls.open(request, extra=self._extra, read=read, compress=compress)
+        response = self._calls.open(
+            request, extra=self._extra, span=span, read=read, compress=compress
+        )
         self.status = response.head.status
         return response
 

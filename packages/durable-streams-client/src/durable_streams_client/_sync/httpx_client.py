@@ -10,6 +10,8 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from contextvars import copy_context
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from durable_streams_client._sync.runtime import Notifier
@@ -82,7 +84,9 @@ class _Errand(Generic[T]):
         self._error: BaseException | None = None
         self._mutex = threading.Lock()
         self._left = False
-        threading.Thread(target=self._run, name="durable-streams-wait", daemon=True).start()
+        # In the caller's context, of which an instrumented client takes the current span.
+        run = partial(copy_context().run, self._run)
+        threading.Thread(target=run, name="durable-streams-wait", daemon=True).start()
 
     def _run(self) -> None:
         results: list[T] = []

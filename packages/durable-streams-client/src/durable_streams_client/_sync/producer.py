@@ -29,6 +29,7 @@ from durable_streams_client.producing import (
     QUIETLY,
     ProducerLimits,
     ProducerMachine,
+    TracedMachine,
     check_producer,
 )
 from durable_streams_client.unfinished import unwatch, watch
@@ -368,5 +369,11 @@ def new_producer(
         # Greater than every epoch of an earlier run under this name, and different from that of
         # another instance that starts in the same millisecond.
         epoch = time.time_ns() // 1_000_000 * 1000 + secrets.randbelow(1000) if named else 0
-    machine = ProducerMachine(limits, epoch, auto_claim, time.monotonic, fresh)
+    tracing = context.calls.options.tracing
+    if tracing is None:
+        machine = ProducerMachine(limits, epoch, auto_claim, time.monotonic, fresh)
+    else:
+        machine = TracedMachine(
+            limits, epoch, auto_claim, time.monotonic, fresh, origin=tracing.origin
+        )
     return Producer(context, url, extra, ask_content_type, machine=machine, producer_id=producer_id)

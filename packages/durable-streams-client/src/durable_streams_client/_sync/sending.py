@@ -23,10 +23,11 @@ from durable_streams_client.errors import (
     is_retryable,
     is_unapplied,
 )
-from durable_streams_client.messages import Producing, error_of
+from durable_streams_client.messages import Producing, Request, error_of
 from durable_streams_client.options import Extra
 from durable_streams_client.parsing import parse_number
 from durable_streams_client.producing import Outgoing, ProducerMachine
+from durable_streams_client.spans import Span
 from durable_streams_core import protocol
 
 
@@ -130,11 +131,13 @@ class Sender:
         total = self._calls.options.timeouts.total
         known = False
         try:
-            with (
-                runtime.Limit(total, f"A batch was not stored within {total} seconds."),
-                self._calls.scope(),
-            ):
-                stored = self._deliver(batch, epoch)
+            with self._calls.batch_span(self._url, batch.origins) as span:
+                request = self._request(batch, epoch)
+                with (
+                    runtime.Limit(total, f"A batch was not stored within {total} seconds."),
+                    self._calls.scope(),
+                ):
+                    stored = self._deliver(batch, request, span)
             known = True
             with self.mutex:
                 stored()
@@ -157,19 +160,21 @@ class Sender:
                     )
                 self.changed.notify()
 
-    def _deliver(self, batch: Outgoing, epoch: int) -> Callable[[], None]:
-        """Send one batch until it is stored; returns the step that tells the machine so."""
-        request = messages.append_request(
+    def _request(self, batch: Outgoing, epoch: int) -> Request:
+        return messages.append_request(
             self._url,
             join(kind_of(self.content_type), batch.parts) if batch.parts else b"",
             content_type=self.content_type,
             close=batch.close,
             producing=Producing(self._producer_id, epoch, batch.seq),
         )
+
+    def _deliver(self, batch: Outgoing, request: Request, span: Span) -> Callable[[], None]:
+        """Send one batch until it is stored; returns the step that tells the machine so."""
         backoff = self._calls.backoff(self._calls.options.retry.attempts)
         while True:
             try:
-                head, body = self._calls.exchange(request, extra=self._extra)
+                head, body = self._calls.exchange(request, extra=self._extra, span=span)
                 if head.status >= 300:
                     raise error_of(request, head, body)
                 appended = messages.appended_of(self._url, head, producing=True)
@@ -179,7 +184,7 @@ class Sender:
                 delay = backoff.failed(retry_after(error)) if is_retryable(error) else None
                 if delay is None or self._machine.failing:
                     raise
-                self._calls.note(error, backoff.failures, delay)
+                self._calls.note(error, backoff.failures, delay, span)
                 self._pause(delay)
             else:
                 return partial(

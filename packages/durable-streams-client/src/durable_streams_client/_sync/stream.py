@@ -19,6 +19,7 @@ from durable_streams_client.messages import Appended, Created, Request, StreamIn
 from durable_streams_client.options import LIVE_MODES, ON_BAD, Extra, Live, OnBad
 from durable_streams_client.producing import ProducerLimits
 from durable_streams_client.resuming import Progress, parse_offset, whole_offset
+from durable_streams_client.spans import Span
 from durable_streams_core import protocol
 from durable_streams_core.content import Kind
 
@@ -155,12 +156,13 @@ class Stream:
         return self._put(request, content_type, exist_ok=exist_ok)
 
     def _put(self, request: Request, content_type: str | None, *, exist_ok: bool) -> Created:
-        response = self._call(request)
-        created = messages.created_of(self.url, response, content_type)
-        if not exist_ok and not created.created and not response.uncertain:
-            raise StreamExists(
-                "The stream exists.", method="PUT", url=self.url, status=response.head.status
-            )
+        with self._span("PUT", "create") as span:
+            response = self._call(request, span)
+            created = messages.created_of(self.url, response, content_type)
+            if not exist_ok and not created.created and not response.uncertain:
+                raise StreamExists(
+                    "The stream exists.", method="PUT", url=self.url, status=response.head.status
+                )
         self.content_type = created.content_type
         return created
 
@@ -173,9 +175,10 @@ class Stream:
         >>> stream.delete(missing_ok=True)
         """
         request = Request("DELETE", self.url)
-        response = self._call(request, accept=(404,))
-        if response.head.status == 404 and not missing_ok and not response.uncertain:
-            raise messages.error_of(request, response.head, response.body)
+        with self._span("DELETE", "delete") as span:
+            response = self._call(request, span, accept=(404,))
+            if response.head.status == 404 and not missing_ok and not response.uncertain:
+                raise messages.error_of(request, response.head, response.body)
         self._context.appends.forget(self.url)
 
     def head(self) -> StreamInfo:
@@ -187,7 +190,11 @@ class Stream:
         >>> info.content_type, info.offset, info.closed
         ('application/json', '00000003', False)
         """
-        response = self._call(Request("HEAD", self.url))
+        with self._span("HEAD", "head") as span:
+            return self._head(span)
+
+    def _head(self, span: Span) -> StreamInfo:
+        response = self._call(Request("HEAD", self.url), span)
         info = messages.info_of(self.url, response.head)
         self.content_type = info.content_type
         return info
@@ -198,10 +205,11 @@ class Stream:
         >>> stream.exists(), client.stream("missing").exists()
         (True, False)
         """
-        try:
-            self.head()
-        except NotFound:
-            return False
+        with self._span("HEAD", "head") as span:
+            try:
+                self._head(span)
+            except NotFound:
+                return False
         return True
 
     # -- writing -----------------------------------------------------------------------------------
@@ -246,10 +254,11 @@ class Stream:
         >>> appended.offset
         '00000005'
         """
-        kind = self._kind()
-        parts = encode_all(kind, items)
-        content = join(kind, parts) if parts else b""
-        return self._append(content, close=False, seq=seq, expected=expected)
+        with self._span("POST", "append") as span:
+            kind = self._kind(span)
+            parts = encode_all(kind, items)
+            content = join(kind, parts) if parts else b""
+            return self._append(content, span, close=False, seq=seq, expected=expected)
 
     def close_stream(
         self, data: Any = None, *, seq: str | None = None, expected: str | None = None
@@ -267,13 +276,14 @@ class Stream:
         ('00000004', True)
         """
         content = b""
-        if data is not None:
-            kind = self._kind()
-            content = join(kind, encode_all(kind, [data]))
-        return self._append(content, close=True, seq=seq, expected=expected)
+        with self._span("POST", "append") as span:
+            if data is not None:
+                kind = self._kind(span)
+                content = join(kind, encode_all(kind, [data]))
+            return self._append(content, span, close=True, seq=seq, expected=expected)
 
     def _append(
-        self, content: bytes, *, close: bool, seq: str | None, expected: str | None
+        self, content: bytes, span: Span, *, close: bool, seq: str | None, expected: str | None
     ) -> Appended:
         if expected is not None:
             expected = whole_offset(expected, "expected")
@@ -285,17 +295,15 @@ class Stream:
             seq=seq,
             expected=expected,
             extra=self._extra,
+            span=span,
         )
 
-    def _kind(self) -> Kind:
-        return kind_of(self._known_content_type())
+    def _kind(self, span: Span) -> Kind:
+        """The kind of the stream; asks the server if its content type is not known yet."""
+        return kind_of(self.content_type or (self._head(span)).content_type)
 
     def _known_content_type(self) -> str:
-        """The content type; asks the server if it is not known yet."""
-        if self.content_type is None:
-            self.head()
-        assert self.content_type is not None
-        return self.content_type
+        return self.content_type or (self.head()).content_type
 
     def producer(
         self,
@@ -509,5 +517,9 @@ class Stream:
             progress=progress,
         )
 
-    def _call(self, request: Request, accept: tuple[int, ...] = ()) -> WholeResponse:
-        return self._context.calls.call(request, extra=self._extra, accept=accept)
+    def _span(self, method: str, action: str) -> Span:
+        return self._context.calls.span(method, action, self.url)
+
+    def _call(self, request: Request, span: Span, accept: tuple[int, ...] = ()) -> WholeResponse:
+        calls = self._context.calls
+        return calls.call(request, extra=self._extra, span=span, accept=accept)

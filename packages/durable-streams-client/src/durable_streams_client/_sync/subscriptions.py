@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 
 from durable_streams_client._sync.client import Client
 from durable_streams_client._sync.context import context_of
-from durable_streams_client.messages import Request
+from durable_streams_client.messages import Request, WholeResponse
 from durable_streams_client.options import Extra
+from durable_streams_client.spans import Span
 from durable_streams_client.subscribing import (
     ALREADY_CLAIMED,
     FENCED,
@@ -118,8 +119,8 @@ class Subscriptions:
 
     def _create(self, subscription: str, body: dict[str, object]) -> Subscription:
         sent = control_request("PUT", self._url(subscription), body)
-        response = self._calls.call(sent, extra=self._extra, accept=REFUSALS)
-        return subscription_of(sent, response)
+        with self._calls.span("PUT", "subscribe", sent.url) as span:
+            return subscription_of(sent, self._call(sent, span))
 
     def get(self, subscription: str) -> Subscription:
         """Return the subscription with its streams and cursors (§6.3).
@@ -131,8 +132,8 @@ class Subscriptions:
         ('active', 'wake')
         """
         sent = control_request("GET", self._url(subscription))
-        response = self._calls.call(sent, extra=self._extra, accept=REFUSALS)
-        return subscription_of(sent, response)
+        with self._calls.span("GET", "subscribe", sent.url) as span:
+            return subscription_of(sent, self._call(sent, span))
 
     def delete(self, subscription: str) -> None:
         """Delete the subscription (§6.3). Nothing happens if there is none.
@@ -175,14 +176,17 @@ class Subscriptions:
         ['numbers']
         """
         sent = control_request("POST", self._url(subscription, "/claim"), {"worker": worker})
-        # Not repeated when its response is lost: the lease is then held, and its token unknown.
-        response = self._calls.call(sent, extra=self._extra, accept=REFUSALS, repeatable=False)
-        try:
-            return claim_of(subscription, sent, response)
-        except SubscriptionRefused as refused:
-            if refused.code in (ALREADY_CLAIMED, NO_PENDING_WORK):
-                return None
-            raise
+        with self._calls.span("POST", "claim", sent.url) as span:
+            # Not repeated when its response is lost: the lease is then held, and its token unknown.
+            response = self._calls.call(
+                sent, extra=self._extra, span=span, accept=REFUSALS, repeatable=False
+            )
+            try:
+                return claim_of(subscription, sent, response)
+            except SubscriptionRefused as refused:
+                if refused.code in (ALREADY_CLAIMED, NO_PENDING_WORK):
+                    return None
+                raise
 
     def ack(
         self, claim: Claim, acks: Mapping[str, str] | None = None, *, done: bool = False
@@ -206,13 +210,14 @@ class Subscriptions:
             ack_body(claim, acks or {}, done=done),
             claim.token,
         )
-        response = self._by_token.call(sent, extra=self._extra, accept=REFUSALS)
-        try:
-            return more_work(sent, response)
-        except SubscriptionRefused as refused:
-            if done and response.uncertain and refused.code == FENCED:
-                return False  # an earlier attempt ended the lease, and its response was lost
-            raise
+        with self._calls.span("POST", "ack", sent.url) as span:
+            response = self._call_by_token(sent, span)
+            try:
+                return more_work(sent, response)
+            except SubscriptionRefused as refused:
+                if done and response.uncertain and refused.code == FENCED:
+                    return False  # an earlier attempt ended the lease, and its response was lost
+                raise
 
     def release(self, claim: Claim) -> None:
         """End the lease of ``claim`` without acknowledging, for another worker (§7.2).
@@ -223,15 +228,23 @@ class Subscriptions:
         """
         body = {"wake_id": claim.wake_id, "generation": claim.generation}
         sent = control_request("POST", self._url(claim.subscription, "/release"), body, claim.token)
-        response = self._by_token.call(sent, extra=self._extra, accept=REFUSALS)
-        try:
-            check(sent, response)
-        except SubscriptionRefused as refused:
-            if not (response.uncertain and refused.code == FENCED):
-                raise
+        with self._calls.span("POST", "release", sent.url) as span:
+            response = self._call_by_token(sent, span)
+            try:
+                check(sent, response)
+            except SubscriptionRefused as refused:
+                if not (response.uncertain and refused.code == FENCED):
+                    raise
 
     def _url(self, subscription: str, action: str = "") -> str:
         return control_url(self.client.base_url, subscription, action)
 
     def _do(self, sent: Request) -> None:
-        check(sent, self._calls.call(sent, extra=self._extra, accept=REFUSALS))
+        with self._calls.span(sent.method, "subscribe", sent.url) as span:
+            check(sent, self._call(sent, span))
+
+    def _call(self, sent: Request, span: Span) -> WholeResponse:
+        return self._calls.call(sent, extra=self._extra, span=span, accept=REFUSALS)
+
+    def _call_by_token(self, sent: Request, span: Span) -> WholeResponse:
+        return self._by_token.call(sent, extra=self._extra, span=span, accept=REFUSALS)

@@ -70,14 +70,16 @@ class WebhookVerifier:
 
     def _fetch(self) -> None:
         try:
-            response = self._calls.call(Request("GET", self._url), extra=Extra([], []))
-        finally:
-            self._tried_at = time.monotonic()
-        try:
-            jwks = parse_object(response.body)
+            with self._calls.span("GET", "jwks", self._url) as span:
+                response = self._calls.call(
+                    Request("GET", self._url), extra=Extra([], []), span=span
+                )
+                jwks = parse_object(response.body)
         except NotJson as error:
             raise MalformedResponse(
                 f"The key set is not a JSON object: {error}.", method="GET", url=self._url
             ) from None
+        finally:
+            self._tried_at = time.monotonic()
         self._jwks = jwks
         self._fetched_at = time.monotonic()

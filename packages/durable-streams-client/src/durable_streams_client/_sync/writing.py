@@ -17,6 +17,7 @@ from durable_streams_client.errors import (
 from durable_streams_client.identities import Identity, IdentityCache, StreamIdentities
 from durable_streams_client.messages import Appended, Request
 from durable_streams_client.options import Extra
+from durable_streams_client.spans import Span
 
 RESTARTS = 3
 
@@ -56,16 +57,17 @@ class Appends:
         seq: str | None,
         expected: str | None,
         extra: Extra,
+        span: Span,
     ) -> Appended:
         """Append ``content``, close the stream, or both; exactly once if ``safe_append`` is set."""
         if expected is not None:
-            self._check_conditions(url, extra)
+            self._check_conditions(url, extra, span)
         if not self._calls.options.safe_append or not content:
             request = messages.append_request(
                 url, content, content_type=content_type, close=close, seq=seq, expected=expected
             )
             # Without producer headers, only closing without data is safe to repeat (§5.2).
-            response = self._calls.call(request, extra=extra, repeatable=not content)
+            response = self._calls.call(request, extra=extra, span=span, repeatable=not content)
             return messages.appended_of(url, response.head, producing=False)
         identities = self._identities.get()
         total = self._calls.options.timeouts.total
@@ -84,13 +86,14 @@ class Appends:
                 seq=seq,
                 expected=expected,
                 extra=extra,
+                span=span,
             )
         finally:
             with identities.mutex:
                 owner.give_back(identity)
             identities.freed.notify()
 
-    def _check_conditions(self, url: str, extra: Extra) -> None:
+    def _check_conditions(self, url: str, extra: Extra, span: Span) -> None:
         """Raise ``NotSupported`` unless the server minds ``If-Match``.
 
         A server that does not would append all the same. So it is asked once, by a condition that
@@ -100,7 +103,7 @@ class Appends:
         if origin in self._conditional:
             return
         request = Request("HEAD", url, {messages.IF_MATCH: '"no-offset"'})
-        response = self._calls.call(request, extra=extra, accept=(412,))
+        response = self._calls.call(request, extra=extra, span=span, accept=(412,))
         if response.head.status != 412:
             raise NotSupported(
                 "The server does not mind If-Match, so nothing was appended.",
@@ -122,6 +125,7 @@ class Appends:
         seq: str | None,
         expected: str | None,
         extra: Extra,
+        span: Span,
     ) -> Appended:
         for restarts in range(RESTARTS + 1):
             request = messages.append_request(
@@ -135,7 +139,7 @@ class Appends:
             )
             known = False
             try:
-                response = self._calls.call(request, extra=extra)
+                response = self._calls.call(request, extra=extra, span=span)
                 known = True
                 identity.stored()
                 return messages.appended_of(url, response.head, producing=True)
@@ -148,6 +152,7 @@ class Appends:
                     identity.epoch = max(identity.epoch, error.epoch + 1)
                 if restarts == RESTARTS:
                     raise
+                span.retried(error, 0.0)
             except ClientError as error:
                 known = is_unapplied(error)
                 raise
