@@ -1,9 +1,13 @@
 """Listings of streams and subscriptions: ``GET __ds/streams`` and ``GET __ds/subscriptions``."""
 
+import asyncio
+from collections import Counter
 from typing import Any
 
 import pytest
 from wire import Client
+
+from durable_streams_server.http.listing import CHECKED_IN_ONE_TURN
 
 Listed = dict[str, Any]
 
@@ -116,6 +120,34 @@ async def test_a_hook_may_ask_for_credentials(serve: Any) -> None:
     await client.engine.create("a", content_type="text/plain")
     answer = await client.get("__ds/streams")
     assert (answer.status, answer.code) == (401, "not-authenticated")
+
+
+async def test_listings_that_find_nothing_leave_the_event_loop_to_others(serve: Any) -> None:
+    asked: Counter[int] = Counter()
+    turn = 0
+
+    def authorize(action: str, path: str, _request: object) -> bool:
+        if action == "list":
+            asked[turn] += 1
+        return action != "list"
+
+    async def count_turns() -> None:
+        nonlocal turn
+        while True:
+            turn += 1
+            await asyncio.sleep(0)
+
+    client = await serve(authorize=authorize)
+    for number in range(120):
+        await client.engine.create(f"s/{number}")
+    counting = asyncio.create_task(count_turns())
+    pages = await asyncio.gather(*(listed(client, "?limit=1000") for _ in range(10)))
+    counting.cancel()
+    assert all(page == {"streams": [], "next": None} for page in pages)
+    assert asked.total() >= 10 * 120
+    # In the turn in which they begin, each has the share of those that have begun by then.
+    shares = sum(CHECKED_IN_ONE_TURN / running for running in range(1, 11))
+    assert max(asked.values()) <= shares + 2 * 10
 
 
 async def test_a_hook_that_fails_lists_nothing(

@@ -30,6 +30,8 @@ class Context:
         self.common_headers = CommonHeaders(
             options.cors_origins, options.cors_headers, credentials=options.cors_credentials
         )
+        self.listings = 0
+        """Listings under way, which share each turn of the event loop."""
         self.times_commits = False
         """Whether exchanges note when their commit began and ended."""
         self.cache: Header = (

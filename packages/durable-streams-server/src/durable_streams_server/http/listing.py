@@ -30,6 +30,10 @@ log = logging.getLogger("durable_streams_server.http")
 
 DEFAULT_LIMIT: Final = 100
 MAX_LIMIT: Final = 1000
+CHECKED_IN_ONE_TURN: Final = 100
+"""Paths for which all listings together may ask the access hook in one turn of the event loop. A
+client who may see little has the server look through all streams, and others must not wait for it.
+"""
 
 
 class ListedStream(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
@@ -64,10 +68,18 @@ class Listing(Exchange):
     """A page of streams."""
 
     kind = "list"
+    _checked = 0
+    """Paths that were checked in this turn of the event loop."""
 
     def _respond(self, body: bytes) -> AnyResponse:
-        prefix, after, limit = parse_listing(self.request.query)
-        return self._later(self._list(prefix, after, limit))
+        return self._later(self._list_beside_others(*parse_listing(self.request.query)))
+
+    async def _list_beside_others(self, prefix: str, after: str, limit: int) -> Response:
+        self._context.listings += 1
+        try:
+            return await self._list(prefix, after, limit)
+        finally:
+            self._context.listings -= 1
 
     async def _list(self, prefix: str, after: str, limit: int) -> Response:
         await self._check_client(prefix)
@@ -81,7 +93,6 @@ class Listing(Exchange):
             if len(rows) < max(missing, DEFAULT_LIMIT):
                 break
             after = rows[-1].path
-            await asyncio.sleep(0)
         streams = [self._listed(info) for info in permitted]
         following = permitted[-1].path if len(permitted) == limit else None
         return self._page(StreamPage(streams, following))
@@ -97,6 +108,10 @@ class Listing(Exchange):
             raise refused
 
     async def _may_list(self, path: str) -> bool:
+        self._checked += 1
+        if self._checked * self._context.listings >= CHECKED_IN_ONE_TURN:
+            self._checked = 0
+            await asyncio.sleep(0)
         return await self._refusal(path) is None
 
     async def _refusal(self, path: str) -> ProtocolError | None:
