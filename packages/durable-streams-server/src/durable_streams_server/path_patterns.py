@@ -37,7 +37,7 @@ class PathPattern:
     put the values in.
     """
 
-    __slots__ = ("_fixed", "_segments", "_subtree", "names", "text")
+    __slots__ = ("_below", "_fixed", "_open", "_segments", "_star", "_subtree", "names", "text")
 
     def __init__(self, text: str, *, names: bool = False) -> None:
         self.text = text
@@ -52,7 +52,13 @@ class PathPattern:
             )
         self._segments = tuple(_parse(segment) for segment in text.split("/"))
         self._subtree = _subtree_of(self._segments)
+        self._below = f"{self._subtree}/"
         self._fixed = _MANY not in self._segments
+        star = text.split("*")
+        self._star = (star[0], star[1]) if len(star) == 2 else None
+        """The text on both sides of the only wildcard, which is ``*``."""
+        self._open = type(self._segments[0]) is tuple
+        """Whether the first segment means more than one name, and perhaps the reserved one."""
 
     def __repr__(self) -> str:
         return f"PathPattern({self.text!r})"
@@ -79,15 +85,33 @@ class PathPattern:
 
     def matches(self, path: str) -> bool:
         """Whether the pattern means this path."""
+        # The first three are most patterns, and cost a tenth of the last.
+        if self._star is not None:
+            before, after = self._star
+            begin, end = len(before), len(path) - len(after)
+            return (
+                begin <= end
+                and path.startswith(before)
+                and path.endswith(after)
+                and path.find("/", begin, end) < 0
+                and not (self._open and _is_reserved(path))
+            )
         subtree = self._subtree
-        if subtree is None:
-            names = path.split("/")
-            if self._fixed:
-                return _match_each(self._segments, names)
-            return names[0] != RESERVED_SEGMENT and _match(self._segments, names)
-        if subtree:
-            return path.startswith(subtree) and path[len(subtree) : len(subtree) + 1] in ("", "/")
-        return path != RESERVED_SEGMENT and not path.startswith(_RESERVED)
+        if subtree is not None:
+            if subtree:
+                return path.startswith(self._below) or path == subtree
+            return not _is_reserved(path)
+        if "*" not in self.text:
+            return path == self.text
+        names = path.split("/")
+        if self._fixed:
+            return _match_each(self._segments, names)
+        return names[0] != RESERVED_SEGMENT and _match(self._segments, names)
+
+    @property
+    def size(self) -> int:
+        """About how many bytes of memory it takes."""
+        return 500 + 8 * len(self.text) + 150 * len(self._segments)
 
     def covers(self, glob: str) -> bool:
         """Whether the pattern means every path that a subscription's pattern means.
@@ -101,6 +125,10 @@ class PathPattern:
 
 _Segment = str | tuple[str, ...]
 """A literal, :data:`_MANY`, or the literal parts around each ``*``."""
+
+
+def _is_reserved(path: str) -> bool:
+    return path.startswith(_RESERVED) or path == RESERVED_SEGMENT
 
 
 def is_value(value: str) -> bool:

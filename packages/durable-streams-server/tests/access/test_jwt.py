@@ -4,6 +4,7 @@ import asyncio
 import base64
 import hmac
 import json
+import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -20,6 +21,7 @@ from durable_streams_core.errors import ProtocolError
 from durable_streams_server import Access, JwtVerifier, Principal, Rights
 from durable_streams_server.access import jwks
 from durable_streams_server.access.grants import Grant
+from durable_streams_server.caches import ByteCache
 from durable_streams_server.http.messages import RequestHead
 
 KEY = ec.generate_private_key(ec.SECP256R1())
@@ -496,3 +498,28 @@ def test_the_same_token_in_any_request_object_is_the_same() -> None:
         access("read", "chats/alice/1", twice)
     with pytest.raises(TypeError):
         access("read", "chats/alice/1", object())
+
+
+@pytest.mark.parametrize(
+    "patterns", [["chats/{sub}/**"], [f"{n}/*/{{sub}}/x*y/**" for n in range(20)]]
+)
+def test_what_is_remembered_of_a_token_is_not_larger_than_it_is_counted(
+    patterns: list[str],
+) -> None:
+    rights = Rights(read=patterns, names=True)
+
+    def remembered(number: int) -> Grant:
+        subject = f"{number:04d}" + "s" * 200
+        return Grant(f"jwt:{subject}", rights.bind({"sub": subject}))
+
+    counted = remembered(0).size
+    tracemalloc.start()
+    try:
+        kept = ByteCache[bytes, Grant](2**30)
+        before = tracemalloc.get_traced_memory()[0]
+        for number in range(200):
+            kept.add(b"%032d" % number, remembered(number), counted)
+        took = (tracemalloc.get_traced_memory()[0] - before) / 200
+    finally:
+        tracemalloc.stop()
+    assert counted / 4 < took <= counted

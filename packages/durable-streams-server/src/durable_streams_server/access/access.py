@@ -1,6 +1,7 @@
 """Access: verifies credentials and decides by rights, as an ``authorize`` function."""
 
 from collections.abc import Awaitable, Iterable
+from hashlib import sha256
 
 from durable_streams_server.access.certificates import Certificate, Certificates
 from durable_streams_server.access.grants import Grant
@@ -75,11 +76,12 @@ class Access:
         token = bearer_of(authorization)
         if token is None:
             raise invalid_token()
-        grant = self._tokens.find(token)
+        digest = sha256(token).digest()
+        grant = self._tokens.find(digest)
         if grant is None:
             if self.jwt is None:
                 raise invalid_token()
-            found = self.jwt.find(token)
+            found = self.jwt.find(token, digest)
             if not isinstance(found, Grant):
                 return _require_later(found, action, path)
             grant = found

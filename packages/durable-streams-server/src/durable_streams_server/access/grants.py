@@ -1,8 +1,13 @@
 """Grants: who somebody is and what that permits, once their credentials are verified."""
 
+from typing import Final
+
 from durable_streams_server.access.refusals import forbidden
 from durable_streams_server.access.rights import Permissions
 from durable_streams_server.http.options import Principal
+
+OVERHEAD: Final = 700
+"""Bytes that a grant takes which is remembered, without its patterns."""
 
 
 class Grant:
@@ -13,6 +18,11 @@ class Grant:
     def __init__(self, principal: str, permissions: Permissions) -> None:
         self.principal = Principal(principal)
         self._permissions = permissions
+
+    @property
+    def size(self) -> int:
+        """About how many bytes of memory it takes where it is remembered."""
+        return OVERHEAD + 4 * len(self.principal.name) + self._permissions.size
 
     def require(self, action: str, path: str) -> Principal:
         """The principal if it may do this; raises :class:`ProtocolError` (403)."""

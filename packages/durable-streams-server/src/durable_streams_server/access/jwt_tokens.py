@@ -19,7 +19,7 @@ from durable_streams_server.access.grants import Grant
 from durable_streams_server.access.jwks import FetchedKeys, Key, Keys, OneKey
 from durable_streams_server.access.refusals import expired_token, invalid_token, no_keys
 from durable_streams_server.access.rights import Rights
-from durable_streams_server.caches import TwoGenerationCache
+from durable_streams_server.caches import ByteCache
 
 log = logging.getLogger("durable_streams_server.access")
 
@@ -31,8 +31,8 @@ KEY_ALGORITHMS: Final = frozenset(
 )  # fmt: skip
 MIN_SECRET_BYTES: Final = 32
 MAX_LEEWAY: Final = 300.0
-MAX_VERIFIED: Final = 5_000
-"""So many tokens at least are kept as verified, and twice as many at most."""
+MAX_VERIFIED_BYTES: Final = 32 * 1024 * 1024
+"""Bytes of the tokens that are remembered as verified: about 20,000 tokens of different people."""
 MAX_SUBJECT: Final = 256
 
 
@@ -108,7 +108,7 @@ class JwtVerifier:
         self._clock = clock
         self._key_clock = key_clock
         self.keys = self._keys_of(key, secret, jwks)
-        self._verified: TwoGenerationCache[bytes, _Verified] = TwoGenerationCache(MAX_VERIFIED)
+        self._verified: ByteCache[bytes, _Verified] = ByteCache(MAX_VERIFIED_BYTES)
 
     def _keys_of(self, key: str | None, secret: str | None, jwks: str | None) -> Keys:
         if sum(given is not None for given in (key, secret, jwks)) != 1:
@@ -159,14 +159,18 @@ class JwtVerifier:
         if isinstance(known, FetchedKeys) and isinstance(mine, FetchedKeys) and mine.is_as(known):
             self.keys = known
 
-    def find(self, token: bytes) -> "Grant | Awaitable[Grant]":
+    def find(self, token: bytes, digest: bytes | None = None) -> "Grant | Awaitable[Grant]":
         """The grant of a token; to be awaited where a key has to be fetched first.
+
+        ``digest`` is its SHA-256 digest, where the caller has it already. Verified tokens are
+        remembered by it alone.
 
         Raises :class:`ProtocolError`: 401 for a token that is not valid or has expired, 503 before
         any key was fetched.
         """
         self.keys.freshen()
-        digest = sha256(token).digest()
+        if digest is None:
+            digest = sha256(token).digest()
         known = self._verified.get(digest)
         if known is not None and known.version == self.keys.version:
             if self._clock() < known.until:
@@ -239,7 +243,7 @@ class JwtVerifier:
         if not isinstance(subject, str) or not is_principal(subject):
             raise self._refused(f"its claim {self._claim} does not name anybody")
         grant = Grant(f"jwt:{subject}", self._rights.bind(claims))
-        self._verified.add(digest, _Verified(grant, until, version))
+        self._verified.add(digest, _Verified(grant, until, version), grant.size)
         return grant
 
     def _refused(self, reason: object) -> Exception:

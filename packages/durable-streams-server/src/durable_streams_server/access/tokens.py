@@ -79,7 +79,7 @@ def _digest(name: str, secret: str | None, given: str | None) -> bytes:
 
 
 class Tokens:
-    """Finds a token by its secret."""
+    """Finds a token by the digest of its secret."""
 
     __slots__ = ("_by_digest",)
 
@@ -96,12 +96,11 @@ class Tokens:
             names.add(token.name)
             self._by_digest[token.digest] = token
 
-    def find(self, secret: bytes) -> Grant | None:
-        """The grant of a secret, None if no token has it.
+    def find(self, digest: bytes) -> Grant | None:
+        """The grant of the secret with this SHA-256 digest, None if no token has it.
 
         Secrets meet only as digests, whose bytes an attacker cannot choose.
         """
-        digest = sha256_of(secret).digest()
         token = self._by_digest.get(digest)
         if token is None or not hmac.compare_digest(token.digest, digest):
             return None
