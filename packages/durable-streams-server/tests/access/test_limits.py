@@ -293,3 +293,99 @@ async def test_a_hook_refuses_by_raising_unless_that_would_tell_what_exists(
     answer = await client.get("a")
     assert answer.status == answered
     assert answer.get("retry-after") == ("7" if answered == status else None)
+
+
+async def test_a_body_in_chunks_that_is_too_large_is_charged_as_far_as_it_came(
+    serve: Serving, ticks: Ticks
+) -> None:
+    limit = limiter(ticks, bytes_per_second=1000)
+    client = await serve(limiter=limit, max_body=5000)
+    await client.put("a")
+    fields = [("content-type", "text/plain"), ("transfer-encoding", "chunked")]
+    body = chunked(*[b"x" * 1000] * 6)
+    answer = await client.raw(request_bytes("POST", client.root + "a", fields, body))
+    assert answer.status == 413
+    answer = await client.post("a", body=b"x")
+    assert answer.status == 429
+    assert int(answer["retry-after"]) >= 5
+
+
+async def test_a_body_whose_client_leaves_is_charged_as_far_as_it_came(
+    serve: Serving, ticks: Ticks
+) -> None:
+    limit = limiter(ticks, bytes_per_second=1000)
+    client = await serve(limiter=limit)
+    await client.put("a")
+    fields = [("content-type", "text/plain"), ("content-length", "100000")]
+    async with await client.connect() as connection:
+        connection.writer.write(request_bytes("POST", client.root + "a", fields, b"x" * 50_000))
+        await connection.writer.drain()
+    async with asyncio.timeout(10):
+        while (answer := await client.post("a", body=b"x")).status == 204:
+            ticks.now += 0.001
+    assert answer.status == 429
+
+
+@pytest.mark.parametrize("front_end", ["standalone"], indirect=True)
+async def test_a_body_that_access_refuses_is_charged_to_its_sender(
+    serve: Serving, ticks: Ticks
+) -> None:
+    tokens = [Token(name, Rights(write=[f"{name}/*"]), secret=name * 16) for name in ("a", "b")]
+    limit = limiter(ticks, bytes_per_second=1000)
+    client = await serve(authorize=Access(tokens=tokens), limiter=limit)
+    for name in ("a", "b"):
+        await client.engine.create(f"{name}/1", content_type="text/plain")
+    headers = {"authorization": f"Bearer {'a' * 16}"}
+    answer = await client.post("b/1", body=b"x" * 5000, **headers)
+    assert answer.status == 403
+    assert limit_of(limit, "token:a") == 429
+    assert limit_of(limit, "token:b") == 204
+
+
+def limit_of(limit: Limiter, principal: str) -> int:
+    """The status that an append of the principal would get."""
+    try:
+        limit.look(principal, append=True)
+    except ProtocolError as error:
+        return error.status
+    return 204
+
+
+WEBHOOK = b'{"type":"webhook","pattern":"x/*","webhook":{"url":"https://hooks.example/x"}}'
+
+
+async def test_new_subscriptions_are_limited_and_those_that_are_there_cost_nothing(
+    serve: Serving, ticks: Ticks
+) -> None:
+    client = await serve(limiter=limiter(ticks, subscriptions_per_hour=2))
+    json = {"content-type": "application/json"}
+
+    async def create(name: str, body: bytes = WEBHOOK) -> int:
+        return (await client.request("PUT", f"__ds/subscriptions/{name}", json, body)).status
+
+    assert await create("one") == 201
+    # Neither a repetition nor an error is a subscription.
+    assert await create("one") == 200
+    assert await create("bad", b"{}") == 400
+    assert await create("two") == 201
+    assert await create("three") == 429
+    assert await create("two") == 200
+    ticks.now += 1800
+    assert await create("three") == 201
+
+
+async def test_pages_of_listings_are_limited_by_principal(serve: Serving, ticks: Ticks) -> None:
+    tokens = [Token(name, Rights(read=[f"{name}/*"]), secret=name * 16) for name in ("a", "b")]
+    limit = limiter(ticks, listings_per_second=1)
+    client = await serve(authorize=Access(tokens=tokens), limiter=limit)
+
+    async def listed(name: str, kind: str = "streams") -> int:
+        answer = await client.get(f"__ds/{kind}", authorization=f"Bearer {name * 16}")
+        return answer.status
+
+    # The principal counts although it may not list the prefix itself, which is everything.
+    assert await listed("a") == 200
+    assert await listed("a", "subscriptions") == 429
+    assert await listed("b") == 200
+    ticks.now += 1
+    assert await listed("a", "subscriptions") == 200

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from durable_streams_server.access.refusals import forbidden
+from durable_streams_server.access.refusals import Forbidden
 from durable_streams_server.access.rights import Permissions
 from durable_streams_server.http.options import Principal
 
@@ -27,5 +27,5 @@ class Grant:
     def require(self, action: str, path: str) -> Principal:
         """The principal if it may do this; raises :class:`ProtocolError` (403)."""
         if not self._permissions.permits(action, path):
-            raise forbidden()
+            raise Forbidden(self.principal.name)
         return self.principal

@@ -1,9 +1,9 @@
-"""Limits per principal: appends, bytes, live readers and new streams.
+"""Limits per principal: appends, bytes, live readers, listings, new streams and subscriptions.
 
-Rates are token buckets. A bucket fills at its rate, holds what comes in one second (of new streams:
-in one hour), and pays for what a request really was. Of bytes it may run into debt: a body larger
-than the bucket is taken once the bucket holds anything, and what follows waits until the debt is
-paid. So the rate holds over time, and no request is too large to be ever taken.
+Rates are token buckets. A bucket fills at its rate, holds what comes in one second (of new streams
+and subscriptions: in one hour), and pays for what a request really was. Of bytes it may run into
+debt: a body larger than the bucket is taken once the bucket holds anything, and what follows waits
+until the debt is paid. So the rate holds over time, and no request is too large to be ever taken.
 
 Everything is counted in this process, and forgotten with it.
 """
@@ -42,6 +42,10 @@ class PrincipalLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Long-polls and SSE responses that wait at the same time."""
     streams_per_hour: float | None = None
     """Streams created, forks included."""
+    subscriptions_per_hour: float | None = None
+    """Subscriptions created."""
+    listings_per_second: float | None = None
+    """Pages of listings of streams and subscriptions."""
 
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:
@@ -62,7 +66,8 @@ class _Bucket:
 
     def wait(self, least: float, now: float) -> float:
         """Seconds until the bucket holds ``least``; 0 or less if it does."""
-        self._level = level = min(self._capacity, self._level + (now - self._at) * self._rate)
+        level = self._level + (now - self._at) * self._rate
+        self._level = level = min(level, self._capacity)
         self._at = now
         missing = least - level
         return missing / self._rate if missing > _ROUNDING else 0.0
@@ -74,12 +79,14 @@ class _Bucket:
 class _Account:
     """The buckets of one principal; None without a limit."""
 
-    __slots__ = ("appends", "bytes", "streams")
+    __slots__ = ("appends", "bytes", "listings", "streams", "subscriptions")
 
     def __init__(self, limits: PrincipalLimits, now: float) -> None:
         self.appends = _bucket(limits.appends_per_second, 1.0, now)
         self.bytes = _bucket(limits.bytes_per_second, 1.0, now)
         self.streams = _bucket(limits.streams_per_hour, _HOUR, now)
+        self.subscriptions = _bucket(limits.subscriptions_per_hour, _HOUR, now)
+        self.listings = _bucket(limits.listings_per_second, 1.0, now)
 
 
 def _bucket(limit: float | None, seconds: float, now: float) -> _Bucket | None:
@@ -142,20 +149,39 @@ class Limiter:
             if wait > 0:
                 raise _too_fast("bytes", wait)
 
+    def charge_unused(self, principal: str, size: int) -> None:
+        """Charge the bytes of a body that were received and not used. Refuses nothing."""
+        account = self._account(principal)
+        if account.bytes is not None:
+            account.bytes.wait(0, self._clock())
+            account.bytes.take(size)
+
     def charge_stream(self, principal: str) -> None:
         """Charge a new stream; raises :class:`ProtocolError` (429)."""
-        bucket = self._account(principal).streams
-        if bucket is not None:
-            wait = bucket.wait(1, self._clock())
-            if wait > 0:
-                raise _too_fast("new streams", wait)
-            bucket.take(1)
+        self._charge_one(self._account(principal).streams, "new streams")
 
     def return_stream(self, principal: str) -> None:
         """Give back what :meth:`charge_stream` took: no stream was created."""
-        bucket = self._account(principal).streams
+        _return_one(self._account(principal).streams)
+
+    def charge_subscription(self, principal: str) -> None:
+        """Charge a new subscription; raises :class:`ProtocolError` (429)."""
+        self._charge_one(self._account(principal).subscriptions, "new subscriptions")
+
+    def return_subscription(self, principal: str) -> None:
+        """Give back what :meth:`charge_subscription` took: none was created."""
+        _return_one(self._account(principal).subscriptions)
+
+    def charge_listing(self, principal: str) -> None:
+        """Charge a page of a listing; raises :class:`ProtocolError` (429)."""
+        self._charge_one(self._account(principal).listings, "listings")
+
+    def _charge_one(self, bucket: _Bucket | None, what: str) -> None:
         if bucket is not None:
-            bucket.take(-1)
+            wait = bucket.wait(1, self._clock())
+            if wait > 0:
+                raise _too_fast(what, wait)
+            bucket.take(1)
 
     def enter(self, principal: str) -> None:
         """Count a live reader; raises :class:`ProtocolError` (429)."""
@@ -182,6 +208,11 @@ class Limiter:
             account = _Account(self.limits_of(principal), self._clock())
             self._accounts.add(principal, account)
         return account
+
+
+def _return_one(bucket: _Bucket | None) -> None:
+    if bucket is not None:
+        bucket.take(-1)
 
 
 def _too_fast(what: str, wait: float) -> ProtocolError:

@@ -4,7 +4,11 @@ They tell a client what to do next and an attacker nothing: whether a signature,
 audience was wrong is said in the log alone.
 """
 
+from typing import Final
+
 from durable_streams_core.errors import ProtocolError, Unavailable
+
+_FORBIDDEN: Final = "You may not do this here."
 
 
 def no_credentials() -> ProtocolError:
@@ -27,9 +31,17 @@ def expired_token() -> ProtocolError:
     return _token_error("The token has expired; get a new one.", "token-expired")
 
 
+class Forbidden(ProtocolError):
+    """403: the principal, which is known, has no right to this. ``principal`` is its name."""
+
+    def __init__(self, principal: str) -> None:
+        super().__init__(_FORBIDDEN, status=403, code="forbidden")
+        self.principal = principal
+
+
 def forbidden() -> ProtocolError:
-    """403: the principal has no right to this."""
-    return ProtocolError("You may not do this here.", status=403, code="forbidden")
+    """403: somebody without a name has no right to this."""
+    return ProtocolError(_FORBIDDEN, status=403, code="forbidden")
 
 
 def no_keys() -> Unavailable:

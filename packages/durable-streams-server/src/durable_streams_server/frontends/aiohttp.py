@@ -212,7 +212,7 @@ class _Front:
             if not (begun.takes_body and final):
                 body = b""
             else:
-                body = await _receive(request, begun.max_body)
+                body = await _receive(request, begun)
             if body is None:
                 response = self._handler.too_large(begun.request)
             else:
@@ -311,18 +311,24 @@ class _Caller:
             observer.finished(self, status, received, sent, self._began)
 
 
-async def _receive(request: web.Request, limit: int) -> bytes | None:
+async def _receive(request: web.Request, exchange: Exchange) -> bytes | None:
     """The whole body, or None when it is larger than the limit; no more than that is kept."""
     content = request.content
     chunks: list[bytes] = []
     size = 0
-    while not content.at_eof():
-        # A body that came whole needs no coroutine.
-        chunk = content.read_nowait() if content.is_eof() else await content.readany()
-        size += len(chunk)
-        if size > limit:
-            return None
-        chunks.append(chunk)
+    used = False
+    try:
+        while not content.at_eof():
+            # A body that came whole needs no coroutine.
+            chunk = content.read_nowait() if content.is_eof() else await content.readany()
+            size += len(chunk)
+            if size > exchange.max_body:
+                return None
+            chunks.append(chunk)
+        used = True
+    finally:
+        if not used:
+            exchange.leave_unused(size)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 

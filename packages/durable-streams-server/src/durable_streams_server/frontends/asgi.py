@@ -193,9 +193,11 @@ class AsgiApp:
             return
         body = await client.body(exchange.max_body) if exchange.takes_body else b""
         if body is None:
+            exchange.leave_unused(client.received)
             await client.respond(self._handler.too_large(exchange.request))
             return
         if client.gone:
+            exchange.leave_unused(client.received)
             await client.respond_to_nobody()
             return
         response = exchange.run_received(body)

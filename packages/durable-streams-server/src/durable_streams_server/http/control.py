@@ -7,6 +7,7 @@ from durable_streams_core.subscriptions.records import BaseUrl
 from durable_streams_server.http.context import Context
 from durable_streams_server.http.control_routes import (
     MAX_CONTROL_BODY,
+    ControlRequest,
     Route,
     check_method,
     error_response,
@@ -65,6 +66,33 @@ class Controlling(Exchange):
         if self.verdict is not None:
             return self.verdict
         base_url = BaseUrl(context.origin(self.request), self.request.root)
+        limiter = context.options.limiter
+        if limiter is None or control_request.config is None:
+            return await self._obey(control_request, base_url)
+        try:
+            limiter.charge_subscription(self.principal)
+        except ProtocolError:
+            # To ask for a subscription that is there costs nothing.
+            if not await self._is_there(base_url):
+                raise
+            return await self._obey(control_request, base_url)
+        created = False
+        try:
+            response = await self._obey(control_request, base_url)
+            created = response.status == 201
+        finally:
+            if not created:
+                limiter.return_subscription(self.principal)
+        return response
+
+    async def _is_there(self, base_url: BaseUrl) -> bool:
+        try:
+            await self._engine.subscriptions.describe(self._route.subscription, base_url)
+        except ProtocolError:
+            return False
+        return True
+
+    async def _obey(self, control_request: ControlRequest, base_url: BaseUrl) -> Response:
         return await respond(
             self._engine.subscriptions,
             self._route,

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from durable_streams_core.errors import ProtocolError
 from durable_streams_core.operations import Operation
+from durable_streams_server.access.refusals import Forbidden
 from durable_streams_server.http import names
 from durable_streams_server.http.context import Context
 from durable_streams_server.http.errors import (
@@ -90,6 +91,9 @@ class Exchange:
 
     def run(self, body: bytes) -> AnyResponse:
         """The second step: the response, given the whole body."""
+        if self.verdict is not None:
+            self.leave_unused(len(body))
+            return self.verdict
         try:
             limiter = self._context.options.limiter
             if limiter is not None and self.takes_body:
@@ -100,6 +104,21 @@ class Exchange:
         except Exception:
             log.exception("responding to a request failed")
             return self.problem(internal_error())
+
+    def leave_unused(self, received: int) -> None:
+        """The request is refused or gone, and its body is not run: charge the bytes that came.
+
+        One that was refused because it came too early is charged nothing, so that a wait ends.
+        """
+        limiter = self._context.options.limiter
+        verdict = self.verdict
+        if (
+            limiter is not None
+            and received
+            and self.takes_body
+            and (verdict is None or verdict.status != 429)
+        ):
+            limiter.charge_unused(self.principal, received)
 
     def run_received(self, body: bytes) -> AnyResponse:
         """As :meth:`run`, for a body that another server received: it may have lost it.
@@ -116,6 +135,7 @@ class Exchange:
                     names.TRANSFER_ENCODING in headers and names.UPGRADE in headers
                 )
             if not complete:
+                self.leave_unused(len(body))
                 return self.problem(incomplete_body(length, len(body)))
         return self.run(body)
 
@@ -169,7 +189,8 @@ class Exchange:
         if not self.takes_body:
             return
         limiter = self._context.options.limiter
-        if limiter is not None:
+        if limiter is not None and self.request.body is None:
+            # A body that is all here is charged in a moment.
             limiter.look(self.principal, append=self.appends)
         length = headers.get(names.CONTENT_LENGTH)
         if length is not None and length.isdigit() and int(length) > self.max_body:
@@ -201,6 +222,8 @@ class Exchange:
         if type(permitted) is Principal:
             self.named = permitted.name
             return True
+        if isinstance(permitted, Forbidden):
+            self.named = permitted.principal
         return permitted is True
 
     def _consult(

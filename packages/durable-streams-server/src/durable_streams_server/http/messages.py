@@ -53,7 +53,8 @@ class RequestHead(msgspec.Struct, eq=False):
     ``path`` is what follows the stream root in the raw target, still percent-encoded; ``root`` is
     that root as the client sees it, with both slashes; ``headers`` are by lower-case name.
     ``native`` is the front end's own request, for the access hook. ``peer`` is the other end of the
-    connection, where the front end does not keep it in its own request.
+    connection, where the front end does not keep it in its own request. ``body`` is there where all
+    of it came with the head.
     """
 
     method: str
@@ -64,6 +65,7 @@ class RequestHead(msgspec.Struct, eq=False):
     scheme: str = "http"
     native: object = None
     peer: Peer | None = None
+    body: bytes | None = None
 
     def __repr__(self) -> str:
         # Headers hold secrets.

@@ -123,7 +123,7 @@ class Connection(Sender):
             live.gone()
         elif isinstance(waiting, Pending | asyncio.Task):
             waiting.cancel()
-        incoming = self._forget_body()
+        incoming = self._drop_body()
         if incoming is not None and isinstance(incoming.begun, Exchange):
             incoming.begun.abandon()
         self._out.clear()
@@ -230,7 +230,7 @@ class Connection(Sender):
                 return
             assert isinstance(begun, Exchange)
             if begun.permission is None:
-                self._give(head, begun.verdict or begun.run(body))
+                self._give(head, begun.run(body))
                 return
         self._incoming = incoming = Incoming(head, begun)
         self.deadline = self._server.now + self._server.bounds.body_timeout
@@ -281,7 +281,9 @@ class Connection(Sender):
         incoming.size += len(piece)
         if incoming.size > incoming.limit:
             if incoming.wanted:
-                incoming.begun = server.handler.too_large(cast(Exchange, incoming.begun).request)
+                exchange = cast(Exchange, incoming.begun)
+                exchange.leave_unused(incoming.size)
+                incoming.begun = server.handler.too_large(exchange.request)
             self._answer_early(incoming)
             return
         # A client that sent fast for a while may not be silent for longer because of that.
@@ -303,19 +305,22 @@ class Connection(Sender):
         incoming = self._forget_body()
         assert incoming is not None
         begun = incoming.begun
-        if isinstance(begun, Exchange):
-            self._give(incoming.head, begun.verdict or begun.run(incoming.take_body()))
-        else:
+        if not isinstance(begun, Exchange):
             self._respond(incoming.head, begun)
+        elif begun.verdict is not None:
+            begun.leave_unused(incoming.size)
+            self._give(incoming.head, begun.verdict)
+        else:
+            self._give(incoming.head, begun.run(incoming.take_body()))
 
     def _answer_early(self, incoming: Incoming) -> None:
         """Answer before the body has been read; then nothing after it can be."""
-        self._forget_body()
+        self._drop_body()
         begun = incoming.begun
         incoming.head.keep_alive = False
         self._unread = True
         if isinstance(begun, Exchange):
-            self._give(incoming.head, begun.verdict or begun.run(b""))
+            self._give(incoming.head, begun.run(b""))
         else:
             self._respond(incoming.head, begun)
 
@@ -326,9 +331,16 @@ class Connection(Sender):
             self._server.bodies.release(self._give_way)
         return incoming
 
+    def _drop_body(self) -> Incoming | None:
+        """Forget a body that is not used; its sender pays for what came of it."""
+        incoming = self._forget_body()
+        if incoming is not None and isinstance(incoming.begun, Exchange):
+            incoming.begun.leave_unused(incoming.size)
+        return incoming
+
     def _refuse(self, error: ProtocolError) -> None:
         """Respond to something that is not a request, and close."""
-        self._forget_body()
+        self._drop_body()
         self._unread = True
         self._respond(None, self._server.handler.refuse(error))
 

@@ -79,7 +79,7 @@ class Malformed(InvalidRequest):
 
 
 class ReceivedHead(RequestHead, eq=False, kw_only=True):
-    """A request head, and the body where all of it has already come.
+    """A request head as it was received.
 
     ``headers`` holds the headers that this server knows, by lower-case name. The server takes path
     and query from the ``target``.
@@ -94,7 +94,6 @@ class ReceivedHead(RequestHead, eq=False, kw_only=True):
     expectation: bytes | None = None
     length: int = 0
     """The length of the body, or :data:`CHUNKED`."""
-    body: bytes | None = None
 
     def header(self, name: bytes) -> bytes | None:
         """Any header by its lower-case name; values of several are joined by commas."""
