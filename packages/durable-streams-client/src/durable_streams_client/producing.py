@@ -32,7 +32,7 @@ from durable_streams_client.options import is_whole
 from durable_streams_core import protocol
 
 MAX_CLAIMS: Final = 5
-MAX_ORIGINS: Final = 32
+MAX_PARENTS: Final = 32
 """The most spans that are known of one batch's appends."""
 
 
@@ -107,7 +107,7 @@ class Outgoing:
     sent: bool = False
     floor: int = 0
     """The lowest unacknowledged number when it was sent last."""
-    origins: dict[int, Any] = field(default_factory=dict)
+    parents: dict[int, Any] = field(default_factory=dict)
     """The spans, by their ids, below which its items were appended. See ``TracedMachine``."""
 
 
@@ -362,7 +362,7 @@ class ProducerMachine:
             for parts in _halves(batch.parts) if batch is large else [batch.parts]:
                 size = sum(map(len, parts))
                 self._queue.appendleft(
-                    Outgoing(parts, size, close=batch.close, origins=batch.origins)
+                    Outgoing(parts, size, close=batch.close, parents=batch.parents)
                 )
 
     def _fail(self, error: ClientError) -> None:
@@ -390,12 +390,12 @@ class ProducerMachine:
 class TracedMachine(ProducerMachine):
     """A machine that remembers of each batch below which spans its items were appended.
 
-    ``origin`` returns the current span, as OpenTelemetry's ``SpanContext``. It is asked whenever an
-    item is accepted, by the task or thread that appends.
+    ``current`` returns the current span, as OpenTelemetry's ``SpanContext``. It is called whenever
+    an item is accepted, by the task or thread that appends.
     """
 
-    origin: Callable[[], Any] = field(kw_only=True)
-    _origins: dict[int, Any] = field(default_factory=dict, init=False)
+    current: Callable[[], Any] = field(kw_only=True)
+    _parents: dict[int, Any] = field(default_factory=dict, init=False)
     """Those of the open batch."""
 
     # The base is named because a class with slots has no `super()` before Python 3.14.
@@ -403,24 +403,24 @@ class TracedMachine(ProducerMachine):
     def add(self, part: bytes) -> Added:
         added = ProducerMachine.add(self, part)
         if added is not FULL:
-            self._remember(self._origins if self._open else self._queue[-1].origins)
+            self._remember(self._parents if self._open else self._queue[-1].parents)
         return added
 
     def close(self, parts: list[bytes]) -> None:
         ProducerMachine.close(self, parts)
         assert self._closing is not None
-        self._remember(self._closing.origins)
+        self._remember(self._closing.parents)
 
     def _seal(self) -> None:
         sealing = bool(self._open)
         ProducerMachine._seal(self)  # noqa: SLF001 - its own, by the name of the base
         if sealing:
-            self._queue[-1].origins, self._origins = self._origins, {}
+            self._queue[-1].parents, self._parents = self._parents, {}
 
-    def _remember(self, origins: dict[int, Any]) -> None:
-        origin = self.origin()
-        if len(origins) < MAX_ORIGINS:
-            origins[origin.span_id] = origin
+    def _remember(self, parents: dict[int, Any]) -> None:
+        span = self.current()
+        if len(parents) < MAX_PARENTS:
+            parents[span.span_id] = span
 
 
 def _halves(parts: list[bytes]) -> list[list[bytes]]:

@@ -59,20 +59,20 @@ class Tracing:
         """
         return self._begin(method, action, url, parent=get_current(), resent=resent)
 
-    def batch(self, url: str, origins: Mapping[int, SpanContext]) -> "CallSpan":
-        """The span of a producer's batch, whose items were appended below the spans ``origins``.
+    def batch(self, url: str, parents: Mapping[int, SpanContext]) -> "CallSpan":
+        """The span of a producer's batch, whose items were appended below ``parents``.
 
         It is the child of a single one, and linked to several.
         """
-        known = [origin for origin in origins.values() if origin.is_valid]
-        if len(known) == len(origins) == 1:
+        known = [span for span in parents.values() if span.is_valid]
+        if len(known) == len(parents) == 1:
             parent = trace.set_span_in_context(NonRecordingSpan(known[0]), Context())
             return self._begin("POST", "append", url, parent=parent)
-        links = [Link(origin) for origin in known]
+        links = [Link(span) for span in known]
         return self._begin("POST", "append", url, parent=Context(), links=links)
 
     @staticmethod
-    def origin() -> SpanContext:
+    def current() -> SpanContext:
         """The current span, below which an item is appended. It is not valid if there is none."""
         return trace.get_current_span().get_span_context()
 

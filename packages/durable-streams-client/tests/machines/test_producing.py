@@ -1,12 +1,19 @@
 """The producer's machine against any order of events: nothing is lost, doubled or reordered."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from durable_streams_client.errors import SequenceGap, TooLarge, Unavailable
-from durable_streams_client.producing import FULL, Outgoing, ProducerLimits, ProducerMachine
+from durable_streams_client.producing import (
+    FULL,
+    Outgoing,
+    ProducerLimits,
+    ProducerMachine,
+    TracedMachine,
+)
 
 
 class Server:
@@ -156,3 +163,43 @@ def test_a_gap_below_what_was_acknowledged_is_a_loss() -> None:
     machine.gap(second, 0, SequenceGap("lost"))
     assert machine.failure is not None
     assert machine.failure.items == [b"2"]
+
+
+@dataclass(frozen=True)
+class SpanOf:
+    span_id: int
+
+
+@given(
+    sizes=st.lists(st.integers(1, 6), min_size=1, max_size=30),
+    spans=st.data(),
+    limits=st.builds(
+        ProducerLimits,
+        batch_bytes=st.integers(1, 12),
+        batch_items=st.integers(1, 5),
+        queue_items=st.integers(1, 20),
+    ),
+)
+@settings(max_examples=200, deadline=None)
+def test_each_batch_knows_the_spans_of_its_items_and_no_other(
+    sizes: list[int], spans: st.DataObject, limits: ProducerLimits
+) -> None:
+    current = SpanOf(0)
+    machine = TracedMachine(limits, 0, False, lambda: 0.0, current=lambda: current)
+
+    def store_all() -> None:
+        machine.flush()
+        while isinstance(batch := machine.next(), Outgoing):
+            assert set(batch.parents) == {part[0] for part in batch.parts}
+            machine.stored(batch, duplicate=False, seq=batch.seq, epoch=0, offset="")
+
+    for size in sizes:
+        current = SpanOf(spans.draw(st.integers(0, 3)))
+        part = bytes([current.span_id]) * size
+        while machine.add(part) is FULL:
+            store_all()
+    current = SpanOf(4)
+    machine.close([b"\x04"])
+    store_all()
+    assert machine.closed
+    assert machine.acknowledged == len(sizes) + 1

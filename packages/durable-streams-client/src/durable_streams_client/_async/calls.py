@@ -66,10 +66,10 @@ class AsyncCalls:
         tracing = self.options.tracing
         return UNTRACED if tracing is None else tracing.call(method, action, url, resent)
 
-    def batch_span(self, url: str, origins: Mapping[int, Any]) -> Span:
-        """The span of a producer's batch; ``origins`` are the spans of the appends in it."""
+    def batch_span(self, url: str, parents: Mapping[int, Any]) -> Span:
+        """The span of a producer's batch; ``parents`` are the spans of the appends in it."""
         tracing = self.options.tracing
-        return UNTRACED if tracing is None else tracing.batch(url, origins)
+        return UNTRACED if tracing is None else tracing.batch(url, parents)
 
     async def open(
         self,

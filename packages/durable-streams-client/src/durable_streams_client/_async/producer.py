@@ -375,7 +375,7 @@ def new_producer(
         machine = ProducerMachine(limits, epoch, auto_claim, time.monotonic, fresh)
     else:
         machine = TracedMachine(
-            limits, epoch, auto_claim, time.monotonic, fresh, origin=tracing.origin
+            limits, epoch, auto_claim, time.monotonic, fresh, current=tracing.current
         )
     return AsyncProducer(
         context, url, extra, ask_content_type, machine=machine, producer_id=producer_id

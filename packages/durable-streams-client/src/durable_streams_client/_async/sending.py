@@ -130,7 +130,7 @@ class AsyncSender:
         total = self._calls.options.timeouts.total
         known = False
         try:
-            with self._calls.batch_span(self._url, batch.origins) as span:
+            with self._calls.batch_span(self._url, batch.parents) as span:
                 request = self._request(batch, epoch)
                 async with (
                     runtime.Limit(total, f"A batch was not stored within {total} seconds."),
