@@ -3,10 +3,12 @@
 import asyncio
 from collections import Counter
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from wire import Client
 
+from durable_streams_server.http import listing
 from durable_streams_server.http.listing import CHECKED_IN_ONE_TURN
 
 Listed = dict[str, Any]
@@ -186,3 +188,95 @@ async def test_subscriptions_are_listed_by_id(client: Client) -> None:
     rest = (await client.get("__ds/subscriptions?after=a")).json
     assert [row["id"] for row in rest["subscriptions"]] == ["b"]
     assert rest["next"] is None
+
+
+async def pages(client: Client, kind: str = "streams", prefix: str = "") -> list[Listed]:
+    """Every page of a listing."""
+    found: list[Listed] = []
+    after = ""
+    while True:
+        answer = await client.get(f"__ds/{kind}?limit=5&prefix={prefix}&after={quote(after)}")
+        page: Listed = answer.json
+        found.append(page)
+        if page["next"] is None:
+            return found
+        # Clients refuse a listing that does not go on.
+        assert page["next"] > after
+        after = page["next"]
+
+
+async def test_a_request_looks_at_a_bounded_number_of_streams_whose_names_it_does_not_tell(
+    serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listing, "MAX_EXAMINED", 200)
+    mine = ("Upper", "secret-0250", "secret-0250!", "secret-0777", "zebra")
+    asked: list[str] = []
+
+    def decide(action: str, path: str, _request: object) -> bool:
+        asked.append(path)
+        return path in mine
+
+    client = await serve(authorize=decide)
+    for path in (*(f"secret-{n:04}" for n in range(900)), *mine):
+        if await client.engine.store.load(path, ()) is None:
+            await client.engine.create(path, content_type="text/plain")
+    found = await pages(client)
+    assert [row["path"] for page in found for row in page["streams"]] == sorted(mine)
+    assert 4 <= len(found) <= 8
+    assert len(asked) <= 905 + 300
+    for page in found[:-1]:
+        assert "secret" not in page["next"].removeprefix("secret-0250").removeprefix("secret-0777")
+
+
+async def test_a_listing_of_subscriptions_is_as_bounded(
+    serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listing, "MAX_EXAMINED", 10)
+    mine = [f"s{n:02}" for n in range(40)]
+    client = await serve(
+        authorize=lambda _action, path, _request: (
+            path.rpartition("/")[2] in (*mine, "x", "*", "x/*")
+        )
+    )
+    for n in range(40):
+        await client.request(
+            "PUT",
+            f"__ds/subscriptions/s{n:02}",
+            {"content-type": "application/json"},
+            b'{"type":"webhook","pattern":"x/*","webhook":{"url":"https://hooks.example/x"}}',
+        )
+    mine[:] = "s07", "s35"
+    found = await pages(client, "subscriptions", "s")
+    assert [row["id"] for page in found for row in page["subscriptions"]] == ["s07", "s35"]
+    assert len(found) >= 4
+
+
+@pytest.mark.parametrize("after", ["a\0", "a\0" + "0" * 16 + "AAAA", "\0" + "0" * 16 + "é"])
+async def test_a_position_that_no_page_gave_is_refused(client: Client, after: str) -> None:
+    answer = await client.get(f"__ds/streams?after={quote(after)}")
+    assert (answer.status, answer.code) == (400, "invalid-after")
+
+
+async def test_a_listing_does_not_look_at_subscriptions_one_by_one(client: Client) -> None:
+    for n in range(30):
+        await client.request(
+            "PUT",
+            f"__ds/subscriptions/s{n}",
+            {"content-type": "application/json"},
+            b'{"type":"webhook","pattern":"x/*","webhook":{"url":"https://hooks.example/x"}}',
+        )
+    for path in ("A", "__dt", "a"):
+        await client.put(path)
+    store, calls = client.engine.store, 0
+    listed_before = store.list
+
+    async def counting(prefix: str, after: str, limit: int) -> Any:
+        nonlocal calls
+        calls += 1
+        return await listed_before(prefix, after, limit)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "list", counting)
+        found = await client.engine.list(limit=3)
+    assert [info.path for info in found] == ["A", "__dt", "a"]
+    assert calls <= 4

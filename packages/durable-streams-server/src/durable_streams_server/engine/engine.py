@@ -10,8 +10,10 @@ An application uses it directly, and front ends are built on it:
 """
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime, timedelta
+from typing import Final
 
 import msgspec
 
@@ -46,6 +48,11 @@ from durable_streams_server.engine.runtime import Runtime
 
 RENEWAL_SECONDS = 30.0
 """How often ``follow`` renews the life of its stream while nothing happens."""
+
+
+_RESERVED: Final = RESERVED_SEGMENT + "/"
+_BEHIND_RESERVED: Final = _RESERVED + chr(sys.maxunicode)
+"""Greater than every path that is reserved."""
 
 
 class Engine(Runtime):
@@ -323,12 +330,14 @@ class Engine(Runtime):
             missing = limit - len(streams)
             rows = await self.store.list(prefix, after, missing)
             for path, head in rows:
-                reserved = path.startswith(RESERVED_SEGMENT + "/")
-                if head.live_at(now) and not reserved:
+                if head.live_at(now) and not path.startswith(_RESERVED):
                     streams.append(stream_info(path, head))
             if len(rows) < missing:
                 break
             after = rows[-1][0]
+            if after.startswith(_RESERVED):
+                # Subscriptions may be many, and are none of the streams.
+                after = _BEHIND_RESERVED
         return streams
 
     def sign(self, path: str, expires: datetime | timedelta | float) -> str:

@@ -4,10 +4,15 @@ Both are extensions of this server. The access hook is asked ``list`` for the pr
 answers that the client has to say who it is, that is the response, whatever streams there are. Then
 it is asked for each path, and paths that it refuses are left out. So a listing shows a client
 exactly the names that it may know.
+
+One request looks at a bounded number of names. A page may therefore end early, even empty, behind a
+name that its reader may not know: ``next`` then holds that name sealed, behind the last one that
+the reader knows, so that each ``next`` is greater than the one before.
 """
 
 import asyncio
 import logging
+import re
 from inspect import isawaitable
 from typing import Final
 from urllib.parse import parse_qsl
@@ -22,7 +27,6 @@ from durable_streams_server.http import headers
 from durable_streams_server.http.errors import refusal
 from durable_streams_server.http.exchange import Exchange
 from durable_streams_server.http.messages import AnyResponse, Response
-from durable_streams_server.http.options import Principal
 from durable_streams_server.http.parsing import MAX_QUERY_LENGTH, plain_integer
 from durable_streams_server.subscriptions.service import ListedSubscription
 
@@ -34,6 +38,13 @@ CHECKED_IN_ONE_TURN: Final = 100
 """Paths for which all listings together may ask the access hook in one turn of the event loop. A
 client who may see little has the server look through all streams, and others must not wait for it.
 """
+MAX_EXAMINED: Final = 2 * MAX_LIMIT
+"""About how many names one request looks at. Its client may know few of them."""
+_SEALED: Final = "\0"
+"""Stands before a sealed name. No name holds it, and nothing is smaller."""
+_COUNT: Final = 16
+"""Digits of the number that makes a ``next`` greater than the one before."""
+_HEX: Final = re.compile(f"[0-9a-f]{{{_COUNT}}}")
 
 
 class ListedStream(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
@@ -82,20 +93,59 @@ class Listing(Exchange):
             self._context.listings -= 1
 
     async def _list(self, prefix: str, after: str, limit: int) -> Response:
-        await self._check_client(prefix)
+        position = await self._begin(prefix, after)
         permitted: list[StreamInfo] = []
-        # The last path of a page is told, so a page goes on until it ends with a permitted one.
-        while len(permitted) < limit:
-            missing = limit - len(permitted)
-            rows = await self._engine.list(prefix, after=after, limit=max(missing, DEFAULT_LIMIT))
-            found = [info for info in rows if await self._may_list(info.path)]
-            permitted += found[:missing]
-            if len(rows) < max(missing, DEFAULT_LIMIT):
-                break
-            after = rows[-1].path
-        streams = [self._listed(info) for info in permitted]
-        following = permitted[-1].path if len(permitted) == limit else None
-        return self._page(StreamPage(streams, following))
+        examined = 0
+        following: str | None = None
+        while following is None:
+            wanted = max(limit - len(permitted), DEFAULT_LIMIT)
+            rows = await self._engine.list(prefix, after=position, limit=wanted)
+            for info in rows:
+                if await self._may_list(info.path):
+                    permitted.append(info)
+                    if len(permitted) == limit:
+                        following = info.path
+                        break
+            examined += len(rows)
+            if following is None:
+                if len(rows) < wanted:
+                    break
+                position = rows[-1].path
+                if examined >= MAX_EXAMINED:
+                    known = permitted[-1].path if permitted else after
+                    following = await self._past(known, position)
+        return self._page(StreamPage([self._listed(info) for info in permitted], following))
+
+    async def _begin(self, asked: str, after: str) -> str:
+        """Check and charge the client, which asks for what ``asked`` begins; where to go on."""
+        await self._check_client(asked)
+        limiter = self._context.options.limiter
+        if limiter is not None:
+            limiter.charge_listing(self.principal)
+        _, sealed, rest = after.partition(_SEALED)
+        if not sealed:
+            return after
+        keyring = self._engine.subscriptions.keyring
+        await keyring.ready()
+        position = keyring.open(rest[_COUNT:])
+        if position is None:
+            raise InvalidRequest(
+                "after is not the next of a page: begin the listing anew.", code="invalid-after"
+            )
+        return position
+
+    async def _past(self, after: str, position: str) -> str:
+        """The ``next`` of a page that ends behind ``position``, where ``after`` is what the client
+        knows: a name, or the ``next`` of the page before.
+        """
+        known, _, rest = after.partition(_SEALED)
+        if known == position:
+            return known
+        count = rest[:_COUNT]
+        number = int(count, 16) + 1 if _HEX.fullmatch(count) else 0
+        keyring = self._engine.subscriptions.keyring
+        await keyring.ready()
+        return f"{known}{_SEALED}{number:0{_COUNT}x}{keyring.seal(position)}"
 
     def _page(self, page: StreamPage | SubscriptionPage) -> Response:
         fields = [*self._common, headers.JSON, headers.NO_STORE]
@@ -127,9 +177,7 @@ class Listing(Exchange):
         except Exception:
             log.exception("the authorize hook failed; the path is not listed")
             return refusal(False)
-        if verdict is True or type(verdict) is Principal:
-            return None
-        return refusal(verdict)
+        return None if self._is_permitted(verdict) else refusal(verdict)
 
     def _listed(self, info: StreamInfo) -> ListedStream:
         return ListedStream(
@@ -149,17 +197,20 @@ class SubscriptionListing(Listing):
     """A page of subscriptions."""
 
     async def _list(self, prefix: str, after: str, limit: int) -> Response:
-        await self._check_client(PREFIX + prefix)
+        position: str | None = await self._begin(PREFIX + prefix, after)
         permitted: list[ListedSubscription] = []
-        following: str | None = after
-        while following is not None and len(permitted) < limit:
+        examined = 0
+        following: str | None = None
+        while position is not None and len(permitted) < limit:
             missing = limit - len(permitted)
-            rows, following = await self._engine.subscriptions.list(
-                prefix, after=following, limit=missing
+            rows, position = await self._engine.subscriptions.list(
+                prefix, after=position, limit=missing
             )
             permitted += [row for row in rows if await self._may_list(PREFIX + row.id)]
-        if following is not None:
-            following = permitted[-1].id
+            examined += missing
+            if position is not None and (len(permitted) == limit or examined >= MAX_EXAMINED):
+                following = await self._past(permitted[-1].id if permitted else after, position)
+                break
         return self._page(SubscriptionPage(permitted, following))
 
 

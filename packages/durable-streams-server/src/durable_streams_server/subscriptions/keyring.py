@@ -6,19 +6,25 @@ import time
 from hashlib import sha256
 from typing import Any, Final
 
+from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from durable_streams_core.store import Store
 from durable_streams_core.subscriptions.keys import KEYS_PATH, EnsureKeys, Keys, published
 from durable_streams_server.perform import Perform
 from durable_streams_server.subscriptions import tokens
-from durable_streams_server.subscriptions.tokens import Claims, b64
+from durable_streams_server.subscriptions.tokens import Claims, b64, unb64
 
 log = logging.getLogger("durable_streams_server.subscriptions")
 
 DAY_MILLISECONDS: Final = 86_400_000
 RELOAD_MILLISECONDS: Final = 60_000
 """How long keys are used without reading them again, in case a rotation went unnoticed."""
+
+
+_NONCE: Final = 12
+_SEALED_STEP: Final = 64
 
 
 class Keyring:
@@ -100,6 +106,25 @@ class Keyring:
         expiry = self._store.now() // 1000 + tokens.LIFE_SECONDS
         claims = Claims(subscription, incarnation, generation, expiry)
         return tokens.mint(self._known.token_secret, claims)
+
+    def seal(self, text: str) -> str:
+        """Text that only servers on this store can read again, in letters that a URL may hold."""
+        nonce = secrets.token_bytes(_NONCE)
+        data = text.encode()
+        # Its length says no more than a multiple.
+        data += bytes(-len(data) % _SEALED_STEP)
+        return b64(nonce + self._cipher().encrypt(nonce, data, None))
+
+    def open(self, sealed: str) -> str | None:
+        """The text that was sealed; None for anything else."""
+        try:
+            data = unb64(sealed)
+            return self._cipher().decrypt(data[:_NONCE], data[_NONCE:], None).rstrip(b"\0").decode()
+        except (ValueError, InvalidTag):
+            return None
+
+    def _cipher(self) -> AESGCM:
+        return AESGCM(sha256(b"sealed" + self._known.token_secret).digest())
 
     def check(self, token: str, subscription: str) -> Claims:
         """The claims of a token; raises :class:`SubscriptionError`."""
