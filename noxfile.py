@@ -214,7 +214,8 @@ def project(session: nox.Session) -> None:
     install_group(session, "examples")
     install_group(session, "deploy")
     session.run(
-        *("pytest", junit("project"), "tests", "docs/examples"),
+        *("pytest", junit("project"), "-n", PROCESSES, "--dist", "worksteal"),
+        *("tests", "docs/examples"),
         *("--ignore=tests/browser", "--ignore=tests/transports"),
         *session.posargs,
     )
@@ -230,7 +231,12 @@ def browser(session: nox.Session) -> None:
     install_group(session, "tests")
     install_group(session, "examples")
     install_group(session, "browser")
-    session.run("pytest", junit("browser"), "tests/browser", *session.posargs)
+    # A browser computes as much as it waits.
+    processes = str(os.cpu_count() or 1)
+    session.run(
+        *("pytest", junit("browser"), "-n", processes, "--dist", "worksteal", "tests/browser"),
+        *session.posargs,
+    )
 
 
 def install_suite(session: nox.Session) -> None:
@@ -255,30 +261,29 @@ def transports(session: nox.Session) -> None:
 
 
 @nox.session(requires=["build"])
-@nox.parametrize("front_end", FRONT_ENDS, ids=FRONT_ENDS)
 @nox.parametrize("store", STORES, ids=STORES)
-def conformance(session: nox.Session, store: str, front_end: str) -> None:
-    """The official suite against our server; arguments go to vitest: `-- -t "SSE Mode"`."""
+def conformance(session: nox.Session, store: str) -> None:
+    """The official suite against each front end; arguments go to vitest: `-- -t "SSE Mode"`."""
     install_suite(session)
     install(session, "server[uvicorn]")
+    front_ends = [f"--front-end={front_end}" for front_end in FRONT_ENDS]
     session.run(
-        *("python", "conformance/run.py", "--store", f"{store}:", "--front-end", front_end),
+        *("python", "conformance/run.py", "--store", f"{store}:", *front_ends),
         *("--", *session.posargs),
     )
 
 
 @nox.session(requires=["build"], name="conformance-redis")
 @nox.parametrize("processes", [1, 4], ids=["1", "4"])
-@nox.parametrize("deployment", ["server", "cluster"], ids=["server", "cluster"])
-def conformance_redis(session: nox.Session, deployment: str, processes: int) -> None:
-    """The official suite on Valkey, alone or a Cluster of three, each request to any process."""
+def conformance_redis(session: nox.Session, processes: int) -> None:
+    """The official suite on Valkey, alone and a Cluster of three, each request to any process."""
     install_suite(session)
     install(session, "server", "redis")
     install_group(session, "tests", of="redis")
     session.run(
-        *("python", package_directory("redis") / "tests" / "servers.py", deployment),
-        *("python", "conformance/run.py", "--store", "{url}", "--front-end", "standalone"),
-        *("--processes", str(processes), "--", *session.posargs),
+        *("python", package_directory("redis") / "tests" / "servers.py"),
+        *("python", "conformance/run.py", "--store", "{server}", "--store", "{cluster}"),
+        *("--front-end", "standalone", "--processes", str(processes), "--", *session.posargs),
     )
 
 

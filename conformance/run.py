@@ -1,6 +1,8 @@
-"""Runs the official server suite against a server that it starts and stops itself.
+"""Runs the official server suite against servers that it starts and stops itself.
 
     python conformance/run.py --store memory: --front-end aiohttp [-- VITEST-ARGUMENT ...]
+
+Several stores or front ends are run at the same time: the suite waits more than it computes.
 
 Run it with the Python that has `durable-streams-server` installed, after `npm ci` in this
 directory. `--front-end reference` starts the protocol's own server from npm instead, as a control:
@@ -13,14 +15,17 @@ within five seconds of SIGTERM, and when fewer tests ran than the suite is known
 import argparse
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from itertools import product
 from pathlib import Path
 
 from balancer import balancing
@@ -41,10 +46,25 @@ class Fault(Exception):
     """Something about the server that the suite itself does not look at."""
 
 
+given: set[int] = set()
+"""Ports that :func:`free_port` returned."""
+
+
 def free_port() -> int:
-    """A port that was free a moment ago: `--public-url` must name it before the server has it."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
+    """A port that was free a moment ago: `--public-url` must name it before the server has it.
+
+    Below those that the system gives to connections: a suite that runs already makes many.
+    """
+    while True:
+        port = random.randrange(30_000, 32_768)
+        if port in given:
+            continue
+        try:
+            socket.create_server(("127.0.0.1", port)).close()
+        except OSError:
+            continue
+        given.add(port)
+        return port
 
 
 def server_command(front_end: str, store: str, port: int, public: str) -> list[str]:
@@ -139,14 +159,14 @@ def serving_together(count: int, front_end: str, store: str, log: Path) -> Itera
             raise Fault(f"some process was never asked: {balancer.chosen}")
 
 
-def run_suite(url: str, report: Path, *, arguments: list[str]) -> int:
-    """Exit status of vitest."""
+def run_suite(url: str, report: Path, *, arguments: Sequence[str]) -> int:
+    """Exit status of vitest, whose output is printed in one piece at the end."""
     report.unlink(missing_ok=True)
     vitest = HERE / "node_modules" / ".bin" / "vitest"
     if not vitest.exists():
         raise Fault("the suite is not installed: run `npm ci` in conformance/")
     reporters = ["--reporter=default", "--reporter=json", f"--outputFile.json={report}"]
-    return subprocess.run(
+    done = subprocess.run(
         [vitest, "run", *reporters, *arguments],
         cwd=HERE,
         env={
@@ -154,37 +174,36 @@ def run_suite(url: str, report: Path, *, arguments: list[str]) -> int:
             "CONFORMANCE_URL": url,
             "CONFORMANCE_LONG_POLL_MS": str(int(LONG_POLL_SECONDS * 1000)),
         },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
         check=False,
-    ).returncode
+    )
+    print(f"{report.stem}:\n{done.stdout}", flush=True)
+    return done.returncode
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description="Run the official server suite.")
-    parser.add_argument("--front-end", choices=FRONT_ENDS, default="aiohttp")
-    parser.add_argument("--store", default="memory:", help="a store URL; `file:` makes a directory")
-    parser.add_argument("--processes", type=int, default=1, help="on one store, taking turns")
-    parser.add_argument("vitest", nargs="*", help="arguments for vitest, such as `-t NAME`")
-    options = parser.parse_args()
-
-    REPORTS.mkdir(parents=True, exist_ok=True)
-    name = f"conformance-{options.store.partition(':')[0]}-{options.front_end}"
-    if options.processes > 1:
-        name += f"-{options.processes}"
+def run(front_end: str, store: str, processes: int, arguments: Sequence[str]) -> int:
+    """Exit status of the suite against one kind of server."""
+    name = f"conformance-{store.partition(':')[0]}-{front_end}"
+    if processes > 1:
+        name += f"-{processes}"
     log = REPORTS / f"{name}.log"
     report = REPORTS / f"{name}.json"
     with tempfile.TemporaryDirectory(prefix="durable-streams-") as directory:
-        store = f"file:{directory}/data" if options.store == "file:" else options.store
+        if store == "file:":
+            store = f"file:{directory}/data"
         try:
             served = (
-                serving(options.front_end, store, log)
-                if options.processes == 1
-                else serving_together(options.processes, options.front_end, store, log)
+                serving(front_end, store, log)
+                if processes == 1
+                else serving_together(processes, front_end, store, log)
             )
             with served as url:
-                status = run_suite(url, report, arguments=options.vitest)
+                status = run_suite(url, report, arguments=arguments)
             result = json.loads(report.read_text())
             ran = result["numPassedTests"] + result["numFailedTests"]
-            if ran < TESTS and not options.vitest:
+            if ran < TESTS and not arguments:
                 raise Fault(f"only {ran} of {TESTS} tests ran")
         except Fault as fault:
             for each in sorted(log.parent.glob(f"{log.stem}*.log")):
@@ -194,6 +213,25 @@ def main() -> int:
     if status != 0:
         print(f"{name}: the server's log is {log}", file=sys.stderr)
     return status
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Run the official server suite.")
+    parser.add_argument("--front-end", choices=FRONT_ENDS, action="append", required=True)
+    stores = "a store URL; `file:` makes a directory"
+    parser.add_argument("--store", action="append", required=True, help=stores)
+    parser.add_argument("--processes", type=int, default=1, help="on one store, taking turns")
+    parser.add_argument("vitest", nargs="*", help="arguments for vitest, such as `-t NAME`")
+    options = parser.parse_args()
+
+    REPORTS.mkdir(parents=True, exist_ok=True)
+    kinds = list(product(options.front_end, options.store))
+    with ThreadPoolExecutor(len(kinds)) as pool:
+        running = [
+            pool.submit(run, front_end, store, options.processes, options.vitest)
+            for front_end, store in kinds
+        ]
+        return max(each.result() for each in running)
 
 
 if __name__ == "__main__":

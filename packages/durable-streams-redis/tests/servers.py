@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Self, TypeVar
 
@@ -236,16 +236,14 @@ def sentinels(master: RedisServer, count: int, replicas: int = 0) -> Iterator[li
 
 
 def main() -> int:
-    """`servers.py server|cluster COMMAND …` runs a command with `{url}` replaced."""
-    kind, *command = sys.argv[1:]
-    with ExitStack() as stack:
-        if kind == "cluster":
-            nodes = stack.enter_context(cluster())
-            url = f"redis+cluster://127.0.0.1:{nodes[0].port}"
-        else:
-            url = stack.enter_context(RedisServer()).url
+    """`servers.py COMMAND …` runs a command with `{server}` and `{cluster}` replaced by URLs."""
+    with RedisServer() as server, cluster() as nodes:
+        urls = {
+            "{server}": server.url,
+            "{cluster}": f"redis+cluster://127.0.0.1:{nodes[0].port}",
+        }
         return subprocess.run(
-            [word.replace("{url}", url) for word in command], check=False
+            [urls.get(word, word) for word in sys.argv[1:]], check=False
         ).returncode
 
 
