@@ -4,17 +4,20 @@ import asyncio
 import re
 import signal
 import ssl
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from command_process import running
+from command_process import ended, running
 from cryptography import x509
 from server_certificates import write_certificate
 from wire import Connection
 
-from durable_streams_server import Engine, MemoryStore
+from durable_streams_core.errors import ProtocolError, Unavailable
+from durable_streams_server import Engine, MemoryStore, PrefixQuota
+from durable_streams_server.cli.access_rules import AccessRules
 from durable_streams_server.cli.command import main
 from durable_streams_server.cli.secrets import ConfiguredSecrets
 from durable_streams_server.frontends.mount import Mount
@@ -281,3 +284,152 @@ def test_a_token_beside_access_rules_is_refused_as_at_the_start(
         ConfiguredSecrets(settings["config"], mount).reload()
     asked = RequestHead("GET", "a", "", {}, root=ROOT)
     assert isinstance(mount.handler.begin(asked), Exchange)
+
+
+# Quotas, which have to be counted.
+
+
+class SlowListing(MemoryStore):
+    """A store whose listings wait until they may go on, and then may fail."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_go_on = asyncio.Event()
+        self.may_go_on.set()
+        self.error: Exception | None = None
+
+    async def list(self, prefix: str, after: str, limit: int) -> Any:
+        await self.may_go_on.wait()
+        if self.error is not None:
+            raise self.error
+        return await super().list(prefix, after, limit)
+
+
+def rules_in(path: Path) -> AccessRules:
+    return AccessRules(str(path), lambda: tomllib.loads(path.read_text()))
+
+
+def quota(size: int) -> str:
+    return f'[[limits.prefixes]]\nprefix = "p"\nmax-bytes = {size}\n'
+
+
+async def fits(engine: Engine, size: int) -> bool:
+    try:
+        await engine.append("p/a", b"x" * size)
+    except ProtocolError as error:
+        assert error.code == "prefix-full"
+        return False
+    return True
+
+
+async def test_quotas_are_said_to_be_counted_until_they_are_in_force(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    path = tmp_path / "access.toml"
+    path.write_text("[limits]\n")
+    store = SlowListing()
+    rules = rules_in(path)
+    async with Engine(store) as engine:
+        rules.serve(engine)
+        await engine.create("p/a", data=b"x" * 50)
+        store.may_go_on.clear()
+        path.write_text(quota(60))
+        assert "is being counted" in rules.reload()
+        settled = asyncio.create_task(rules.settled())
+        await asyncio.sleep(0)
+        # Only what is added from now on counts meanwhile.
+        assert await fits(engine, 5)
+        assert not await fits(engine, 100)
+        # The same file again does not begin anew.
+        assert "is being counted" in rules.reload()
+        assert not settled.done()
+        assert "in force" not in caplog.text
+        store.may_go_on.set()
+        assert await settled
+        assert caplog.text.count("are counted and in force") == 1
+        assert not await fits(engine, 6)
+        assert await fits(engine, 5)
+        assert rules.reload() == ""
+
+
+async def test_quotas_that_cannot_be_counted_are_said_to_be_and_counted_by_the_next_reload(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "access.toml"
+    path.write_text("[limits]\n")
+    store = SlowListing()
+    rules = rules_in(path)
+    async with Engine(store) as engine:
+        rules.serve(engine)
+        await engine.create("p/a", data=b"x" * 50)
+        path.write_text(quota(60))
+        store.error = Unavailable("Try again.", code="away")
+        rules.reload()
+        assert not await rules.settled()
+        assert "could not be counted; SIGHUP tries again" in caplog.text
+        store.error = None
+        assert "is being counted" in rules.reload()
+        assert await rules.settled()
+        assert not await fits(engine, 11)
+
+
+async def test_quotas_that_change_while_others_are_counted_are_counted_themselves(
+    tmp_path: Path,
+) -> None:
+    store = SlowListing()
+    async with Engine(store) as engine:
+        await engine.create("p/a", data=b"x" * 50)
+        store.may_go_on.clear()
+        first = asyncio.create_task(engine.set_quotas([PrefixQuota(prefix="q", max_bytes=1)]))
+        await asyncio.sleep(0)
+        second = asyncio.create_task(engine.set_quotas([PrefixQuota(prefix="p", max_bytes=60)]))
+        await asyncio.sleep(0)
+        store.error = Unavailable("Try again.", code="away")
+        store.may_go_on.set()
+        await asyncio.gather(first, second, return_exceptions=True)
+        store.error = None
+        await engine.set_quotas([PrefixQuota(prefix="p", max_bytes=60)])
+        assert not await fits(engine, 11)
+
+
+async def test_everything_is_said_to_be_reloaded_only_behind_what_had_to_be_counted(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "access.toml"
+    path.write_text("[limits]\n")
+    async with running("--port", "0", "--access", str(path)) as (process, _, _):
+        path.write_text(quota(60))
+        said = await hang_up(process, b"everything was reloaded")
+        assert said.index("is being counted") < said.index("are counted and in force")
+        assert "counted" not in await hang_up(process, b"everything was reloaded")
+
+
+# Secrets in the log.
+
+
+async def test_secrets_of_before_and_after_a_reload_are_taken_out_of_the_log(
+    tmp_path: Path,
+) -> None:
+    access, file = tmp_path / "access.toml", tmp_path / "server.toml"
+
+    def write(number: int) -> list[str]:
+        names = [f"{kind}-s3cret-{number}-of-some-length" for kind in ("rule", "jwt", "key")]
+        access.write_text(
+            f'[[access.tokens]]\nname = "a"\nsecret = "{names[0]}"\nall = ["**"]\n'
+            f'[access.jwt]\nissuer = "i"\naudience = "a"\nalgorithms = ["HS256"]\n'
+            f'secret = "{names[1]}-{names[1]}"\nread = ["x"]\n'
+        )
+        file.write_text(f'signing-key = ["{names[2]}"]\nport = 0\n')
+        return [names[0], f"{names[1]}-{names[1]}", names[2]]
+
+    secrets = write(1)
+    options = ("--config", str(file), "--access", str(access), "--access-log")
+    async with running(*options) as (process, port, _):
+        secrets += write(2)
+        await hang_up(process, b"everything was reloaded")
+        for secret in secrets:
+            await status(port, secret)
+        _, _, err = await ended(process)
+    assert err.count("path=/v1/stream/***") == len(secrets)
+    assert "s3cret" not in err

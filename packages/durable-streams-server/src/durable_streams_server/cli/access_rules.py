@@ -1,5 +1,6 @@
 """The access rules and limits of a file, which may change while the server runs."""
 
+import asyncio
 import logging
 import tomllib
 from collections.abc import Callable, Mapping
@@ -14,8 +15,10 @@ from durable_streams_server.access.config import LimitRules, read_access, read_l
 from durable_streams_server.access.limits import Limiter
 from durable_streams_server.access.rights import Rights
 from durable_streams_server.cli.config_file import TABLES, ConfigFile
+from durable_streams_server.cli.logs import hide_secrets
 from durable_streams_server.cli.option_groups import Settings
 from durable_streams_server.engine.engine import Engine
+from durable_streams_server.engine.quotas import PrefixQuota
 
 log = logging.getLogger("durable_streams_server.cli")
 
@@ -38,6 +41,9 @@ class AccessRules:
         """The authorize function, None where the file says nothing of access."""
         self.limiter = Limiter(limits.principal, limits.principals)
         self.quotas = limits.quotas
+        self._uncounted = False
+        """Whether quotas of prefixes were given that have not been counted."""
+        self._counting: asyncio.Task[None] | None = None
 
     @property
     def label(self) -> str:
@@ -49,7 +55,10 @@ class AccessRules:
         self._engine = engine
 
     def reload(self) -> str:
-        """Take over the rules of the file; raises ``ValueError`` and keeps those in force."""
+        """Take over the rules of the file; raises ``ValueError`` and keeps those in force.
+
+        Await :meth:`settled` before saying that everything is in force.
+        """
         access, limits = self._parse()
         if (access is None) != (self.access is None):
             raise ValueError(
@@ -59,23 +68,55 @@ class AccessRules:
         if access is not None and self.access is not None:
             self.access.become(access)
         self.limiter.change(limits.principal, limits.principals)
-        if self._engine is not None:
-            _ = self._engine.spawn(self._set_quotas(self._engine, limits))
-        return ""
+        changed = limits.quotas != self.quotas
+        self.quotas = limits.quotas
+        counting = self._counting is not None and not self._counting.done()
+        if self._engine is not None and (changed or (self._uncounted and not counting)):
+            self._uncounted = any(isinstance(quota, PrefixQuota) for quota in limits.quotas)
+            self._counting = self._engine.spawn(self._set_quotas(self._engine, limits))
+        if not self._uncounted:
+            return ""
+        return (
+            "what lies below its prefixes is being counted; until then a quota of a prefix that had "
+            "none counts only what is added from now on"
+        )
+
+    async def settled(self) -> bool:
+        """Wait until what was reloaded is in force; returns whether it is."""
+        counting = self._counting
+        if counting is not None:
+            await asyncio.wait([counting])
+        return not self._uncounted
 
     async def _set_quotas(self, engine: Engine, limits: LimitRules) -> None:
         try:
             await engine.set_quotas(limits.quotas)
         except Exception:
-            log.exception("the new quotas of prefixes could not be counted")
+            log.exception(
+                "the quotas of prefixes in %s could not be counted; SIGHUP tries again", self._path
+            )
+            return
+        if self.quotas is limits.quotas and self._uncounted:
+            self._uncounted = False
+            log.info("the quotas of prefixes in %s are counted and in force", self._path)
 
     def _parse(self) -> tuple[Access | None, LimitRules]:
         tables = self._read()
+        hide_secrets(f"access rules in {self._path}", _secrets_in(tables))
         access = tables.get("access")
         return (
             None if access is None else read_access(access, Path(self._path).parent),
             read_limits(tables.get("limits", {})),
         )
+
+
+def _secrets_in(tables: Tables) -> list[str]:
+    """The secrets of access rules, which may be at fault in any way."""
+    access = tables.get("access", {})
+    tokens = access.get("tokens")
+    entries = [*(tokens if isinstance(tokens, list) else ()), access.get("jwt")]
+    found = [entry.get("secret") for entry in entries if isinstance(entry, Mapping)]
+    return [secret for secret in found if isinstance(secret, str)]
 
 
 def access_rules_of(settings: Settings) -> AccessRules | None:

@@ -2,7 +2,8 @@
 
 import logging
 import sys
-from typing import Final
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 import click
@@ -60,15 +61,20 @@ LOGS: Final = OptionGroup(
 )
 
 
-def set_up_logging(settings: Settings) -> None:
-    """Log to standard error, at the level and in the format that the settings name."""
-    password = urlsplit(settings["store"]).password
-    secrets = [
-        settings["token"],
-        *settings["signing_key"],
+def secrets_of(settings: Mapping[str, Any]) -> list[str | None]:
+    """The secrets among settings, of which a file may have only some."""
+    password = urlsplit(settings.get("store") or "").password
+    return [
+        settings.get("token"),
+        *settings.get("signing_key", ()),
         password and unquote(password),
         password,
     ]
+
+
+def set_up_logging(settings: Settings) -> None:
+    """Log to standard error, at the level and in the format that the settings name."""
+    secrets = secrets_of(settings)
     formatter = JsonFormatter if settings["log_format"] == "json" else LineFormatter
     lines = formatter([secret for secret in secrets if secret])
     handler: logging.Handler
@@ -83,6 +89,13 @@ def set_up_logging(settings: Settings) -> None:
     if settings["access_log"]:
         # It was asked for, whatever the level of other lines.
         logging.getLogger(LOGGER).setLevel(logging.INFO)
+
+
+def hide_secrets(source: str, secrets: Iterable[str | None]) -> None:
+    """Take the secrets of a file, as it is now and was before, out of the log."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler.formatter, LineFormatter):
+            handler.formatter.hide(source, [secret for secret in secrets if secret])
 
 
 def line_handler() -> LineHandler | None:

@@ -5,6 +5,7 @@ import logging
 import click
 
 from durable_streams_server.cli.config_file import ConfigFile
+from durable_streams_server.cli.logs import hide_secrets, secrets_of
 from durable_streams_server.frontends.mount import Mount
 from durable_streams_server.signing import ReadSigner
 
@@ -34,6 +35,7 @@ class ConfiguredSecrets:
             after = before.read_again()
         except click.ClickException as error:
             raise ValueError(error.message) from error
+        hide_secrets(before.path, secrets_of(after.values))
         if after.tables and not before.tables:
             raise ValueError(
                 f"it has a table [{next(iter(after.tables))}] now, and had none at the start. "

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final, TypeVar
 
@@ -67,6 +67,7 @@ async def serve(settings: Settings) -> None:
         signals.reloadable.append(certificate)
     if rules is not None:
         rules.serve(engine)
+        signals.settled = rules.settled
         signals.reloadable.append(rules)
     if settings["config"] is not None:
         signals.reloadable.append(ConfiguredSecrets(settings["config"], mount))
@@ -113,6 +114,9 @@ class Signals:
         self.stop = asyncio.Event()
         self.stop_now = asyncio.Event()
         self.reloadable: list[Reloadable] = []
+        self.settled: Callable[[], Awaitable[bool]] | None = None
+        """Waits until what was reloaded is in force."""
+        self._settling: set[asyncio.Task[None]] = set()
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGTERM, signal.SIGINT):
             with contextlib.suppress(NotImplementedError):
@@ -128,6 +132,12 @@ class Signals:
         if not self.reloadable:
             log.info("SIGHUP: there is nothing to reload")
         elif reload_all(self.reloadable):
+            settling = asyncio.create_task(self._settle())
+            self._settling.add(settling)
+            settling.add_done_callback(self._settling.discard)
+
+    async def _settle(self) -> None:
+        if self.settled is None or await self.settled():
             log.info("SIGHUP: everything was reloaded")
 
 

@@ -219,6 +219,9 @@ class Runtime:
             # Until it has been counted, the same quotas given again are counted again.
             self._recount = True
             await replacement.start(self.store)
+            if self._queues.quotas is not replacement:
+                # Those that were given meanwhile are still being counted.
+                return
         self._recount = False
 
     async def _close(self) -> None:

@@ -19,15 +19,32 @@ MIN_SECRET: Final = 4
 class LineFormatter(logging.Formatter):
     """Text. A message is one line; only a traceback follows it on lines of its own.
 
-    ``secrets`` are taken out wherever they come up.
+    ``secrets`` are taken out wherever they come up, for as long as the process runs.
     """
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         super().__init__(_TEXT)
-        self._secrets = [secret for secret in set(secrets) if len(secret) >= MIN_SECRET]
+        self._secrets: list[str] = []
+        self._hidden: dict[str, tuple[frozenset[str], frozenset[str]]] = {}
+        """The secrets of each source as they are, and as they were before."""
+        self.hide("", secrets)
         self._second = 0
         self._shown = ""
         """The last second that was shown, and how: to format it costs more than the rest."""
+
+    def hide(self, source: str, secrets: Iterable[str]) -> None:
+        """Take the secrets of a source out of lines too. Those that it had before stay hidden until
+        it changes again, because clients still send them.
+        """
+        now = frozenset(secret for secret in secrets if len(secret) >= MIN_SECRET)
+        last, _ = self._hidden.get(source, (frozenset[str](), None))
+        if now != last:
+            self._hidden[source] = now, last
+            every = frozenset[str]().union(
+                *(each for pair in self._hidden.values() for each in pair)
+            )
+            # The longest first: one secret may be a part of another.
+            self._secrets = sorted(every, key=len, reverse=True)
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - of the library
         record.message = one_line(record.message)
