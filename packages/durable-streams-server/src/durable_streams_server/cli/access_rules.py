@@ -96,7 +96,7 @@ class AccessRules:
                 "the quotas of prefixes in %s could not be counted; SIGHUP tries again", self._path
             )
             return
-        if self.quotas is limits.quotas and self._uncounted:
+        if self.quotas == limits.quotas and self._uncounted:
             self._uncounted = False
             log.info("the quotas of prefixes in %s are counted and in force", self._path)
 

@@ -62,7 +62,7 @@ LOGS: Final = OptionGroup(
 
 
 def secrets_of(settings: Mapping[str, Any]) -> list[str | None]:
-    """The secrets among settings, of which a file may have only some."""
+    """The secrets among settings, or among the settings of a file."""
     password = urlsplit(settings.get("store") or "").password
     return [
         settings.get("token"),

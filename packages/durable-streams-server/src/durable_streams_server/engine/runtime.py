@@ -220,7 +220,7 @@ class Runtime:
             self._recount = True
             await replacement.start(self.store)
             if self._queues.quotas is not replacement:
-                # Those that were given meanwhile are still being counted.
+                # Others were given meanwhile, and their count goes on.
                 return
         self._recount = False
 
