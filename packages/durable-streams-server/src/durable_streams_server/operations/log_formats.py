@@ -33,8 +33,8 @@ class LineFormatter(logging.Formatter):
         """The last second that was shown, and how: to format it costs more than the rest."""
 
     def hide(self, source: str, secrets: Iterable[str]) -> None:
-        """Take the secrets of a source out of lines too. Its secrets from before stay hidden until it
-        changes again, because clients still send them.
+        """Take the secrets of a source out of lines too. Its secrets from before stay hidden until
+        they change again, because clients still send them.
         """
         now = frozenset(secret for secret in secrets if len(secret) >= MIN_SECRET)
         last, _ = self._hidden.get(source, (frozenset[str](), None))
