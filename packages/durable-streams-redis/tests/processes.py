@@ -19,7 +19,9 @@ STREAMS = "/v1/stream/"
 class Running:
     """A server process that accepts requests."""
 
-    def __init__(self, url: str, process: subprocess.Popen[str]) -> None:
+    def __init__(self, line: str, url: str, process: subprocess.Popen[str]) -> None:
+        self.line = line
+        """The line that says what it serves, and where."""
         self.url = url
         self.killed = False
         self._process = process
@@ -53,7 +55,7 @@ def running(store: str, *options: str) -> Iterator[Running]:
             raise AssertionError("".join(said))
         drain = threading.Thread(target=said.extend, args=(process.stdout,))
         drain.start()
-        server = Running(found[1], process)
+        server = Running(line, found[1], process)
         yield server
         process.terminate()
         status = process.wait(10)

@@ -7,10 +7,12 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner, Result
+from hypothesis import given
+from hypothesis import strategies as st
 
 from durable_streams_server.cli import command as cli
 from durable_streams_server.cli.config_file import key_of, settable
-from durable_streams_server.cli.show_config import without_secrets
+from durable_streams_server.cli.hiding import secrets_in, without_secrets
 
 
 @pytest.fixture
@@ -206,3 +208,48 @@ def test_the_subcommand_refuses_unknown_variables_too() -> None:
 @pytest.mark.parametrize("password", ["secret", "sec@ret", "@secret@", "sec:ret@"])
 def test_a_password_is_hidden_whatever_it_holds(password: str) -> None:
     assert without_secrets(f"redis://:{password}@host:6379/0") == "redis://***@host:6379/0"
+
+
+@given(
+    st.text(st.sampled_from("/?#@:&=%"), max_size=4),
+    st.text(st.sampled_from("/?#@:&=%"), max_size=4),
+    st.booleans(),
+)
+def test_no_letter_of_a_password_is_shown_where_it_was_not_encoded(
+    begin: str, end: str, has_user: bool
+) -> None:
+    password = f"XY{begin}XY{end}XY"
+    shown = without_secrets(f"redis://{'me' * has_user}:{password}@host:6379/0")
+    assert shown in ("redis://***@host:6379/0", "redis://***")
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["file:///srv/streams@2", "file:./a@b", "https://example.com/@scope/", "redis://host:6379/0"],
+)
+def test_a_url_without_secrets_is_shown_as_it_is(url: str) -> None:
+    assert without_secrets(url) == url
+    assert secrets_in(url) == []
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:sword%2Ffish@host/0",
+        "redis://me:sword/fish@host/0",
+        "redis://host/0?password=sword%2Ffish",
+        "redis+sentinel://me:sword/fish@[::1]:1,[::2]:2/service",
+    ],
+)
+def test_a_password_in_a_url_is_known_as_it_is_meant(url: str) -> None:
+    assert "sword/fish" in secrets_in(url)
+
+
+def test_a_store_whose_url_cannot_be_parsed_is_refused_with_a_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cli, "prepare_process", lambda: None)
+    result = invoke("--store", "redis://:swordfish@[bad", "--port", "0")
+    assert isinstance(result.exception, SystemExit)
+    assert "Error: " in result.output
+    assert "swordfish" not in result.output

@@ -4,10 +4,10 @@ import logging
 import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
-from urllib.parse import unquote, urlsplit
 
 import click
 
+from durable_streams_server.cli.hiding import secrets_in
 from durable_streams_server.cli.option_groups import OptionGroup, Settings
 from durable_streams_server.operations.access_log import LOGGER
 from durable_streams_server.operations.clients import TrustedProxies
@@ -63,12 +63,10 @@ LOGS: Final = OptionGroup(
 
 def secrets_of(settings: Mapping[str, Any]) -> list[str | None]:
     """The secrets among settings, or among the settings of a file."""
-    password = urlsplit(settings.get("store") or "").password
     return [
         settings.get("token"),
         *settings.get("signing_key", ()),
-        password and unquote(password),
-        password,
+        *secrets_in(settings.get("store") or ""),
     ]
 
 

@@ -12,6 +12,7 @@ import click
 import msgspec
 
 from durable_streams_server.cli.access_rules import access_of, access_rules_of
+from durable_streams_server.cli.hiding import without_secrets
 from durable_streams_server.cli.listening import address_of, certificate_of, shown_url
 from durable_streams_server.cli.operating import operating
 from durable_streams_server.cli.option_groups import Settings
@@ -91,7 +92,7 @@ async def serve(settings: Settings) -> None:
         if await _first(opening, stopping) is stopping:
             return
         click.echo(
-            f"Serving durable streams from {settings['store'].split('@')[-1]} "
+            f"Serving durable streams from {without_secrets(settings['store'])} "
             f"at {shown_url(address, port, settings['public_url'])}{root}"
         )
         await stopping

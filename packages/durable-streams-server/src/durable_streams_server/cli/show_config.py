@@ -1,21 +1,16 @@
 """The subcommand ``config``: prints the settings in force, and where each comes from."""
 
 import json
-import re
 from collections.abc import Sequence
-from typing import Any, Final
-from urllib.parse import parse_qsl, urlencode
+from typing import Any
 
 import click
 from click.core import ParameterSource
 
 from durable_streams_server.cli.config_file import ConfigFile, key_of, settable
 from durable_streams_server.cli.environment import PREFIX, check_environment
+from durable_streams_server.cli.hiding import HIDDEN, without_secrets
 from durable_streams_server.cli.option_groups import OptionGroup
-
-HIDDEN: Final = "***"
-_USER: Final = re.compile(r"(?<=//)[^/?#]*@")
-_SECRET: Final = re.compile(r"pass|secret|token|key", re.IGNORECASE)
 
 
 def config_command(
@@ -84,13 +79,3 @@ def _shown(option: click.Option, value: Any) -> str:
     elif isinstance(value, str):
         value = without_secrets(value)
     return json.dumps(value, ensure_ascii=False)
-
-
-def without_secrets(text: str) -> str:
-    """A URL without user and password, and without what its query says of secrets."""
-    start, mark, query = _USER.sub(f"{HIDDEN}@", text).partition("?")
-    if mark:
-        pairs = parse_qsl(query, keep_blank_values=True)
-        hidden = [(name, HIDDEN if _SECRET.search(name) else value) for name, value in pairs]
-        query = urlencode(hidden, safe="*/:,")
-    return start + mark + query
