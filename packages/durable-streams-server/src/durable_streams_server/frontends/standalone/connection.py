@@ -225,10 +225,9 @@ class Connection(Sender):
             else:
                 self._request = head
         if body is not None and len(body) <= MAX_DRAINED and head.expectation is None:
-            if type(begun) is Response:
+            if not isinstance(begun, Exchange):
                 self._respond(head, begun)
                 return
-            assert isinstance(begun, Exchange)
             if begun.permission is None:
                 self._give(head, begun.run(body))
                 return
@@ -423,7 +422,13 @@ class Connection(Sender):
 
     def _flush(self) -> None:
         """Write what has gathered, set the next deadline, and close if that was the last of it."""
-        if self._waiting is None and not self._paused and self._phase is _OPEN:
+        if self._out:
+            self._push()
+        if self._waiting is not None:
+            return
+        if self._phase is _ENDING:
+            self._linger()
+        elif self._phase is _OPEN and not self._paused:
             begun = False
             if self._incoming is None:
                 begun = not self._receiver.empty
@@ -432,10 +437,5 @@ class Connection(Sender):
                 elif not self._head_begun:
                     self.deadline = self._server.now + self._server.bounds.header_timeout
             self._head_begun = begun
-        if self._out:
-            self._push()
-        if self._waiting is None:
-            if self._phase is _ENDING:
-                self._linger()
-            elif self._eof and not self._paused and self._phase is _OPEN:
+            if self._eof:
                 self._transport.close()

@@ -26,6 +26,7 @@ from typing import ClassVar, Final
 from durable_streams_core.errors import ProtocolError
 from durable_streams_server.frontends.standalone.bounds import Bounds
 from durable_streams_server.frontends.standalone.request_head import (
+    CHUNKED,
     HEAD,
     IMPOSSIBLE,
     TRAILERS,
@@ -97,13 +98,12 @@ class Receiver:
     def feed(self, data: bytes) -> None:
         """Take in bytes."""
         self.empty = False
-        at = self._at
-        if at < len(self._buffer):
-            self._buffer = self._buffer[at:] + data
-            self._scanned = max(0, self._scanned - at)
-        else:
+        if not self._buffer:
             self._buffer = data
-            self._scanned = 0
+            return
+        at = self._at
+        self._buffer = self._buffer[at:] + data
+        self._scanned = max(0, self._scanned - at)
         self._at = 0
 
     def next(self) -> Event:
@@ -130,21 +130,22 @@ class Receiver:
             return self._without_head()
         head = read_head(match, self._bounds)
         length = head.length
-        self._at = end = match.end()
+        begin = match.end()
+        end = begin + length
         self._scanned = 0
-        if 0 <= length <= len(buffer) - end:
-            head.body = buffer[end : end + length]
-            self._at = end + length
-            if self._at == len(buffer):
-                # Do not hold a request's bytes while it is answered.
-                self._buffer = b""
-                self._at = 0
-                self.empty = True
-        elif length > 0:
-            self._remaining = length
-            self._state = State.LENGTH
+        if begin <= end == len(buffer):
+            head.body = buffer[begin:]
+            # Do not hold a request's bytes while it is answered.
+            self._buffer = b""
+            self._at = 0
+            self.empty = True
+        elif begin <= end < len(buffer):
+            head.body = buffer[begin:end]
+            self._at = end
         else:
-            self._state = State.SIZE
+            self._at = begin
+            self._remaining = length
+            self._state = State.SIZE if length == CHUNKED else State.LENGTH
         return head
 
     def _without_head(self) -> Event:

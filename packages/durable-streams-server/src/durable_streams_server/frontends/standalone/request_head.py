@@ -31,17 +31,16 @@ _METHODS: Final = {
     )
 }  # fmt: skip
 """Methods of HTTP; most are answered 405."""
-_LINES: Final = rb"((?:[!#$%&'*+.^_`|~0-9A-Za-z-]++:[\t -~\x80-\xff]*+\r\n)*+)\r\n"
-"""Header lines and the empty line after them."""
-HEAD: Final = re.compile(rb"([A-Z]++) ([!-~]++) HTTP/1\.([01])\r\n" + _LINES)
-TRAILERS: Final = re.compile(_LINES)
+_LINES: Final = rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]++:[\t -~\x80-\xff]*+\r\n)*+"
+HEAD: Final = re.compile(rb"([A-Z]++) ([!-~]++) HTTP/1\.([01])\r(\n%b)\r\n" % _LINES)
+TRAILERS: Final = re.compile(rb"(%b)\r\n" % _LINES)
 IMPOSSIBLE: Final = re.compile(rb"[^\t\r\n -~\x80-\xff]|\r(?=[^\n])|(?<!\r)\n")
 """Bytes that stand in no head."""
-_ANY_HEADER: Final = re.compile(rb"([^:]++):([^\r]*+)\r\n")
+_ANY_HEADER: Final = re.compile(rb"\n([^:]++):([^\r]*+)")
 _FRAMING_TRAILER: Final = re.compile(
     rb"(?i)(?:^|\n)(?:%b|%b):" % (names.CONTENT_LENGTH, names.TRANSFER_ENCODING)
 )
-_TAB_IN_CODING: Final = re.compile(rb"(?i)(?:^|\n)%b:[^\r]*\t" % names.TRANSFER_ENCODING)
+_TAB_IN_CODING: Final = re.compile(rb"(?i)\n%b:[^\r]*\t" % names.TRANSFER_ENCODING)
 _OTHER_VERSION: Final = re.compile(rb"([A-Z]+) [!-~]+(?: HTTP/(?!1\.)\d\.\d)?")
 _FRAMING: Final = frozenset((names.TRANSFER_ENCODING, names.PROXY_CONNECTION, names.EXPECT))
 """Headers that change how the body is read or what becomes of the connection; they are rare."""
@@ -87,7 +86,7 @@ class ReceivedHead(RequestHead, eq=False, kw_only=True):
 
     target: str
     lines: bytes
-    """All header lines as they came."""
+    """All header lines as they came, each behind a line feed."""
     old: bool
     """Whether it is HTTP/1.0."""
     keep_alive: bool
@@ -97,7 +96,7 @@ class ReceivedHead(RequestHead, eq=False, kw_only=True):
 
     def header(self, name: bytes) -> bytes | None:
         """Any header by its lower-case name; values of several are joined by commas."""
-        values = _header_pattern(name).findall(b"\n" + self.lines)
+        values = _header_pattern(name).findall(self.lines)
         if len(values) == 1:
             found: bytes = values[0]
             return found.strip()
@@ -119,8 +118,7 @@ def read_head(match: re.Match[bytes], bounds: Bounds) -> ReceivedHead:
     method = _METHODS.get(name)
     if method is None:
         raise bad_syntax(f"{name.decode()} is not a method")
-    begin, end = match.span(4)
-    pairs: list[Header] = _KNOWN.findall(match.string, begin - 1, end)
+    pairs: list[Header] = _KNOWN.findall(lines)
     headers: dict[bytes, bytes] = {}
     for header, value in pairs:
         headers[header.lower()] = value
