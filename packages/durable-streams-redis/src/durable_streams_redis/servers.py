@@ -12,7 +12,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from typing import Any, TypeVar
 
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
@@ -20,11 +20,12 @@ from redis.exceptions import RedisError
 from durable_streams_redis.meter import RedisMeter
 from durable_streams_redis.scripts import pack
 from durable_streams_redis.settings import Address
+from durable_streams_redis.silence import Silence
 from durable_streams_redis.wires import Wire
 
 _INFO = pack(b"INFO", b"server", b"replication")
 
-_SILENT_SECONDS = 0.5
+T = TypeVar("T")
 
 _PIPELINE = 64
 """Single commands that share a pipeline at most."""
@@ -93,14 +94,12 @@ class Server:
         self._asked: set[Wire] = set()
         self._scheduled = False
         self._closed = False
-        self._owed = 0
-        self._heard_at = 0.0
+        self._silence = Silence()
 
     @property
     def silent(self) -> bool:
         """Whether the server owes replies and has sent none for a while."""
-        now = asyncio.get_running_loop().time()
-        return self._owed > 0 and now - self._heard_at > _SILENT_SECONDS
+        return self._silence.is_long
 
     async def connect(self, timeout: float | None = None) -> AbstractConnection:
         """A connection of the caller's own, which it disconnects. Raises :class:`Unreachable`.
@@ -110,10 +109,11 @@ class Server:
         connection = self.address.connection(self._timeout)
         try:
             async with self._limit(timeout or self._timeout):
-                await connection.connect()  # type: ignore[no-untyped-call]
+                await self._heard(connection.connect())  # type: ignore[no-untyped-call]
                 if self._admit is not None:
                     # A server that is still loading its data refuses other commands than this.
-                    (info,) = await send_on(connection, [_INFO])
+                    (info,) = await self._heard(send_on(connection, [_INFO]))
+                    # What this asks goes over other connections.
                     await self._admit(self, parse_info(info))
         except BaseException as error:
             await discard(connection)
@@ -204,17 +204,15 @@ class Server:
         timer = loop.call_later(seconds, wire.expire)
         self._asked.add(wire)
         if not blocking:
-            if not self._owed:
-                self._heard_at = begun
-            self._owed += 1
+            self._silence.begin()
         try:
             await wire.ask(commands, replies)
-            self._heard_at = loop.time()
+            self._silence.hear()
         finally:
             timer.cancel()
             self._asked.discard(wire)
             if not blocking:
-                self._owed -= 1
+                self._silence.end()
                 self._meter.round_trips.observe(loop.time() - begun)
 
     def send_soon(self, command: bytes) -> asyncio.Future[Reply]:
@@ -250,23 +248,27 @@ class Server:
             if not future.done():
                 future.set_result(reply)
 
+    async def _heard(self, reply: Awaitable[T]) -> T:
+        """Wait for a reply of the server. Its silence counts until then."""
+        self._silence.begin()
+        try:
+            result = await reply
+            self._silence.hear()
+        finally:
+            self._silence.end()
+        return result
+
     @asynccontextmanager
     async def _limit(self, seconds: float) -> AsyncIterator[None]:
         """Raise TimeoutError after so many seconds, or when the server is retired."""
-        clock = asyncio.get_running_loop().time
         async with asyncio.timeout(seconds) as scope:
             self._scopes.add(scope)
-            if not self._owed:
-                self._heard_at = clock()
-            self._owed += 1
             try:
                 if self._closed:
                     scope.reschedule(0)
                 yield
-                self._heard_at = clock()
             finally:
                 self._scopes.discard(scope)
-                self._owed -= 1
 
     async def disconnect(self) -> None:
         """Drop the idle connections; the next command makes a new one."""

@@ -58,8 +58,12 @@ class Wire(asyncio.Protocol):
             self._replies, self._wanted, self._waiting = [], 0, None
 
     def expire(self) -> None:
-        """Stop waiting: what comes then belongs to a call that nobody waits for."""
-        self._end(TimeoutError("no reply in time"))
+        """Stop waiting: what comes then belongs to a call that nobody waits for.
+
+        Nothing is late where the last reply has just been read, by a loop that was busy until now.
+        """
+        if self._waiting is not None and not self._waiting.done():
+            self._end(TimeoutError("no reply in time"))
 
     def data_received(self, data: bytes) -> None:
         reader, replies, wanted = self._reader, self._replies, self._wanted
