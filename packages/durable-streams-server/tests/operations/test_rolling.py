@@ -19,10 +19,14 @@ from command_process import ended, running
 from wire import Connection, Events, request_bytes
 
 from durable_streams_core.errors import StoreInUse
+from durable_streams_server import Engine, MemoryStore
 from durable_streams_server.cli.command import main
+from durable_streams_server.cli.operating import operating
 from durable_streams_server.cli.rolling import RETRY_SECONDS, take_address
+from durable_streams_server.frontends.mount import Mount
 from durable_streams_server.frontends.servers import FRONT_ENDS
 from durable_streams_server.frontends.sockets import inherit
+from durable_streams_server.http.options import Options
 
 STREAM = "/v1/stream/a"
 TEXT = {"content-type": "text/plain"}
@@ -161,6 +165,40 @@ async def test_a_directory_that_stays_taken_ends_the_wait_for_the_port_too() -> 
     opening.set_exception(StoreInUse("it stays taken"))
     with pytest.raises(StoreInUse):
         await waiting
+
+
+def metrics_at(port: int) -> dict[str, Any]:
+    return {
+        "access_log": False,
+        "metrics": False,
+        "metrics_address": f"127.0.0.1:{port}",
+        "tracing": False,
+        "trusted_proxy": (),
+        "wait": 60.0,
+    }
+
+
+async def test_the_address_of_metrics_that_the_old_process_has_is_waited_for(
+    memory: MemoryStore,
+) -> None:
+    mount = Mount(Engine(memory), Options(), None)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        async with operating(metrics_at(port), mount, "/v1/stream/", None):
+            taken.close()
+            async with await connected(port) as connection:
+                assert (await connection.request("GET", "/metrics")).status == 200
+
+
+async def test_a_process_that_still_waits_for_the_address_of_metrics_ends_cleanly(
+    memory: MemoryStore,
+) -> None:
+    mount = Mount(Engine(memory), Options(), None)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        before = asyncio.all_tasks()
+        async with operating(metrics_at(taken.getsockname()[1]), mount, "/v1/stream/", None):
+            assert len(asyncio.all_tasks() - before) == 1
+        assert asyncio.all_tasks() == before
 
 
 @pytest.mark.parametrize("front_end", FRONT_ENDS)

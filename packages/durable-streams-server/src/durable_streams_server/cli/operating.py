@@ -1,7 +1,8 @@
 """The options of what an operator sees, and the part of the server that shows it."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
@@ -9,10 +10,14 @@ import click
 
 from durable_streams_server.cli.logs import line_handler
 from durable_streams_server.cli.option_groups import OptionGroup, Settings, not_empty
+from durable_streams_server.cli.rolling import is_taken, take
 from durable_streams_server.frontends.mount import Mount
 from durable_streams_server.frontends.tls import Certificate
+from durable_streams_server.http.handler import Page
 from durable_streams_server.operations.access_log import AccessLog
 from durable_streams_server.operations.clients import TrustedProxies
+
+log = logging.getLogger("durable_streams_server.cli")
 
 METRICS_PATH: Final = "/metrics"
 
@@ -90,21 +95,52 @@ async def _observing(
         mount.handler.pages[METRICS_PATH] = exposition.page
         yield
         return
+    async with _serving_metrics(address, exposition.page, settings["wait"]):
+        yield
+
+
+@asynccontextmanager
+async def _serving_metrics(address: str, page: Page, seconds: float) -> AsyncIterator[None]:
+    """Serve metrics at an address of their own, and meanwhile go on without them for so many
+    seconds if another process has it: in a rolling update that one serves on until it is told to
+    stop.
+    """
     from durable_streams_server.operations.page_server import serve_page
 
     host, port = _host_and_port(address)
     async with AsyncExitStack() as stack:
+
+        async def listen() -> None:
+            bound = await stack.enter_async_context(serve_page(METRICS_PATH, page, host, port))
+            click.echo(
+                f"Serving metrics at http://{address.rpartition(':')[0]}:{bound}{METRICS_PATH}"
+            )
+
         try:
-            server = serve_page(METRICS_PATH, exposition.page, host, port)
-            bound = await stack.enter_async_context(server)
+            await listen()
         except OSError as error:
-            raise click.ClickException(
-                f"Cannot serve metrics at {address}: {error.strerror or error}. "
-                "Choose another --metrics-address."
-            ) from error
-        shown = address.rpartition(":")[0]
-        click.echo(f"Serving metrics at http://{shown}:{bound}{METRICS_PATH}")
+            if not (seconds and is_taken(error)):
+                raise click.ClickException(_no_metrics(address, error)) from error
+            later = asyncio.create_task(_listen_later(listen, seconds, address))
+            stack.push_async_callback(asyncio.wait, [later])
+            stack.callback(later.cancel)
         yield
+
+
+async def _listen_later(
+    listen: Callable[[], Awaitable[None]], seconds: float, address: str
+) -> None:
+    try:
+        await take(listen, seconds)
+    except OSError as error:
+        log.warning(_no_metrics(address, error))
+
+
+def _no_metrics(address: str, error: OSError) -> str:
+    return (
+        f"Cannot serve metrics at {address}: {error.strerror or error}. "
+        "Choose another --metrics-address."
+    )
 
 
 def _host_and_port(address: str) -> tuple[str, int]:

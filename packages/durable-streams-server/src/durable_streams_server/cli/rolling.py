@@ -53,7 +53,7 @@ async def take(attempt: Callable[[], Awaitable[_Taken]], seconds: float) -> _Tak
         try:
             return await attempt()
         except (StoreInUse, OSError) as error:
-            if not _is_taken(error) or loop.time() >= deadline:
+            if not is_taken(error) or loop.time() >= deadline:
                 raise
             if not waiting:
                 waiting = True
@@ -73,13 +73,14 @@ async def take_address(
         try:
             return await listen()
         except OSError as error:
-            if not (seconds and _is_taken(error)):
+            if not (seconds and is_taken(error)):
                 raise
         await asyncio.shield(opening)
     return await take(listen, seconds)
 
 
-def _is_taken(error: Exception) -> bool:
+def is_taken(error: Exception) -> bool:
+    """Whether another process has what could not be taken."""
     return isinstance(error, StoreInUse) or (
         isinstance(error, OSError) and error.errno == errno.EADDRINUSE
     )
