@@ -17,9 +17,10 @@ from durable_streams_redis import RedisStore
 class Contract(StoreContract):
     source: str
     prefix: str
+    shards: int | None = None
 
     def store(self) -> RedisStore:
-        return RedisStore(self.source, prefix=self.prefix)
+        return RedisStore(self.source, prefix=self.prefix, shards=self.shards)
 
     async def make_store(self) -> RedisStore:
         store = self.store()
@@ -41,6 +42,9 @@ class TestOneServer(Contract):
 
 
 class TestCluster(Contract):
+    shards = 4
+    """Every node has some of them. Each costs a connection of its own."""
+
     @pytest.fixture(autouse=True)
     def _cluster(self, nodes: list[RedisServer], prefix: str) -> None:
         self.source = f"redis+cluster://127.0.0.1:{nodes[0].port}"

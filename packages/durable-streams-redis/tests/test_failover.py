@@ -283,7 +283,8 @@ async def test_a_master_that_dies_loses_nothing_that_its_replica_confirmed(prefi
 async def test_a_process_that_is_killed_loses_nothing_that_it_acknowledged(
     valkey: RedisServer, prefix: str
 ) -> None:
-    done = []
+    done: list[int] = []
+    enough = asyncio.Event()
     async with AsyncExitStack() as stack:
         first = stack.enter_context(running(f"{valkey.url}?prefix={prefix}"))
         second = stack.enter_context(running(f"{valkey.url}?prefix={prefix}"))
@@ -296,10 +297,11 @@ async def test_a_process_that_is_killed_loses_nothing_that_it_acknowledged(
                     status, *_ = await client("POST", "p", f"{n};", at=0, Content_Type="text/plain")
                     assert status == 204
                     done.append(n)
+                    if len(done) == 50:
+                        enough.set()
 
         writer = asyncio.ensure_future(write())
-        while len(done) < 50:
-            await asyncio.sleep(0)
+        await enough.wait()
         first.kill()
         await writer
         stored = (await client("GET", "p", at=1))[2].decode().split(";")[:-1]

@@ -440,7 +440,7 @@ async def test_a_feed_is_trimmed_by_length_and_by_age(
 
 
 async def test_wait_does_not_confirm_without_replicas(server: RedisServer, prefix: str) -> None:
-    async with opened(server.url, prefix, durability="wait:1", timeout=0.2) as store:
+    async with opened(server.url, prefix, durability="wait:1", timeout=1.0) as store:
         assert isinstance((await store.commit([creation()]))[0], Unknown)
         # And a resend does not confirm it either.
         assert isinstance((await store.commit([creation()]))[0], Unknown)
@@ -455,7 +455,7 @@ async def test_a_resend_waits_for_replicas_too(kind: str, prefix: str) -> None:
         RedisServer("--replicaof", f"127.0.0.1 {master.port}", binary=binary) as replica,
     ):
         eventually(lambda: replica.client().info("replication")["master_link_status"] == "up")
-        async with opened(master.url, prefix, durability="wait:1", timeout=0.4) as store:
+        async with opened(master.url, prefix, durability="wait:1", timeout=1.0) as store:
             (outcome,) = await store.commit([creation()])
             while isinstance(outcome, Unknown):
                 (outcome,) = await store.commit([creation()])
@@ -483,7 +483,7 @@ async def test_that_a_batch_is_stored_already_is_said_only_when_replicas_have_it
         RedisServer("--replicaof", f"127.0.0.1 {master.port}") as replica,
     ):
         eventually(lambda: replica.client().info("replication")["master_link_status"] == "up")
-        store = RedisStore(master.url, prefix=prefix, durability="wait:1", timeout=0.2)
+        store = RedisStore(master.url, prefix=prefix, durability="wait:1", timeout=1.0)
         async with Engine(store, limits=Limits(unknown_outcome=0.3)) as engine:
 
             async def batch(sequence: int) -> bool:
@@ -509,7 +509,7 @@ async def test_waitaof_confirms_what_is_on_disk(prefix: str) -> None:
             assert await store.commit([creation(), append(b"x", "x")]) == [Applied(0), Applied(1)]
             await asyncio.to_thread(server.kill)
             await asyncio.to_thread(server.start)
-        async with opened(server.url, prefix, durability="waitaof:0,1", timeout=0.2) as store:
+        async with opened(server.url, prefix, durability="waitaof:0,1", timeout=1.0) as store:
             assert (await store.load("p")).head.tail == 1
             assert isinstance((await store.commit([append(b"y", "y")]))[0], Unknown)
 
