@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from durable_streams_core.errors import InvalidRequest
 from durable_streams_core.paths import check_path
 from durable_streams_core.subscriptions.globs import glob_matches, parse_glob
+from durable_streams_server import Rights
 from durable_streams_server.path_patterns import PathPattern
 
 SEGMENTS = st.text("aAb-é*.", min_size=1, max_size=4)
@@ -143,3 +144,15 @@ def test_a_value_cannot_reach_the_reserved_paths() -> None:
 def test_hostile_paths_take_no_time() -> None:
     pattern = PathPattern("/".join(["**", *["*a*a*a*a*b"] * 20]))
     assert not pattern.matches("/".join(["a" * 20] * 45))
+
+
+@given(st.lists(PATTERNS, min_size=1, max_size=5), PATHS)
+def test_rights_permit_what_any_of_their_patterns_means(texts: list[str], path: str) -> None:
+    patterns = [pattern for text in texts if (pattern := parsed(text)) is not None]
+    if patterns:
+        rights = Rights(read=[pattern.text for pattern in patterns])
+        meant = any(pattern.matches(path) for pattern in patterns)
+        assert rights.permits("read", path) == meant
+        assert not rights.permits("append", path)
+        for pattern in patterns:
+            assert bool(pattern.matcher()(path)) == pattern.matches(path)

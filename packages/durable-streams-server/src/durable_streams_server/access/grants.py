@@ -13,11 +13,12 @@ OVERHEAD: Final = 700
 class Grant:
     """A verified principal and what it may do."""
 
-    __slots__ = ("_permissions", "principal")
+    __slots__ = ("_permissions", "_rules", "principal")
 
     def __init__(self, principal: str, permissions: Permissions) -> None:
         self.principal = Principal(principal)
         self._permissions = permissions
+        self._rules = permissions.rules
 
     @property
     def size(self) -> int:
@@ -26,6 +27,9 @@ class Grant:
 
     def require(self, action: str, path: str) -> Principal:
         """The principal if it may do this; raises :class:`ProtocolError` (403)."""
+        rules = self._rules.get(action)
+        if rules is not None and rules.mean(path):
+            return self.principal
         if not self._permissions.permits(action, path):
             raise Forbidden(self.principal.name)
         return self.principal

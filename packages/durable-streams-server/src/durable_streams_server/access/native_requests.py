@@ -42,9 +42,10 @@ def authorization_of(request: object) -> bytes | None:
 
 def bearer_of(authorization: bytes) -> bytes | None:
     """The token of ``Authorization: Bearer`` (RFC 6750 §2.1), None for anything else."""
-    scheme, _, token = authorization.partition(b" ")
-    token = token.strip()
-    return token if scheme.lower() == b"bearer" and 0 < len(token) <= MAX_TOKEN else None
+    if authorization[:7].lower() != b"bearer ":
+        return None
+    token = authorization[7:].strip()
+    return token if 0 < len(token) <= MAX_TOKEN else None
 
 
 def certificate_of(request: object) -> bytes | None:
