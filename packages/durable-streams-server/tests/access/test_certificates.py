@@ -15,7 +15,7 @@ from wire import Connection
 
 from durable_streams_core.errors import ProtocolError
 from durable_streams_server import Access, Certificate, Engine, Principal, Rights
-from durable_streams_server.access.certificates import Certificates
+from durable_streams_server.access.certificates import OF_OPENSSL, Certificates
 from durable_streams_server.frontends.mount import Mount
 from durable_streams_server.frontends.servers import FRONT_ENDS, Address
 from durable_streams_server.frontends.tls import Certificate as ServerCertificate
@@ -142,6 +142,17 @@ def test_a_certificate_grants_nothing_once_it_has_expired(authority: Authority) 
     assert grant.require("read", "a") == Principal("cert:CN=d1,O=Example")
     days = 2.0
     assert certificates.find(sent) is None
+
+
+@pytest.mark.parametrize("name, oid", sorted(OF_OPENSSL.items()))
+def test_a_subject_may_be_written_as_openssl_writes_it(
+    name: str, oid: x509.ObjectIdentifier
+) -> None:
+    openssl = f"{name}=a\\, b\\C3\\BC,CN=ingest"
+    meant = x509.Name(
+        [x509.NameAttribute(NameOID.COMMON_NAME, "ingest"), x509.NameAttribute(oid, "a, bü")]
+    )
+    assert Certificate(openssl, Rights(read=["**"])).subject == meant.rfc4514_string()
 
 
 def test_a_subject_without_rights_is_refused(authority: Authority) -> None:

@@ -14,6 +14,21 @@ from durable_streams_server.caches import TwoGenerationCache
 ANY: Final = "*"
 MAX_GRANTS: Final = 1000
 MAX_SUBJECT: Final = 512
+OF_OPENSSL: Final = {
+    "GN": NameOID.GIVEN_NAME,
+    "SN": NameOID.SURNAME,
+    "businessCategory": NameOID.BUSINESS_CATEGORY,
+    "dnQualifier": NameOID.DN_QUALIFIER,
+    "emailAddress": NameOID.EMAIL_ADDRESS,
+    "initials": NameOID.INITIALS,
+    "organizationIdentifier": NameOID.ORGANIZATION_IDENTIFIER,
+    "postalCode": NameOID.POSTAL_CODE,
+    "pseudonym": NameOID.PSEUDONYM,
+    "serialNumber": NameOID.SERIAL_NUMBER,
+    "street": NameOID.STREET_ADDRESS,
+    "title": NameOID.TITLE,
+}
+"""Attributes that RFC 4514 does not name, as ``openssl x509 -nameopt RFC2253`` writes them."""
 
 
 class Certificate:
@@ -40,7 +55,7 @@ class Certificate:
             try:
                 if not subject:
                     raise ValueError("it is empty")
-                subject = x509.Name.from_rfc4514_string(subject).rfc4514_string()
+                subject = x509.Name.from_rfc4514_string(subject, OF_OPENSSL).rfc4514_string()
             except ValueError as error:
                 raise ValueError(
                     f"subject must be * or a name such as CN=ingest,O=Example, got {subject!r}."

@@ -7,10 +7,14 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from durable_streams_server.cli.access_rules import access_rules_of
 from durable_streams_server.cli.config_file import ConfigFile, key_of, settable
 from durable_streams_server.cli.environment import PREFIX, check_environment
 from durable_streams_server.cli.hiding import HIDDEN, without_secrets
-from durable_streams_server.cli.option_groups import OptionGroup
+from durable_streams_server.cli.option_groups import OptionGroup, Settings
+from durable_streams_server.cli.requests import options_of
+from durable_streams_server.http.targets import parse_root
+from durable_streams_server.signing import ReadSigner
 
 
 def config_command(
@@ -28,6 +32,13 @@ def config_command(
         file: ConfigFile | None = context.params["config"]
         for name in () if file is None else file.tables:
             click.echo(f"# [{name}] is set in {file.path if file else ''}")
+        settings = {
+            str(option.name): _given(context, option).params[str(option.name)] for option in shown
+        }
+        try:
+            _check({**settings, "config": file})
+        except (ValueError, ImportError) as error:
+            raise click.UsageError(str(error)) from error
 
     command = click.Command(
         "config",
@@ -42,7 +53,17 @@ def config_command(
     return command
 
 
-def _line(context: click.Context, option: click.Option) -> str:
+def _check(settings: Settings) -> None:
+    """Raise what a server would end with that had these settings."""
+    access_rules_of(settings)
+    options_of(settings)
+    parse_root(settings["root"])
+    if settings["signing_key"]:
+        ReadSigner(settings["signing_key"])
+
+
+def _given(context: click.Context, option: click.Option) -> click.Context:
+    """The context of the command that was given an option: this one, or the one before it."""
     name = str(option.name)
     parent = context.parent
     if (
@@ -50,8 +71,13 @@ def _line(context: click.Context, option: click.Option) -> str:
         and context.get_parameter_source(name) is not ParameterSource.COMMANDLINE
         and parent.get_parameter_source(name) is ParameterSource.COMMANDLINE
     ):
-        context = parent
-    value = context.params[name]
+        return parent
+    return context
+
+
+def _line(context: click.Context, option: click.Option) -> str:
+    context = _given(context, option)
+    value = context.params[str(option.name)]
     key = key_of(option)
     line = f"# {key} is not set" if value is None else f"{key} = {_shown(option, value)}"
     return f"{line}  # {_origin(context, option)}"
