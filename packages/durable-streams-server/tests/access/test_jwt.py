@@ -371,6 +371,33 @@ async def test_a_key_that_was_withdrawn_verifies_nothing_any_more(
     assert code == "token-invalid"
 
 
+async def test_a_key_that_was_withdrawn_while_the_server_was_idle_verifies_nothing(
+    issuer: Issuer, ticks: Ticks
+) -> None:
+    verify = by_address(issuer, ticks)
+    await settled(verify, token(kid="one"))
+    issuer.keys = {"two": OTHER_KEY}
+    ticks.now += jwks.IDLE_SECONDS + 1
+    codes = await asyncio.gather(*(code_later(verify, token(kid="one", n=n)) for n in range(3)))
+    assert set(codes) == {"token-invalid"}
+    assert issuer.requests == 2
+    assert isinstance(await settled(verify, token(OTHER_KEY, kid="two")), Grant)
+
+
+async def test_known_keys_go_on_when_their_address_was_away_while_the_server_was_idle(
+    issuer: Issuer, ticks: Ticks
+) -> None:
+    verify = by_address(issuer, ticks)
+    sent = token(kid="one")
+    await settled(verify, sent)
+    issuer.keys = {}
+    ticks.now += jwks.IDLE_SECONDS + 1
+    assert isinstance(await settled(verify, sent), Grant)
+    # The next ones do not wait for the address.
+    ticks.now += jwks.REFRESH_SECONDS + 1
+    assert isinstance(verify.find(sent), Grant)
+
+
 async def result_of(verify: JwtVerifier, sent: bytes) -> Grant | str:
     try:
         return await settled(verify, sent)

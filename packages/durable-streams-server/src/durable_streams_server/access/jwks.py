@@ -23,6 +23,9 @@ REFRESH_SECONDS: Final = 30.0
 MAX_AGE_SECONDS: Final = 300.0
 """Keys older than this are fetched again at their next use; a key that was withdrawn is forgotten
 then."""
+IDLE_SECONDS: Final = 600.0
+"""Where nobody has tried to fetch keys for so long, requests wait for a fetch: a key may have been
+withdrawn long ago."""
 FETCH_SECONDS: Final = 5.0
 MAX_BYTES: Final = 256 * 1024
 MAX_KEYS: Final = 100
@@ -46,8 +49,10 @@ class Keys(Protocol):
     version: int
     """Grows whenever a key is no longer there: what it verified has to be verified again."""
 
-    def freshen(self) -> None:
-        """Begin to fetch the keys again if they are old."""
+    def freshen(self) -> "asyncio.Future[bool] | None":
+        """Begin to fetch the keys again if they are old; the fetch, where it is to be waited for
+        because the keys were not used for long.
+        """
 
     def find(self, kid: str | None, algorithm: str) -> Key | None:
         """The key for a token; None where there is none now."""
@@ -105,6 +110,8 @@ class FetchedKeys:
         self._identity: object = None
         self._tried_at = self._fetched_at = float("-inf")
         self._fetching: asyncio.Task[bool] | None = None
+        self._awaited: asyncio.Task[bool] | None = None
+        """The fetch that requests with a known key wait for too."""
         self.version = 0
 
     def is_as(self, other: "FetchedKeys") -> bool:
@@ -115,9 +122,15 @@ class FetchedKeys:
     def known(self) -> bool:
         return bool(self._keys)
 
-    def freshen(self) -> None:
-        if self._keys and self._clock() - self._fetched_at > MAX_AGE_SECONDS:
-            self._fetch()
+    def freshen(self) -> "asyncio.Future[bool] | None":
+        now = self._clock()
+        if self._keys and now - self._fetched_at > MAX_AGE_SECONDS:
+            idle = now - self._tried_at > IDLE_SECONDS
+            task = self._fetch()
+            if idle or self._awaited is not task:
+                # A task of an event loop that has ended would never end.
+                self._awaited = task if idle else None
+        return self._awaited
 
     def find(self, kid: str | None, algorithm: str) -> Key | None:
         """The key with this id; without an id, the only one that fits the algorithm."""
@@ -147,6 +160,8 @@ class FetchedKeys:
     def _fetched(self, task: "asyncio.Task[bool]") -> None:
         if self._fetching is task:
             self._fetching = None
+        if self._awaited is task:
+            self._awaited = None
 
     async def _refresh(self) -> bool:
         try:

@@ -168,7 +168,9 @@ class JwtVerifier:
         Raises :class:`ProtocolError`: 401 for a token that is not valid or has expired, 503 before
         any key was fetched.
         """
-        self.keys.freshen()
+        fetch = self.keys.freshen()
+        if fetch is not None:
+            return self._find_fresh(fetch, token, digest)
         if digest is None:
             digest = sha256(token).digest()
         known = self._verified.get(digest)
@@ -184,6 +186,14 @@ class JwtVerifier:
                 return self._find_later(fetch, token, digest, kid, algorithm)
             raise invalid_token() if self.keys.known else no_keys()
         return self._verify(token, digest, key, algorithm)
+
+    async def _find_fresh(
+        self, fetch: "asyncio.Future[bool]", token: bytes, digest: bytes | None
+    ) -> Grant:
+        # What was fetched before goes on if that fails.
+        await asyncio.shield(fetch)
+        found = self.find(token, digest)
+        return found if isinstance(found, Grant) else await found
 
     async def _find_later(
         self,
