@@ -38,7 +38,7 @@ class _Rules:
     def __init__(self, patterns: Sequence[PathPattern]) -> None:
         roots = [pattern.root for pattern in patterns if pattern.root is not None]
         self.below = tuple(f"{root}/" for root in roots)
-        """What the paths below a name begin with."""
+        """The beginnings of paths below a permitted name."""
         self.names = frozenset(roots) | {each.text for each in patterns if each.is_literal}
         """Paths that are permitted themselves."""
         self.others = tuple(

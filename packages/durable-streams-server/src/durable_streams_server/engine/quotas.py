@@ -182,7 +182,7 @@ class Quotas:
                 await asyncio.sleep(0)
             for key, total in self._totals.items():
                 if total.held_bytes or total.held_streams:
-                    kept = counted.setdefault(key, _Total())
+                    kept = _total(counted, key)
                     kept.held_bytes, kept.held_streams = total.held_bytes, total.held_streams
             self._totals = counted
         finally:
@@ -261,14 +261,14 @@ class Quotas:
     def hold(self, path: str, growth: Growth) -> None:
         """Count what a commit under way will add; give it to :meth:`settle` with its outcome."""
         for key in self._concern(path).keys:
-            total = self._totals.setdefault(key, _Total())
+            total = _total(self._totals, key)
             total.held_bytes += max(0, growth.bytes)
             total.held_streams += max(0, growth.streams)
 
     def settle(self, path: str, growth: Growth, *, applied: bool) -> None:
         """The commit has an outcome: what was held counts, or does not."""
         for key in self._concern(path).keys:
-            total = self._totals.setdefault(key, _Total())
+            total = _total(self._totals, key)
             total.held_bytes -= max(0, growth.bytes)
             total.held_streams -= max(0, growth.streams)
             if total.empty():
@@ -307,8 +307,16 @@ class Quotas:
 _NOTHING: Final = _Total()
 
 
+def _total(totals: dict[_Key, _Total], key: _Key) -> _Total:
+    # To make one that is not needed would cost more than the rest.
+    total = totals.get(key)
+    if total is None:
+        total = totals[key] = _Total()
+    return total
+
+
 def _add(totals: dict[_Key, _Total], key: _Key, growth: Growth) -> None:
-    total = totals.setdefault(key, _Total())
+    total = _total(totals, key)
     # On a shared store others may have removed what was never counted here.
     total.bytes = max(0, total.bytes + growth.bytes)
     total.streams = max(0, total.streams + growth.streams)
