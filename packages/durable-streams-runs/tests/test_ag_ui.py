@@ -95,6 +95,16 @@ async def test_a_source_that_tells_of_an_error_fails_with_it(runs: Runs, memory:
     assert (await stored(memory, "x"))[-1] == {**error, "code": "failed"}
 
 
+@pytest.mark.parametrize(
+    "item", [{"type": "RUN_ERROR"}, {"type": "RUN_ERROR", "message": 5}, [], ""]
+)
+async def test_an_error_without_a_sentence_and_what_is_not_an_event_fail_the_run(
+    runs: Runs, item: object
+) -> None:
+    run = await runs.start("x", yielding([{"type": "RUN_STARTED"}, item]), output=AG_UI)
+    assert (await run.wait()).status == "failed"
+
+
 async def test_a_source_cannot_pretend_to_be_the_run(runs: Runs) -> None:
     end = {"type": "CUSTOM", "name": "run-end", "value": {"status": "done"}}
     run = await runs.start("x", yielding([end]), output=AG_UI)

@@ -150,6 +150,26 @@ async def test_an_answer_that_is_cut_off_is_not_done(
     assert await text(run) == ("Hel", "failed")
 
 
+@pytest.mark.parametrize("of", ["text", "events"])
+async def test_an_answer_is_not_done_because_another_choice_is_finished(
+    runs: Runs, api: FakeApi, client: Any, of: str
+) -> None:
+    api.give(chunk({"content": "Hel"}), named=False)
+    api.give(chunk({"content": "No."}, finish="stop", index=1), named=False)
+    api.finish()
+    adapter, form = (openai.text, None) if of == "text" else (openai.events, JSON)
+    options: dict[str, Any] = {"output": form} if form else {}
+    run = await runs.start("answers/1", adapter(CHAT[0](client)), **options)
+    assert (await run.wait()).status == "failed"
+
+
+async def test_a_choice_may_go_on_after_its_finish(runs: Runs, api: FakeApi, client: Any) -> None:
+    api.give(chunk({"content": "Hello"}, finish="stop"), chunk({"content": "."}), named=False)
+    api.finish()
+    run = await runs.start("answers/1", openai.text(CHAT[0](client)))
+    assert await text(run) == ("Hello.", "done")
+
+
 @pytest.mark.parametrize("open_stream", RESPONSES, ids=BY)
 async def test_a_stop_ends_the_request(
     runs: Runs, api: FakeApi, client: Any, open_stream: Open

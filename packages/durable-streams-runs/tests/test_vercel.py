@@ -94,6 +94,9 @@ async def test_the_last_chunk_says_how_a_run_ended(
         ({"type": "error", "errorText": "No."}, "No."),
         ({"type": "abort", "reason": "Too slow."}, "Too slow."),
         ({"type": "abort"}, "The answer was aborted."),
+        ({"type": "abort", "reason": [1]}, "The answer was aborted."),
+        ({"type": "error"}, "The run failed."),
+        ({"type": "error", "errorText": 5}, "The run failed."),
     ],
 )
 async def test_a_source_that_tells_of_an_error_fails_with_it(
@@ -106,6 +109,15 @@ async def test_a_source_that_tells_of_an_error_fails_with_it(
     assert (info.status, info.error) == ("failed", error)
     assert await stored(memory, "x") == [MESSAGE[0], {"type": "error", "errorText": error}]
     await held.cancelled.wait()
+
+
+@pytest.mark.parametrize("item", ["text", [MESSAGE[0]], None, 1])
+async def test_what_is_not_a_chunk_fails_the_run_and_not_its_readers(
+    runs: Runs, memory: Engine, item: object
+) -> None:
+    run = await runs.start("x", yielding([MESSAGE[0], item]), output=UI_MESSAGES)
+    assert (await run.wait()).status == "failed"
+    assert [each["type"] for each in await stored(memory, "x")] == [MESSAGE[0]["type"], "error"]
 
 
 async def test_a_source_cannot_pretend_to_be_the_run(runs: Runs) -> None:

@@ -11,7 +11,12 @@ from typing import Any, Final
 
 from durable_streams_core.values import encode_value
 from durable_streams_runs.adapters.source import Source
-from durable_streams_runs.adapters.sse import KEEP_ALIVE, server_sent_events
+from durable_streams_runs.adapters.sse import (
+    KEEP_ALIVE,
+    check_event,
+    server_sent_events,
+    text_of,
+)
 from durable_streams_runs.errors import RunFailed
 from durable_streams_runs.formats import JsonFormat
 from durable_streams_runs.states import End, Part, Status
@@ -44,12 +49,13 @@ class AgUiFormat(JsonFormat):
     name = "ag-ui"
 
     def encode(self, item: Any) -> bytes:
-        """One event; raises ``ValueError`` for what JSON cannot hold and for the run's own event,
-        and :class:`RunFailed` for a ``RUN_ERROR``.
+        """One event; raises ``TypeError`` for what is not an object, ``ValueError`` for what JSON
+        cannot hold and for the run's own event, and :class:`RunFailed` for a ``RUN_ERROR``.
         """
+        check_event(item)
         match item:
-            case {"type": "RUN_ERROR", "message": str(text)}:
-                raise RunFailed(text)
+            case {"type": "RUN_ERROR"}:
+                raise RunFailed(text_of(item.get("message"), MESSAGES[Status.FAILED]))
             case {"type": "CUSTOM", "name": "run-end"}:
                 raise ValueError("custom events named run-end are the run's own")
         return super().encode(item)

@@ -41,7 +41,7 @@ def events(stream: LibraryStream) -> Source[dict[str, Any]]:
 
 
 async def _text(stream: Any) -> AsyncGenerator[str, None]:
-    async for event in _complete(stream):
+    async for event in _complete(stream, only={0}):
         for choice in getattr(event, "choices", None) or ():
             if choice.index == 0:
                 yield choice.delta.content or choice.delta.refusal or ""
@@ -54,9 +54,14 @@ async def _events(stream: Any) -> AsyncGenerator[dict[str, Any], None]:
         yield as_sent(event, without=ADDED)
 
 
-async def _complete(stream: Any) -> AsyncGenerator[Any, None]:
-    """The events of the API. Raises :class:`ModelError` unless they make a complete answer."""
+async def _complete(stream: Any, only: set[int] | None = None) -> AsyncGenerator[Any, None]:
+    """The events of the API. Raises :class:`ModelError` unless they make a complete answer: of
+    several choices all have to be finished, or ``only`` those with these indexes.
+    """
     is_complete = False
+    begun: set[int] = set()
+    finished: set[int] = set()
+    """Choices by their index. Some services send more of one after its finish."""
     async for each in stream:
         event = getattr(each, "chunk", each)
         kind = getattr(event, "type", None) or ""
@@ -65,8 +70,14 @@ async def _complete(stream: Any) -> AsyncGenerator[Any, None]:
         yield event
         if kind in ERRORS:
             raise ModelError(f"The answer ended with an error: {event}")
-        choices = getattr(event, "choices", None) or ()
-        if kind in LAST_EVENTS or any(choice.finish_reason for choice in choices):
+        for choice in getattr(event, "choices", None) or ():
+            begun.add(choice.index)
+            if choice.finish_reason:
+                finished.add(choice.index)
+        if kind in LAST_EVENTS:
             is_complete = True
-    if not is_complete:
+    unfinished = begun - finished
+    if only is not None:
+        unfinished &= only
+    if not is_complete and (unfinished or not finished):
         raise ModelError("The stream of the answer ended before its last event.")

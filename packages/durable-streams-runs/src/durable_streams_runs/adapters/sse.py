@@ -40,6 +40,17 @@ async def server_sent_events(
         await _end(following)
 
 
+def check_event(item: Any) -> None:
+    """Raise ``TypeError`` for an item that clients would not take for an event."""
+    if not isinstance(item, dict):
+        raise TypeError(f"an event is an object, not {type(item).__name__}")
+
+
+def text_of(value: Any, default: str) -> str:
+    """What an event tells users, if it does."""
+    return value if isinstance(value, str) and value else default
+
+
 async def _end(following: "asyncio.Future[Any]") -> None:
     following.cancel()
     with suppress(asyncio.CancelledError, Exception):

@@ -13,7 +13,12 @@ from typing import Any, Final
 
 from durable_streams_core.values import encode_value
 from durable_streams_runs.adapters.source import Source
-from durable_streams_runs.adapters.sse import KEEP_ALIVE, server_sent_events
+from durable_streams_runs.adapters.sse import (
+    KEEP_ALIVE,
+    check_event,
+    server_sent_events,
+    text_of,
+)
 from durable_streams_runs.errors import RunFailed
 from durable_streams_runs.formats import JsonFormat
 from durable_streams_runs.states import End, Part, Status
@@ -44,14 +49,16 @@ class UiMessagesFormat(JsonFormat):
     name = "vercel-ui-messages"
 
     def encode(self, item: Any) -> bytes:
-        """One chunk; raises ``ValueError`` for what JSON cannot hold and for the run's own chunks,
-        and :class:`RunFailed` for an ``error`` and an ``abort``.
+        """One chunk; raises ``TypeError`` for what is not an object, ``ValueError`` for what JSON
+        cannot hold and for the run's own chunks, and :class:`RunFailed` for an ``error`` and an
+        ``abort``.
         """
+        check_event(item)
         match item:
-            case {"type": "error", "errorText": str(text)}:
-                raise RunFailed(text)
+            case {"type": "error"}:
+                raise RunFailed(text_of(item.get("errorText"), "The run failed."))
             case {"type": "abort"}:
-                raise RunFailed(item.get("reason") or "The answer was aborted.")
+                raise RunFailed(text_of(item.get("reason"), "The answer was aborted."))
             case {"type": "data-run-end"}:
                 raise ValueError("chunks of the type data-run-end are the run's own")
         return super().encode(item)
