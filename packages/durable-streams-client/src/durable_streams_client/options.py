@@ -95,6 +95,19 @@ class Options:
     tracing: "Tracing | None"
     random: Callable[[], float]
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.timeouts, Timeouts):
+            raise InvalidArgument("timeouts must be a Timeouts, such as Timeouts(read=10)")
+        if not isinstance(self.retry, RetryPolicy):
+            raise InvalidArgument("retry must be a RetryPolicy, such as RetryPolicy(attempts=3)")
+        if self.on_retry is not None and not callable(self.on_retry):
+            raise InvalidArgument("on_retry must be a function of one Retry")
+        # The class itself needs OpenTelemetry, which may be absent.
+        if self.tracing is not None and not callable(getattr(self.tracing, "call", None)):
+            raise InvalidArgument(
+                "tracing must be a Tracing of the module durable_streams_client.tracing"
+            )
+
 
 def is_whole(value: object, least: int) -> bool:
     """Whether ``value`` is an integer of at least ``least``; a bool is not an integer here."""

@@ -1,6 +1,7 @@
 """Requests as they are sent: names, headers, parameters and redirects; and what messages name."""
 
 from datetime import datetime, timedelta, timezone
+from typing import Any
 
 import pytest
 from hostile import Fault, Hostile, refuse
@@ -299,3 +300,14 @@ async def test_a_redirect_without_a_target_is_a_refusal(wire: Wire) -> None:
     async with AsyncClient(wire.url) as client:
         with pytest.raises(InvalidRequest):
             await client.stream("a").head()
+
+
+# -- options ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["timeouts", "retry", "on_retry", "tracing"])
+@pytest.mark.parametrize("value", [0, 5, True, "yes"])
+def test_an_option_of_another_type_is_refused_at_once(name: str, value: object) -> None:
+    options: dict[str, Any] = {name: value}
+    with pytest.raises(InvalidArgument, match=f"^{name} must be"):
+        AsyncClient("http://127.0.0.1", **options)

@@ -2,6 +2,7 @@
 """Requests as they are sent: names, headers, parameters and redirects; and what messages name."""
 
 from datetime import datetime, timedelta, timezone
+from typing import Any
 
 import pytest
 from hostile import Fault, Hostile, refuse
@@ -298,3 +299,14 @@ def test_a_redirect_without_a_target_is_a_refusal(wire: Wire) -> None:
     with Client(wire.url) as client:
         with pytest.raises(InvalidRequest):
             client.stream("a").head()
+
+
+# -- options ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["timeouts", "retry", "on_retry", "tracing"])
+@pytest.mark.parametrize("value", [0, 5, True, "yes"])
+def test_an_option_of_another_type_is_refused_at_once(name: str, value: object) -> None:
+    options: dict[str, Any] = {name: value}
+    with pytest.raises(InvalidArgument, match=f"^{name} must be"):
+        Client("http://127.0.0.1", **options)

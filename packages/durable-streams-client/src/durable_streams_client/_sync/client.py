@@ -88,8 +88,8 @@ class Client:
         tracing: "Tracing | None" = None,
     ) -> None:
         options = Options(
-            timeouts=timeouts or Timeouts(),
-            retry=retry or RetryPolicy(),
+            timeouts=Timeouts() if timeouts is None else timeouts,
+            retry=RetryPolicy() if retry is None else retry,
             on_retry=on_retry,
             compress=compress,
             safe_append=safe_append,
