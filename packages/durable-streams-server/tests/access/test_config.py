@@ -144,8 +144,8 @@ def test_a_fault_in_access_is_named(text: str, says: str) -> None:
         ("[limits.principal]\nlive-readers = 1.5", "whole number"),
         ("[limits]\nprincipals = 7", "must be a table"),
         ('[[limits.streams]]\npath = "a"', "the key max-bytes is missing"),
-        ('[[limits.streams]]\npath = "a"\nmax-bytes = -1', "positive"),
-        ('[[limits.prefixes]]\nprefix = "a"', "needs max_bytes"),
+        ('[[limits.streams]]\npath = "a"\nmax-bytes = -1', "max-bytes must be a positive"),
+        ('[[limits.prefixes]]\nprefix = "a"', "needs max-bytes or max-streams"),
         ('[[limits.prefixes]]\nprefix = "a/**"\nmax-bytes = 1', "fixed number"),
     ],
 )

@@ -73,6 +73,8 @@ async def test_signatures_and_unknown_parameters_are_not_logged(
     assert (await client.get(f"a?{signed}&offset=-1")).status == 200
     signature = signed.partition("=")[2]
     await client.get(f"a?%73ig={signature}&access_token=s3cret&s3cret")
+    for mark in ("%3F", "%3f", "#", "%23"):
+        await client.raw(request_bytes("GET", f"/v1/stream/a{mark}{signed}"))
     await client.raw(request_bytes("GET", "http://user:s3cret@host.example/v1/stream/a"))
     assert entries[1].path == "/v1/stream/a?…&offset=-1"
     for entry in entries:

@@ -26,6 +26,13 @@ _JWT: Final = (
 PRINCIPALS: Final = ("token:", "jwt:", "cert:", "address:")
 """How the names of principals begin."""
 _LIMITS: Final = tuple(name.replace("_", "-") for name in PrincipalLimits.__struct_fields__)
+_FIELDS: Final = [
+    name
+    for kind in (PrincipalLimits, StreamQuota, PrefixQuota)
+    for name in kind.__struct_fields__
+    if "_" in name
+]
+"""The names that errors of these classes hold, which a file spells with a hyphen."""
 _KINDS: Final[Mapping[str, type | tuple[type, ...]]] = {
     "a text in quotes": str,
     "a number": (int, float),
@@ -128,6 +135,8 @@ class _Where:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, ValueError | TypeError | OSError | ImportError):
             sentence = str(error)
+            for name in _FIELDS:
+                sentence = sentence.replace(name, name.replace("_", "-"))
             if not sentence.startswith(self._where):
                 sentence = f"{self._where}: {sentence}"
             raise _fault(sentence) from error

@@ -26,6 +26,8 @@ MAX_PATH: Final = 2048
 _MAX_ID: Final = 128
 _SHOWN: Final = frozenset(("offset", "live", "cursor", "prefix", "after", "limit"))
 _UNSAFE: Final = re.compile(r"[^!-~]|[\"\\]")
+_MISPLACED: Final = re.compile(r"(?is)(#|%23|%3f).*")
+"""A query that is part of the path, because its ``?`` was encoded by mistake, and a fragment."""
 _TRACE: Final = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
@@ -125,6 +127,8 @@ def redacted(target: str) -> str:
         scheme, _, rest = path.partition("://")
         authority, slash, rest = rest.partition("/")
         path = f"{scheme}://{authority.rpartition('@')[2]}{slash}{rest}"
+    if "%" in path or "#" in path:
+        path = _MISPLACED.sub(rf"\1{HIDDEN}", path)
     if mark:
         shown = []
         for part in query.split("&"):
