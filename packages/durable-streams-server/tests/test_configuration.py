@@ -204,7 +204,7 @@ def test_what_is_printed_is_a_file_with_the_same_settings(file: Path) -> None:
     [
         ("[access]", "nobody has any right"),
         ("[[access.tokens]]\nname = 'a'\nreed = ['**']", "reed"),
-        ("[limits.principal]\nlive-readers = -1", "live_readers must be a positive number"),
+        ("[limits.principal]\nlive-readers = -1", "live-readers must be a positive number"),
         ("signing-key = ['swordfish']", "at least 16 bytes"),
         ("token = ''", "The token is empty"),
         ("token = 'swordfish'\n[access.anonymous]\nread = ['**']", "one token for everything"),
