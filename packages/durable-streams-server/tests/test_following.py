@@ -4,9 +4,12 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 from remote import RemoteStore
 
+from durable_streams_core.entities import Slice
+from durable_streams_core.offsets import later_timeline
 from durable_streams_core.store import Store
 from durable_streams_server import (
     NOW,
@@ -66,6 +69,24 @@ async def test_a_read_is_up_to_date_though_an_append_came_between_look_and_read(
     remote.reading.open()
     batch = await reading
     assert (batch.data, batch.up_to_date) == (joined, True)
+
+
+async def test_a_read_of_a_stream_whose_data_is_lost_between_look_and_read_is_empty(
+    remote: RemoteStore, engines: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    streams = await engines(remote)
+    await streams.create("a", data=b"1")
+
+    async def lost(path: str, incarnation: str, start: int, limit: int) -> Slice:
+        facts = await remote.inner.load(path)
+        assert facts is not None
+        emptied = msgspec.structs.replace(facts.head, tail=0)
+        later = later_timeline(emptied.timeline, emptied.timeline)
+        return Slice(emptied.moved_on(later), b"")
+
+    monkeypatch.setattr(remote, "read", lost)
+    batch = await streams.read("a")
+    assert (batch.data, batch.up_to_date) == (b"", True)
 
 
 async def test_the_last_batch_of_a_closed_stream_says_so(streams: Engine) -> None:

@@ -241,12 +241,10 @@ class Pages:
             if not head.holds(offset) and offset != BEGINNING:
                 yield from self._check_inherited(path, head, offset)
             check_in_range(position, head.tail)
-        if position == head.tail:
-            return Page(head, birth, position, position, b"", True, head.closed, head.tail_timeline)
         # To see whether a JSON page begins between messages, it is read from the byte before.
         # A fork's own bytes always begin there.
         look_back = int(birth.kind is Kind.JSON and position not in (0, head.start))
-        while True:
+        while position != head.tail:
             # A store that is elsewhere takes appends between the look and the read, and reads the
             # bytes together with their head. Asked only for what the look saw, it would never show
             # the tail of a stream that takes appends all the time.
@@ -268,6 +266,9 @@ class Pages:
                 break
             # Not one whole message fits: a single one is never cut.
             limit *= 4
+        else:
+            # Also where the store lost everything between the look and the read.
+            return Page(head, birth, position, position, b"", True, head.closed, head.tail_timeline)
         if length < len(data):
             data = data[:length]
         end = position + length
