@@ -320,6 +320,26 @@ async def test_expired_streams_are_not_listed(streams: Engine, clock: Any) -> No
     assert [info.path for info in await streams.list()] == ["b"]
 
 
+async def test_streams_that_are_left_out_of_a_listing_are_not_looked_at_one_by_one(
+    streams: Engine, clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(300):
+        await streams.create(f"a{n}", ttl=10)
+    await streams.create("b")
+    clock.advance(12)
+    asked = 0
+    list_rows = streams.store.list
+
+    async def counted(prefix: str, after: str, limit: int) -> Any:
+        nonlocal asked
+        asked += 1
+        return await list_rows(prefix, after, limit)
+
+    monkeypatch.setattr(streams.store, "list", counted)
+    assert [info.path for info in await streams.list(limit=1)] == ["b"]
+    assert asked <= 3
+
+
 @pytest.mark.parametrize("path", ["", "/a", "a//b", "..", "a/../b", "a\nb", "a\\b", "__ds/x"])
 async def test_a_hostile_path_is_refused(streams: Engine, path: str) -> None:
     with pytest.raises(InvalidRequest):

@@ -53,6 +53,8 @@ RENEWAL_SECONDS = 30.0
 _RESERVED: Final = RESERVED_SEGMENT + "/"
 _BEHIND_RESERVED: Final = _RESERVED + chr(sys.maxunicode)
 """Greater than every path that is reserved."""
+_LIST_ROWS: Final = 1000
+"""Rows that a store is asked for where more have to be looked at than were asked for."""
 
 
 class Engine(Runtime):
@@ -326,19 +328,22 @@ class Engine(Runtime):
             raise InvalidRequest("A stream path is Unicode text.", code="invalid-path")
         streams: list[StreamInfo] = []
         now = self.store.now()
+        size = limit
         while len(streams) < limit:
-            missing = limit - len(streams)
-            rows = await self.store.list(prefix, after, missing)
+            rows = await self.store.list(prefix, after, size)
             for path, head in rows:
                 if head.live_at(now) and not path.startswith(_RESERVED):
                     streams.append(stream_info(path, head))
-            if len(rows) < missing:
+            if len(rows) < size:
                 break
             after = rows[-1][0]
             if after.startswith(_RESERVED):
                 # Subscriptions may be many, and are none of the streams.
                 after = _BEHIND_RESERVED
-        return streams
+            # Streams that are left out may be many too.
+            size = max(size, _LIST_ROWS)
+            await asyncio.sleep(0)
+        return streams[:limit]
 
     def sign(self, path: str, expires: datetime | timedelta | float) -> str:
         """A query parameter that permits reading and following one stream until a moment.
