@@ -187,3 +187,21 @@ async def test_the_log_of_a_handler_that_crashes_has_its_traceback_and_its_reque
     before, crash, itself = map(json.loads, pipe.take().splitlines())
     assert (before["path"], itself["path"]) == ("before", "itself")
     assert "ValueError: a bug" in crash["exception"]
+
+
+def test_an_entry_whose_event_loop_ended_at_once_delays_none_of_the_next_loop(pipe: Pipe) -> None:
+    handler = LineHandler(pipe.writing, LineFormatter())
+
+    async def write(path: str) -> None:
+        handler.write_entry(entry(path))
+
+    async def write_and_wait() -> bytes:
+        await write("b")
+        taken = b""
+        while not taken:
+            taken = pipe.take()
+            await asyncio.sleep(0)
+        return taken
+
+    asyncio.run(write("a"))
+    assert len(asyncio.run(write_and_wait()).splitlines()) == 2

@@ -82,7 +82,7 @@ class LineHandler(logging.Handler):
         """Write an entry of the access log within a moment. Only for the thread of the loop."""
         entries = self._entries
         entries.append((time.time(), entry))
-        if len(entries) >= MAX_ENTRIES or not (self._is_due or self._follow_loop()):
+        if len(entries) >= MAX_ENTRIES or not self._follow_loop():
             self.flush()
         elif not self._is_due:
             self._is_due = True
