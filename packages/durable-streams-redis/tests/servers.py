@@ -196,8 +196,8 @@ def cluster(
 
 
 _HASTE = ("TILT-TRIGGER", 600_000, "INFO-PERIOD", 200, "PING-PERIOD", 200, "ASK-PERIOD", 200)
-"""Milliseconds. Not the period in which they publish what they know: a Sentinel that has not heard
-of a promotion for four of those makes the new master a replica again.
+"""Milliseconds. PUBLISH-PERIOD stays as it is: four periods after a promotion, a Sentinel that has
+not heard of it makes the new master a replica again.
 """
 
 

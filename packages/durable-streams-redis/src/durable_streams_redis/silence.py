@@ -10,7 +10,7 @@ from typing import Final
 
 _TURN_SECONDS: Final = 0.1
 _LONG: Final = 5
-"""Turns without a reply after which a server counts as silent: half a second or more."""
+"""Turns without a reply after which a server counts as silent: 0.4 seconds or more."""
 
 
 class Silence:

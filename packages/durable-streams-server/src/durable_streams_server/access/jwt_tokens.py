@@ -190,7 +190,7 @@ class JwtVerifier:
     async def _find_fresh(
         self, fetch: "asyncio.Future[bool]", token: bytes, digest: bytes | None
     ) -> Grant:
-        # What was fetched before goes on if that fails.
+        # If that fails, the keys that were fetched before stay in use.
         await asyncio.shield(fetch)
         found = self.find(token, digest)
         return found if isinstance(found, Grant) else await found
