@@ -163,6 +163,15 @@ async def test_an_answer_is_not_done_because_another_choice_is_finished(
     assert (await run.wait()).status == "failed"
 
 
+async def test_an_answer_of_which_nothing_came_is_not_done_because_another_choice_is_finished(
+    runs: Runs, api: FakeApi, client: Any
+) -> None:
+    api.give(chunk({"content": "No."}, finish="stop", index=1), named=False)
+    api.finish()
+    run = await runs.start("answers/1", openai.text(CHAT[0](client)))
+    assert await text(run) == ("", "failed")
+
+
 async def test_a_choice_may_go_on_after_its_finish(runs: Runs, api: FakeApi, client: Any) -> None:
     api.give(chunk({"content": "Hello"}, finish="stop"), chunk({"content": "."}), named=False)
     api.finish()

@@ -76,8 +76,6 @@ async def _complete(stream: Any, only: set[int] | None = None) -> AsyncGenerator
                 finished.add(choice.index)
         if kind in LAST_EVENTS:
             is_complete = True
-    unfinished = begun - finished
-    if only is not None:
-        unfinished &= only
-    if not is_complete and (unfinished or not finished):
+    wanted = begun if only is None else only
+    if not (is_complete or (wanted and wanted <= finished)):
         raise ModelError("The stream of the answer ended before its last event.")
