@@ -31,6 +31,8 @@ from durable_streams_client.tracing import Tracing
 
 QUICK = RetryPolicy(initial=0.001, maximum=0.01, attempts=3, read_attempts=3)
 JSON = "application/json"
+WHOLE = ProducerLimits(linger=60)
+"""What is appended before a flush makes one batch."""
 OURS = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
@@ -411,7 +413,7 @@ async def test_a_batch_below_one_span_is_its_child_whoever_started_the_worker(
 ) -> None:
     server.put("a", content_type=JSON)
     async with client_of(server, traced) as client:
-        async with client.stream("a", content_type=JSON).producer() as producer:
+        async with client.stream("a", content_type=JSON).producer(limits=WHOLE) as producer:
             with traced.tracer.start_as_current_span("first"):
                 await producer.append(1)
                 await producer.flush()
@@ -467,7 +469,7 @@ async def test_the_halves_of_a_batch_that_was_too_large_keep_their_span(
 
     server.faults = small
     async with client_of(server, traced) as client:
-        async with client.stream("a", content_type=JSON).producer() as producer:
+        async with client.stream("a", content_type=JSON).producer(limits=WHOLE) as producer:
             with traced.tracer.start_as_current_span("work") as work:
                 await producer.append_many([1, 2])
                 await producer.flush()
