@@ -15,7 +15,6 @@ within five seconds of SIGTERM, and when fewer tests ran than the suite is known
 import argparse
 import json
 import os
-import random
 import signal
 import socket
 import subprocess
@@ -46,25 +45,18 @@ class Fault(Exception):
     """Something about the server that the suite itself does not look at."""
 
 
-given: set[int] = set()
-"""Ports that :func:`free_port` returned."""
-
-
 def free_port() -> int:
-    """A port that was free a moment ago: `--public-url` must name it before the server has it.
+    """A port that the system gives to nobody else, as `--public-url` must name it beforehand.
 
-    Below those that the system gives to connections: a suite that runs already makes many.
+    A socket holds it to the end of this process. A server still gets it, because such sockets and
+    listening ones may share a port if they allow addresses to be reused, as all our servers do.
     """
-    while True:
-        port = random.randrange(30_000, 32_768)
-        if port in given:
-            continue
-        try:
-            socket.create_server(("127.0.0.1", port)).close()
-        except OSError:
-            continue
-        given.add(port)
-        return port
+    holder = socket.socket()
+    holder.bind(("127.0.0.1", 0))
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    port: int = holder.getsockname()[1]
+    holder.detach()
+    return port
 
 
 def server_command(front_end: str, store: str, port: int, public: str) -> list[str]:

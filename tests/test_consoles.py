@@ -3,7 +3,6 @@
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ports import free_port
 
 ROOT = Path(__file__).parent.parent
 PAGES = ["README.md", "docs/getting-started.md"]
@@ -76,8 +76,7 @@ def run_until_shown(command: str, shown: list[str]) -> str:
 @pytest.fixture
 def server() -> Iterator[Any]:
     """The server that the pages start, at a port of its own; yields that port."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = str(probe.getsockname()[1])
+    port = str(free_port())
     process = subprocess.Popen(
         [sys.executable, "-m", "durable_streams_server", "--store", "memory:", "--port", port],
         stdout=subprocess.PIPE,

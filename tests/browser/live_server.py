@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import httpx
+from ports import free_port
 
 
 class Server:
@@ -13,19 +14,15 @@ class Server:
     def __init__(self, store: str, *options: str) -> None:
         self._command = [
             *(sys.executable, "-m", "durable_streams_server", "--store", store),
-            *(*options, "--log-level", "error", "--port"),
+            *(*options, "--log-level", "error", "--port", str(free_port())),
         ]
-        self._port = "0"
         self._start()
 
     def _start(self) -> None:
-        self.process = subprocess.Popen(
-            [*self._command, self._port], stdout=subprocess.PIPE, text=True
-        )
+        self.process = subprocess.Popen(self._command, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         self.root = self.process.stdout.readline().split()[-1].rstrip("/")
         self.origin = self.root.removesuffix("/v1/stream")
-        self._port = self.origin.rpartition(":")[2]
 
     def restart(self, how: int = signal.SIGTERM) -> None:
         """End the process with one signal, let it drain, and start another on its port."""

@@ -14,6 +14,7 @@ import httpx
 import pytest
 from live_server import Server
 from playwright.sync_api import Browser
+from ports import free_port
 
 NGINX = Path(__file__).parents[2] / "deploy" / "nginx"
 
@@ -42,8 +43,7 @@ def nginx(server: Server, tmp_path: Path) -> Iterator[str]:
         check=True,
         capture_output=True,
     )
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     replacements = {
         "/etc/nginx/durable-streams": str(NGINX),
         "/var/cache/nginx/streams": str(tmp_path / "cache"),

@@ -13,17 +13,12 @@ from pathlib import Path
 import httpx
 import pytest
 from live_server import Server
+from ports import free_port
 from programs import need
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 DRAIN = ("--drain-delay", "2.5")
 """Longer than nginx takes to look again at a server that refused a connection."""
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-    return port
 
 
 def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:

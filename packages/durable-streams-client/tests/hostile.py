@@ -9,6 +9,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -131,7 +132,6 @@ class Hostile:
         self.connections = 0
         self.extended = False
         """Whether it has the extensions of our server: If-Match, and a listing."""
-        self.port = 0
         self._born = 0
         self._counts: dict[str, int] = {}
         self._loop = asyncio.new_event_loop()
@@ -143,6 +143,11 @@ class Hostile:
     # -- its life ----------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
+        # It holds the port while the server is stopped, or another test's server may get it.
+        self._holder = socket.socket()
+        self._holder.bind(("127.0.0.1", 0))
+        self._holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.port: int = self._holder.getsockname()[1]
         self._thread.start()
         self.start()
         return self
@@ -152,6 +157,7 @@ class Hostile:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+        self._holder.close()
 
     @property
     def url(self) -> str:
@@ -170,7 +176,6 @@ class Hostile:
         self._server = await asyncio.start_server(
             self._accepted, "127.0.0.1", self.port, limit=1 << 26
         )
-        self.port = self._server.sockets[0].getsockname()[1]
 
     async def _stop(self) -> None:
         if self._server is not None:

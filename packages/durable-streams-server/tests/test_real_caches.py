@@ -7,7 +7,6 @@ must answer readers of full pages itself.
 import asyncio
 import json
 import os
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from ports import free_port
 from programs import need
 from servers import SERVERS, Serve
 from wire import Client
@@ -60,8 +60,7 @@ http {{
 async def nginx(directory: Path, upstream: int) -> AsyncIterator[int]:
     """nginx as a shared cache in front of a port; yields its own."""
     program = need("nginx", "nginx-light")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
+    port = free_port()
     config = directory / "nginx.conf"
     # Workers of root are another user's, who may not write here.
     user = "user root root;" if os.getuid() == 0 else ""

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from command_process import ended, running
+from ports import free_port
 from wire import Connection, Events, request_bytes
 
 from durable_streams_core.errors import StoreInUse
@@ -30,12 +31,6 @@ from durable_streams_server.http.options import Options
 
 STREAM = "/v1/stream/a"
 TEXT = {"content-type": "text/plain"}
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 async def connected(port: int) -> Connection:

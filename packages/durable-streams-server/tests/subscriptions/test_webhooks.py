@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from ports import free_port
 
 from durable_streams_core.errors import SubscriptionError
 from durable_streams_server import MemoryStore
@@ -156,9 +157,7 @@ async def test_a_receiver_that_takes_too_long_counts_as_failed(
 
 
 async def test_a_receiver_that_is_not_there_counts_as_failed(node: Any) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    await node.webhook("s", f"http://127.0.0.1:{port}/")
+    await node.webhook("s", f"http://127.0.0.1:{free_port()}/")
     await node.engine.create("events/a", data=b"one")
     await node.until_status("s", "failed")
 
