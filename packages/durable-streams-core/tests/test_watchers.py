@@ -56,3 +56,18 @@ def test_who_watches_twice_stops_once_for_each() -> None:
     stop()
     watchers.tell([CHANGE])
     assert heard == [[CHANGE]]
+
+
+def test_a_change_that_a_watcher_makes_is_told_after_the_one_it_was_told_of() -> None:
+    told: list[tuple[str, Any]] = []
+    watchers = Watchers()
+
+    def first(changes: Any) -> None:
+        told.append(("first", changes))
+        if changes is None:
+            watchers.tell([])
+
+    watchers.add(first)
+    watchers.add(lambda changes: told.append(("second", changes)))
+    watchers.tell(None)
+    assert told == [("first", None), ("second", None), ("first", []), ("second", [])]

@@ -74,7 +74,7 @@ def test_an_append_without_a_commit_is_what_a_draft_would_commit(
         assert commit.delta == Delta(data=data, fields=fields)
         (outcome,) = store.commit_nowait([commit])
         assert isinstance(outcome, Applied)
-        assert appended_by(operation, outcome) == result
+        assert appended_by(operation, outcome.tail, outcome.timeline) == result
 
 
 def test_an_append_with_nothing_but_data_needs_no_commit() -> None:

@@ -47,7 +47,9 @@ def split_json(body: bytes, *, window: int = _WINDOW) -> list[bytes]:
 
     Raises :class:`InvalidRequest` for what is not JSON, not UTF-8 or nested too deep.
     """
-    text = _unicode(body, window)
+    text = body.strip(_SPACE)
+    if not text.isascii():
+        _check_unicode(text, window)
     if not text.startswith(b"["):
         return [_value(text, window)]
     return [bytes(element) for run in _runs(text, window) for element in _elements(run)]
@@ -55,7 +57,9 @@ def split_json(body: bytes, *, window: int = _WINDOW) -> list[bytes]:
 
 def store_json(body: bytes, *, window: int = _WINDOW) -> bytes:
     """The same messages, each followed by a comma and a line feed, as a stream stores them."""
-    text = _unicode(body, window)
+    text = body.strip(_SPACE)
+    if not text.isascii():
+        _check_unicode(text, window)
     if not text.startswith(b"["):
         return _value(text, window) + _SEPARATOR
     stored = [_stored(run) for run in _runs(text, window)]
@@ -64,14 +68,14 @@ def store_json(body: bytes, *, window: int = _WINDOW) -> bytes:
 
 def store_value(text: bytes) -> bytes:
     """One JSON value as one message, even if it is an array, as a stream stores it."""
-    return _value(_unicode(text, _WINDOW), _WINDOW) + _SEPARATOR
+    text = text.strip(_SPACE)
+    if not text.isascii():
+        _check_unicode(text, _WINDOW)
+    return _value(text, _WINDOW) + _SEPARATOR
 
 
-def _unicode(body: bytes, window: int) -> bytes:
-    """The text without the space around it; raises :class:`InvalidRequest` if it is not UTF-8."""
-    text = body.strip(_SPACE)
-    if text.isascii():
-        return text
+def _check_unicode(text: bytes, window: int) -> None:
+    """Raise :class:`InvalidRequest` if the text is not UTF-8."""
     position, end = 0, len(text)
     while position < end:
         part = text[position : position + window + 4]
@@ -82,7 +86,6 @@ def _unicode(body: bytes, window: int) -> bytes:
                 f"JSON must be UTF-8; byte {position + error.start} is not.", code="invalid-utf8"
             ) from None
         position += length
-    return text
 
 
 def _value(text: bytes, window: int) -> bytes:
@@ -90,8 +93,11 @@ def _value(text: bytes, window: int) -> bytes:
     # A short text cannot be nested too deep.
     if len(text) > MAX_JSON_DEPTH and (len(text) > window or _may_be_too_deep(text)):
         _Structure().read(text, 0, len(text), window)
-    _decode(_VALUE, text)
-    return _one_line(text)
+    try:
+        _VALUE.decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        _decode(_VALUE, text)
+    return _one_line(text) if b"\n" in text or b"\r" in text else text
 
 
 def _may_be_too_deep(text: bytes) -> bool:

@@ -42,6 +42,7 @@ from durable_streams_core.streams import (
     Origin,
     ProducerEntry,
     birth_of,
+    decode_birth,
     decode_link,
     decode_producer,
     encode,
@@ -123,14 +124,15 @@ class Body:
     message even if it is an array. ``text`` marks UTF-8 text, which is one string on JSON streams.
     """
 
-    __slots__ = ("_refusal", "_stored", "raw", "text", "value")
+    __slots__ = ("_kind", "_stored", "raw", "text", "value")
 
     def __init__(self, raw: bytes, *, value: bool = False, text: bool = False) -> None:
         self.raw = raw
         self.value = value
         self.text = text
-        self._stored: tuple[Kind, bytes] | None = None
-        self._refusal: tuple[Kind, InvalidRequest] | None = None
+        self._kind: Kind | None = None
+        """The kind of stream for which ``_stored`` was worked out."""
+        self._stored: bytes | InvalidRequest = _NO_DATA
 
     def __bool__(self) -> bool:
         return self.text or bool(self.raw)
@@ -140,23 +142,22 @@ class Body:
 
         Raises :class:`InvalidRequest` where the content rules refuse them.
         """
-        if self._stored is not None and self._stored[0] is kind:
-            return self._stored[1]
         if kind is not _JSON and not self.value:
             return self.raw
-        if self._refusal is not None and self._refusal[0] is kind:
-            refusal = self._refusal[1]
-            raise InvalidRequest(refusal.message, code=refusal.code)
-        try:
-            if self.value or self.text:
-                stored = self._value_stored(kind)
-            else:
-                stored = to_stored(kind, self.raw, allow_empty_array=creating)
-        except InvalidRequest as error:
-            self._refusal = kind, error.with_traceback(None)
-            raise InvalidRequest(error.message, code=error.code) from None
-        self._stored = kind, stored
-        return stored
+        if self._kind is not kind:
+            try:
+                if self.value or self.text:
+                    self._stored = self._value_stored(kind)
+                else:
+                    self._stored = to_stored(kind, self.raw, allow_empty_array=creating)
+            except InvalidRequest as error:
+                self._stored = error.with_traceback(None)
+            self._kind = kind
+        stored = self._stored
+        if type(stored) is bytes:
+            return stored
+        assert isinstance(stored, InvalidRequest)
+        raise InvalidRequest(stored.message, code=stored.code)
 
     def _value_stored(self, kind: Kind) -> bytes:
         if kind is not _JSON:
@@ -266,7 +267,7 @@ class Append(msgspec.Struct, frozen=True, gc=False):
         content_type = self.content_type
         if content_type is not None and content_type != birth.content_type:
             require_same_type(content_type, birth.content_type)
-        return self.body.stored(birth.kind)
+        return self.body.stored(media_type(birth.content_type).kind)
 
     def added_to(self, facts: Facts, now: int) -> tuple[bytes, Mapping[str, bytes | None]] | None:
         """The bytes and fields that this adds where that is all that :meth:`decide` would come to.
@@ -286,7 +287,7 @@ class Append(msgspec.Struct, frozen=True, gc=False):
             or not (self.body.raw or self.body.text)
         ):
             return None
-        birth = birth_of(head)
+        birth = decode_birth(head.birth)
         if birth.ttl is not None and renewal_due(birth.ttl, head.deadline, now):
             return None
         producer = self.producer

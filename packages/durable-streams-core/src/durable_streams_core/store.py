@@ -9,6 +9,7 @@ elsewhere implements :class:`RemoteStore`: reading again what was read before th
 import logging
 from abc import ABC, abstractmethod
 from asyncio import Future, get_running_loop
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final, TypeVar
@@ -63,11 +64,13 @@ def as_future(
 class Watchers:
     """The watchers of a store, for its implementation: :meth:`Store.watch` calls :meth:`add`."""
 
-    __slots__ = ("_all", "_watchers")
+    __slots__ = ("_all", "_telling", "_untold", "_watchers")
 
     def __init__(self) -> None:
         self._watchers: dict[object, Watcher] = {}
         self._all: tuple[Watcher, ...] = ()
+        self._untold: deque[Sequence[Change] | None] = deque()
+        self._telling = False
 
     def __bool__(self) -> bool:
         return bool(self._watchers)
@@ -87,12 +90,25 @@ class Watchers:
         return stop
 
     def tell(self, changes: Sequence[Change] | None) -> None:
-        """Notify every watcher. An exception of one is logged; the others are still notified."""
-        for watcher in self._all:
-            try:
-                watcher(changes)
-            except Exception:
-                _log.exception("a watcher failed")
+        """Notify every watcher. An exception of one is logged; the others are still notified.
+
+        A watcher may change more. Every watcher is notified of that after what came before it.
+        """
+        untold = self._untold
+        untold.append(changes)
+        if self._telling:
+            return
+        self._telling = True
+        try:
+            while untold:
+                changes = untold.popleft()
+                for watcher in self._all:
+                    try:
+                        watcher(changes)
+                    except Exception:
+                        _log.exception("a watcher failed")
+        finally:
+            self._telling = False
 
 
 class Store(ABC):

@@ -27,6 +27,7 @@ __all__ = [
     "ForkLink",
     "Origin",
     "birth_of",
+    "decode_birth",
     "decode_link",
     "decode_producer",
     "link_key",
@@ -129,13 +130,14 @@ def linked_fork(key: str) -> str:
 
 
 @lru_cache(maxsize=8192)
-def _decode_birth(data: bytes) -> Birth:
+def decode_birth(data: bytes) -> Birth:
+    """The birth in a head."""
     return _birth.decode(data)
 
 
 def birth_of(head: Head) -> Birth:
     """The decoded birth of a stream's head."""
-    return _decode_birth(head.birth)
+    return decode_birth(head.birth)
 
 
 def decode_producer(data: bytes | None) -> ProducerEntry | None:

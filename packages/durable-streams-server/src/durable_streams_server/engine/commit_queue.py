@@ -393,7 +393,7 @@ class CommitQueues:
                 if queue.growth is not None:
                     self._settle(queue, applied=True)
                 self.meter.alone += 1
-                self.finish(queue, [appended_by(operation, outcome)])
+                self.finish(queue, [appended_by(operation, outcome.tail, outcome.timeline)])
             else:
                 self._react(queue, outcome)
 

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping
 
 from durable_streams_core.drafts import Growth
-from durable_streams_core.entities import Applied, Facts
+from durable_streams_core.entities import Facts
 from durable_streams_core.errors import ProtocolError
 from durable_streams_core.operations import Append, Appended
 from durable_streams_core.store import ImmediateStore, LocalStore
@@ -33,12 +33,15 @@ def append_nowait(
         raise outcome_unknown() from None
     if quotas is not None:
         quotas.add(path, Growth(len(data), 0))
-    return _appended(operation, head.tail + len(data), head.timeline)
+    return appended_by(operation, head.tail + len(data), head.timeline)
 
 
-def appended_by(operation: Append, applied: Applied) -> Appended:
-    """The result of an append whose commit was applied."""
-    return _appended(operation, applied.tail, applied.timeline)
+def appended_by(operation: Append, tail: int, timeline: bytes) -> Appended:
+    """The result of an append that was stored and only added data, which ends at ``tail``."""
+    producer = operation.producer
+    if producer is None:
+        return Appended(tail, False, False, -1, -1, timeline)
+    return Appended(tail, False, False, producer.epoch, producer.seq, timeline)
 
 
 def added_by(
@@ -53,10 +56,3 @@ def added_by(
         raise
     except Exception as error:
         raise decision_failed(operation, error) from None
-
-
-def _appended(operation: Append, tail: int, timeline: bytes) -> Appended:
-    producer = operation.producer
-    if producer is None:
-        return Appended(tail, False, False, -1, -1, timeline)
-    return Appended(tail, False, False, producer.epoch, producer.seq, timeline)

@@ -88,8 +88,6 @@ class MemoryStore(ImmediateStore):
         self._clock = clock or Clock().now
         self._table = Table(Kept)
         self._watchers = Watchers()
-        self._untold: list[Change] = []
-        self._telling = False
         self._recent = Recent()
 
     def metrics(self) -> Sequence[Metric]:
@@ -111,11 +109,10 @@ class MemoryStore(ImmediateStore):
         return entity.facts(fields) if fields else Facts(entity.head, NO_FIELDS, entity.counts)
 
     def commit_nowait(self, batch: Sequence[Commit]) -> Sequence[Outcome]:
-        if len(batch) == 1:
-            outcomes = [self._apply(batch[0])]
-        else:
-            outcomes = [self._apply(commit) for commit in batch]
-        self._tell()
+        changes: list[Change] = []
+        outcomes = [self._apply(commit, changes) for commit in batch]
+        if changes:
+            self._watchers.tell(changes)
         return outcomes
 
     def append_nowait(
@@ -128,25 +125,11 @@ class MemoryStore(ImmediateStore):
         entity.bytes.add(data)
         if fields:
             entity.set_fields(fields)
-        self._untold.append(appended(path, grown, data))
-        self._tell()
+        self._watchers.tell((appended(path, grown, data),))
         return True
 
-    def _tell(self) -> None:
-        """Tell the watchers, never of one change inside another: who is called may change more, and
-        that must be heard after this.
-        """
-        if self._telling:
-            return
-        self._telling = True
-        try:
-            while self._untold:
-                changes, self._untold = self._untold, []
-                self._watchers.tell(changes)
-        finally:
-            self._telling = False
-
-    def _apply(self, commit: Commit) -> Outcome:
+    def _apply(self, commit: Commit, changes: list[Change]) -> Outcome:
+        """Apply a commit if its guard holds, and note what watchers are to be told of it."""
         table = self._table
         repeated = self._recent.get(commit.id)
         if repeated is not None:
@@ -160,7 +143,7 @@ class MemoryStore(ImmediateStore):
         applied = table.apply(path, delta)
         if delta.data:
             table.entities[path].bytes.add(delta.data)
-        self._untold.extend(table.changes(path, delta, before))
+        changes.extend(table.changes(path, delta, before))
         self._recent.add(commit.id, applied)
         return applied
 
