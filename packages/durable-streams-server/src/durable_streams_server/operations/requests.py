@@ -2,6 +2,7 @@
 
 from bisect import bisect_left
 from collections.abc import Iterator
+from operator import add
 from time import perf_counter
 from typing import Final
 
@@ -14,87 +15,98 @@ _REFUSALS: Final = {413: "limit", 429: "limit", 503: "unavailable", 507: "full"}
 """Why a request was refused that may be good at another time or in another size, by its status."""
 
 
-class ActionMeter:
-    """The requests of one action."""
+class _Tally:
+    """The requests of one action that ended with one status. Their number is that of the times."""
 
-    __slots__ = ("received", "seconds", "sent", "statuses")
+    __slots__ = ("counts", "received", "seconds", "sent")
 
     def __init__(self) -> None:
-        self.statuses: dict[int, int] = {}
-        self.seconds = Histogram(SECONDS)
+        self.counts = [0] * (len(SECONDS) + 1)
+        """How many took how long, as in a :class:`Histogram`."""
+        self.seconds = 0.0
         self.received = self.sent = 0
 
 
 class RequestMeter:
-    """An observer that counts. Nothing is forgotten, because actions and statuses are few."""
+    """An observer that counts. Nothing is forgotten, because actions and statuses are few.
+
+    A request is counted in one place; sums over it are made when somebody asks.
+    """
 
     __slots__ = ("_actions",)
 
     def __init__(self) -> None:
         # Some are there from the first scrape on, so that their rates begin at 0.
-        self._actions = {action: ActionMeter() for action in ("append", "read", OTHER)}
+        self._actions: dict[str, dict[int, _Tally]] = {"append": {}, "read": {}, OTHER: {}}
 
     def finished(self, caller: Caller, status: int, received: int, sent: int, began: float) -> None:
         """Count a request."""
         exchange = caller.exchange
         action = OTHER if exchange is None else exchange.kind
-        meter = self._actions.get(action)
-        if meter is None:
-            meter = self._actions[action] = ActionMeter()
         try:
-            meter.statuses[status] += 1
+            tally = self._actions[action][status]
         except KeyError:
-            meter.statuses[status] = 1
+            tally = self._actions.setdefault(action, {})[status] = _Tally()
         took = perf_counter() - began
-        seconds = meter.seconds
-        seconds.counts[0 if took <= _SHORT else bisect_left(SECONDS, took)] += 1
-        seconds.total += took
+        tally.counts[0 if took <= _SHORT else bisect_left(SECONDS, took)] += 1
+        tally.seconds += took
         if received:
-            meter.received += received
-        # The bytes of events are counted while they are sent, see `metrics`.
-        if sent and (action != LIVE_SSE or status != 200):
-            meter.sent += sent
+            tally.received += received
+        if sent:
+            tally.sent += sent
 
     def metrics(self, events_sent: int) -> Iterator[Metric]:
         """The metrics of all requests; ``events_sent`` are the bytes of all SSE responses."""
         # Copies, because another thread may be looking.
-        actions = self._actions.copy()
-        statuses = {action: meter.statuses.copy() for action, meter in actions.items()}
-        sent = {action: meter.sent for action, meter in actions.items()}
-        if events_sent:
-            sent[LIVE_SSE] = sent.get(LIVE_SSE, 0) + events_sent
+        actions = {action: tallies.copy() for action, tallies in self._actions.copy().items()}
+        requests: dict[tuple[str, ...], int] = {}
+        seconds: dict[tuple[str, ...], Histogram] = {}
+        received: dict[tuple[str, ...], int] = {}
+        sent: dict[tuple[str, ...], int] = {}
         refusals = dict.fromkeys(_REFUSALS.values(), 0)
-        for counts in statuses.values():
-            for status, reason in _REFUSALS.items():
-                refusals[reason] += counts.get(status, 0)
+        for action, tallies in actions.items():
+            took = Histogram(SECONDS)
+            for status, tally in tallies.items():
+                counts = tally.counts.copy()
+                count = requests[action, str(status)] = sum(counts)
+                took.counts = [*map(add, took.counts, counts)]
+                took.total += tally.seconds
+                if status in _REFUSALS:
+                    refusals[_REFUSALS[status]] += count
+            seconds[action,] = took
+            received[action,] = sum(tally.received for tally in tallies.values())
+            # The bytes of events are counted while they are sent.
+            sent[action,] = sum(
+                tally.sent
+                for status, tally in tallies.items()
+                if action != LIVE_SSE or status != 200
+            )
+        if events_sent:
+            sent[LIVE_SSE,] = sent.get((LIVE_SSE,), 0) + events_sent
         yield Metric(
             "requests_total",
             "Requests that are finished, by action and by the status that was sent; 499 where the "
             "client left before its response.",
             ("action", "status"),
-            {
-                (action, str(status)): count
-                for action, counts in statuses.items()
-                for status, count in counts.items()
-            },
+            requests,
         )
         yield Metric(
             "request_seconds",
             "How long a request took, from its head to the end of its response.",
             ("action",),
-            {(action,): meter.seconds for action, meter in actions.items()},
+            seconds,
         )
         yield Metric(
             "received_bytes_total",
             "Bytes of request bodies.",
             ("action",),
-            {(action,): meter.received for action, meter in actions.items()},
+            received,
         )
         yield Metric(
             "sent_bytes_total",
             "Bytes of response bodies, those of events as they are sent.",
             ("action",),
-            {(action,): count for action, count in sent.items()},
+            sent,
         )
         yield Metric(
             "refused_total",
