@@ -7,7 +7,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, settings
 
 from durable_streams_core.drafts import Draft
 from durable_streams_core.entities import (
@@ -23,14 +22,6 @@ from durable_streams_core.errors import ProtocolError
 from durable_streams_core.offsets import NO_TIMELINE, later_timeline
 from durable_streams_core.operations import Unconfirmed
 from durable_streams_core.store import ImmediateStore
-
-settings.register_profile(
-    "core",
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
-settings.load_profile("core")
 
 NOW = 1_800_000_000_000
 

@@ -4,7 +4,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 
 import pytest
-from hypothesis import settings
 from remote import RemoteStore
 from servers import SERVERS, Serve
 from wire import Client
@@ -13,10 +12,6 @@ from durable_streams_core.store import Store
 from durable_streams_server import Engine, Limits, MemoryStore
 from durable_streams_server.frontends.mount import Mount
 from durable_streams_server.http.options import Options
-
-# How long an example takes says more about the machine than about the code.
-settings.register_profile("server", deadline=None)
-settings.load_profile("server")
 
 
 class Clock:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from remote import RemoteStore
 from tokens import at, position
@@ -192,7 +192,6 @@ steps = st.lists(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(steps)
 async def test_an_offset_reads_what_follows_the_bytes_that_its_reader_saw_or_is_refused(
     history: Any,
