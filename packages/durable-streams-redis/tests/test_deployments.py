@@ -8,7 +8,15 @@ from typing import Any, Self
 import pytest
 import redis
 import redis.asyncio
-from servers import BINARIES, VALKEY, RedisServer, cluster, eventually, sentinels
+from servers import (
+    BINARIES,
+    VALKEY,
+    RedisServer,
+    cluster,
+    eventually,
+    open_impatient,
+    sentinels,
+)
 
 from durable_streams_core.entities import (
     Applied,
@@ -31,7 +39,7 @@ from durable_streams_server import Engine
 @asynccontextmanager
 async def opened(source: object, prefix: str, **options: Any) -> AsyncIterator[RedisStore]:
     store = RedisStore(source, prefix=prefix, **options)
-    await store.open()
+    await open_impatient(store)
     try:
         yield store
     finally:

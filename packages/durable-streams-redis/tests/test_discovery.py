@@ -45,7 +45,7 @@ async def answering(*replies: Resp) -> AsyncIterator[int]:
 
 async def check_usable(source: str, prefix: str) -> None:
     """A store opens, takes a commit and notices nothing."""
-    store = RedisStore(source, prefix=prefix, timeout=2.0)
+    store = RedisStore(source, prefix=prefix, timeout=60)
     await store.open()
     try:
         creation = Commit("create", "p", Guard(None), Delta(create=Head("one", b"birth")))

@@ -210,9 +210,9 @@ async def test_a_sentinel_with_old_notified_listed_first_delays_nobody(prefix: s
 async def test_a_sentinel_that_hangs_listed_first_delays_nobody(prefix: str) -> None:
     with watched(1) as (servers, watching):
         watching[0].pause()
-        source = url(watching, prefix=prefix, timeout="60")
+        source = url(watching, prefix=prefix, timeout="600")
         # Waiting for it once would be longer than this.
-        async with asyncio.timeout(30), writing(source) as (_, writers):
+        async with asyncio.timeout(60), writing(source) as (_, writers):
             await writers.more()
             await asyncio.to_thread(watching[1].do, "SENTINEL", "FAILOVER", "main")
             master = await promoted(servers)
@@ -224,7 +224,7 @@ async def test_a_sentinel_that_hangs_listed_first_delays_nobody(prefix: str) -> 
 async def test_a_cluster_node_that_hangs_delays_no_other_node_s_streams(prefix: str) -> None:
     """The first one of the URL, master of a third of the slots, with a long time limit."""
     with cluster(3, options=("--cluster-require-full-coverage", "no")) as nodes:
-        source = f"redis+cluster://127.0.0.1:{nodes[0].port}?prefix={prefix}&timeout=60"
+        source = f"redis+cluster://127.0.0.1:{nodes[0].port}?prefix={prefix}&timeout=600"
         async with Engine(source) as engine:
             slow, fast = [], []
             for path in (f"s{n}" for n in range(24)):
@@ -234,7 +234,7 @@ async def test_a_cluster_node_that_hangs_delays_no_other_node_s_streams(prefix: 
             nodes[0].pause()
             stuck = [asyncio.ensure_future(engine.append(path, "late;")) for path in slow]
             unread = [asyncio.ensure_future(engine.read(path)) for path in slow]
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 for turn in range(20):
                     await asyncio.gather(*(engine.append(path, f"{turn};") for path in fast))
                 # Questions to the node that hangs end soon, whatever the time limit is.
@@ -254,12 +254,12 @@ async def test_streams_of_a_cluster_are_writable_soon_after_a_promotion(prefix: 
     limit.
     """
     with cluster(3, 3, options=FAST) as nodes:
-        source = f"redis+cluster://127.0.0.1:{nodes[0].port}?prefix={prefix}&timeout=60"
+        source = f"redis+cluster://127.0.0.1:{nodes[0].port}?prefix={prefix}&timeout=600"
         async with writing(source, streams=16) as (_, writers):
             await writers.more()
             nodes[0].pause()
             await asyncio.to_thread(eventually, lambda: role(nodes[3]) == "master")
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 await writers.more()
             nodes[0].resume()
             await writers.more()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from proxies import AFTER, BEFORE, Proxy
-from servers import BINARIES, RedisServer, eventually
+from servers import BINARIES, RedisServer, eventually, open_impatient
 
 from durable_streams_core.entities import (
     Applied,
@@ -39,11 +39,19 @@ AOF = ("--appendonly", "yes", "--appendfsync", "always")
 @asynccontextmanager
 async def opened(source: object, prefix: str, **options: Any) -> AsyncIterator[RedisStore]:
     store = RedisStore(source, prefix=prefix, **options)
-    await store.open()
+    await open_impatient(store)
     try:
         yield store
     finally:
         await store.close()
+
+
+async def known(store: RedisStore, commit: Commit) -> Outcome:
+    """What became of a commit, sent again while that is unknown."""
+    while True:
+        (outcome,) = await store.commit([commit])
+        if not isinstance(outcome, Unknown):
+            return outcome
 
 
 def creation(path: str = "p", **delta: Any) -> Commit:
@@ -89,7 +97,7 @@ async def test_a_restart_under_load(kind: str, prefix: str) -> None:
     """
     server = RedisServer(*AOF, binary=BINARIES[kind])
     outcomes = {}
-    acknowledged = asyncio.Event()
+    acknowledged, back = asyncio.Event(), asyncio.Event()
 
     async def write(engine: Engine, writer: asyncio.StreamWriter) -> None:
         for n in range(60):
@@ -101,6 +109,7 @@ async def test_a_restart_under_load(kind: str, prefix: str) -> None:
                 if error.status == 503:
                     assert error.code == "unavailable"
                     assert error.headers["Retry-After"]
+                    await back.wait()
                     await asyncio.sleep(0.05)
             else:
                 outcomes[item] = 200
@@ -120,7 +129,7 @@ async def test_a_restart_under_load(kind: str, prefix: str) -> None:
                 await asyncio.sleep(0.02)
 
     with server:
-        store = RedisStore(server.url, prefix=prefix, durability="always", timeout=2.0)
+        store = RedisStore(server.url, prefix=prefix, durability="always", timeout=60)
         async with Engine(store) as engine:
             for n in range(4):
                 await engine.create(f"s{n}", content_type="text/plain")
@@ -130,6 +139,7 @@ async def test_a_restart_under_load(kind: str, prefix: str) -> None:
             await asyncio.to_thread(server.kill)
             await asyncio.sleep(0.2)  # how long the server is down
             await asyncio.to_thread(server.start)
+            back.set()
             await asyncio.gather(*writers)
             assert len(outcomes) == 16 * 60
             for n in range(4):
@@ -228,16 +238,13 @@ async def test_after_a_restart_the_first_append_sends_readers_to_the_store(prefi
 async def test_a_server_that_hangs_is_outcome_unknown(prefix: str) -> None:
     with RedisServer() as server:
         async with opened(server.url, prefix, timeout=0.3) as store:
-            await store.commit([creation()])
+            assert await known(store, creation()) == Applied(0)
             server.pause()
             assert isinstance((await store.commit([append(b"x", "a")]))[0], Unknown)
             with pytest.raises(Unavailable, match="cannot be reached"):
                 await store.load("p")
             server.resume()
-            outcome = Unknown("not sent")
-            while isinstance(outcome, Unknown):
-                (outcome,) = await store.commit([append(b"x", "a")])
-            assert outcome == Applied(1)
+            assert await known(store, append(b"x", "a")) == Applied(1)
 
 
 async def test_a_question_to_a_server_that_was_replaced_meanwhile_goes_to_its_successor(
@@ -456,21 +463,15 @@ async def test_a_resend_waits_for_replicas_too(kind: str, prefix: str) -> None:
     ):
         eventually(lambda: replica.client().info("replication")["master_link_status"] == "up")
         async with opened(master.url, prefix, durability="wait:1", timeout=1.0) as store:
-            (outcome,) = await store.commit([creation()])
-            while isinstance(outcome, Unknown):
-                (outcome,) = await store.commit([creation()])
-            assert outcome == Applied(0)
+            assert await known(store, creation()) == Applied(0)
             replica.pause()
             for _ in range(3):
                 assert isinstance((await store.commit([append(b"x", "x")]))[0], Unknown)
             # A conflict needs no confirmation.
             stale = Commit("stale", "p", Guard("two"), Delta(close=True))
-            assert isinstance((await store.commit([stale]))[0], Conflicted)
+            assert isinstance(await known(store, stale), Conflicted)
             replica.resume()
-            outcome = Unknown("not sent")
-            while isinstance(outcome, Unknown):
-                (outcome,) = await store.commit([append(b"x", "x")])
-            assert outcome == Applied(1)
+            assert await known(store, append(b"x", "x")) == Applied(1)
             key = Schema(prefix, 16).shard("p").entity("p")
             assert replica.do("HGET", key, "t") == b"%016d" % 1
 
@@ -483,23 +484,30 @@ async def test_that_a_batch_is_stored_already_is_said_only_when_replicas_have_it
         RedisServer("--replicaof", f"127.0.0.1 {master.port}") as replica,
     ):
         eventually(lambda: replica.client().info("replication")["master_link_status"] == "up")
-        store = RedisStore(master.url, prefix=prefix, durability="wait:1", timeout=1.0)
-        async with Engine(store, limits=Limits(unknown_outcome=0.3)) as engine:
+        patient, impatient = (
+            RedisStore(master.url, prefix=prefix, durability="wait:1", timeout=seconds)
+            for seconds in (60, 1)
+        )
+        await open_impatient(impatient)
+        async with (
+            Engine(patient, limits=Limits(unknown_outcome=60)) as engine,
+            Engine(impatient, limits=Limits(unknown_outcome=0.3)) as asking,
+        ):
 
-            async def batch(sequence: int) -> bool:
+            async def batch(engine: Engine) -> bool:
                 """Whether the batch was stored before."""
-                claim = ProducerClaim("me", 0, sequence)
+                claim = ProducerClaim("me", 0, 0)
                 return (await engine.append("p", "x", producer=claim)).duplicate
 
             await engine.create("p", content_type="text/plain")
-            assert not await batch(0)
-            assert await batch(0)
+            assert not await batch(engine)
+            assert await batch(engine)
             replica.pause()
             with pytest.raises(Unavailable) as caught:
-                await batch(0)
+                await batch(asking)
             assert caught.value.code == "outcome-unknown"
             replica.resume()
-            assert await batch(0)
+            assert await batch(engine)
             assert (await engine.read("p")).data == b"x"
 
 

@@ -13,7 +13,7 @@ from durable_streams_redis import RedisStore, probes
 
 @asynccontextmanager
 async def opened(url: str, prefix: str, durability: str = "memory") -> AsyncIterator[RedisStore]:
-    store = RedisStore(url, prefix=prefix, durability=durability, timeout=2)
+    store = RedisStore(url, prefix=prefix, durability=durability, timeout=60)
     await store.open()
     try:
         yield store
@@ -59,7 +59,7 @@ async def test_a_server_that_died_is_away_until_it_is_back(prefix: str) -> None:
             refused = await until_fault(store, "store-away")
             assert "Redis cannot be reached" in refused.message
             server.start()
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 await until_ready(store)
 
 
