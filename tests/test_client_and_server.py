@@ -78,7 +78,7 @@ async def test_an_engine_has_no_reader_left_once_its_client_is_cancelled(live: A
             reading.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await reading
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 while streams.fanout.subscribers("a"):
                     await asyncio.sleep(0)
 

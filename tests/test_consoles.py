@@ -15,7 +15,7 @@ from ports import free_port
 
 ROOT = Path(__file__).parent.parent
 PAGES = ["README.md", "docs/getting-started.md"]
-SECONDS = 20
+SECONDS = 60
 ELISION = "…"
 BIRTH = re.compile(r"\d{16}(?=_\d{16})")
 

@@ -29,7 +29,7 @@ class Traced:
 
     async def spans(self, count: int) -> list[ReadableSpan]:
         """The next spans to end, once there are so many. A server ends its own after a response."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while len(self.exporter.get_finished_spans()) < count:
                 await asyncio.sleep(0)
         spans = list(self.exporter.get_finished_spans())

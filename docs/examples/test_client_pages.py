@@ -12,7 +12,7 @@ import pytest
 
 DOCS = Path(__file__).parent.parent
 WRITTEN = "http://127.0.0.1:4437"
-SECONDS = 30
+SECONDS = 60
 
 
 @pytest.fixture(scope="module")

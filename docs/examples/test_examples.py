@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 HERE = Path(__file__).parent
-SECONDS = 20
+SECONDS = 60
 READERS = {"python": [sys.executable, "reader.py"], "curl": ["bash", "reader.sh"]}
 ANSWER = ["You", "said", "hello", "and", "I", "am", "thinking", "about", "it"]
 
@@ -59,7 +59,10 @@ def aiohttp_app() -> Iterator[Any]:
 def test_uvicorn_can_say_farewell_to_a_live_reader_before_it_stops() -> None:
     with running("uvicorn_server.py", "0") as url:
         stream = url + "/streams/a"
-        assert httpx.put(stream, headers={"content-type": "text/plain"}).status_code == 201
+        assert (
+            httpx.put(stream, headers={"content-type": "text/plain"}, timeout=SECONDS).status_code
+            == 201
+        )
         reading = subprocess.Popen(
             ["curl", "--silent", "--show-error", "--no-buffer", stream + "?offset=-1&live=sse"],
             stdout=subprocess.PIPE,
@@ -80,10 +83,10 @@ def read(reader: Any, *arguments: Any) -> Any:
 @pytest.mark.parametrize("reader", READERS)
 def test_fastapi_writes_a_stream_that_its_clients_follow(fastapi_app: Any, reader: Any) -> None:
     chat = f"{fastapi_app}/chats/{reader}"
-    answer = httpx.post(chat, params={"prompt": "hello"})
+    answer = httpx.post(chat, params={"prompt": "hello"}, timeout=SECONDS)
     assert answer.status_code == 202
     pages = read(reader, fastapi_app + answer.json()["stream"])
-    messages = httpx.get(fastapi_app + answer.json()["stream"]).json()
+    messages = httpx.get(fastapi_app + answer.json()["stream"], timeout=SECONDS).json()
     assert messages == [{"token": word} for word in ANSWER]
     # A page is an array; one after the other they hold every message once.
     assert re.findall(r'"token":\s*"(\w+)"', pages) == ANSWER
@@ -91,14 +94,14 @@ def test_fastapi_writes_a_stream_that_its_clients_follow(fastapi_app: Any, reade
 
 @pytest.mark.parametrize("reader", READERS)
 def test_aiohttp_streams_the_output_of_a_job(aiohttp_app: Any, reader: Any, tmp_path: Path) -> None:
-    answer = httpx.post(f"{aiohttp_app}/jobs/{reader}")
+    answer = httpx.post(f"{aiohttp_app}/jobs/{reader}", timeout=SECONDS)
     assert answer.status_code == 202
     url = aiohttp_app + answer.json()["stream"]
     whole = "step 1 of 3\nstep 2 of 3\nstep 3 of 3\ndone\n"
     assert read(reader, url) == whole
 
     kept = tmp_path / "offset"
-    tail = httpx.head(url).headers["stream-next-offset"]
+    tail = httpx.head(url, timeout=SECONDS).headers["stream-next-offset"]
     kept.write_text(f"{tail.partition('_')[0]}_{12:016}")
     assert read(reader, url, str(kept)) == whole[12:]
     assert kept.read_text().strip().endswith(f"_{len(whole):016}")
@@ -106,13 +109,16 @@ def test_aiohttp_streams_the_output_of_a_job(aiohttp_app: Any, reader: Any, tmp_
 
 def test_users_that_a_cookie_names_read_their_own_streams() -> None:
     with running("cookies_app.py", "0") as url:
-        with httpx.Client(base_url=url) as ada, httpx.Client(base_url=url) as bob:
+        with (
+            httpx.Client(base_url=url, timeout=SECONDS) as ada,
+            httpx.Client(base_url=url, timeout=SECONDS) as bob,
+        ):
             for client, name in ((ada, "ada"), (bob, "bob")):
                 assert client.post("/login", params={"name": name}).status_code == 200
             assert ada.get("/streams/ada/inbox").json() == []
             assert bob.get("/streams/ada/inbox").status_code == 403
             assert ada.post("/streams/ada/inbox", json=1).status_code == 403
-        assert httpx.get(f"{url}/streams/ada/inbox").status_code == 401
+        assert httpx.get(f"{url}/streams/ada/inbox", timeout=SECONDS).status_code == 401
 
 
 def test_the_chat_takes_25_lines() -> None:
@@ -124,7 +130,10 @@ def test_the_chat_takes_25_lines() -> None:
 def test_an_answer_of_the_chat_is_a_run_of_its_user(tmp_path: Path) -> None:
     chat = ("-m", "uvicorn", "chat_app:app", "--app-dir", str(HERE), "--port", "0")
     with running(*chat, cwd=tmp_path) as url:
-        with httpx.Client(base_url=url) as ada, httpx.Client(base_url=url) as bob:
+        with (
+            httpx.Client(base_url=url, timeout=SECONDS) as ada,
+            httpx.Client(base_url=url, timeout=SECONDS) as bob,
+        ):
             for client, name in ((ada, "ada"), (bob, "bob")):
                 assert client.post("/login", params={"name": name}).status_code == 200
             prompts = ["a " * 500, "hello"]  # the first answer takes long enough to be stopped
@@ -143,4 +152,7 @@ def test_an_answer_of_the_chat_is_a_run_of_its_user(tmp_path: Path) -> None:
             whole = ada.get(second["answer"], params={"offset": "-1"}).text
             assert whole.startswith("You said “hello”, and I am")
             assert whole.endswith('{"type":"run-end","status":"done"}\n')
-        assert httpx.post(f"{url}/chat", params={"prompt": "hello"}).status_code == 401
+        assert (
+            httpx.post(f"{url}/chat", params={"prompt": "hello"}, timeout=SECONDS).status_code
+            == 401
+        )

@@ -88,7 +88,7 @@ async def test_aiohttp_believes_what_is_signed(engine: Any, root: Any) -> None:
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     url = f"http://127.0.0.1:{runner.addresses[0][1]}/hook"
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(timeout=60) as client:
         assert (await client.post(url, content=body, headers=headers)).json() == {"done": True}
         forged = await client.post(url, content=body + b" ", headers=headers)
         assert forged.status_code == 401

@@ -59,7 +59,7 @@ def browser() -> Iterator[Browser]:
 def context(browser: Browser) -> Iterator[BrowserContext]:
     """One browser profile; its pages may not log an error that a test did not expect."""
     context = browser.new_context(viewport={"width": 1200, "height": 760})
-    context.set_default_timeout(20_000)
+    context.set_default_timeout(60_000)
     yield context
     context.close()
 

@@ -37,13 +37,15 @@ class Server:
     def _wait(self) -> None:
         assert self.process.stdout is not None
         self.process.stdout.close()
-        self.process.wait(30)
+        self.process.wait(60)
 
     def request(
         self, method: str, path: str, body: bytes | None = None, **headers: str
     ) -> httpx.Response:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        response = httpx.request(method, f"{self.root}/{path}", content=body, headers=named)
+        response = httpx.request(
+            method, f"{self.root}/{path}", content=body, headers=named, timeout=60
+        )
         assert response.is_success, response.text
         return response
 

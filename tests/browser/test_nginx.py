@@ -88,7 +88,7 @@ def http(nginx: str) -> Iterator[httpx.Client]:
     trusting = ssl.create_default_context()
     trusting.check_hostname = False
     trusting.verify_mode = ssl.CERT_NONE
-    with httpx.Client(base_url=nginx, verify=trusting, timeout=40) as client:
+    with httpx.Client(base_url=nginx, verify=trusting, timeout=60) as client:
         yield client
 
 
@@ -148,7 +148,7 @@ def test_long_polls_of_one_offset_reach_the_server_as_one(
     for reader in readers:
         reader.start()
     listing = server.root + "/__ds/streams?prefix=public/"
-    while not (waiting := httpx.get(listing).json()["streams"][0]["readers"]):
+    while not (waiting := httpx.get(listing, timeout=60).json()["streams"][0]["readers"]):
         pass
     server.append("public/a", b"new", "text/plain")
     for reader in readers:
@@ -169,7 +169,7 @@ def test_long_polls_without_data_do_not_wait_for_each_other(
         reader.start()
     # Once the lock's time limit is over, each has a long-poll of its own.
     listing = server.root + "/__ds/streams?prefix=public/"
-    while httpx.get(listing).json()["streams"][0]["readers"] < len(readers):
+    while httpx.get(listing, timeout=60).json()["streams"][0]["readers"] < len(readers):
         time.sleep(0.05)
     server.append("public/a", b"new", "text/plain")
     for reader in readers:

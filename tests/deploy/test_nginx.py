@@ -41,7 +41,7 @@ def running(port: int, *command: str) -> Iterator[None]:
         yield
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(60)
 
 
 @contextmanager
@@ -96,7 +96,7 @@ def http(servers: list[Server], tmp_path_factory: pytest.TempPathFactory) -> Ite
     addresses = [server.origin.removeprefix("http://") for server in servers]
     with (
         nginx(tmp_path_factory.mktemp("nginx"), *addresses) as url,
-        httpx.Client(base_url=f"{url}/v1/stream/", timeout=40) as client,
+        httpx.Client(base_url=f"{url}/v1/stream/", timeout=60) as client,
     ):
         yield client
 
@@ -204,7 +204,7 @@ def test_nginx_never_repeats_an_append_that_was_sent(tmp_path: Path) -> None:
         broken_server(hang_up) as (second, seen_by_second),
         nginx(tmp_path, first, second) as url,
     ):
-        assert httpx.post(f"{url}/v1/stream/a", content=b"x").status_code == 502
+        assert httpx.post(f"{url}/v1/stream/a", content=b"x", timeout=60).status_code == 502
         assert len(seen_by_first + seen_by_second) == 1
 
 
@@ -214,7 +214,7 @@ def test_nginx_repeats_a_read_that_a_server_broke_off(tmp_path: Path) -> None:
         broken_server(agree) as (second, seen_by_second),
         nginx(tmp_path, first, second) as url,
     ):
-        answers = [httpx.get(f"{url}/v1/stream/a").status_code for _ in range(4)]
+        answers = [httpx.get(f"{url}/v1/stream/a", timeout=60).status_code for _ in range(4)]
         assert answers == [204] * 4
         assert seen_by_first
         assert len(seen_by_second) == 4
@@ -226,13 +226,13 @@ def test_an_append_that_reached_no_server_goes_to_the_other_one(tmp_path: Path) 
         nginx(tmp_path, f"127.0.0.1:{free_port()}", second) as url,
     ):
         for _ in range(4):
-            assert httpx.post(f"{url}/v1/stream/a", content=b"x").status_code == 204
+            assert httpx.post(f"{url}/v1/stream/a", content=b"x", timeout=60).status_code == 204
         assert len(seen) == 4
 
 
 def test_connections_to_the_servers_are_kept(tmp_path: Path) -> None:
     with broken_server(agree) as (server, seen), nginx(tmp_path, server, server) as url:
         for _ in range(8):
-            httpx.get(f"{url}/v1/stream/a").raise_for_status()
+            httpx.get(f"{url}/v1/stream/a", timeout=60).raise_for_status()
         assert len(seen) == 8
         assert len(set(seen)) <= 2

@@ -10,7 +10,7 @@ Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 
-SECONDS = 10
+SECONDS = 60
 
 CALLER: Final = ContextVar("CALLER", default="")
 """Whatever the caller of a client has set."""

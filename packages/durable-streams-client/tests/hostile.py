@@ -170,7 +170,7 @@ class Hostile:
         self._run(self._stop())
 
     def _run(self, work: Any) -> None:
-        asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
 
     async def _start(self) -> None:
         self._server = await asyncio.start_server(
@@ -190,10 +190,10 @@ class Hostile:
         await asyncio.sleep(0)  # the loop closes their sockets in its next round
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
-        """Wait, for 5 s at most, until something is so in the server."""
+        """Wait, for a minute at most, until something is so in the server."""
 
         async def wait() -> None:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 while not condition():
                     await asyncio.sleep(0.001)
 

@@ -34,7 +34,7 @@ class Peer:
 
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self._listener.settimeout(10)
+        self._listener.settimeout(60)
         self.port: int = self._listener.getsockname()[1]
 
     @property
@@ -43,7 +43,7 @@ class Peer:
 
     def accept(self) -> socket.socket:
         accepted, _ = self._listener.accept()
-        accepted.settimeout(10)
+        accepted.settimeout(60)
         return accepted
 
     def close(self) -> None:
@@ -59,7 +59,7 @@ def peer() -> Iterator[Peer]:
 
 async def connected(peer: Peer) -> tuple[httpcore.AsyncNetworkStream, socket.socket]:
     accepting = asyncio.create_task(asyncio.to_thread(peer.accept))
-    stream = await Backend().connect_tcp("127.0.0.1", peer.port, timeout=10)
+    stream = await Backend().connect_tcp("127.0.0.1", peer.port, timeout=60)
     return stream, await accepting
 
 
@@ -69,7 +69,7 @@ async def test_connecting_leaves_no_socket_wherever_it_is_cancelled() -> None:
         port = listener.getsockname()[1]
         cancelled = 0
         for rounds in range(30):
-            connecting = asyncio.create_task(Backend().connect_tcp("127.0.0.1", port, timeout=10))
+            connecting = asyncio.create_task(Backend().connect_tcp("127.0.0.1", port, timeout=60))
             for _ in range(rounds):
                 await asyncio.sleep(0)
             connecting.cancel()
@@ -92,7 +92,7 @@ async def test_what_is_not_read_is_not_received_without_end(peer: Peer) -> None:
         unread: int = stream.get_extra_info("unread_bytes")
         return unread
 
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while held() <= HIGH_WATER:
             await asyncio.sleep(0.001)
         for _ in range(100):
@@ -102,11 +102,11 @@ async def test_what_is_not_read_is_not_received_without_end(peer: Peer) -> None:
         assert sender.is_alive()
         got = 0
         while got < size:
-            got += len(await stream.read(1, timeout=30))
+            got += len(await stream.read(1, timeout=60))
             assert held() <= HIGH_WATER + 256 * 1024
     await asyncio.to_thread(sender.join)
     other.close()
-    assert await stream.read(1, timeout=10) == b""
+    assert await stream.read(1, timeout=60) == b""
     await stream.aclose()
 
 
@@ -129,7 +129,7 @@ async def test_a_peer_that_takes_nothing_is_waited_for_until_the_limit(peer: Pee
 async def test_a_peer_that_takes_its_time_gets_everything(peer: Peer) -> None:
     stream, other = await connected(peer)
     size = 16 * HIGH_WATER
-    writing = asyncio.create_task(stream.write(b"x" * size, timeout=30))
+    writing = asyncio.create_task(stream.write(b"x" * size, timeout=60))
     while not stream.get_extra_info("is_full"):
         await asyncio.sleep(0)
     assert not writing.done()
@@ -148,16 +148,16 @@ async def test_a_peer_that_takes_its_time_gets_everything(peer: Peer) -> None:
 
 async def test_a_peer_that_goes_while_it_is_written_to(peer: Peer) -> None:
     stream, other = await connected(peer)
-    writing = asyncio.create_task(stream.write(b"x" * 16 * HIGH_WATER, timeout=30))
+    writing = asyncio.create_task(stream.write(b"x" * 16 * HIGH_WATER, timeout=60))
     while not stream.get_extra_info("is_full"):
         await asyncio.sleep(0)
     # Closed with unread data: a reset.
     other.close()
     await writing  # the answer tells, or its lack
     with pytest.raises(httpcore.ReadError):
-        await stream.read(1, timeout=10)
+        await stream.read(1, timeout=60)
     with pytest.raises(httpcore.WriteError, match="closed"):
-        await stream.write(b"more", timeout=10)
+        await stream.write(b"more", timeout=60)
     await stream.aclose()
 
 
@@ -168,8 +168,8 @@ async def test_small_writes_leave_together_when_the_answer_is_waited_for(peer: P
     other.setblocking(False)
     with pytest.raises(BlockingIOError):
         other.recv(1)
-    other.settimeout(10)
-    reading = asyncio.create_task(stream.read(1, timeout=10))
+    other.settimeout(60)
+    reading = asyncio.create_task(stream.read(1, timeout=60))
     assert await asyncio.to_thread(other.recv, 100) == b"head,body"
     await asyncio.to_thread(other.sendall, b"answer")
     assert await reading == b"answer"
@@ -191,7 +191,7 @@ async def test_a_connection_tells_where_it_leads(peer: Peer) -> None:
     assert stream.get_extra_info("client_addr") == other.getpeername()
     assert stream.get_extra_info("is_readable") is False
     other.close()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not stream.get_extra_info("is_readable"):
             await asyncio.sleep(0)
     await stream.aclose()

@@ -235,7 +235,7 @@ def test_closing_a_client_ends_the_pause_before_a_repeat(server: Hostile) -> Non
     with Client(server.url, on_retry=lambda _: paused.set()) as client:
 
         def close() -> None:
-            paused.wait(10)
+            paused.wait(60)
             client.close()
 
         thread = threading.Thread(target=close)

@@ -68,7 +68,7 @@ def shared(valkey: str) -> Callable[[], Engine]:
     prefix = f"test{next(_prefixes)}"
 
     def make() -> Engine:
-        return Engine(RedisStore(redis.asyncio.Redis.from_url(valkey), prefix=prefix))
+        return Engine(RedisStore(redis.asyncio.Redis.from_url(valkey), prefix=prefix, timeout=60))
 
     return make
 

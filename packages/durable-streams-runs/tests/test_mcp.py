@@ -224,6 +224,6 @@ async def test_clients_of_the_sdk_resume_a_call_whose_connection_was_lost(
                 assert isinstance(result.content[0], TextContent)
                 return [*told, result.content[0].text]
 
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 found = await asyncio.gather(*map(call, ("one", "two")))
     assert found == [[f"{n} began", f"{n} ended", f"{n} is done"] for n in ("one", "two")]

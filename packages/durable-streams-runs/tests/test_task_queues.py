@@ -16,7 +16,7 @@ from durable_streams_client import AsyncClient
 from durable_streams_runs import RunNotFound, Runs, Status
 
 RECIPES = Path(__file__).parent / "queue_examples"
-SECONDS = 60
+SECONDS = 200
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the libraries
 

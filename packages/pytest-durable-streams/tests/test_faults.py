@@ -40,7 +40,7 @@ def test_a_refused_request_changes_nothing(streams_faults: Faults, stored: Any) 
 
 def test_a_refusal_is_the_answer_that_a_test_asks_for(streams_faults: Faults) -> None:
     streams_faults.refuse(429, retry_after=7)
-    answer = httpx.get(streams_faults.url + "a")
+    answer = httpx.get(streams_faults.url + "a", timeout=60)
     assert (answer.status_code, answer.headers["retry-after"]) == (429, "7")
 
 
@@ -65,7 +65,7 @@ def test_a_lost_response_is_that_of_a_request_that_was_carried_out(
 
 def test_a_repeated_request_is_carried_out_twice(streams_faults: Faults, stored: Any) -> None:
     streams_faults.repeat(method="POST")
-    httpx.post(streams_faults.url + "a", content=b"10", headers={"Content-Type": JSON})
+    httpx.post(streams_faults.url + "a", content=b"10", headers={"Content-Type": JSON}, timeout=60)
     assert stored.read().read_items() == [*range(10), 10, 10]
     streams_faults.repeat(method="POST")
     with streams_faults.client() as client:
@@ -87,7 +87,7 @@ def test_a_response_that_is_cut_is_read_again(
 def test_a_cut_is_after_so_many_bytes_of_the_body(streams_faults: Faults, stored: Any) -> None:
     streams_faults.cut(after=7)
     got = b""
-    with httpx.stream("GET", streams_faults.url + "a?offset=-1") as response:
+    with httpx.stream("GET", streams_faults.url + "a?offset=-1", timeout=60) as response:
         with pytest.raises(httpx.RemoteProtocolError):
             for piece in response.iter_raw():
                 got += piece
@@ -141,7 +141,9 @@ def test_chunked_requests_pass(streams_faults: Faults, stored: Any) -> None:
         yield b"1"
         yield b"0"
 
-    answer = httpx.post(streams_faults.url + "a", content=pieces(), headers={"Content-Type": JSON})
+    answer = httpx.post(
+        streams_faults.url + "a", content=pieces(), headers={"Content-Type": JSON}, timeout=60
+    )
     assert answer.status_code == 204
     assert stored.read().read_items() == list(range(11))
 
@@ -153,6 +155,6 @@ def test_what_is_no_request_is_cut_off(streams_faults: Faults, request_head: byt
     import socket
 
     port = httpx.URL(streams_faults.url).port
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         connection.sendall(request_head)
         assert connection.recv(1) == b""

@@ -20,9 +20,9 @@ def test_every_test_has_streams_of_its_own(streams_client: Client, time: str) ->
 
 def test_the_server_is_a_real_one(streams_server: StreamsServer) -> None:
     url = streams_server.url + "a"
-    assert httpx.put(url, headers={"Content-Type": JSON}).status_code == 201
+    assert httpx.put(url, headers={"Content-Type": JSON}, timeout=60).status_code == 201
     streams_server.run(streams_server.engine.append("a", {"n": 1}))
-    assert httpx.get(url).json() == [{"n": 1}]
+    assert httpx.get(url, timeout=60).json() == [{"n": 1}]
 
 
 def test_a_sync_client_follows(streams_client: Client) -> None:

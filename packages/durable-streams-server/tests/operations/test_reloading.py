@@ -203,7 +203,7 @@ async def status(port: int, target: str, token: str | None = None) -> int:
 async def hang_up(process: Any, until: bytes) -> str:
     """Send SIGHUP, and wait for a line of the log."""
     process.send_signal(signal.SIGHUP)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         said: bytes = await process.stderr.readuntil(until)
     return said.decode()
 

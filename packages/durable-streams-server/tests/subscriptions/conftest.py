@@ -59,7 +59,7 @@ class Receiver:
         return await self.answer(webhook)
 
     async def next(self) -> Webhook:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             return await self.queue.get()
 
 
@@ -114,7 +114,7 @@ class Node:
 
     async def until(self, condition: Callable[[], Awaitable[object]]) -> None:
         """Let everything else run until a condition holds."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not await condition():
                 await asyncio.sleep(0)
 

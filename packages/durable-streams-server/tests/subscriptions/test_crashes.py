@@ -25,7 +25,7 @@ class Server:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}/v1/stream/"
         self._process: asyncio.subprocess.Process | None = None
-        self.http = httpx.AsyncClient(base_url=self.url, timeout=20)
+        self.http = httpx.AsyncClient(base_url=self.url, timeout=60)
 
     async def start(self) -> None:
         self._process = await asyncio.create_subprocess_exec(
@@ -34,7 +34,7 @@ class Server:
             stdout=asyncio.subprocess.PIPE,
         )
         assert self._process.stdout is not None
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             line = await self._process.stdout.readline()
         assert b"Serving" in line, line
 
@@ -84,7 +84,7 @@ class Receiver:
         return self.answer()
 
     async def next(self) -> dict[str, Any]:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             return await self.queue.get()
 
 
@@ -119,7 +119,7 @@ async def receiver() -> AsyncIterator[Receiver]:
     await runner.cleanup()
 
 
-async def subscribe(server: Server, receiver: Receiver, lease: int = 30_000) -> None:
+async def subscribe(server: Server, receiver: Receiver, lease: int = 600_000) -> None:
     wish = {"type": "webhook", "pattern": "events/*", "webhook": {"url": receiver.url}}
     created = await server.ask("PUT", "s", {**wish, "lease_ttl_ms": lease})
     assert created.status_code == 201
@@ -205,7 +205,7 @@ async def test_a_worker_and_the_server_die_while_the_lease_is_held(server: Serve
     if busy.status_code == 409:
         assert busy.json()["error"]["code"] == "ALREADY_CLAIMED"
         wakes, offset = [], "-1"
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not any(wake["generation"] > claim["generation"] for wake in wakes):
                 answer = await server.http.get(
                     "wake/pool", params={"offset": offset, "live": "long-poll"}
@@ -237,6 +237,6 @@ async def test_killed_again_and_again_under_load_nothing_is_lost(
     while any(seen.get(path, "") < tail for path, tail in tails.items()):
         for stream in (await receiver.next())["streams"]:
             seen[stream["path"]] = max(seen.get(stream["path"], ""), stream["tail_offset"])
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while {path: await server.cursor("s", path) for path in tails} != tails:
             await asyncio.sleep(0)
