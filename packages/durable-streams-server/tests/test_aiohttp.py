@@ -15,7 +15,7 @@ class Running:
     """An application on a runner as somebody else would set it up."""
 
     def __init__(self, app: Any, **options: Any) -> None:
-        self.runner = web.AppRunner(app, shutdown_timeout=1.0, **options)
+        self.runner = web.AppRunner(app, shutdown_timeout=60, **options)
 
     async def __aenter__(self) -> Any:
         await self.runner.setup()

@@ -249,7 +249,7 @@ async def test_a_percent_encoded_query_is_read(client: Client) -> None:
 
 @asynccontextmanager
 async def running(app: web.Application) -> AsyncIterator[int]:
-    runner = web.AppRunner(app, shutdown_timeout=1.0)
+    runner = web.AppRunner(app, shutdown_timeout=60)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     try:

@@ -48,11 +48,24 @@ async def readiness(port: int) -> tuple[int, Any]:
         return answer.status, answer.json.get("code", "ready")
 
 
+PATIENT = """
+from durable_streams_server.cli.command import main
+from durable_streams_server.frontends.standalone import server
+server.FRESH_SECONDS = 60.0
+main()
+"""
+"""The command, which gives clients a minute to send a request after they connected. The usual
+quarter of a second is too short for clients on a busy machine.
+"""
+
+
 @asynccontextmanager
-async def process(*options: str, **more: Any) -> AsyncIterator[asyncio.subprocess.Process]:
+async def process(
+    *options: str, entry: tuple[str, ...] = ("-m", "durable_streams_server"), **more: Any
+) -> AsyncIterator[asyncio.subprocess.Process]:
     """The command in a process that may not be able to serve yet."""
     started = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "durable_streams_server", *options),
+        *(sys.executable, *entry, *options),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         **more,
@@ -270,7 +283,7 @@ async def test_a_roll_on_a_shared_listener_fails_no_request_and_loses_nothing(
         port = listener.getsockname()[1]
         number = listener.fileno()
         options = ["--store", f"file:{tmp_path}", "--fd", str(number), "--drain-delay", "0.3"]
-        shared = {"pass_fds": (number,)}
+        shared: dict[str, Any] = {"pass_fds": (number,), "entry": ("-c", PATIENT)}
         async with process(*options, **shared) as first:
             await serves(first)
             async with await Connection.to(port) as connection:
