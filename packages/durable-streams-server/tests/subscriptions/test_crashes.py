@@ -100,10 +100,12 @@ def acking(webhook: dict[str, Any]) -> dict[str, Any]:
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[Server]:
     server = Server(tmp_path / "data")
-    await server.start()
-    yield server
-    await server.kill()
-    await server.http.aclose()
+    try:
+        await server.start()
+        yield server
+    finally:
+        await server.kill()
+        await server.http.aclose()
 
 
 @pytest.fixture
