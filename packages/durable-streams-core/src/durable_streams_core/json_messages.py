@@ -20,6 +20,8 @@ from durable_streams_core.errors import InvalidRequest
 __all__ = ["split_json"]
 
 MAX_JSON_DEPTH: Final = 256
+_SHALLOW: Final = 2 * MAX_JSON_DEPTH
+"""Text of so many bytes cannot be nested too deep, as each level takes two."""
 _SEPARATOR: Final = b",\n"
 """What follows each stored message."""
 _WINDOW: Final = 64 * 1024
@@ -52,7 +54,7 @@ def split_json(body: bytes, *, window: int = _WINDOW) -> list[bytes]:
         _check_unicode(text, window)
     if not text.startswith(b"["):
         return [_value(text, window)]
-    return [bytes(element) for run in _runs(text, window) for element in _elements(run)]
+    return [bytes(element) for run in _runs(text, window) for element in _elements(run, window)]
 
 
 def store_json(body: bytes, *, window: int = _WINDOW) -> bytes:
@@ -62,7 +64,7 @@ def store_json(body: bytes, *, window: int = _WINDOW) -> bytes:
         _check_unicode(text, window)
     if not text.startswith(b"["):
         return _value(text, window) + _SEPARATOR
-    stored = [_stored(run) for run in _runs(text, window)]
+    stored = [_stored(run, window) for run in _runs(text, window)]
     return stored[0] if len(stored) == 1 else b"".join(stored)
 
 
@@ -90,8 +92,7 @@ def _check_unicode(text: bytes, window: int) -> None:
 
 def _value(text: bytes, window: int) -> bytes:
     """A body that is one message and not an array."""
-    # A short text cannot be nested too deep.
-    if len(text) > MAX_JSON_DEPTH and (len(text) > window or _may_be_too_deep(text)):
+    if len(text) > window or _may_be_too_deep(text):
         _Structure().read(text, 0, len(text), window)
     try:
         _VALUE.decode(text)
@@ -101,12 +102,19 @@ def _value(text: bytes, window: int) -> bytes:
 
 
 def _may_be_too_deep(text: bytes) -> bool:
-    return text.count(b"[") + text.count(b"{") > MAX_JSON_DEPTH
+    if len(text) <= _SHALLOW:
+        return False
+    # Splitting is many times faster than counting where there is little to find.
+    enough = MAX_JSON_DEPTH + 1
+    return len(text.split(b"[", enough)) + len(text.split(b"{", enough)) - 2 >= enough
 
 
 def _runs(text: bytes, window: int) -> Iterator[bytes]:
-    """The array in pieces of about a window, each an array of its own, none nested too deep."""
-    if len(text) <= window and not _may_be_too_deep(text):
+    """The array in pieces of about a window, each an array of its own.
+
+    Raises :class:`InvalidRequest` if a longer array is nested too deep.
+    """
+    if len(text) <= window:
         yield text
         return
     if not text.endswith(b"]"):
@@ -202,20 +210,20 @@ class _Structure:
         return None
 
 
-def _stored(text: bytes) -> bytes:
+def _stored(text: bytes, window: int) -> bytes:
     """The elements of an array as a stream stores them."""
     if b'"' not in text and b"{" not in text and text.rfind(b"[") == 0:
         # An array of numbers. A body can hold millions, too many to make an object of each.
         _decode(_VALUE, text)
         elements = text[1:-1].translate(None, _SPACE)
         return elements.replace(b",", _SEPARATOR) + _SEPARATOR if elements else b""
-    messages = _elements(text)
+    messages = _elements(text, window)
     # An empty one at the end has the last message followed by a separator too.
     return _SEPARATOR.join([*messages, b""]) if messages else b""
 
 
-def _elements(text: bytes) -> Sequence[bytes] | Sequence[msgspec.Raw]:
-    """The elements of an array, each on one line."""
+def _elements(text: bytes, window: int) -> Sequence[bytes] | Sequence[msgspec.Raw]:
+    """The elements of an array, each on one line, none nested too deep."""
     elements: Sequence[bytes] | Sequence[msgspec.Raw]
     try:
         elements = _ARRAY.decode(text)
@@ -229,6 +237,10 @@ def _elements(text: bytes) -> Sequence[bytes] | Sequence[msgspec.Raw]:
             position = harmless.index(shape, position)
             elements.append(text[position : position + len(shape)])
             position += len(shape)
+    # Of a longer text it is known already. Most elements are too short for it.
+    longest = max(map(len, elements), default=0)
+    if longest > _SHALLOW and len(text) <= window and _may_be_too_deep(text):
+        _Structure().read(text, 1, len(text) - 1, window)
     if b"\n" in text or b"\r" in text:
         return [_one_line(bytes(element)) for element in elements]
     return elements
