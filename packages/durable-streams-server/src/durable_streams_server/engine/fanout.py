@@ -15,7 +15,8 @@ import asyncio
 import logging
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
-from itertools import islice
+from itertools import groupby, islice
+from operator import itemgetter
 from time import perf_counter
 from typing import Protocol
 
@@ -26,8 +27,8 @@ from durable_streams_server.engine.meter import EngineMeter
 
 log = logging.getLogger("durable_streams_server.engine")
 
-SLICE = 256
-"""Subscribers notified in one turn of the loop: about two milliseconds."""
+SLICE = 64
+"""Subscribers notified in one turn of the loop: about a millisecond."""
 FEW = 16
 """A stream with at most this many subscribers is never sliced."""
 BACKLOG_CHANGES = 256
@@ -198,22 +199,29 @@ class StreamSubscribers:
         assert backlog is not None
         members = self.members
         count = 0
-        waited: dict[int, int] = {}
-        for subscriber in tuple(islice(members, most)):
-            number = members.get(subscriber)
-            if number is None or number == self._last:
-                # It left while another was notified, or fewer than a slice were behind.
-                continue
-            del members[subscriber]
-            members[subscriber] = self._last
-            count += 1
-            waited[number] = waited.get(number, 0) + 1
-            try:
-                subscriber.notify(backlog.since(number))
-            except Exception:
-                log.exception("a live reader failed")
-        for number, subscribers in waited.items():
-            lag.observe(backlog.age(number), subscribers)
+        for number, equally_behind in groupby(tuple(islice(members.items(), most)), itemgetter(1)):
+            last = self._last
+            if number == last:
+                # Fewer than a slice were behind.
+                break
+            notification = backlog.since(number)
+            before = count
+            for subscriber, _ in equally_behind:
+                if subscriber not in members:
+                    # It left while another was notified.
+                    continue
+                if last != self._last:
+                    # Another change was published while one was notified.
+                    last = self._last
+                    notification = backlog.since(number)
+                del members[subscriber]
+                members[subscriber] = last
+                count += 1
+                try:
+                    subscriber.notify(notification)
+                except Exception:
+                    log.exception("a live reader failed")
+            lag.observe(backlog.age(number), count - before)
         self._check_caught_up()
         return count
 

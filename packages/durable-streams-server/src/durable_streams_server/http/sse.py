@@ -2,6 +2,7 @@
 
 import asyncio
 from enum import Enum
+from typing import Final
 
 from durable_streams_core.content import Kind, incomplete_suffix
 from durable_streams_core.entities import Change
@@ -30,6 +31,10 @@ class SsePhase(Enum):
     LIVE = "live"
     """It has everything, and frames are sent as they are committed."""
     ENDED = "ended"
+
+
+# Looking a member up in its enum costs more than calling a function.
+_LIVE: Final = SsePhase.LIVE
 
 
 class SseReader(live.Reader):
@@ -112,7 +117,7 @@ class SseReader(live.Reader):
         change = notification.change
         if (
             notification.start == self.position
-            and self._phase is SsePhase.LIVE
+            and self._phase is _LIVE
             and not self._full
             and change is not None
             and change.timeline == self.timeline

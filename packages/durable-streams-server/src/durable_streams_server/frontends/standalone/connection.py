@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 # Looking a member up in its enum costs more than calling a function.
 _OPEN: Final = ConnectionPhase.OPEN
 _ENDING: Final = ConnectionPhase.ENDING
+_LOST: Final = ConnectionPhase.LOST
 MAX_HELD = 64 * 1024
 """Bytes held unread behind a response before the socket is not read any more."""
 
@@ -58,8 +59,8 @@ class Connection(Sender):
     """
 
     __slots__ = (
-        "_advancing", "_head", "_head_begun", "_incoming", "_live", "_receiver", "_secure",
-        "_stalled", "_waiting", "opened_at",
+        "_advancing", "_chunked", "_head", "_head_begun", "_incoming", "_live", "_receiver",
+        "_secure", "_stalled", "_waiting", "opened_at",
     )  # fmt: skip
 
     def __init__(self, server: "StandaloneServer", *, secure: bool) -> None:
@@ -77,6 +78,8 @@ class Connection(Sender):
         """The pending response, permission or live response that is waited for."""
         self._live: Live | None = None
         """The live response that is being sent, which is what is waited for."""
+        self._chunked = False
+        """Whether the frames of the live response are sent as chunks."""
         self._advancing = False
         self._stalled = False
         """Whether the socket is not read, because enough is held."""
@@ -374,7 +377,8 @@ class Connection(Sender):
     def _go_live(self, head: ReceivedHead, live: Live) -> None:
         self._waiting = self._live = live
         keep = head.keep_alive and not head.old and not self._server.closing
-        framing = wire.CHUNKED if not head.old else b""
+        self._chunked = not head.old
+        framing = wire.CHUNKED if self._chunked else b""
         if not keep:
             framing += wire.CLOSE
         self._out.append(
@@ -385,15 +389,16 @@ class Connection(Sender):
 
     def write(self, frame: bytes) -> bool:
         """A live response's frame; False if no more should come until it is drained."""
-        if self._phase is ConnectionPhase.LOST or self._transport.is_closing():
+        transport = self._transport
+        if self._phase is _LOST or transport.is_closing():
             return False
-        if self._head is not None and not self._head.old:
+        if self._chunked:
             frame = self._server.framed(frame)
         if self._out:
             self._out.append(frame)
             self._push()
         else:
-            self._transport.write(frame)
+            transport.write(frame)
         return not self._paused
 
     def end(self) -> None:
@@ -404,7 +409,7 @@ class Connection(Sender):
         if self._observer is not None:
             self._report(self._live.response.status, self._live.sent)
         self._waiting = self._live = None
-        if not head.old:
+        if self._chunked:
             self._out.append(wire.LAST_CHUNK)
         if head.old or not head.keep_alive or self._server.closing:
             self._phase = ConnectionPhase.ENDING
