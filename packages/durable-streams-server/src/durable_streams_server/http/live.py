@@ -8,7 +8,8 @@ notification.
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import ClassVar
 
 from durable_streams_core.entities import Change
@@ -22,6 +23,7 @@ from durable_streams_server.engine.engine import Engine
 from durable_streams_server.engine.fanout import SLICE, Notification
 from durable_streams_server.engine.pages import Page
 from durable_streams_server.http.options import Options
+from durable_streams_server.http.time_limits import TimeLimits
 
 log = logging.getLogger("durable_streams_server.http")
 
@@ -37,10 +39,12 @@ class Readers:
     def __init__(self, engine: Engine, options: Options) -> None:
         self.engine = engine
         self.options = options
+        self.time_limits = TimeLimits(options.long_poll_timeout)
         self.retry = b"retry: %d\n" % round(options.sse_retry * 1000)
         """The first line of an SSE response: after how many milliseconds a browser reconnects."""
         self._readers: set[Reader] = set()
-        self._timer: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        """The loop that calls :meth:`_tick`; it may have been closed, and another be in use."""
         self._frames: ByteCache[tuple[str, bytes, int, int, bool], bytes] = ByteCache(
             KEPT_FRAME_BYTES
         )
@@ -65,19 +69,17 @@ class Readers:
     def add(self, reader: "Reader") -> None:
         self._readers.add(reader)
         self.waiting[reader.mode] += 1
-        if self._timer is None:
-            loop = asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            self._loop = loop
             self.now = loop.time()
-            self._timer = loop.call_later(TICK_SECONDS, self._tick)
+            loop.call_later(TICK_SECONDS, self._tick)
 
     def discard(self, reader: "Reader") -> None:
         if reader in self._readers:
             self._readers.remove(reader)
             self.waiting[reader.mode] -= 1
             self._sent += reader.sent
-        if not self._readers and self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
 
     def data_event(self, page: Page, data: bytes, *, base64: bool) -> bytes:
         """The data event of a page, encoded once for all who read the same bytes."""
@@ -90,25 +92,30 @@ class Readers:
         return frame
 
     def _tick(self) -> None:
+        if not self._readers:
+            self._loop = None
+            return
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(TICK_SECONDS, self._tick)
+        loop.call_later(TICK_SECONDS, self._tick)
         self.now = loop.time()
-        self._pass_on(tuple(self._readers), self.now)
+        self._pass_on(iter(tuple(self._readers)), self.now)
 
-    def _pass_on(self, readers: Sequence["Reader"], now: float) -> None:
+    def _pass_on(self, readers: Iterator["Reader"], now: float) -> None:
         """Tell readers the time, a slice of them in each turn of the loop."""
-        for reader in readers[:SLICE]:
+        told = tuple(islice(readers, SLICE))
+        for reader in told:
             try:
                 if reader in self._readers:
                     reader.tick(now)
             except Exception:
                 log.exception("a live reader's timer failed")
-        if len(readers) > SLICE:
-            asyncio.get_running_loop().call_soon(self._pass_on, readers[SLICE:], now)
+        if len(told) == SLICE:
+            asyncio.get_running_loop().call_soon(self._pass_on, readers, now)
 
     def close(self) -> None:
         """Answer every long-poll and end every SSE response, as at a time limit."""
         self.closing = True
+        self.time_limits.close()
         for reader in tuple(self._readers):
             reader.finish()
 

@@ -1,8 +1,8 @@
 """A long-poll: one page, waited for at the tail (§5.7)."""
 
-import asyncio
 from collections.abc import Callable
 from enum import Enum
+from typing import Final
 
 import msgspec
 
@@ -23,10 +23,16 @@ class LongPollPhase(Enum):
     ENDED = "ended"
 
 
+# Looking a member up in its enum costs more than calling a function.
+_WAITING: Final = LongPollPhase.WAITING
+_READING: Final = LongPollPhase.READING
+_ENDED: Final = LongPollPhase.ENDED
+
+
 class LongPoll(Reader):
     """Waits at the tail for one page (§5.7)."""
 
-    __slots__ = ("_cursor", "_missed", "_pending", "_phase", "_respond", "_timer")
+    __slots__ = ("_cursor", "_missed", "_pending", "_phase", "_respond")
 
     mode = LIVE_LONG_POLL
 
@@ -43,24 +49,23 @@ class LongPoll(Reader):
         self._cursor = cursor
         self._pending = pending
         self._respond = respond
-        self._phase = LongPollPhase.WAITING
+        self._phase = _WAITING
         self._missed = False
         """Whether something happened while a page was read."""
         pending.on_cancel(self.leave)
         self.enlist()
-        timeout = registration.readers.options.long_poll_timeout
-        self._timer = asyncio.get_running_loop().call_later(timeout, self.finish)
+        registration.readers.time_limits.add(self)
         if registration.missed:
             self._look(None)
 
     def leave(self) -> None:
-        self._phase = LongPollPhase.ENDED
+        self._phase = _ENDED
         super().leave()
-        self._timer.cancel()
+        self._readers.time_limits.discard(self)
 
     def notify(self, notification: Notification) -> None:
         change = notification.change
-        if self._phase is not LongPollPhase.WAITING:
+        if self._phase is not _WAITING:
             # The page that is being read may be older than this.
             self._missed = True
             return
@@ -91,17 +96,17 @@ class LongPoll(Reader):
         return Page(head, birth, start, change.tail, data, True, change.closed, change.timeline)
 
     def _look(self, notification: Notification | None) -> None:
-        self._phase = LongPollPhase.READING
+        self._phase = _READING
         self._missed = False
         self.read(self.engine.limits.page_bytes, self._looked, notification)
 
     def _looked(self, page: Page | ProtocolError) -> None:
-        if self._phase is LongPollPhase.ENDED:
+        if self._phase is _ENDED:
             return
         if isinstance(page, ProtocolError) or page.data or page.closed:
             self._complete(page)
             return
-        self._phase = LongPollPhase.WAITING
+        self._phase = _WAITING
         if self._missed:
             self._look(None)
 
@@ -110,11 +115,11 @@ class LongPoll(Reader):
         if self._task is not None:
             self._task.cancel()
             self._task = None
-        self._phase = LongPollPhase.READING
+        self._phase = _READING
         self.read(self.engine.limits.page_bytes, self._complete)
 
     def _complete(self, page: Page | ProtocolError) -> None:
-        if self._phase is LongPollPhase.ENDED:
+        if self._phase is _ENDED:
             return
         self._task = None
         self.leave()
