@@ -7,7 +7,7 @@ so a page is right for as long as the stream's head is the one that it was made 
 
 from collections import OrderedDict
 from collections.abc import Callable, Generator
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -21,6 +21,8 @@ from durable_streams_core.store import LocalStore, RemoteStore, Store
 from durable_streams_core.streams import Birth, Origin, birth_of
 from durable_streams_server.caches import ByteCache, TwoGenerationCache
 
+# Looking a member up in its enum costs more than calling a function.
+_JSON: Final = Kind.JSON
 MAX_ANCESTORS = 65_536
 MAX_KEPT = 256
 MAX_KEPT_BYTES = 16 * 1024
@@ -89,6 +91,22 @@ def check_live(head: Head | None, now: int) -> Head:
     return head
 
 
+def _is_quiet_tail(head: Head, offset: Offset) -> bool:
+    """Whether an offset is the tail of a stream that is served whatever time it is."""
+    return (
+        offset.position == head.tail
+        and offset.timeline == head.timeline
+        and head.state == LIVE
+        and not head.deadline
+    )
+
+
+def _end_of(head: Head) -> Page:
+    """The page at the tail, which has no bytes."""
+    tail = head.tail
+    return Page(head, birth_of(head), tail, tail, b"", True, head.closed, head.tail_timeline)
+
+
 class Pages:
     """Reads pages from one store."""
 
@@ -131,9 +149,14 @@ class Pages:
     def _make_nowait(
         self, local: LocalStore, path: str, offset: Offset | None, limit: int
     ) -> Page | None:
+        facts = local.peek(path)
+        head = None if facts is None else facts.head
+        if head is not None and offset is not None and _is_quiet_tail(head, offset):
+            return _end_of(head)
         steps = self.steps(path, offset, limit)
         try:
-            need = next(steps)
+            next(steps)
+            need = steps.send(head)
             while True:
                 if need.incarnation is None:
                     facts = local.peek(need.path)
@@ -243,7 +266,7 @@ class Pages:
             check_in_range(position, head.tail)
         # To see whether a JSON page begins between messages, it is read from the byte before.
         # A fork's own bytes always begin there.
-        look_back = int(birth.kind is Kind.JSON and position not in (0, head.start))
+        look_back = int(birth.kind is _JSON and position not in (0, head.start))
         while position != head.tail:
             # A store that is elsewhere takes appends between the look and the read, and reads the
             # bytes together with their head. Asked only for what the look saw, it would never show
@@ -268,7 +291,7 @@ class Pages:
             limit *= 4
         else:
             # Also where the store lost everything between the look and the read.
-            return Page(head, birth, position, position, b"", True, head.closed, head.tail_timeline)
+            return _end_of(head)
         if length < len(data):
             data = data[:length]
         end = position + length

@@ -11,7 +11,7 @@ from durable_streams_server.http import names
 from durable_streams_server.http.assets import load_assets
 from durable_streams_server.http.headers import CommonHeaders
 from durable_streams_server.http.live import Readers
-from durable_streams_server.http.messages import Header, RequestHead, Response
+from durable_streams_server.http.messages import Header, RequestHead, Response, to_lines
 from durable_streams_server.http.options import Options
 from durable_streams_server.http.targets import encode_path
 from durable_streams_server.subscriptions.urls import public_origin
@@ -34,9 +34,8 @@ class Context:
         """Listings under way, which share each turn of the event loop."""
         self.times_commits = False
         """Whether exchanges note when their commit began and ended."""
-        self.cache: Header = (
-            names.CACHE_CONTROL,
-            page_cache_control(public=options.public).encode(),
+        self.cache_line = to_lines(
+            [(names.CACHE_CONTROL, page_cache_control(public=options.public).encode())]
         )
         public_url = options.public_url
         self._public_url = None if public_url is None else public_origin(public_url)

@@ -6,6 +6,7 @@ from durable_streams_core.protocol import JSON_CONTENT_TYPE, SSE_CONTENT_TYPE
 from durable_streams_core.streams import Birth
 from durable_streams_server.engine.pages import Page
 from durable_streams_server.http import names
+from durable_streams_server.http.compression import GZIP
 from durable_streams_server.http.messages import Header, to_lines
 
 NOSNIFF: Header = (b"x-content-type-options", b"nosniff")
@@ -57,6 +58,20 @@ def page_lines(common: bytes, page: Page) -> bytes:
     if page.closed:
         lines += _CLOSED_LINE
     return lines
+
+
+NO_STORE_LINE = to_lines([NO_STORE])
+NO_CACHE_LINE = to_lines([NO_CACHE])
+VARY_ENCODING_LINE = to_lines([VARY_ENCODING])
+GZIP_LINE = to_lines([(names.CONTENT_ENCODING, GZIP.encode())])
+
+
+def cursor_line(cursor: str) -> bytes:
+    return b"%b: %b\r\n" % (names.STREAM_CURSOR, cursor.encode())
+
+
+def etag_line(tag: str) -> bytes:
+    return b"%b: %b\r\n" % (names.ETAG, tag.encode())
 
 
 def content_type(birth: Birth) -> Header:

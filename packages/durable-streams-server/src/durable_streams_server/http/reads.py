@@ -22,12 +22,10 @@ from durable_streams_server.http.live import Registration
 from durable_streams_server.http.longpoll import LongPoll
 from durable_streams_server.http.messages import (
     AnyResponse,
-    Header,
     Live,
     Pending,
     Response,
     awaited,
-    to_lines,
 )
 from durable_streams_server.http.parsing import parse_query
 from durable_streams_server.http.sse import SseReader, needs_base64, page_bytes
@@ -154,14 +152,14 @@ class Reading(Exchange):
 
     def _caught_up(self, page: Page, *, now: bool) -> Response | Pending:
         if now:
-            lines = self._page_lines(page, [headers.NO_STORE])
+            lines = self._page_lines(page, headers.NO_STORE_LINE)
             return Response(200, body=to_page(page.birth.kind, b""), lines=lines)
         return self._page_response(page, None)
 
-    def _page_lines(self, page: Page, fields: list[Header]) -> bytes:
-        """The headers of a page's response: those of every page, and the given ones."""
+    def _page_lines(self, page: Page, more: bytes) -> bytes:
+        """The headers of a page's response: those of every page, and ``more``."""
         common = self._context.common_headers.lines(self._common)
-        return headers.page_lines(common, page) + to_lines(fields)
+        return headers.page_lines(common, page) + more
 
     def _page_response(self, page: Page, cursor: str | None) -> Response | Pending:
         context = self._context
@@ -184,29 +182,29 @@ class Reading(Exchange):
                 return kept
         # Only a page with more behind it says the same for ever. One that reaches the tail grows,
         # and a cache that kept it would hide appends, a close and a deletion.
-        fields = [headers.NO_CACHE if page.up_to_date else context.cache]
+        lines = headers.NO_CACHE_LINE if page.up_to_date else context.cache_line
         if cursor is not None and not page.closed:
-            fields.append((names.STREAM_CURSOR, cursor.encode()))
+            lines += headers.cursor_line(cursor)
         if compressible:
-            fields.append(headers.VARY_ENCODING)
+            lines += headers.VARY_ENCODING_LINE
         tag = etag(
             page.head, page.start, page.offset, page.closed, coding, more=not page.up_to_date
         )
-        fields.append((names.ETAG, tag.encode()))
+        lines += headers.etag_line(tag)
         if conditions is not None:
             try:
                 conditions.check_page(tag)
             except PreconditionFailed as error:
                 return self.problem(error)
             if conditions.is_fresh(tag):
-                return Response(304, lines=self._page_lines(page, fields))
+                return Response(304, lines=self._page_lines(page, lines))
         body = to_page(birth.kind, page.data)
         if coding:
-            fields.append((names.CONTENT_ENCODING, coding.encode()))
+            lines += headers.GZIP_LINE
             if len(body) >= compression.OFF_LOOP_BYTES:
-                return self._later(self._compressed(self._page_lines(page, fields), body))
+                return self._later(self._compressed(self._page_lines(page, lines), body))
             body = compression.compress(body)
-        response = Response(200, body=body, lines=self._page_lines(page, fields))
+        response = Response(200, body=body, lines=self._page_lines(page, lines))
         if plain:
             context.keep(page, self._common, coding, response)
         return response
@@ -240,10 +238,10 @@ class Reading(Exchange):
     def _polled(self, page: Page, cursor: str) -> Response | Pending:
         if page.data:
             return self._page_response(page, cursor)
-        fields = [headers.NO_STORE]
+        lines = headers.NO_STORE_LINE
         if not page.closed:
-            fields.append((names.STREAM_CURSOR, cursor.encode()))
-        return Response(204, lines=self._page_lines(page, fields))
+            lines += headers.cursor_line(cursor)
+        return Response(204, lines=self._page_lines(page, lines))
 
     # Events (§5.8).
 
@@ -260,7 +258,7 @@ class Reading(Exchange):
         if page.closed and not page.data and self._resumed_offset() is not None:
             # It has everything. 204 is what stops an EventSource from reconnecting for ever.
             registration.leave()
-            return Response(204, lines=self._page_lines(page, [headers.NO_STORE]))
+            return Response(204, lines=self._page_lines(page, headers.NO_STORE_LINE))
         fields = [*self._common, headers.SSE_TYPE, headers.NO_CACHE, (b"x-accel-buffering", b"no")]
         if needs_base64(page):
             fields.append(headers.SSE_BASE64)
