@@ -272,7 +272,7 @@ def test_help_names_every_option() -> None:
         (["--store", "memory:x"], "Use memory: alone"),
         (["--host", "no.such.host.invalid", "--port", "0"], "Check --host and --port"),
         (["--tls-key", __file__], "--tls-key needs --tls-cert"),
-        (["--tls-cert", __file__], "not in PEM"),
+        (["--tls-cert", __file__], "both in PEM"),
         (["--port", "70000"], "70000 is not in the range"),
         (["--front-end", "carrier-pigeon"], "is not one of"),
         (["--log-level", "loud"], "is not one of"),

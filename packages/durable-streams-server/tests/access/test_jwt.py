@@ -334,6 +334,22 @@ async def test_an_unknown_key_is_looked_for_at_most_twice_a_minute(
     assert issuer.requests == 2
 
 
+@pytest.mark.parametrize(
+    "purpose",
+    [
+        {"use": "enc"}, {"use": ["sig"]}, {"key_ops": ["sign"]}, {"key_ops": []},
+        {"key_ops": "verify"}, {"key_ops": {"verify": True}}, {"key_ops": None},
+        {"use": "sig", "key_ops": ["encrypt", "wrapKey"]},
+    ],
+)  # fmt: skip
+def test_a_key_that_is_published_for_another_purpose_verifies_nothing(
+    purpose: dict[str, object],
+) -> None:
+    assert jwks.algorithms_of(public(KEY, "one")) == {"ES256"}
+    assert jwks.algorithms_of({**public(KEY, "one"), "use": "sig", "key_ops": ["verify"]})
+    assert not jwks.algorithms_of({**public(KEY, "one"), **purpose})
+
+
 async def test_keys_survive_a_change_of_the_rules_while_their_address_is_away(
     issuer: Issuer, ticks: Ticks
 ) -> None:

@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from observing import Recorder
 from remote import RemoteStore
+from servers import SERVERS
 from wire import Client, Events, request_bytes
 from wire import Connection as RawConnection
 
-from durable_streams_server import Engine
+from durable_streams_server import Engine, MemoryStore
 from durable_streams_server.frontends.mount import Mount
 from durable_streams_server.frontends.standalone import StandaloneServer
 from durable_streams_server.frontends.standalone.connection import Connection
@@ -180,6 +181,32 @@ async def test_a_shutdown_reports_its_live_readers(client: Client, recorder: Rec
     await answer
     await recorder.count(2)
     assert sorted(report[:2] for report in recorder.reports) == [("long-poll", 204), ("sse", 200)]
+
+
+# An ASGI application never learns of what its server refuses.
+@pytest.mark.parametrize("name", ["aiohttp", "standalone"])
+@pytest.mark.parametrize(
+    "malformed",
+    [
+        b"GET /a HTTP/1.1\r\nHost: x\r\nAuthorization Bearer: b\r\n\r\n",
+        b"\x16\x03\x01 hello\r\n\r\n",
+    ],
+    ids=["header", "TLS"],
+)
+async def test_bytes_that_are_not_a_request_are_reported_without_a_method(
+    name: str, malformed: bytes
+) -> None:
+    mount = Mount(MemoryStore(), Options(), None)
+    recorder = Recorder()
+    mount.handler.observe(recorder)
+    async with mount.running(), SERVERS[name](mount, "/") as port:
+        async with await RawConnection.to(port) as connection:
+            await connection.request("GET", "/s")
+            await connection.send(malformed)
+            assert (await connection.answer()).status == 400
+        await recorder.count(2)
+    statuses = [(report.status, report.target) for report in recorder.reports]
+    assert statuses == [(404, "/s"), (400, "")]
 
 
 # The standalone server, however its bytes are cut.

@@ -1,10 +1,12 @@
 """The handler of the command's log: lines in order and whole, and no waiting for their reader."""
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
 from collections.abc import Iterator
+from typing import NoReturn
 
 import pytest
 from command_process import ended, running
@@ -205,3 +207,28 @@ def test_an_entry_whose_event_loop_ended_at_once_delays_none_of_the_next_loop(pi
 
     asyncio.run(write("a"))
     assert len(asyncio.run(write_and_wait()).splitlines()) == 2
+
+
+def test_a_line_is_written_though_its_event_loop_ends_meanwhile(pipe: Pipe) -> None:
+    taken: list[bytes] = []
+
+    class Ended(asyncio.SelectorEventLoop):
+        """Says what a loop says that is closed between the question whether it runs and this."""
+
+        def call_soon_threadsafe(self, *_: object, **__: object) -> NoReturn:
+            taken.append(pipe.take())
+            raise RuntimeError("Event loop is closed")
+
+    handler = LineHandler(pipe.writing, LineFormatter())
+
+    async def write() -> None:
+        os.set_blocking(pipe.writing, False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(pipe.writing, b"x" * PIECE)
+        handler.handle(record("the last"))
+
+    with asyncio.Runner(loop_factory=Ended) as runner:
+        runner.run(write())
+    assert taken
+    assert b"the last" in pipe.take()

@@ -12,6 +12,12 @@ from typing import Any
 import pytest
 from command_process import ended, running
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 from server_certificates import write_certificate
 from wire import Connection
 
@@ -102,14 +108,24 @@ def foreign_key(pem: Path) -> None:
     pem.write_bytes(key + shown[1] + shown[2])
 
 
-@pytest.mark.parametrize("broken", [nothing, text, half, foreign_key])
+def passphrase(pem: Path) -> None:
+    content = pem.read_bytes()
+    key = load_pem_private_key(content, None)
+    shown = content.partition(b"-----BEGIN CERTIFICATE")
+    hidden = key.private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"nobody is asked for it")
+    )
+    pem.write_bytes(hidden + shown[1] + shown[2])
+
+
+@pytest.mark.parametrize("broken", [nothing, text, half, foreign_key, passphrase])
 async def test_a_broken_certificate_keeps_the_old_one_and_says_so(
     broken: Callable[[Path], None], pem: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     certificate = Certificate(str(pem), None)
     broken(pem)
     assert not reload_all([certificate])
-    assert f"the certificate {pem} is kept as it was" in caplog.text
+    assert f"the certificate {pem} is kept as it was: {pem} must hold a" in caplog.text
     async with Engine("memory:") as engine:
         address = Address("127.0.0.1", 0, tls=certificate.context)
         mount = Mount(engine, Options(health=True), None)

@@ -212,9 +212,13 @@ class FetchedKeys:
 def algorithms_of(jwk: object) -> frozenset[str]:
     """The algorithms that a JWK may verify: those of its type, and of these the one it names.
 
-    None for a shared secret or a private key: whoever can read the address could sign.
+    None for a shared secret or a private key: whoever can read the address could sign. And none for
+    a key that is published for another purpose (RFC 7517 §4.2, §4.3).
     """
     if not isinstance(jwk, dict) or jwk.get("use", "sig") != "sig" or "d" in jwk:
+        return frozenset()
+    purposes = jwk.get("key_ops", ["verify"])
+    if not isinstance(purposes, list) or "verify" not in purposes:
         return frozenset()
     match jwk.get("kty"):
         case "RSA":

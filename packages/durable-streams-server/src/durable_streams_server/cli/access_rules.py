@@ -48,7 +48,7 @@ class AccessRules:
     @property
     def label(self) -> str:
         """The name of the part, for people."""
-        return f"the access rules in {self._path}"
+        return f"the file of access rules {self._path}"
 
     def serve(self, engine: Engine) -> None:
         """The engine whose quotas follow the file."""

@@ -106,9 +106,7 @@ def certificate_of(settings: Settings) -> Certificate | None:
     try:
         return Certificate(certificate, key, client_ca)
     except (OSError, ValueError) as error:
-        raise click.ClickException(
-            f"{key or certificate} does not hold the certificate's key, or not in PEM: {error}"
-        ) from error
+        raise click.ClickException(str(error)) from error
 
 
 def address_of(settings: Settings, certificate: Certificate | None) -> Address:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from urllib.parse import unquote
 
 from aiohttp import HttpVersion11, hdrs, web
-from aiohttp.abc import AbstractStreamWriter
+from aiohttp.abc import AbstractAccessLogger, AbstractStreamWriter
 from aiohttp.http import SERVER_SOFTWARE
 from multidict import CIMultiDict
 
@@ -23,6 +23,7 @@ from durable_streams_server.engine.limits import Limits
 from durable_streams_server.frontends.mount import Mount, Streams
 from durable_streams_server.http import wire
 from durable_streams_server.http.exchange import Exchange
+from durable_streams_server.http.handler import Handler
 from durable_streams_server.http.messages import (
     AnyResponse,
     Live,
@@ -309,6 +310,41 @@ class _Caller:
         if observer is not None:
             received = self._request.content.total_bytes
             observer.finished(self, status, received, sent, self._began)
+
+
+class _Refused:
+    """The sender of what aiohttp refused to take for a request."""
+
+    exchange = None
+    method = target = ""
+
+    def __init__(self, request: web.BaseRequest) -> None:
+        self._request = request
+
+    @property
+    def peer(self) -> str:
+        return self._request.remote or ""
+
+    def header(self, name: bytes) -> bytes | None:
+        """None: nobody could read its head."""
+
+
+def refusals_of(handler: Handler) -> type[AbstractAccessLogger]:
+    """An ``access_log_class`` for a runner of aiohttp's, which reports what aiohttp answers itself:
+    a request that it cannot read never comes to an application.
+    """
+
+    class Refusals(AbstractAccessLogger):
+        def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
+            observer = handler.observer
+            if observer is not None and _CALLER not in request:
+                observer.finished(_Refused(request), response.status, 0, 0, perf_counter() - time)
+
+        @property
+        def enabled(self) -> bool:
+            return handler.observer is not None
+
+    return Refusals
 
 
 async def _receive(request: web.Request, exchange: Exchange) -> bytes | None:

@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 import msgspec
 from aiohttp import web
 
-from durable_streams_server.frontends.aiohttp import application
+from durable_streams_server.frontends.aiohttp import application, refusals_of
 from durable_streams_server.frontends.aiohttp_log import log
 from durable_streams_server.frontends.mount import Mount
 from durable_streams_server.frontends.sockets import BACKLOG, listen_at, listen_at_path, port_of
@@ -67,7 +67,8 @@ async def aiohttp_server(mount: Mount, root: str, address: Address) -> AsyncIter
     runner = web.AppRunner(
         application(mount, root),
         handler_cancellation=True,
-        access_log=None,
+        access_log=log,
+        access_log_class=refusals_of(mount.handler),
         logger=log,
         auto_decompress=False,
         lingering_time=LINGER_SECONDS,

@@ -55,7 +55,16 @@ class Certificate:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_alpn_protocols(["http/1.1"])
-        context.load_cert_chain(*self._files)
+        certificate, key = self._files
+        try:
+            # Without a password here OpenSSL would ask for one at the terminal, and wait.
+            context.load_cert_chain(certificate, key, "")
+        except OSError as error:
+            # OpenSSL names neither the files nor what they should hold.
+            raise OSError(
+                f"{certificate} must hold a certificate chain and {key or 'the same file'} its key, "
+                f"both in PEM and without a passphrase, and they must belong together: {error}"
+            ) from error
         return context, "" if self._client_ca is None else _demand(context, self._client_ca)
 
     def _read_end(self) -> datetime:

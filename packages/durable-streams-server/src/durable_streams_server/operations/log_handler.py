@@ -96,14 +96,22 @@ class LineHandler(logging.Handler):
             self._follow_loop()
             loop = self._loop
             if loop is None or not loop.is_running():
-                self._is_due = False
-                self._write(PATIENCE_SECONDS)
+                self._write_now()
             elif not self._write() and not self._is_due:
                 self._is_due = True
-                # This may be a thread beside the loop's.
-                loop.call_soon_threadsafe(loop.call_later, RETRY_SECONDS, self._write_due)
+                try:
+                    # This may be a thread beside the loop's.
+                    loop.call_soon_threadsafe(loop.call_later, RETRY_SECONDS, self._write_due)
+                except RuntimeError:
+                    # The loop ended meanwhile.
+                    self._write_now()
         finally:
             self.release()
+
+    def _write_now(self) -> None:
+        """Write what waits, where no event loop would do so later."""
+        self._is_due = False
+        self._write(PATIENCE_SECONDS)
 
     def _format_entries(self) -> None:
         entries = self._entries
