@@ -6,6 +6,6 @@ export default defineConfig({
     // A test that passes at the second try has found something.
     retry: 0,
     // The suite sets its own time limits where it waits; this one is for everything else.
-    testTimeout: 20_000,
+    testTimeout: 60_000,
   },
 })
