@@ -27,6 +27,15 @@ FRAMING = {b"date", b"server", b"connection", b"content-length", b"transfer-enco
 SENTINEL = GET.replace(b"/s ", b"/the-end ") + b"\r\n"
 
 
+@pytest.fixture(autouse=True)
+def clients_take_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A refused client has a minute to send the rest, not half a second: a busy machine may stop it
+    in the middle, and what it sends after that would reset the connection.
+    """
+    sending = "durable_streams_server.frontends.standalone.sending"
+    monkeypatch.setattr(f"{sending}.LINGER_SECONDS", 60.0)
+
+
 async def on_standalone(raw: bytes, *, cut: bool = False) -> bytes:
     async with Engine(MemoryStore(clock=lambda: 1_800_000_000_000)) as engine:
         await engine.create("s", content_type="text/plain", data="hello")
