@@ -6,6 +6,13 @@ from collections.abc import Awaitable, Callable
 import pytest
 from wire import Client
 
+from durable_streams_server.engine.engine import Engine
+from durable_streams_server.engine.limits import Limits
+from durable_streams_server.http.exchange import Exchange
+from durable_streams_server.http.handler import Handler
+from durable_streams_server.http.messages import RequestHead, Response
+from durable_streams_server.http.options import Options
+
 Serve = Callable[..., Awaitable[Client]]
 
 PAGE = "max-age=60, stale-while-revalidate=300"
@@ -133,3 +140,18 @@ async def test_a_large_page_is_compressed_off_the_loop_for_a_long_poll_too(clien
     packed = await client.get("a?offset=-1&live=long-poll", accept_encoding="gzip")
     assert gzip.decompress(packed.body) == text
     assert packed["stream-cursor"]
+
+
+async def test_front_ends_of_one_engine_share_pages_and_no_responses() -> None:
+    async with Engine("memory:", limits=Limits(page_bytes=4)) as engine:
+        await engine.create("a", data=b"fullrest")
+        handlers = {
+            scope: Handler(engine, Options(public=scope == "public", cors_origins=()))
+            for scope in ("private", "public")
+        }
+        for scope in ("private", "public") * 2:
+            exchange = handlers[scope].begin(RequestHead("GET", "a", "", {}))
+            assert isinstance(exchange, Exchange)
+            page = exchange.run(b"")
+            assert isinstance(page, Response)
+            assert (b"cache-control", f"{scope}, {PAGE}".encode()) in page.headers

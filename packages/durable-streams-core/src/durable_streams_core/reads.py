@@ -1,7 +1,5 @@
 """The read plan: from which position, how labelled, how long it may be cached (§5.6, §8, §10)."""
 
-from typing import Final
-
 from durable_streams_core.entities import Head
 from durable_streams_core.errors import InvalidRequest, OffsetGone, ProtocolError
 from durable_streams_core.offsets import BEGINNING, Offset, parse_offset
@@ -91,9 +89,6 @@ def etag_matches(if_none_match: str, tag: str) -> bool:
     if if_none_match.strip() == "*":
         return True
     return any(item.strip().removeprefix("W/") == tag for item in if_none_match.split(","))
-
-
-_NO_STORE: Final = "no-store"
 
 
 def page_cache_control(*, public: bool) -> str:

@@ -29,14 +29,14 @@ MAX_KEPT_BYTES = 16 * 1024
 REMOTE_MEMORY = 32 * 1024 * 1024
 """Bytes that the kept pages of a store elsewhere may take, about."""
 PAGE_MEMORY = 1024
-"""Bytes of a kept page beside its data, about."""
+"""Bytes of a kept page beside its data and two responses of it, about."""
 
 
 class Page(msgspec.Struct, frozen=True, gc=False):
     """Some stored bytes of a stream, those of positions ``start`` to ``end``.
 
     ``timeline`` is that of ``end``. ``closed`` says that the stream is closed and this page reaches
-    its end.
+    its end. ``responses`` is for a front end, which keeps what it made of the page in it.
     """
 
     head: Head
@@ -47,6 +47,7 @@ class Page(msgspec.Struct, frozen=True, gc=False):
     up_to_date: bool
     closed: bool
     timeline: bytes
+    responses: dict[str, Any] = {}
 
     @property
     def offset(self) -> Offset:
@@ -224,7 +225,7 @@ class Pages:
             and page.start >= page.head.start
             and 0 < size <= MAX_KEPT_BYTES
         ):
-            self._kept_of_remote.add(path, (offset, limit, page), PAGE_MEMORY + size)
+            self._kept_of_remote.add(path, (offset, limit, page), PAGE_MEMORY + 3 * size)
         return page
 
     async def timeline_at(self, path: str, head: Head, position: int) -> bytes:

@@ -113,6 +113,8 @@ class Runtime:
         self._queues = CommitQueues(
             self.store, self.limits, self.meter, self._applied, self._upkeep.unconfirmed
         )
+        self.perform_nowait = self._queues.perform_nowait
+        """Returns the result of an operation, or None when it has to be waited for."""
         self._probe = StoreProbe(self.store)
         self._stop_watching: Callable[[], None] | None = None
         self._started = False
@@ -306,13 +308,6 @@ class Runtime:
         this returns. Raises :class:`Unavailable` when too much waits already.
         """
         return self._queues.submit(path, operation, on_result)
-
-    def perform_nowait(self, path: str, operation: Operation[Any]) -> Any | None:
-        """The result at once, or None when it has to be waited for: :meth:`submit` it then.
-
-        For operations whose result is never None. Raises the :class:`ProtocolError` that ends it.
-        """
-        return self._queues.perform_nowait(path, operation)
 
     async def perform(self, path: str, operation: Operation[Any]) -> Any:
         """The result of an operation; cancelling this only stops the waiting.

@@ -4,14 +4,12 @@ import re
 from urllib.parse import urlsplit
 
 from durable_streams_core.reads import page_cache_control
-from durable_streams_server.caches import TwoGenerationCache
 from durable_streams_server.engine.engine import Engine
-from durable_streams_server.engine.pages import MAX_KEPT, MAX_KEPT_BYTES, Page
 from durable_streams_server.http import names
 from durable_streams_server.http.assets import load_assets
 from durable_streams_server.http.headers import CommonHeaders
 from durable_streams_server.http.live import Readers
-from durable_streams_server.http.messages import Header, RequestHead, Response, to_lines
+from durable_streams_server.http.messages import RequestHead, to_lines
 from durable_streams_server.http.options import Options
 from durable_streams_server.http.targets import encode_path
 from durable_streams_server.subscriptions.urls import public_origin
@@ -40,9 +38,6 @@ class Context:
         public_url = options.public_url
         self._public_url = None if public_url is None else public_origin(public_url)
         self.public_path = urlsplit(self._public_url or "").path
-        self._kept: TwoGenerationCache[tuple[str, str], tuple[Page, list[Header], Response]] = (
-            TwoGenerationCache(MAX_KEPT)
-        )
 
     def location(self, request: RequestHead, path: str) -> bytes:
         """The URL of a stream: absolute where the host is known."""
@@ -65,15 +60,3 @@ class Context:
             known.add(urlsplit(self._public_url).netloc.lower().encode())
         hosts = {host.removesuffix(default) for host in known}
         return bool(authority) and authority.removesuffix(default) in hosts
-
-    def kept(self, page: Page, common: list[Header], coding: str) -> Response | None:
-        """The response that was made of this very page before."""
-        known = self._kept.get((page.head.incarnation, coding))
-        if known is not None and known[0] is page and known[1] is common:
-            return known[2]
-        return None
-
-    def keep(self, page: Page, common: list[Header], coding: str, response: Response) -> None:
-        """Keep the response to a page for the next request of the same page."""
-        if len(response.body) <= MAX_KEPT_BYTES:
-            self._kept.add((page.head.incarnation, coding), (page, common, response))

@@ -30,6 +30,7 @@ class Controlling(Exchange):
         super().__init__(context, request, route.path, common)
         self._route = route
         self.kind = route.kind
+        self.takes_body = request.method in ("POST", "PUT")
         self.max_body = MAX_CONTROL_BODY
 
     def problem(self, error: ProtocolError) -> Response:

@@ -53,6 +53,7 @@ class Exchange:
     """To be awaited before anything else, when the access hook is async."""
     verdict: Response | None = None
     """A refusal, known before any body was read."""
+    takes_body = False
     one_question = True
     """Whether the access hook is asked about nothing but the action and the path."""
     appends = False
@@ -72,7 +73,6 @@ class Exchange:
         self._common = common
         self.request = request
         self.path = path
-        self.takes_body = request.method in ("POST", "PUT")
         self.max_body = context.options.max_body
         """The largest body that is taken, in bytes."""
 
@@ -182,19 +182,23 @@ class Exchange:
 
     def _check_head(self) -> None:
         """Raise for a fault in the request that is known without the body."""
-        headers = self.request.headers
-        repeated = headers.get(REPEATED)
-        if repeated is not None:
-            raise repeated_header(repeated)
+        request = self.request
+        headers = request.headers
+        if not request.ordinary:
+            repeated = headers.get(REPEATED)
+            if repeated is not None:
+                raise repeated_header(repeated)
         if not self.takes_body:
             return
         limiter = self._context.options.limiter
-        if limiter is not None and self.request.body is None:
+        if limiter is not None and request.body is None:
             # A body that is all here is charged in a moment.
             limiter.look(self.principal, append=self.appends)
         length = headers.get(names.CONTENT_LENGTH)
         if length is not None and length.isdigit() and int(length) > self.max_body:
             raise body_too_large(self.max_body)
+        if request.ordinary:
+            return
         coding = headers.get(names.TRANSFER_ENCODING)
         if coding is not None and coding.lower() != b"chunked":
             raise ProtocolError(

@@ -73,6 +73,7 @@ class Handler:
         self._context = context = Context(engine, options)
         self.readers = context.readers
         self._common_headers = context.common_headers
+        self._without_origin = context.common_headers.of(None)
         self._authorize = options.authorize
         self._token = None if options.token is None else options.token.encode()
         self.observer: Observer | None = None
@@ -91,8 +92,11 @@ class Handler:
 
     def begin(self, request: RequestHead) -> Response | Exchange:
         """The first step: a response, or the exchange to go on with, which may have its verdict."""
-        origin = request.headers.get(names.ORIGIN)
-        common = self._common_headers.of(origin)
+        if request.ordinary:
+            origin, common = None, self._without_origin
+        else:
+            origin = request.headers.get(names.ORIGIN)
+            common = self._common_headers.of(origin)
         try:
             if request.method == "OPTIONS":
                 return Response(204, [*common, *self._common_headers.preflight()])
@@ -184,7 +188,7 @@ class Handler:
 
     def outside(self, method: str, path: str, root: str) -> Response:
         """For a path that is not under the stream root."""
-        common = self._common_headers.of(None)
+        common = self._without_origin
         if self.options.health and method in ("GET", "HEAD"):
             fields = [*common, headers.JSON, headers.NO_STORE]
             if path == "/health":
@@ -210,7 +214,7 @@ class Handler:
 
     def refuse(self, error: ProtocolError) -> Response:
         """A problem that a front end found itself."""
-        return problem(error, self._common_headers.of(None))
+        return problem(error, self._without_origin)
 
     def replace_token(self, token: str | None) -> None:
         """Accept another token from now on; raises ``ValueError`` for an empty one."""

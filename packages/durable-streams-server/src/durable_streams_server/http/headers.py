@@ -34,30 +34,10 @@ _CLOSED_LINE = to_lines([CLOSED])
 _PRODUCER_LINES = b"%b: %%d\r\n%b: %%d\r\n" % (names.PRODUCER_EPOCH, names.PRODUCER_SEQ)
 
 
-def appended_lines(common: bytes, appended: Appended) -> bytes:
-    """The headers of the response to an append, the most frequent, after ``common`` ones."""
-    lines = _NEXT_OFFSET_LINE % (common, appended.timeline, appended.tail)
-    if appended.closed:
-        lines += _CLOSED_LINE
-    if appended.epoch >= 0:
-        lines += _PRODUCER_LINES % (appended.epoch, appended.seq)
-    return lines
-
-
 _PAGE_LINES = (
     b"%b" + names.CONTENT_TYPE + b": %b\r\n" + names.STREAM_NEXT_OFFSET + b": %b_%016d\r\n"
 )
 _UP_TO_DATE_LINE = to_lines([UP_TO_DATE])
-
-
-def page_lines(common: bytes, page: Page) -> bytes:
-    """The headers that say what a page is, after ``common`` ones."""
-    lines = _PAGE_LINES % (common, page.birth.content_type.encode(), page.timeline, page.end)
-    if page.up_to_date:
-        lines += _UP_TO_DATE_LINE
-    if page.closed:
-        lines += _CLOSED_LINE
-    return lines
 
 
 NO_STORE_LINE = to_lines([NO_STORE])
@@ -123,7 +103,9 @@ class CommonHeaders:
             (b"access-control-allow-origin", b"*"),
             (b"access-control-expose-headers", self.EXPOSED),
         ]
-        self._shut: list[Header] = [*SECURITY, (names.VARY, names.ORIGIN)] if origins else SECURITY
+        self._shut: list[Header] = (
+            [*SECURITY, (names.VARY, names.ORIGIN)] if origins else [*SECURITY]
+        )
         self._open_lines = to_lines(self._open)
         self._credentials: list[Header] = (
             [(b"access-control-allow-credentials", b"true")] if credentials else []
@@ -149,9 +131,25 @@ class CommonHeaders:
         """Whether pages of an origin may read responses, and write."""
         return self._any or origin in self._origins
 
-    def lines(self, common: list[Header]) -> bytes:
-        """What :meth:`of` returned, as it goes on the wire."""
-        return self._open_lines if common is self._open else to_lines(common)
+    def appended_lines(self, common: list[Header], appended: Appended) -> bytes:
+        """The headers of the response to an append, the most frequent, after ``common`` ones."""
+        before = self._open_lines if common is self._open else to_lines(common)
+        lines = _NEXT_OFFSET_LINE % (before, appended.timeline, appended.tail)
+        if appended.closed:
+            lines += _CLOSED_LINE
+        if appended.epoch >= 0:
+            lines += _PRODUCER_LINES % (appended.epoch, appended.seq)
+        return lines
+
+    def page_lines(self, common: list[Header], page: Page) -> bytes:
+        """The headers that say what a page is, after ``common`` ones."""
+        before = self._open_lines if common is self._open else to_lines(common)
+        lines = _PAGE_LINES % (before, page.birth.content_type.encode(), page.timeline, page.end)
+        if page.up_to_date:
+            lines += _UP_TO_DATE_LINE
+        if page.closed:
+            lines += _CLOSED_LINE
+        return lines
 
     def preflight(self) -> list[Header]:
         return [

@@ -36,6 +36,14 @@ KNOWN_HEADERS = frozenset(
 )  # fmt: skip
 """The headers of a request that this package reads: a front end need not read any other."""
 
+ORDINARY_HEADERS = frozenset(
+    (
+        names.ACCEPT_ENCODING, names.AUTHORIZATION, names.CONNECTION, names.CONTENT_LENGTH,
+        names.CONTENT_TYPE, names.HOST, names.PRODUCER_EPOCH, names.PRODUCER_ID, names.PRODUCER_SEQ,
+    )
+)  # fmt: skip
+"""The known headers that most requests have. A request with no other needs no look for each."""
+
 # Sent once or not at all (RFC 9110 §5.3): two of them, or a list, have no meaning to pick from.
 _SINGLE = frozenset(
     (
@@ -54,7 +62,8 @@ class RequestHead(msgspec.Struct, eq=False):
     that root as the client sees it, with both slashes; ``headers`` are by lower-case name.
     ``native`` is the front end's own request, for the access hook. ``peer`` is the other end of the
     connection, where the front end does not keep it in its own request. ``body`` is there where all
-    of it came with the head.
+    of it came with the head. ``ordinary`` says that of the known headers only ordinary ones came,
+    none of them with two values; where it is False, nobody looked.
     """
 
     method: str
@@ -66,6 +75,7 @@ class RequestHead(msgspec.Struct, eq=False):
     native: object = None
     peer: Peer | None = None
     body: bytes | None = None
+    ordinary: bool = False
 
     def __repr__(self) -> str:
         # Headers hold secrets.
@@ -139,11 +149,11 @@ def joined(pairs: Iterable[Header], name: bytes) -> bytes | None:
 class Response:
     """A complete response, less Content-Length, Date and Connection.
 
-    Its headers are pairs or, where they are most often only written, the ``lines`` that they make
-    on the wire. Each form is made from the other when it is first asked for.
+    Its headers are given as pairs or, where they are most often only written, as the ``lines`` that
+    they make on the wire. Pairs are made from lines when they are first asked for.
     """
 
-    __slots__ = ("_headers", "_lines", "body", "status")
+    __slots__ = ("_headers", "body", "lines", "status")
 
     def __init__(
         self,
@@ -156,21 +166,15 @@ class Response:
         self.status = status
         self.body = body
         self._headers = headers
-        self._lines = lines
+        self.lines = to_lines(headers or ()) if lines is None else lines
+        """The headers as they go on the wire, each with its line end."""
 
     @property
     def headers(self) -> list[Header]:
         """The header pairs."""
         if self._headers is None:
-            self._headers = to_pairs(self._lines or b"")
+            self._headers = to_pairs(self.lines)
         return self._headers
-
-    @property
-    def lines(self) -> bytes:
-        """The headers as they go on the wire, each with its line end."""
-        if self._lines is None:
-            self._lines = to_lines(self._headers or [])
-        return self._lines
 
 
 def to_lines(headers: Iterable[Header]) -> bytes:

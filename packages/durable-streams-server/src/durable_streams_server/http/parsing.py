@@ -23,7 +23,7 @@ MAX_QUERY_LENGTH: Final = 8192
 
 _IF_MATCH: Final = re.compile(r'"([^"]*)"')
 _PARAMETERS: Final = (protocol.OFFSET_PARAM, protocol.LIVE_PARAM, protocol.CURSOR_PARAM)
-_PRODUCER: Final = frozenset((names.PRODUCER_ID, names.PRODUCER_EPOCH, names.PRODUCER_SEQ))
+_OFFSET: Final = f"{protocol.OFFSET_PARAM}="
 
 
 def plain_integer(value: bytes) -> int | None:
@@ -57,8 +57,10 @@ def parse_query(query: str) -> tuple[str | None, str | None, str | None]:
         return None, None, None
     if len(query) > MAX_QUERY_LENGTH:
         raise InvalidRequest("The query is too long.", code="query-too-long", status=414)
-    values: dict[str, str] = {}
     encoded = "%" in query or "+" in query
+    if query.startswith(_OFFSET) and not encoded and "&" not in query:
+        return query[len(_OFFSET) :], None, None
+    values: dict[str, str] = {}
     for part in query.split("&"):
         name, _, value = part.partition("=")
         if encoded:
@@ -80,22 +82,27 @@ def parse_query(query: str) -> tuple[str | None, str | None, str | None]:
 def parse_producer(request: RequestHead) -> ProducerClaim | None:
     """The producer headers: all three or none (§5.2.1)."""
     headers = request.headers
-    if _PRODUCER.isdisjoint(headers):
-        return None
-    if not headers.keys() >= _PRODUCER:
+    raw_id = headers.get(names.PRODUCER_ID)
+    epoch = headers.get(names.PRODUCER_EPOCH)
+    seq = headers.get(names.PRODUCER_SEQ)
+    if raw_id is None or epoch is None or seq is None:
+        if raw_id is epoch is seq:
+            return None
         raise InvalidRequest(
             "Producer-Id, Producer-Epoch and Producer-Seq go together: send all three or none.",
             code="incomplete-producer",
         )
     producer = request.text(names.PRODUCER_ID)
-    if not producer or len(headers[names.PRODUCER_ID]) > MAX_PRODUCER_ID_BYTES:
+    if not producer or len(raw_id) > MAX_PRODUCER_ID_BYTES:
         raise InvalidRequest(
             f"Producer-Id is text of 1 to {MAX_PRODUCER_ID_BYTES} bytes.",
             code="invalid-producer-id",
         )
-    epoch = parse_integer(protocol.PRODUCER_EPOCH, headers[names.PRODUCER_EPOCH])
-    seq = parse_integer(protocol.PRODUCER_SEQ, headers[names.PRODUCER_SEQ])
-    return ProducerClaim(producer, epoch, seq)
+    return ProducerClaim(
+        producer,
+        parse_integer(protocol.PRODUCER_EPOCH, epoch),
+        parse_integer(protocol.PRODUCER_SEQ, seq),
+    )
 
 
 def parse_closed(request: RequestHead) -> bool:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from typing import Final
 
 from durable_streams_core.content import to_page
 from durable_streams_core.entities import Head
@@ -31,6 +32,9 @@ from durable_streams_server.http.parsing import parse_query
 from durable_streams_server.http.sse import SseReader, needs_base64, page_bytes
 
 log = logging.getLogger("durable_streams_server.http")
+
+
+_NONE_KEPT: Final = (None, None)
 
 
 class Describing(Exchange):
@@ -158,8 +162,7 @@ class Reading(Exchange):
 
     def _page_lines(self, page: Page, more: bytes) -> bytes:
         """The headers of a page's response: those of every page, and ``more``."""
-        common = self._context.common_headers.lines(self._common)
-        return headers.page_lines(common, page) + more
+        return self._context.common_headers.page_lines(self._common, page) + more
 
     def _page_response(self, page: Page, cursor: str | None) -> Response | Pending:
         context = self._context
@@ -174,12 +177,14 @@ class Reading(Exchange):
         )
         if compressible and compression.accepts_gzip(request.get(names.ACCEPT_ENCODING)):
             coding = compression.GZIP
-        conditions = parse_conditions(self.request)
+        conditions = None if self.request.ordinary else parse_conditions(self.request)
         plain = cursor is None and conditions is None
         if plain:
-            kept = context.kept(page, self._common, coding)
-            if kept is not None:
-                return kept
+            # Each front end has its own object for the common headers of most requests.
+            common, kept = page.responses.get(coding, _NONE_KEPT)
+            if common is self._common:
+                response: Response = kept
+                return response
         # Only a page with more behind it says the same for ever. One that reaches the tail grows,
         # and a cache that kept it would hide appends, a close and a deletion.
         lines = headers.NO_CACHE_LINE if page.up_to_date else context.cache_line
@@ -206,7 +211,7 @@ class Reading(Exchange):
             body = compression.compress(body)
         response = Response(200, body=body, lines=self._page_lines(page, lines))
         if plain:
-            context.keep(page, self._common, coding, response)
+            page.responses[coding] = self._common, response
         return response
 
     @staticmethod

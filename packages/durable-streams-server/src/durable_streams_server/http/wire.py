@@ -29,11 +29,6 @@ def response_head(prefix: bytes, response: Response, framing: bytes) -> bytes:
     return b"".join((prefix, response.lines, framing, b"\r\n"))
 
 
-def framed_body(body: bytes) -> bytes:
-    """The length of a body, the end of the head, and the body."""
-    return b"content-length: %d\r\n\r\n%b" % (len(body), body)
-
-
 def chunk(frame: bytes) -> bytes:
     """A frame as one chunk (RFC 9112 §7.1)."""
     return b"%x\r\n%b\r\n" % (len(frame), frame)

@@ -44,15 +44,9 @@ class Terms(msgspec.Struct, frozen=True):
     conditions: Conditions | None = None
 
 
-_CONDITIONS = frozenset(
-    (names.STREAM_CLOSED, names.STREAM_SEQ, names.IF_MATCH, names.IF_NONE_MATCH)
-)
-"""Headers that most appends have none of."""
-
-
 def parse_terms(request: RequestHead) -> Terms:
     producer = parse_producer(request)
-    if _CONDITIONS.isdisjoint(request.headers):
+    if request.ordinary:
         return Terms(request.text(names.CONTENT_TYPE), producer=producer)
     close = parse_closed(request)
     seq = parse_seq(request)
@@ -67,6 +61,7 @@ def parse_terms(request: RequestHead) -> Terms:
 class Appending(Exchange):
     """POST: append, close, or both."""
 
+    takes_body = True
     appends = True
     _terms: Terms | None = None
 
@@ -132,9 +127,7 @@ class Appending(Exchange):
     def _appended(self, appended: Appended, status: int = 204) -> Response:
         return Response(
             status,
-            lines=headers.appended_lines(
-                self._context.common_headers.lines(self._common), appended
-            ),
+            lines=self._context.common_headers.appended_lines(self._common, appended),
         )
 
     def _stored(self, appended: Appended) -> Response:
@@ -145,6 +138,7 @@ class Appending(Exchange):
 class Creating(Exchange):
     """PUT: create, ensure, fork."""
 
+    takes_body = True
     one_question = False
     _requested: CreationRequest | None = None
     _charged = False

@@ -232,7 +232,11 @@ class Connection(Sender):
                 self._respond(head, begun)
                 return
             if begun.permission is None:
-                self._give(head, begun.run(body))
+                response = begun.run(body)
+                if type(response) is Response:
+                    self._respond(head, response)
+                else:
+                    self._give(head, response)
                 return
         self._incoming = incoming = Incoming(head, begun)
         self.deadline = self._server.now + self._server.bounds.body_timeout

@@ -17,6 +17,7 @@ from durable_streams_server.frontends.standalone.bounds import Bounds
 from durable_streams_server.http import names
 from durable_streams_server.http.messages import (
     KNOWN_HEADERS,
+    ORDINARY_HEADERS,
     Header,
     RequestHead,
     fold_headers,
@@ -42,8 +43,6 @@ _FRAMING_TRAILER: Final = re.compile(
 )
 _TAB_IN_CODING: Final = re.compile(rb"(?i)\n%b:[^\r]*\t" % names.TRANSFER_ENCODING)
 _OTHER_VERSION: Final = re.compile(rb"([A-Z]+) [!-~]+(?: HTTP/(?!1\.)\d\.\d)?")
-_FRAMING: Final = frozenset((names.TRANSFER_ENCODING, names.PROXY_CONNECTION, names.EXPECT))
-"""Headers that change how the body is read or what becomes of the connection; they are rare."""
 _ALONE: Final = frozenset((names.CONTENT_LENGTH, names.TRANSFER_ENCODING, names.HOST))
 """Headers that are refused when they come twice, even with the same value."""
 CHUNKED: Final = -1
@@ -128,11 +127,12 @@ def read_head(match: re.Match[bytes], bounds: Bounds) -> ReceivedHead:
     head = ReceivedHead(
         method, "", "", headers, target=target.decode(), lines=lines, old=old, keep_alive=not old
     )
+    head.ordinary = ordinary = ORDINARY_HEADERS.issuperset(headers)
     if (
-        old
+        not ordinary
+        or old
         or names.HOST not in headers
         or headers.get(names.CONNECTION, b"keep-alive") != b"keep-alive"
-        or not _FRAMING.isdisjoint(headers)
     ):
         _read_framing(head, headers)
     length = headers.get(names.CONTENT_LENGTH)
