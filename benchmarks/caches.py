@@ -31,6 +31,7 @@ from durable_streams_core.sse import encode_data
 from durable_streams_redis import RedisStore, schema
 from durable_streams_server import Engine
 from durable_streams_server.caches import ByteCache
+from durable_streams_server.engine.pages import Page
 from durable_streams_server.engine.remote_commits import RemoteCommits
 from durable_streams_server.frontends.mount import Mount
 from durable_streams_server.frontends.standalone import StandaloneServer
@@ -55,8 +56,8 @@ Off = Callable[[], AbstractContextManager[object]]
 class Nothing:
     """A cache that keeps nothing."""
 
-    def get(self, _key: object) -> None:
-        return None
+    def get(self, _key: object, default: Any = None) -> Any:
+        return default
 
     def add(self, _key: object, _value: object) -> None:
         pass
@@ -144,14 +145,13 @@ async def requests() -> None:
             send(reads[n % STREAMS])
 
         pages = mount.engine._pages  # noqa: SLF001 - switched off here and nowhere else
-        context = mount.handler._context  # noqa: SLF001
         compare("decoded paths: read", read, lambda: uncached(paths.decode_path))
         compare(
             "decoded paths: append, encoded path",
             append_encoded,
             lambda: uncached(paths.decode_path),
         )
-        birth = streams._decode_birth  # noqa: SLF001
+        birth = streams.decode_birth
         compare("births: read", read, lambda: uncached(birth))
         compare("births: append", append, lambda: uncached(birth))
         compare("media types: append", append, lambda: uncached(content.media_type))
@@ -166,7 +166,7 @@ async def requests() -> None:
             compare(
                 f"page responses: read of {name}",
                 read,
-                lambda: mock.patch.object(context, "_kept", Nothing()),
+                lambda: mock.patch.object(Page, "responses", Nothing()),
             )
 
 
