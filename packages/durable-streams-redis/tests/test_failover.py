@@ -4,13 +4,14 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from functools import partial
 from itertools import count
 from typing import Self
 
 import aiohttp
 import pytest
 from processes import Client, running
-from servers import RedisServer, cluster, eventually, sentinels
+from servers import RedisServer, cluster, eventually, patiently, sentinels
 
 from durable_streams_core.errors import ProtocolError, Unavailable
 from durable_streams_core.protocol import START
@@ -75,7 +76,7 @@ class Writers:
 
     async def __aenter__(self) -> Self:
         for path in self.acknowledged:
-            await self._engine.create(path, content_type="text/plain")
+            await patiently(partial(self._engine.create, path, content_type="text/plain"))
         self._tasks = [asyncio.ensure_future(self._write(path)) for path in self.acknowledged]
         return self
 
@@ -115,22 +116,14 @@ class Writers:
 
 
 async def everything(engine: Engine, path: str) -> bytes:
-    """The data of a stream, up to its tail at some moment."""
+    """The data of a stream, up to its tail at some moment, once its server answers."""
     data, offset = b"", START
     while True:
-        page = await engine.read(path, offset)
+        page = await patiently(partial(engine.read, path, offset))
         data += page.data
         offset = page.offset
         if page.up_to_date:
             return data
-
-
-async def when_readable(engine: Engine, path: str) -> bytes:
-    """The data of a stream, as soon as its server answers."""
-    while True:
-        with suppress(Unavailable):
-            return await everything(engine, path)
-        await asyncio.sleep(0.01)
 
 
 @asynccontextmanager
@@ -246,7 +239,7 @@ async def test_a_cluster_node_that_hangs_delays_no_other_node_s_streams(prefix: 
                 # Refused where the stream had to be looked up first; otherwise it was sent.
                 refused = isinstance(result, Unavailable)
                 assert refused or not isinstance(result, BaseException)
-                assert await when_readable(engine, path) == (b"" if refused else b"late;")
+                assert await everything(engine, path) == (b"" if refused else b"late;")
 
 
 async def test_streams_of_a_cluster_are_writable_soon_after_a_promotion(prefix: str) -> None:

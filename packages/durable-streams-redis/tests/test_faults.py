@@ -4,12 +4,13 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from proxies import AFTER, BEFORE, Proxy
-from servers import BINARIES, RedisServer, eventually, open_impatient
+from servers import BINARIES, RedisServer, eventually, open_impatient, patiently
 
 from durable_streams_core.entities import (
     Applied,
@@ -451,7 +452,7 @@ async def test_wait_does_not_confirm_without_replicas(server: RedisServer, prefi
         assert isinstance((await store.commit([creation()]))[0], Unknown)
         # And a resend does not confirm it either.
         assert isinstance((await store.commit([creation()]))[0], Unknown)
-        assert (await store.load("p")).head.incarnation == "one"
+        assert (await patiently(partial(store.load, "p"))).head.incarnation == "one"
 
 
 @KINDS
@@ -518,7 +519,7 @@ async def test_waitaof_confirms_what_is_on_disk(prefix: str) -> None:
             await asyncio.to_thread(server.kill)
             await asyncio.to_thread(server.start)
         async with opened(server.url, prefix, durability="waitaof:0,1", timeout=1.0) as store:
-            assert (await store.load("p")).head.tail == 1
+            assert (await patiently(partial(store.load, "p"))).head.tail == 1
             assert isinstance((await store.commit([append(b"y", "y")]))[0], Unknown)
 
 
