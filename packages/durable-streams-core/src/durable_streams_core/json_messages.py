@@ -92,7 +92,7 @@ def _check_unicode(text: bytes, window: int) -> None:
 
 def _value(text: bytes, window: int) -> bytes:
     """A body that is one message and not an array."""
-    if len(text) > window or _may_be_too_deep(text):
+    if len(text) > _SHALLOW and (len(text) > window or _may_be_too_deep(text)):
         _Structure().read(text, 0, len(text), window)
     try:
         _VALUE.decode(text)
@@ -102,8 +102,6 @@ def _value(text: bytes, window: int) -> bytes:
 
 
 def _may_be_too_deep(text: bytes) -> bool:
-    if len(text) <= _SHALLOW:
-        return False
     # Splitting is many times faster than counting where there is little to find.
     enough = MAX_JSON_DEPTH + 1
     return len(text.split(b"[", enough)) + len(text.split(b"{", enough)) - 2 >= enough
