@@ -15,6 +15,7 @@ from traced import Traced, about, carried, current, id_of, parent_id, traceparen
 
 from durable_streams_client import (
     AsyncClient,
+    AsyncPullWorker,
     AsyncSubscriptions,
     AsyncWebhookVerifier,
     Cancelled,
@@ -27,6 +28,7 @@ from durable_streams_client import (
     StreamExists,
     Unavailable,
 )
+from durable_streams_client._async import runtime
 from durable_streams_client.tracing import Tracing
 
 QUICK = RetryPolicy(initial=0.001, maximum=0.01, attempts=3, read_attempts=3)
@@ -403,6 +405,26 @@ async def test_a_generator_that_is_closed_leaves_no_span_open(
         assert await anext(items) == 1
         await items.aclose()
     assert traced.names == ["GET list", "GET read"]
+
+
+# -- workers ---------------------------------------------------------------------------------------
+
+
+async def test_heartbeats_are_below_the_span_of_who_runs_the_worker(
+    hub: Subscribed, traced: Traced
+) -> None:
+    """In a thread they had no parent."""
+    sub = hub.subscribe("s", "a")
+    hub.lease_ms = 30
+    hub.put("a", b"1")
+
+    async def handle(path: str, batch: Any) -> None:
+        await runtime.blocking(hub.wait_until, lambda: bool(sub.worked))
+
+    async with client_of(hub, traced) as client:
+        with traced.tracer.start_as_current_span("job") as job:
+            assert await AsyncPullWorker(client, "s", handle, name="w").work_once()
+    assert {parent_id(span) for span in traced.spans if span.name == "POST ack"} == {id_of(job)}
 
 
 # -- producers -------------------------------------------------------------------------------------

@@ -22,12 +22,14 @@ from durable_streams_client import (
     NotFound,
     NotStored,
     ProducerLimits,
+    PullWorker,
     RetryPolicy,
     StreamExists,
     Subscriptions,
     Unavailable,
     WebhookVerifier,
 )
+from durable_streams_client._sync import runtime
 from durable_streams_client.tracing import Tracing
 
 QUICK = RetryPolicy(initial=0.001, maximum=0.01, attempts=3, read_attempts=3)
@@ -392,6 +394,26 @@ def test_a_generator_that_is_closed_leaves_no_span_open(server: Hostile, traced:
         assert next(items) == 1
         items.close()
     assert traced.names == ["GET list", "GET read"]
+
+
+# -- workers ---------------------------------------------------------------------------------------
+
+
+def test_heartbeats_are_below_the_span_of_who_runs_the_worker(
+    hub: Subscribed, traced: Traced
+) -> None:
+    """In a thread they had no parent."""
+    sub = hub.subscribe("s", "a")
+    hub.lease_ms = 30
+    hub.put("a", b"1")
+
+    def handle(path: str, batch: Any) -> None:
+        runtime.blocking(hub.wait_until, lambda: bool(sub.worked))
+
+    with client_of(hub, traced) as client:
+        with traced.tracer.start_as_current_span("job") as job:
+            assert PullWorker(client, "s", handle, name="w").work_once()
+    assert {parent_id(span) for span in traced.spans if span.name == "POST ack"} == {id_of(job)}
 
 
 # -- producers -------------------------------------------------------------------------------------

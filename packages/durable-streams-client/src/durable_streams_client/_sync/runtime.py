@@ -9,6 +9,8 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from contextvars import copy_context
+from functools import partial
 from types import TracebackType
 from typing import Any, Generic, Self, TypeAlias, TypeVar
 
@@ -278,7 +280,9 @@ class Worker:
     def __init__(self, work: Work, name: str, group: set[Scope]) -> None:
         self._scope = Scope(group)
         self._work = work
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        # As a task has the context of whoever makes it, with the current span of a trace.
+        run = partial(copy_context().run, self._run)
+        self._thread = threading.Thread(target=run, name=name, daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
