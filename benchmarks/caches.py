@@ -151,7 +151,7 @@ async def requests() -> None:
             append_encoded,
             lambda: uncached(paths.decode_path),
         )
-        birth = streams.decode_birth
+        birth = streams._decode_birth  # noqa: SLF001
         compare("births: read", read, lambda: uncached(birth))
         compare("births: append", append, lambda: uncached(birth))
         compare("media types: append", append, lambda: uncached(content.media_type))

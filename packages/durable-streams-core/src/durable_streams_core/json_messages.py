@@ -49,9 +49,7 @@ def split_json(body: bytes, *, window: int = _WINDOW) -> list[bytes]:
 
     Raises :class:`InvalidRequest` for what is not JSON, not UTF-8 or nested too deep.
     """
-    text = body.strip(_SPACE)
-    if not text.isascii():
-        _check_unicode(text, window)
+    text = _unicode(body, window)
     if not text.startswith(b"["):
         return [_value(text, window)]
     return [bytes(element) for run in _runs(text, window) for element in _elements(run, window)]
@@ -59,9 +57,7 @@ def split_json(body: bytes, *, window: int = _WINDOW) -> list[bytes]:
 
 def store_json(body: bytes, *, window: int = _WINDOW) -> bytes:
     """The same messages, each followed by a comma and a line feed, as a stream stores them."""
-    text = body.strip(_SPACE)
-    if not text.isascii():
-        _check_unicode(text, window)
+    text = _unicode(body, window)
     if not text.startswith(b"["):
         return _value(text, window) + _SEPARATOR
     stored = [_stored(run, window) for run in _runs(text, window)]
@@ -70,14 +66,14 @@ def store_json(body: bytes, *, window: int = _WINDOW) -> bytes:
 
 def store_value(text: bytes) -> bytes:
     """One JSON value as one message, even if it is an array, as a stream stores it."""
-    text = text.strip(_SPACE)
-    if not text.isascii():
-        _check_unicode(text, _WINDOW)
-    return _value(text, _WINDOW) + _SEPARATOR
+    return _value(_unicode(text, _WINDOW), _WINDOW) + _SEPARATOR
 
 
-def _check_unicode(text: bytes, window: int) -> None:
-    """Raise :class:`InvalidRequest` if the text is not UTF-8."""
+def _unicode(body: bytes, window: int) -> bytes:
+    """The text without the space around it; raises :class:`InvalidRequest` if it is not UTF-8."""
+    text = body.strip(_SPACE)
+    if text.isascii():
+        return text
     position, end = 0, len(text)
     while position < end:
         part = text[position : position + window + 4]
@@ -88,17 +84,15 @@ def _check_unicode(text: bytes, window: int) -> None:
                 f"JSON must be UTF-8; byte {position + error.start} is not.", code="invalid-utf8"
             ) from None
         position += length
+    return text
 
 
 def _value(text: bytes, window: int) -> bytes:
     """A body that is one message and not an array."""
     if len(text) > _SHALLOW and (len(text) > window or _may_be_too_deep(text)):
         _Structure().read(text, 0, len(text), window)
-    try:
-        _VALUE.decode(text)
-    except (msgspec.DecodeError, RecursionError):
-        _decode(_VALUE, text)
-    return _one_line(text) if b"\n" in text or b"\r" in text else text
+    _decode(_VALUE, text)
+    return _one_line(text)
 
 
 def _may_be_too_deep(text: bytes) -> bool:

@@ -42,7 +42,6 @@ from durable_streams_core.streams import (
     Origin,
     ProducerEntry,
     birth_of,
-    decode_birth,
     decode_link,
     decode_producer,
     encode,
@@ -267,7 +266,7 @@ class Append(msgspec.Struct, frozen=True, gc=False):
         content_type = self.content_type
         if content_type is not None and content_type != birth.content_type:
             require_same_type(content_type, birth.content_type)
-        return self.body.stored(media_type(birth.content_type).kind)
+        return self.body.stored(birth.kind)
 
     def added_to(self, facts: Facts, now: int) -> tuple[bytes, Mapping[str, bytes | None]] | None:
         """The bytes and fields that this adds where that is all that :meth:`decide` would come to.
@@ -287,7 +286,7 @@ class Append(msgspec.Struct, frozen=True, gc=False):
             or not (self.body.raw or self.body.text)
         ):
             return None
-        birth = decode_birth(head.birth)
+        birth = birth_of(head)
         if birth.ttl is not None and renewal_due(birth.ttl, head.deadline, now):
             return None
         producer = self.producer

@@ -27,7 +27,6 @@ __all__ = [
     "ForkLink",
     "Origin",
     "birth_of",
-    "decode_birth",
     "decode_link",
     "decode_producer",
     "link_key",
@@ -130,14 +129,13 @@ def linked_fork(key: str) -> str:
 
 
 @lru_cache(maxsize=8192)
-def decode_birth(data: bytes) -> Birth:
-    """The birth in a head."""
+def _decode_birth(data: bytes) -> Birth:
     return _birth.decode(data)
 
 
 def birth_of(head: Head) -> Birth:
     """The decoded birth of a stream's head."""
-    return decode_birth(head.birth)
+    return _decode_birth(head.birth)
 
 
 def decode_producer(data: bytes | None) -> ProducerEntry | None:

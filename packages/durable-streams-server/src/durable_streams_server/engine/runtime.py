@@ -114,7 +114,10 @@ class Runtime:
             self.store, self.limits, self.meter, self._applied, self._upkeep.unconfirmed
         )
         self.perform_nowait = self._queues.perform_nowait
-        """Returns the result of an operation, or None when it has to be waited for."""
+        """Returns the result of an operation, or None when it has to be waited for.
+
+        For operations whose result is never None. Raises the :class:`ProtocolError` that ends it.
+        """
         self._probe = StoreProbe(self.store)
         self._stop_watching: Callable[[], None] | None = None
         self._started = False

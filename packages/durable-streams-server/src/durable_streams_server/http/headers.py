@@ -32,14 +32,10 @@ def next_offset(timeline: bytes, position: int) -> Header:
 _NEXT_OFFSET_LINE = b"%b" + names.STREAM_NEXT_OFFSET + b": %b_%016d\r\n"
 _CLOSED_LINE = to_lines([CLOSED])
 _PRODUCER_LINES = b"%b: %%d\r\n%b: %%d\r\n" % (names.PRODUCER_EPOCH, names.PRODUCER_SEQ)
-
-
 _PAGE_LINES = (
     b"%b" + names.CONTENT_TYPE + b": %b\r\n" + names.STREAM_NEXT_OFFSET + b": %b_%016d\r\n"
 )
 _UP_TO_DATE_LINE = to_lines([UP_TO_DATE])
-
-
 NO_STORE_LINE = to_lines([NO_STORE])
 NO_CACHE_LINE = to_lines([NO_CACHE])
 VARY_ENCODING_LINE = to_lines([VARY_ENCODING])

@@ -232,11 +232,7 @@ class Connection(Sender):
                 self._respond(head, begun)
                 return
             if begun.permission is None:
-                response = begun.run(body)
-                if type(response) is Response:
-                    self._respond(head, response)
-                else:
-                    self._give(head, response)
+                self._give(head, begun.run(body))
                 return
         self._incoming = incoming = Incoming(head, begun)
         self.deadline = self._server.now + self._server.bounds.body_timeout

@@ -124,15 +124,8 @@ class Sender(asyncio.Protocol):
             self._phase = ConnectionPhase.ENDING
         elif head.old:
             framing += wire.KEEP_ALIVE
-        observer = self._observer
-        if observer is not None:
-            if self._began:
-                # As in `_report`, and not by it: a call is a tenth of what observing costs.
-                observer.finished(self, status, self._received, len(body), self._began)
-                self._request = self.exchange = None
-                self._began = 0.0
-            else:
-                self._report(status, len(body))
+        if self._observer is not None:
+            self._report(status, len(body))
         out = self._out
         lines = response.lines
         out += server.prefixes[status], lines, framing, b"\r\n"
