@@ -144,7 +144,7 @@ def eventually(check: Callable[[], T], seconds: float = 60.0) -> T:
 
 
 async def patiently(ask: Callable[[], Awaitable[T]]) -> T:
-    """What is answered once the store can be reached, however busy the machine is."""
+    """Ask again until the store can be reached, however busy the machine is; returns the answer."""
     while True:
         try:
             return await ask()
@@ -216,8 +216,8 @@ def cluster(
 
 
 _HASTE = ("TILT-TRIGGER", 600_000, "INFO-PERIOD", 200, "PING-PERIOD", 200, "ASK-PERIOD", 200)
-"""Milliseconds. PUBLISH-PERIOD stays as it is: four periods after a promotion, a Sentinel that has
-not heard of it makes the new master a replica again.
+"""Milliseconds. PUBLISH-PERIOD keeps its default of two seconds. A Sentinel waits four such periods
+for news of a promotion. If none came by then, it makes the new master a replica again.
 """
 
 

@@ -34,7 +34,7 @@ from durable_streams_client.tracing import Tracing
 QUICK = RetryPolicy(initial=0.001, maximum=0.01, attempts=3, read_attempts=3)
 JSON = "application/json"
 WHOLE = ProducerLimits(linger=60)
-"""What is appended before a flush makes one batch."""
+"""All items that are appended before a flush make one batch."""
 OURS = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 

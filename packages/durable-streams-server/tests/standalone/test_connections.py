@@ -179,7 +179,7 @@ async def test_stopping_tells_live_readers_and_answers_what_is_under_way(start: 
 
 @pytest.fixture
 def a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a stopping server gives a new client for its request, on a busy machine."""
+    """Give a new client a minute for its request while a server stops, on a busy machine."""
     monkeypatch.setattr("durable_streams_server.frontends.standalone.server.FRESH_SECONDS", 60.0)
 
 
