@@ -4,7 +4,7 @@ positions in other data.
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import pytest
 from processes import Client, serving
 from servers import BINARIES, RedisServer, eventually
 
-from durable_streams_core.entities import Applied, Commit, Delta, Guard
+from durable_streams_core.entities import Applied, Change, Commit, Delta, Guard
 from durable_streams_core.errors import OffsetGone, Unavailable
 from durable_streams_core.offsets import format_offset
 from durable_streams_core.protocol import START
@@ -46,6 +46,21 @@ async def appended(engine: Engine, path: str, data: str) -> str:
         except Unavailable as error:
             assert error.status == 503
             await asyncio.sleep(0.01)
+
+
+async def heard(engine: Engine, wanted: Callable[[Sequence[Change] | None], bool]) -> None:
+    """Return once the store has told of such changes; None says that some may have been missed."""
+    told = asyncio.Event()
+    stop = engine.store.watch(lambda changes: told.set() if wanted(changes) else None)
+    try:
+        await told.wait()
+    finally:
+        stop()
+
+
+def both(changes: Sequence[Change] | None) -> bool:
+    """Whether a stream has `A;` and `B;` now."""
+    return any(change.tail == len("A;B;") for change in changes or ())
 
 
 @asynccontextmanager
@@ -112,7 +127,11 @@ async def test_followers_that_saw_what_was_lost_are_ended_and_others_go_on(prefi
             for path in ("seen", "kept"):
                 await one.create(path, content_type="text/plain", data="A;")
             dump(server)
+            told = [asyncio.ensure_future(heard(engine, both)) for engine in (one, other)]
+            await asyncio.sleep(0)
             await appended(one, "seen", "B;")
+            # Nothing later sends the followers to the store while it is away.
+            await asyncio.gather(*told)
             followers = {
                 (path, n): aiter(engine.follow(path))
                 for n, engine in enumerate((one, other))
@@ -182,16 +201,6 @@ async def test_a_producer_s_resend_after_a_loss_stores_each_message_once(prefix:
             assert (await client("GET", "p"))[2] == b"0;1;2;"
 
 
-async def heard_resync(engine: Engine) -> None:
-    """Return once the store says that changes may have been missed."""
-    resync = asyncio.Event()
-    stop = engine.store.watch(lambda changes: resync.set() if changes is None else None)
-    try:
-        await resync.wait()
-    finally:
-        stop()
-
-
 async def test_data_that_goes_back_within_one_server_process_is_a_loss_too(prefix: str) -> None:
     """Nothing but the feed tells of it: the process and its connections are what they were."""
     with RedisServer() as server:
@@ -203,7 +212,10 @@ async def test_data_that_goes_back_within_one_server_process_is_a_loss_too(prefi
             # Both have to have seen it, or there is nothing that they could miss.
             for engine in (one, other):
                 assert (await engine.read("p")).data == b"A;B;"
-            resyncs = [asyncio.ensure_future(heard_resync(engine)) for engine in (one, other)]
+            resyncs = [
+                asyncio.ensure_future(heard(engine, lambda changes: changes is None))
+                for engine in (one, other)
+            ]
             await asyncio.sleep(0)
             server.do("DEBUG", "RELOAD", "NOSAVE")
             await asyncio.gather(*resyncs)
