@@ -216,8 +216,8 @@ def cluster(
 
 
 _HASTE = ("TILT-TRIGGER", 600_000, "INFO-PERIOD", 200, "PING-PERIOD", 200, "ASK-PERIOD", 200)
-"""Milliseconds. PUBLISH-PERIOD keeps its default of two seconds. A Sentinel waits four such periods
-for news of a promotion. If none came by then, it makes the new master a replica again.
+"""Milliseconds. PUBLISH-PERIOD keeps its default of two seconds. A Sentinel that does not hear of a
+promotion for four such periods makes the new master a replica again.
 """
 
 
